@@ -1,0 +1,125 @@
+//! What is known of a user: plain data that the wire, the store and the user handle share.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::credentials::Provider;
+
+/// Whether a user can make calls from here.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+pub enum UserState {
+    /// Has tokens.
+    #[serde(rename = "logged-in")]
+    LoggedIn,
+    /// Known here, with profile and identities, but without tokens.
+    #[serde(rename = "logged-out")]
+    LoggedOut,
+    /// Not known here any more. A handle in this state stays in it until the same user logs in.
+    #[serde(rename = "removed")]
+    Removed,
+}
+
+/// An account with a provider that is attached to a user.
+///
+/// Source: `identities` of the profile answer, realm-core `app.cpp`, `App::refresh_profile`.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The provider's id of the account. It is not the user's id.
+    pub id: String,
+    /// The provider.
+    pub provider: Provider,
+}
+
+/// What the backend keeps about a user: name, e-mail address and whatever else its providers give.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Profile {
+    #[serde(default)]
+    data: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+}
+
+impl UserState {
+    /// Returns the state as it is printed: `logged-in`, `logged-out`, `removed`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LoggedIn => "logged-in",
+            Self::LoggedOut => "logged-out",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+impl Identity {
+    pub(crate) fn new(id: String, provider: Provider) -> Self {
+        Self { id, provider }
+    }
+}
+
+impl Profile {
+    pub(crate) fn new(data: Map<String, Value>, kind: Option<String>) -> Self {
+        Self { data, kind }
+    }
+
+    /// Returns all fields, as the backend sent them.
+    pub fn data(&self) -> &Map<String, Value> {
+        &self.data
+    }
+
+    /// Returns the kind of user, such as `normal` or `server`, if the backend says it.
+    pub fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// Returns the full name.
+    pub fn name(&self) -> Option<&str> {
+        self.text(&["name"])
+    }
+
+    /// Returns the e-mail address.
+    pub fn email(&self) -> Option<&str> {
+        self.text(&["email"])
+    }
+
+    /// Returns the address of a picture.
+    pub fn picture_url(&self) -> Option<&str> {
+        self.text(&["picture_url", "pictureUrl", "picture"])
+    }
+
+    /// Returns the first name.
+    pub fn first_name(&self) -> Option<&str> {
+        self.text(&["first_name", "firstName"])
+    }
+
+    /// Returns the last name.
+    pub fn last_name(&self) -> Option<&str> {
+        self.text(&["last_name", "lastName"])
+    }
+
+    /// Returns the gender.
+    pub fn gender(&self) -> Option<&str> {
+        self.text(&["gender"])
+    }
+
+    /// Returns the birthday, as the provider writes it.
+    pub fn birthday(&self) -> Option<&str> {
+        self.text(&["birthday", "birthDay"])
+    }
+
+    /// Returns the lower end of the age range, as the provider writes it.
+    pub fn min_age(&self) -> Option<&str> {
+        self.text(&["min_age", "minAge"])
+    }
+
+    /// Returns the upper end of the age range, as the provider writes it.
+    pub fn max_age(&self) -> Option<&str> {
+        self.text(&["max_age", "maxAge"])
+    }
+
+    /// Returns the first of the spellings that holds text: the SDKs never agreed on them.
+    fn text(&self, keys: &[&str]) -> Option<&str> {
+        keys.iter().find_map(|key| self.data.get(*key)?.as_str())
+    }
+}

@@ -1,0 +1,386 @@
+//! Reading extended JSON, canonical or relaxed, straight into any type.
+//!
+//! An adapter around a deserializer: wherever a number is wanted, `{"$numberInt":"1"}` and its
+//! sisters are read as that number. Where anything is welcome, number wrappers become numbers and
+//! every other object is passed on as it is. Structs and strings pass through untouched.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::value::CowStrDeserializer;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+/// Reads a value from extended JSON. Nothing at all, and `{"$undefined":true}`, are read as `null`.
+pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    let text = match text.trim_ascii() {
+        b"" | br#"{"$undefined":true}"# => b"null",
+        text => text,
+    };
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let value = T::deserialize(Extended(&mut json))?;
+    json.end()?;
+    Ok(value)
+}
+
+/// A deserializer that reads number wrappers as numbers.
+struct Extended<D>(D);
+
+/// The name by which serde_json asks itself for the text of a value.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
+macro_rules! pass {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$method(visitor)
+        })*
+    };
+}
+
+macro_rules! pass_wrapped {
+    ($($method:ident($($name:ident: $type:ty),*))*) => {
+        $(fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$method($($name,)* Inside { visitor, wanted: Wanted::Itself })
+        })*
+    };
+}
+
+macro_rules! numbers {
+    ($wanted:expr, $($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.0.deserialize_any(Inside { visitor, wanted: $wanted })
+        })*
+    };
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
+    type Error = D::Error;
+
+    pass! {
+        deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes
+        deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
+        deserialize_i128 deserialize_u128
+    }
+
+    pass_wrapped! {
+        deserialize_option() deserialize_seq() deserialize_map()
+        deserialize_unit_struct(name: &'static str)
+        deserialize_tuple(len: usize)
+        deserialize_tuple_struct(name: &'static str, len: usize)
+        deserialize_struct(name: &'static str, fields: &'static [&'static str])
+        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+
+    numbers! { Wanted::Integer,
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+    }
+    numbers! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        if name == RAW_VALUE {
+            return self.0.deserialize_newtype_struct(name, visitor);
+        }
+        visitor.visit_newtype_struct(self)
+    }
+}
+
+/// What the visitor is to be given for an object.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The number that a number wrapper stands for, else the object.
+    Anything,
+    /// A whole number; one that came as a float is welcome if it is whole.
+    Integer,
+    /// The object.
+    Itself,
+}
+
+/// Passes on what is found, with everything inside it read as extended JSON too.
+struct Inside<V> {
+    visitor: V,
+    wanted: Wanted,
+}
+
+macro_rules! visits {
+    ($($method:ident($type:ty))*) => {
+        $(fn $method<E: Error>(self, value: $type) -> Result<V::Value, E> {
+            self.visitor.$method(value)
+        })*
+    };
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
+    type Value = V::Value;
+
+    visits! {
+        visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_str(&str) visit_string(String)
+        visit_borrowed_str(&'de str)
+    }
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(f)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        number(self, value)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_none()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_some(Extended(inner))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        self.visitor.visit_newtype_struct(Extended(inner))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_seq(ExtendedSeq(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<V::Value, A::Error> {
+        if matches!(self.wanted, Wanted::Itself) {
+            return self.visitor.visit_map(ExtendedMap { first: None, rest: fields });
+        }
+        let Some(key) = fields.next_key::<Cow<'de, str>>()? else {
+            return self.visitor.visit_map(ExtendedMap { first: None, rest: fields });
+        };
+        if !matches!(&*key, "$numberInt" | "$numberLong" | "$numberDouble") {
+            return self.visitor.visit_map(ExtendedMap { first: Some(key), rest: fields });
+        }
+        let digits: Cow<'de, str> = fields.next_value()?;
+        if fields.next_key::<Cow<'de, str>>()?.is_some() {
+            return Err(A::Error::custom(format_args!("expected nothing beside {key}")));
+        }
+        let wrong = || A::Error::custom(format_args!("expected a number as text in {key}"));
+        if key == "$numberDouble" {
+            number(self, digits.parse().map_err(|_| wrong())?)
+        } else {
+            self.visitor.visit_i64(digits.parse().map_err(|_| wrong())?)
+        }
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_enum(ExtendedEnum(data))
+    }
+}
+
+/// Gives a float to a visitor, as a whole number if that is wanted and it is one. JavaScript has no
+/// other numbers, so a backend may answer `3.0` where 3 is meant.
+fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V::Value, E> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if matches!(to.wanted, Wanted::Integer) && value.trunc() == value && value.abs() <= EXACT {
+        #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+        return to.visitor.visit_i64(value as i64);
+    }
+    to.visitor.visit_f64(value)
+}
+
+struct ExtendedSeed<S>(S);
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for ExtendedSeed<S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<S::Value, D::Error> {
+        self.0.deserialize(Extended(from))
+    }
+}
+
+struct ExtendedSeq<A>(A);
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ExtendedSeq<A> {
+    type Error = A::Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
+        self.0.next_element_seed(ExtendedSeed(seed))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.0.size_hint()
+    }
+}
+
+struct ExtendedMap<'de, A> {
+    /// A key that was read to see what the object is.
+    first: Option<Cow<'de, str>>,
+    rest: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for ExtendedMap<'de, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        match self.first.take() {
+            Some(key) => seed.deserialize(CowStrDeserializer::new(key)).map(Some),
+            None => self.rest.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.rest.next_value_seed(ExtendedSeed(seed))
+    }
+}
+
+struct ExtendedEnum<A>(A);
+
+impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for ExtendedEnum<A> {
+    type Error = A::Error;
+    type Variant = ExtendedVariant<A::Variant>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self::Variant), A::Error> {
+        let (name, variant) = self.0.variant_seed(seed)?;
+        Ok((name, ExtendedVariant(variant)))
+    }
+}
+
+struct ExtendedVariant<A>(A);
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for ExtendedVariant<A> {
+    type Error = A::Error;
+
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.0.unit_variant()
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
+        self.0.newtype_variant_seed(ExtendedSeed(seed))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
+        self.0.tuple_variant(len, Inside { visitor, wanted: Wanted::Itself })
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        self.0.struct_variant(fields, Inside { visitor, wanted: Wanted::Itself })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T: DeserializeOwned>(text: &str) -> T {
+        from_slice(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn numbers_are_read_in_both_forms() {
+        for text in [
+            "5",
+            "5.0",
+            r#"{"$numberInt":"5"}"#,
+            r#" {"$numberLong":"5"} "#,
+            r#"{"$numberDouble":"5.0"}"#,
+        ] {
+            assert_eq!(read::<i64>(text), 5, "{text}");
+            assert_eq!(read::<u8>(text), 5, "{text}");
+            assert_eq!(read::<f64>(text), 5.0, "{text}");
+            assert_eq!(read::<Option<i32>>(text), Some(5), "{text}");
+        }
+        assert!(read::<f64>(r#"{"$numberDouble":"NaN"}"#).is_nan());
+        assert_eq!(read::<f64>(r#"{"$numberDouble":"-Infinity"}"#), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn nested_types_are_read_through() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        enum Shape {
+            Dot,
+            Circle { r: f64 },
+            Pair(i32, i32),
+            One(u64),
+        }
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Deep {
+            id: BTreeMap<String, String>,
+            list: Vec<(i64, Option<f32>)>,
+            shapes: Vec<Shape>,
+            by_number: BTreeMap<u16, i8>,
+            #[serde(flatten)]
+            rest: BTreeMap<String, i64>,
+        }
+        let text = r#"{"id":{"$oid":"5f"},"list":[[{"$numberLong":"9007199254740993"},null]],
+            "shapes":["Dot",{"Circle":{"r":{"$numberDouble":"1.5"}}},{"Pair":[{"$numberInt":"1"},2]},{"One":{"$numberInt":"3"}}],
+            "by_number":{"7":{"$numberInt":"-1"}},"x":{"$numberInt":"1"}}"#;
+        assert_eq!(
+            read::<Deep>(text),
+            Deep {
+                id: BTreeMap::from([("$oid".into(), "5f".into())]),
+                list: vec![(9_007_199_254_740_993, None)],
+                shapes: vec![
+                    Shape::Dot,
+                    Shape::Circle { r: 1.5 },
+                    Shape::Pair(1, 2),
+                    Shape::One(3)
+                ],
+                by_number: BTreeMap::from([(7, -1)]),
+                rest: BTreeMap::from([("x".into(), 1)]),
+            }
+        );
+    }
+
+    #[test]
+    fn a_value_keeps_every_wrapper_but_numbers() {
+        let text = r#"{"n":{"$numberInt":"1"},"d":{"$date":{"$numberLong":"2"}},"o":{"$oid":"5f"},"e":{}}"#;
+        assert_eq!(
+            read::<Value>(text),
+            json!({"n": 1, "d": {"$date": 2}, "o": {"$oid": "5f"}, "e": {}})
+        );
+        assert_eq!(read::<Box<RawValue>>(text).get(), text);
+    }
+
+    #[test]
+    fn nothing_and_undefined_are_null() {
+        read::<()>("");
+        read::<()>("null");
+        assert_eq!(read::<Option<i32>>(r#"{"$undefined":true}"#), None);
+    }
+
+    #[test]
+    fn wrong_wrappers_are_errors() {
+        for text in [
+            r#"{"$numberInt":"x"}"#,
+            r#"{"$numberInt":5}"#,
+            r#"{"$numberInt":"1","more":1}"#,
+            r#"{"$numberLong":"99999999999999999999"}"#,
+            r#"{"$numberDouble":"1.5"}"#,
+            "1 2",
+            "[",
+        ] {
+            assert!(from_slice::<i64>(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Writing canonical extended JSON.
+//!
+//! serde_json writes the text and asks a formatter for each number; ours wraps it. A float that is
+//! not finite never reaches the formatter (serde_json writes `null`).
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::Formatter;
+
+/// Writes a value as canonical extended JSON.
+pub(crate) fn to_vec(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, serde_json::Error> {
+    let mut text = Vec::with_capacity(128);
+    let mut out = serde_json::Serializer::with_formatter(&mut text, Canonical { in_key: false });
+    value.serialize(&mut out)?;
+    Ok(text)
+}
+
+struct Canonical {
+    /// Numbers that are the keys of an object are text already.
+    in_key: bool,
+}
+
+impl Canonical {
+    fn number<W>(&self, out: &mut W, kind: &str, value: impl std::fmt::Display) -> io::Result<()>
+    where
+        W: ?Sized + Write,
+    {
+        if self.in_key {
+            write!(out, "{value}")
+        } else {
+            write!(out, "{{\"${kind}\":\"{value}\"}}")
+        }
+    }
+
+    fn integer<W: ?Sized + Write>(&self, out: &mut W, value: i64) -> io::Result<()> {
+        let kind = if i32::try_from(value).is_ok() { "numberInt" } else { "numberLong" };
+        self.number(out, kind, value)
+    }
+}
+
+macro_rules! integers {
+    ($($write:ident($type:ty),)*) => {
+        $(fn $write<W: ?Sized + Write>(&mut self, out: &mut W, value: $type) -> io::Result<()> {
+            self.integer(out, value.into())
+        })*
+    };
+}
+
+impl Formatter for Canonical {
+    integers! {
+        write_i8(i8), write_i16(i16), write_i32(i32), write_i64(i64),
+        write_u8(u8), write_u16(u16), write_u32(u32),
+    }
+
+    fn write_u64<W: ?Sized + Write>(&mut self, out: &mut W, value: u64) -> io::Result<()> {
+        match i64::try_from(value) {
+            Ok(value) => self.integer(out, value),
+            Err(_) if self.in_key => write!(out, "{value}"),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "expected a whole number that fits 64 bits with a sign",
+            )),
+        }
+    }
+
+    fn write_f32<W: ?Sized + Write>(&mut self, out: &mut W, value: f32) -> io::Result<()> {
+        self.write_f64(out, value.into())
+    }
+
+    fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        // `{:?}` keeps the `.0` of a whole number and is exact.
+        self.number(out, "numberDouble", format_args!("{value:?}"))
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.in_key = true;
+        if first { Ok(()) } else { out.write_all(b",") }
+    }
+
+    fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.in_key = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn text(value: impl Serialize) -> String {
+        String::from_utf8(to_vec(&value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_wrapped_by_their_size() {
+        assert_eq!(
+            text((1u8, -5i64, 2_147_483_648u64, 1.0, 0.1f64)),
+            concat!(
+                r#"[{"$numberInt":"1"},{"$numberInt":"-5"},{"$numberLong":"2147483648"},"#,
+                r#"{"$numberDouble":"1.0"},{"$numberDouble":"0.1"}]"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_number_that_fits_no_bson_type_is_refused() {
+        assert!(to_vec(&u64::MAX).is_err());
+    }
+
+    #[test]
+    fn keys_stay_plain_and_wrappers_stay_as_they_are() {
+        assert_eq!(text(BTreeMap::from([(7, "x")])), r#"{"7":"x"}"#);
+        let wrapped = json!({"a": {"$oid": "5f"}, "b": {"$numberLong": "3"}, "c": null});
+        assert_eq!(text(&wrapped), wrapped.to_string());
+    }
+}

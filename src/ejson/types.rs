@@ -1,0 +1,354 @@
+//! The types that JSON has no word for. Each is written in canonical form, and read in every form
+//! that a backend may send.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::Error as _;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::date;
+
+/// The id of a document: 12 bytes, written as 24 hexadecimal digits in `{"$oid":"…"}`.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectId([u8; 12]);
+
+/// A date: milliseconds since the epoch, before it too, written as `{"$date":{"$numberLong":"…"}}`.
+/// The relaxed form `{"$date":"2026-01-31T12:00:00.5Z"}` is read as well.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DateTime(i64);
+
+/// A whole number that is 64 bits long on the backend whatever its size, written as
+/// `{"$numberLong":"…"}`. A bare `i64` is written as short as it fits.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Int64(pub i64);
+
+/// A floating-point number, written as `{"$numberDouble":"…"}`, also if it is not finite: a bare
+/// `f64` that is not is written as `null`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub struct Double(pub f64);
+
+/// A decimal number of 34 digits, kept as its text: written as `{"$numberDecimal":"…"}`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Decimal128(pub String);
+
+/// Bytes, written as `{"$binary":{"base64":"…","subType":"00"}}`.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Binary {
+    /// What kind of bytes: 0 is any, 4 is a UUID.
+    pub subtype: u8,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl ObjectId {
+    /// Wraps 12 bytes.
+    pub fn new(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads 24 hexadecimal digits; `None` if the text is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 24 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut bytes = [0; 12];
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// Returns the bytes.
+    pub fn bytes(&self) -> [u8; 12] {
+        self.0
+    }
+}
+
+impl DateTime {
+    /// Makes a date from milliseconds since the epoch.
+    pub fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Returns the milliseconds since the epoch.
+    pub fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Returns the time, or `None` if this machine cannot count that far.
+    pub fn to_system_time(self) -> Option<SystemTime> {
+        let distance = Duration::from_millis(self.0.unsigned_abs());
+        match self.0 < 0 {
+            true => UNIX_EPOCH.checked_sub(distance),
+            false => UNIX_EPOCH.checked_add(distance),
+        }
+    }
+}
+
+impl From<SystemTime> for DateTime {
+    fn from(time: SystemTime) -> Self {
+        let millis = |distance: Duration| i64::try_from(distance.as_millis()).unwrap_or(i64::MAX);
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => Self(millis(after)),
+            Err(before) => Self(-millis(before.duration())),
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectId({self})")
+    }
+}
+
+/// Writes `{key: value}`.
+fn wrap<S: Serializer>(
+    out: S,
+    key: &'static str,
+    value: &impl Serialize,
+) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(1))?;
+    map.serialize_entry(key, value)?;
+    map.end()
+}
+
+impl Serialize for ObjectId {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        wrap(out, "$oid", &self.to_string())
+    }
+}
+
+impl Serialize for DateTime {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        wrap(out, "$date", &Int64(self.0))
+    }
+}
+
+impl Serialize for Int64 {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        wrap(out, "$numberLong", &self.0.to_string())
+    }
+}
+
+impl Serialize for Double {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let text = match self.0 {
+            f64::INFINITY => "Infinity".to_owned(),
+            f64::NEG_INFINITY => "-Infinity".to_owned(),
+            number => format!("{number:?}"),
+        };
+        wrap(out, "$numberDouble", &text)
+    }
+}
+
+impl Serialize for Decimal128 {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        wrap(out, "$numberDecimal", &self.0)
+    }
+}
+
+impl Serialize for Binary {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Inner {
+            base64: String,
+            #[serde(rename = "subType")]
+            subtype: String,
+        }
+        let inner = Inner {
+            base64: STANDARD.encode(&self.bytes),
+            subtype: format!("{:02x}", self.subtype),
+        };
+        wrap(out, "$binary", &inner)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wrapper {
+            #[serde(rename = "$oid")]
+            oid: String,
+        }
+        let text = Wrapper::deserialize(from)?.oid;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("expected 24 hexadecimal digits in $oid"))
+    }
+}
+
+impl<'de> Deserialize<'de> for DateTime {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Inner {
+            Millis(i64),
+            Wrapped(Long),
+            Text(String),
+        }
+        #[derive(Deserialize)]
+        struct Wrapper {
+            #[serde(rename = "$date")]
+            date: Inner,
+        }
+        match Wrapper::deserialize(from)?.date {
+            Inner::Millis(millis) => Ok(Self(millis)),
+            Inner::Wrapped(long) => long.read(),
+            Inner::Text(text) => date::parse(&text)
+                .map(Self)
+                .ok_or_else(|| D::Error::custom("expected a date such as 2026-01-31T12:00:00Z")),
+        }
+    }
+}
+
+/// A 64-bit number in its wrapper, where the numbers around it are read as plain JSON.
+#[derive(Deserialize)]
+struct Long {
+    #[serde(rename = "$numberLong")]
+    digits: String,
+}
+
+impl Long {
+    fn read<T: From<Int64>, E: serde::de::Error>(&self) -> Result<T, E> {
+        let number =
+            self.digits.parse().map_err(|_| E::custom("expected digits in $numberLong"))?;
+        Ok(Int64(number).into())
+    }
+}
+
+impl From<Int64> for DateTime {
+    fn from(millis: Int64) -> Self {
+        Self(millis.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Int64 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Plain(i64),
+            Wrapped(Long),
+        }
+        match Form::deserialize(from)? {
+            Form::Plain(number) => Ok(Self(number)),
+            Form::Wrapped(long) => long.read(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Double {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Plain(f64),
+            Wrapped {
+                #[serde(rename = "$numberDouble")]
+                digits: String,
+            },
+        }
+        match Form::deserialize(from)? {
+            Form::Plain(number) => Ok(Self(number)),
+            Form::Wrapped { digits } => digits
+                .parse()
+                .map(Self)
+                .map_err(|_| D::Error::custom("expected a number in $numberDouble")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal128 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wrapper {
+            #[serde(rename = "$numberDecimal")]
+            digits: String,
+        }
+        Wrapper::deserialize(from).map(|wrapper| Self(wrapper.digits))
+    }
+}
+
+impl<'de> Deserialize<'de> for Binary {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Inner {
+            base64: String,
+            #[serde(rename = "subType")]
+            subtype: String,
+        }
+        #[derive(Deserialize)]
+        struct Wrapper {
+            #[serde(rename = "$binary")]
+            binary: Inner,
+        }
+        let Inner { base64, subtype } = Wrapper::deserialize(from)?.binary;
+        let wrong = || D::Error::custom("expected base64 and a hexadecimal subType in $binary");
+        Ok(Self {
+            subtype: u8::from_str_radix(&subtype, 16).map_err(|_| wrong())?,
+            bytes: STANDARD.decode(base64).map_err(|_| wrong())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::ejson::{from_slice, to_vec};
+
+    fn round<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: T, text: &str) {
+        assert_eq!(String::from_utf8(to_vec(&value).unwrap()).unwrap(), text);
+        assert_eq!(from_slice::<T>(text.as_bytes()).unwrap(), value);
+        assert_eq!(serde_json::from_str::<T>(text).unwrap(), value, "as plain JSON");
+    }
+
+    #[test]
+    fn every_type_is_written_canonically_and_read_back() {
+        round(ObjectId::new([0x5f; 12]), r#"{"$oid":"5f5f5f5f5f5f5f5f5f5f5f5f"}"#);
+        round(DateTime::from_millis(-1), r#"{"$date":{"$numberLong":"-1"}}"#);
+        round(Int64(5), r#"{"$numberLong":"5"}"#);
+        round(Double(1.0), r#"{"$numberDouble":"1.0"}"#);
+        round(Double(f64::NEG_INFINITY), r#"{"$numberDouble":"-Infinity"}"#);
+        round(Decimal128("1.50".into()), r#"{"$numberDecimal":"1.50"}"#);
+        round(
+            Binary { subtype: 4, bytes: vec![1, 2] },
+            r#"{"$binary":{"base64":"AQI=","subType":"04"}}"#,
+        );
+    }
+
+    #[test]
+    fn relaxed_forms_are_read() {
+        let date = |text: &str| from_slice::<DateTime>(text.as_bytes()).unwrap().millis();
+        assert_eq!(date(r#"{"$date":"1970-01-01T00:00:01.5Z"}"#), 1500);
+        assert_eq!(date(r#"{"$date":1500}"#), 1500);
+        assert_eq!(from_slice::<Int64>(b"7").unwrap(), Int64(7));
+        assert_eq!(from_slice::<Int64>(br#"{"$numberInt":"7"}"#).unwrap(), Int64(7));
+        assert_eq!(from_slice::<Double>(b"2").unwrap(), Double(2.0));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        assert!(from_slice::<ObjectId>(br#"{"$oid":"xyz"}"#).is_err());
+        assert!(from_slice::<ObjectId>("{\"$oid\":\"ääääääääääää\"}".as_bytes()).is_err());
+        assert!(from_slice::<DateTime>(br#"{"$date":"tomorrow"}"#).is_err());
+        assert!(from_slice::<Binary>(br#"{"$binary":{"base64":"?","subType":"0"}}"#).is_err());
+    }
+
+    #[test]
+    fn dates_and_times_convert_both_ways() {
+        for millis in [0, 1, -1, 1_800_000_000_000] {
+            let date = DateTime::from_millis(millis);
+            assert_eq!(DateTime::from(date.to_system_time().unwrap()), date);
+        }
+    }
+}

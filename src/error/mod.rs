@@ -1,0 +1,507 @@
+//! What can go wrong, as types: one [`Error`] that answers the questions a caller asks of it.
+//!
+//! | | [`is_retryable`](Error::is_retryable) | [`needs_login`](Error::needs_login) | [`is_ambiguous`](Error::is_ambiguous) | [`status`](Error::status) |
+//! | --- | --- | --- | --- | --- |
+//! | [`Config`](Error::Config) | no | no | no | none |
+//! | [`Decode`](Error::Decode) | no | no | no | none |
+//! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
+//! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
+//! | [`Server`](Error::Server) | for 408, 429, 502, 503, 504 | no | no | the backend's |
+//! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
+//! | [`Transport`](Error::Transport) | unless the request can never be sent | no | if a request that changes something may have arrived | none |
+//!
+//! Texts are one lower-case clause without a full stop; causes are in
+//! [`source`](std::error::Error::source) and not repeated. No text holds a secret, and control
+//! characters from a backend are escaped.
+
+mod codes;
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use codes::ServerErrorCode;
+
+use crate::id::UserId;
+
+/// The result of nearly everything here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. Cheap to clone, so that threads that waited for one refresh share its failure.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting or an argument cannot be used. Nothing was sent or stored.
+    Config {
+        /// Which setting or argument.
+        what: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// An answer or an argument was not of the expected form.
+    Decode(Box<DecodeError>),
+    /// The operation does not fit who is logged in here. Nothing was sent.
+    LocalState(LocalState),
+    /// The backend ended this login: its refresh token is refused for good. The user is logged out
+    /// and kept; only another log-in helps.
+    LoginEnded(Box<ServerError>),
+    /// The backend answered, and refused.
+    Server(Box<ServerError>),
+    /// The store could not be read or written.
+    Store(Box<StoreError>),
+    /// No usable answer came back.
+    Transport(Box<TransportError>),
+}
+
+/// Why an operation does not fit who is logged in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum LocalState {
+    /// Anonymous credentials cannot be linked to a user.
+    CannotLinkAnonymous,
+    /// Nobody is logged in.
+    NoCurrentUser,
+    /// The user is known here and logged out.
+    NotLoggedIn(UserId),
+    /// The user is not known here: never logged in, removed, or another session's.
+    UnknownUser(UserId),
+}
+
+/// Why an account could not be linked; see [`Error::link_refusal`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum LinkRefusal {
+    /// The account belongs to another user. Log in with it instead.
+    IdentityAlreadyInUse,
+    /// Accounts of this provider cannot be linked.
+    NotLinkable,
+    /// The e-mail address is not registered or not confirmed, or the password is wrong.
+    RegisterFirst,
+}
+
+/// A refusal by the backend.
+///
+/// Source: realm-core `object-store/sync/app_utils.cpp` for the error body.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ServerError {
+    /// What was attempted, such as "log in".
+    pub attempt: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The backend's symbolic code, if it sent one.
+    pub code: Option<ServerErrorCode>,
+    /// The backend's words, unchanged; `Display` escapes control characters.
+    pub message: String,
+    /// Where the backend keeps its log of this request, if it said so.
+    pub log_link: Option<String>,
+    /// How long the backend asks to be left alone (`Retry-After`).
+    pub retry_after: Option<Duration>,
+}
+
+/// An answer or an argument that is not of the expected form.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// What was being read, such as "the log-in answer".
+    pub what: Cow<'static, str>,
+    /// What was expected and what was seen. Never the text itself, which may hold a secret.
+    pub reason: String,
+}
+
+/// No usable answer came back.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TransportError {
+    /// What kind of trouble it was.
+    pub kind: TransportErrorKind,
+    /// The origin that was asked, such as `https://example.org`.
+    pub origin: String,
+    /// Whether the request changes something and may have reached the backend, so that repeating
+    /// it could do it twice.
+    pub ambiguous: bool,
+    unsent: bool,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`TransportError`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum TransportErrorKind {
+    /// The answer is larger than the limit.
+    BodyTooLarge,
+    /// The host could not be reached. Nothing was sent.
+    Connect,
+    /// The connection broke after the request had been sent, at least in part.
+    Interrupted,
+    /// The URL cannot be requested: malformed, or plain http to another machine.
+    InvalidUrl,
+    /// What came back is not HTTP.
+    Protocol,
+    /// The name of the host was not found. Nothing was sent.
+    Resolve,
+    /// The time was up.
+    Timeout,
+    /// The server's certificate or its TLS was refused. Nothing was sent.
+    Tls,
+}
+
+/// The store could not be read or written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreError {
+    /// What kind of trouble it was.
+    pub kind: StoreErrorKind,
+    /// The file or directory concerned.
+    pub path: Option<PathBuf>,
+    /// What was attempted or seen.
+    pub reason: Cow<'static, str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`StoreError`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The directory may not be used: its permissions or its owner forbid it, or it is no directory.
+    Access,
+    /// Another thread or process held a lock until the time was up.
+    Busy,
+    /// The data is damaged. The old bytes are kept; the error names where.
+    Damaged,
+    /// The session was opened before this process was forked off; open one in the child.
+    Forked,
+    /// The disk is full.
+    Full,
+    /// Reading or writing failed.
+    Io,
+    /// The directory holds the users of another app or backend.
+    Mismatch,
+    /// A newer version of keyfob wrote this.
+    NewerVersion,
+    /// The data directory lies on a network file system, where locks and syncs cannot be relied on.
+    NotLocal,
+}
+
+impl Error {
+    pub(crate) fn config(what: &'static str, reason: impl Into<String>) -> Self {
+        Self::Config { what, reason: reason.into() }
+    }
+
+    pub(crate) fn decode(what: impl Into<Cow<'static, str>>, reason: impl fmt::Display) -> Self {
+        Self::Decode(Box::new(DecodeError { what: what.into(), reason: reason.to_string() }))
+    }
+
+    /// Tells whether the same call may succeed later although nothing has changed here: trouble on
+    /// the way, a busy backend, a busy store.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Server(error) => matches!(error.status, 408 | 429 | 502 | 503 | 504),
+            Self::Store(error) => error.kind == StoreErrorKind::Busy,
+            Self::Transport(error) => !matches!(
+                error.kind,
+                TransportErrorKind::BodyTooLarge
+                    | TransportErrorKind::InvalidUrl
+                    | TransportErrorKind::Tls
+            ),
+            _ => false,
+        }
+    }
+
+    /// Tells whether the user has to log in (again) before the call can succeed.
+    pub fn needs_login(&self) -> bool {
+        matches!(
+            self,
+            Self::LoginEnded(_)
+                | Self::LocalState(LocalState::NoCurrentUser | LocalState::NotLoggedIn(_))
+        )
+    }
+
+    /// Tells whether the backend may have done what was asked although no answer came: a log-in
+    /// whose reply was lost may have made a server session, a registration may have made the user.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Transport(error) if error.ambiguous)
+    }
+
+    /// Tells whether the time was up, on the network or waiting for the store.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.kind == TransportErrorKind::Timeout,
+            Self::Store(error) => error.kind == StoreErrorKind::Busy,
+            _ => false,
+        }
+    }
+
+    /// Returns the HTTP status, if the backend answered.
+    pub fn status(&self) -> Option<u16> {
+        self.server().map(|error| error.status)
+    }
+
+    /// Returns the backend's symbolic code, if it sent one.
+    pub fn server_code(&self) -> Option<&ServerErrorCode> {
+        self.server()?.code.as_ref()
+    }
+
+    /// Returns how long the backend asks to be left alone, if it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.server()?.retry_after
+    }
+
+    /// Returns what the refusal of a [`link`](crate::User::link) means, where the answer says it.
+    pub fn link_refusal(&self) -> Option<LinkRefusal> {
+        use ServerErrorCode as Code;
+        let error = self.server().filter(|error| error.attempt == "link the account")?;
+        match &error.code {
+            Some(Code::Other(code)) if code == "IdentityAlreadyInUse" => {
+                Some(LinkRefusal::IdentityAlreadyInUse)
+            }
+            Some(Code::AccountNameInUse) => Some(LinkRefusal::IdentityAlreadyInUse),
+            Some(Code::InvalidPassword) => Some(LinkRefusal::RegisterFirst),
+            _ if error.message.contains("invalid user link request") => {
+                Some(LinkRefusal::NotLinkable)
+            }
+            _ => None,
+        }
+    }
+
+    fn server(&self) -> Option<&ServerError> {
+        match self {
+            Self::LoginEnded(error) | Self::Server(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl TransportError {
+    /// Makes an error of a kind. It counts as ambiguous only once the session, which knows what the
+    /// request was for, has said so.
+    pub fn new(kind: TransportErrorKind, origin: impl Into<String>) -> Self {
+        Self { kind, origin: origin.into(), ambiguous: false, unsent: false, source: None }
+    }
+
+    /// Says that it happened before anything was sent, where the kind alone does not say so.
+    #[must_use]
+    pub fn before_sending(mut self) -> Self {
+        self.unsent = true;
+        self
+    }
+
+    /// Adds the cause, for [`source`](StdError::source).
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Tells whether the backend may have seen the request.
+    pub fn may_have_arrived(&self) -> bool {
+        !self.unsent
+            && matches!(
+                self.kind,
+                TransportErrorKind::BodyTooLarge
+                    | TransportErrorKind::Interrupted
+                    | TransportErrorKind::Protocol
+                    | TransportErrorKind::Timeout
+            )
+    }
+}
+
+impl StoreError {
+    /// Makes an error of a kind; `reason` says what was attempted or seen.
+    pub fn new(kind: StoreErrorKind, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, path: None, reason: reason.into(), source: None }
+    }
+
+    /// Names the file or directory concerned.
+    #[must_use]
+    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
+        self.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Adds the cause, for [`source`](StdError::source).
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config { what, reason } => write!(f, "{what} cannot be used: {reason}"),
+            Self::Decode(error) => error.fmt(f),
+            Self::LocalState(state) => state.fmt(f),
+            Self::LoginEnded(error) => write!(f, "the login has ended, log in again: {error}"),
+            Self::Server(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+            Self::Transport(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for LocalState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CannotLinkAnonymous => {
+                f.write_str("anonymous credentials cannot be linked to a user")
+            }
+            Self::NoCurrentUser => f.write_str("nobody is logged in, log in first"),
+            Self::NotLoggedIn(user) => write!(f, "user {} is logged out", Printable(user.as_str())),
+            Self::UnknownUser(user) => {
+                write!(f, "user {} is not known here", Printable(user.as_str()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the backend refused to {}: ", self.attempt)?;
+        if !self.message.is_empty() {
+            write!(f, "{} ", Printable(&self.message))?;
+        }
+        match &self.code {
+            Some(code) => write!(f, "(status {}, {})", self.status, Printable(code.as_str())),
+            None => write!(f, "(status {})", self.status),
+        }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be read: {}", self.what, Printable(&self.reason))
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            TransportErrorKind::BodyTooLarge => "the answer is larger than the limit",
+            TransportErrorKind::Connect => "cannot connect",
+            TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
+            TransportErrorKind::InvalidUrl => "the URL cannot be requested",
+            TransportErrorKind::Protocol => "the answer is not HTTP",
+            TransportErrorKind::Resolve => "the host name cannot be resolved",
+            TransportErrorKind::Timeout => "the time was up before an answer came",
+            TransportErrorKind::Tls => "TLS was refused",
+        };
+        write!(f, "{what}: {}", Printable(&self.origin))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store cannot be used: {}", Printable(&self.reason))?;
+        match &self.path {
+            Some(path) => write!(f, ": {}", Printable(&path.to_string_lossy())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text from elsewhere, with control characters escaped and at most 500 characters of it.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LIMIT: usize = 500;
+        for (count, character) in self.0.chars().enumerate() {
+            if count == LIMIT {
+                return f.write_str("…");
+            }
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                write!(f, "{character}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Store(error) => error.source(),
+            Self::Transport(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl StdError for DecodeError {}
+impl StdError for LocalState {}
+impl StdError for ServerError {}
+
+impl StdError for StoreError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl StdError for TransportError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<LocalState> for Error {
+    fn from(state: LocalState) -> Self {
+        Self::LocalState(state)
+    }
+}
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Self {
+        Self::Server(Box::new(error))
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<TransportError> for Error {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_stay_small() {
+        assert!(size_of::<Error>() <= 64, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn control_characters_are_never_printed_raw() {
+        let error = ServerError {
+            attempt: "log in",
+            status: 401,
+            code: Some("Bad\u{7}Code".into()),
+            message: "no\u{1b}[2Jway".into(),
+            log_link: None,
+            retry_after: None,
+        };
+        assert_eq!(
+            Error::from(error).to_string(),
+            "the backend refused to log in: no\\u{1b}[2Jway (status 401, Bad\\u{7}Code)"
+        );
+    }
+
+    #[test]
+    fn long_messages_are_cut() {
+        let error = Error::decode("the answer", "x".repeat(10_000));
+        assert!(error.to_string().len() < 600);
+    }
+}

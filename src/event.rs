@@ -1,0 +1,143 @@
+//! What happened to whom, from what to what, and why.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::credentials::Provider;
+use crate::id::UserId;
+
+/// Something that happened to the users of a session, here or in another process that shares its
+/// store. The order per user is the order of the commits.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// Another user is current now.
+    CurrentUserChanged {
+        /// Who was current, if anybody.
+        from: Option<UserId>,
+        /// Who is current now, if anybody.
+        to: Option<UserId>,
+    },
+    /// An account was attached to a user; identities and profile are up to date.
+    IdentityLinked {
+        /// The user.
+        user: UserId,
+        /// The account's provider.
+        provider: Provider,
+    },
+    /// Events were lost: more happened than the store remembers, before they were read here. Read
+    /// again what matters.
+    Lagged,
+    /// A user has logged in; profile and identities are there.
+    LoggedIn {
+        /// The user.
+        user: UserId,
+        /// How.
+        provider: Provider,
+    },
+    /// A user has no tokens any more, and is still known here.
+    LoggedOut {
+        /// The user.
+        user: UserId,
+        /// Why.
+        reason: LogoutReason,
+    },
+    /// A user's login will end soon: the refresh token has less than a week left, or a tenth of its
+    /// life if that is shorter, and only another log-in replaces it. Told at most once a day.
+    LoginEnding {
+        /// The user.
+        user: UserId,
+        /// When it ends, by the backend's clock; written as whole seconds since the epoch.
+        #[serde(with = "seconds")]
+        ends_at: SystemTime,
+    },
+    /// A user's profile or identities have changed.
+    ProfileChanged {
+        /// The user.
+        user: UserId,
+    },
+    /// A user is not known here any more.
+    Removed {
+        /// The user.
+        user: UserId,
+        /// Why.
+        reason: RemovalReason,
+    },
+    /// The database was damaged. The session goes on with what the snapshot held: the users that
+    /// were used last, as they were at the last commit that it knew. Others may be missing.
+    StoreDamaged {
+        /// Where the damaged database is kept.
+        kept: String,
+    },
+    /// A user has a new access token.
+    TokenRefreshed {
+        /// The user.
+        user: UserId,
+        /// When the new token expires, by the backend's clock; written as whole seconds since the
+        /// epoch.
+        #[serde(with = "seconds")]
+        expires_at: SystemTime,
+    },
+}
+
+/// Why a user was logged out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum LogoutReason {
+    /// The program asked for it.
+    Requested,
+    /// The backend refused the refresh token for good: it has expired or was revoked.
+    SessionEnded,
+    /// The backend says that the user is disabled.
+    UserDisabled,
+}
+
+/// Why a user was removed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum RemovalReason {
+    /// An anonymous user logged out: there is no way to come back as the same one.
+    AnonymousLogout,
+    /// The user was deleted on the backend, by this program.
+    Deleted,
+    /// The program asked for it.
+    Requested,
+}
+
+impl Event {
+    /// Returns the user that the event is about; `None` for the session's own events.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::CurrentUserChanged { .. } | Self::Lagged | Self::StoreDamaged { .. } => None,
+            Self::IdentityLinked { user, .. }
+            | Self::LoggedIn { user, .. }
+            | Self::LoggedOut { user, .. }
+            | Self::LoginEnding { user, .. }
+            | Self::ProfileChanged { user }
+            | Self::Removed { user, .. }
+            | Self::TokenRefreshed { user, .. } => Some(user),
+        }
+    }
+}
+
+/// Times as whole seconds since the epoch.
+mod seconds {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_u64(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let seconds = Duration::from_secs(u64::deserialize(from)?);
+        UNIX_EPOCH
+            .checked_add(seconds)
+            .ok_or_else(|| serde::de::Error::custom("expected a time that can be counted"))
+    }
+}

@@ -1,0 +1,61 @@
+//! Text that must not be seen: passwords, tokens, API keys.
+//!
+//! The type owns the redaction, so no caller has to remember it. What it holds is overwritten when
+//! it is dropped, as far as safe Rust allows: a copy that the allocator or the compiler made
+//! earlier is out of its reach.
+
+use std::fmt;
+
+/// A secret text: a password, a token, the value of an API key.
+///
+/// `Debug` prints `Secret(..)` and there is no `Display`; the text is had with [`Secret::expose`]
+/// alone, so that a search for that word finds every place where it leaves its wrapper.
+///
+/// # Examples
+///
+/// ```
+/// let password = keyfob::Secret::new("hunter22");
+/// assert_eq!(password.expose(), "hunter22");
+/// assert_eq!(format!("{password:?}"), "Secret(..)");
+/// ```
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the text itself. Keep it out of logs, errors and command lines.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0).into_bytes();
+        bytes.fill(0);
+        // Without this the writes above are dead stores that the optimiser may remove.
+        std::hint::black_box(&bytes);
+    }
+}

@@ -1,0 +1,187 @@
+//! A store in memory, for tests and for programs that keep nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use super::gate::Gate;
+use super::ring::Ring;
+use super::{Change, Decide, Flight, Recent, Store, StoredUser, Tables, check};
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+
+/// A store that lives as long as the process, or as its last clone. Clones share everything.
+///
+/// It keeps the laws of [`Store`], durability aside.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    writers: Gate,
+    /// Written by whoever is inside the gate, and only once the decision is made: readers never
+    /// wait for a decision.
+    state: RwLock<State>,
+    flights: Arc<Flights>,
+}
+
+#[derive(Default)]
+struct State {
+    number: u64,
+    current: Option<UserId>,
+    location: Option<String>,
+    users: HashMap<UserId, Arc<StoredUser>>,
+    ring: Ring,
+}
+
+#[derive(Default)]
+struct Flights {
+    taken: Mutex<HashSet<UserId>>,
+    left: Condvar,
+}
+
+/// A user's flight, given back when it is dropped.
+struct Hold {
+    flights: Arc<Flights>,
+    user: UserId,
+}
+
+impl MemoryStore {
+    /// Returns an empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn current(&self, _: Deadline) -> Result<Option<UserId>, StoreError> {
+        Ok(self.0.state().current.clone())
+    }
+
+    fn location(&self, _: Deadline) -> Result<Option<String>, StoreError> {
+        Ok(self.0.state().location.clone())
+    }
+
+    fn user(&self, id: &UserId, _: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        Ok(self.0.state().users.get(id).cloned())
+    }
+
+    fn users(&self, _: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let mut users: Vec<_> = self.0.state().users.values().cloned().collect();
+        users.sort_unstable_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(users)
+    }
+
+    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
+        let Some(_pass) = self.0.writers.enter(deadline) else {
+            let reason = "another thread was committing until the time was up";
+            return Err(StoreError::new(StoreErrorKind::Busy, reason));
+        };
+        let changes = decide(&*self.0)?;
+        check(&changes)?;
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        if !changes.is_empty() {
+            state.apply(changes);
+        }
+        Ok(state.number)
+    }
+
+    fn recent(&self, number: Option<u64>, _: Deadline) -> Result<Recent, StoreError> {
+        let state = self.0.state();
+        Ok(state.ring.after(number, state.number))
+    }
+
+    fn refresh_flight(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>, StoreError> {
+        let flights = &self.0.flights;
+        let mut taken = flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while taken.contains(user) {
+            let wait = deadline.remaining();
+            if wait.is_zero() {
+                return Ok(None);
+            }
+            let waited = flights.left.wait_timeout(taken, wait);
+            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        taken.insert(user.clone());
+        drop(taken);
+        Ok(Some(Flight::new(Hold { flights: Arc::clone(flights), user: user.clone() })))
+    }
+}
+
+impl Tables for Inner {
+    fn number(&self) -> u64 {
+        self.state().number + 1
+    }
+
+    fn current(&self) -> Option<UserId> {
+        self.state().current.clone()
+    }
+
+    fn location(&self) -> Option<String> {
+        self.state().location.clone()
+    }
+
+    fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        Ok(self.state().users.get(id).cloned())
+    }
+
+    fn last_used(
+        &self,
+        wanted: &dyn Fn(&StoredUser) -> bool,
+    ) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        let mut users: Vec<_> = self.state().users.values().cloned().collect();
+        users.sort_unstable_by(|a, b| (b.used, &b.id).cmp(&(a.used, &a.id)));
+        Ok(users.into_iter().find(|user| user.is_logged_in() && wanted(user)))
+    }
+}
+
+impl State {
+    fn apply(&mut self, changes: Vec<Change>) {
+        self.number += 1;
+        let mut events = Vec::new();
+        for change in changes {
+            match change {
+                Change::Current(user) => self.current = user,
+                Change::Location(location) => self.location = location,
+                Change::Put(user) => {
+                    self.users.insert(user.id.clone(), Arc::new(*user));
+                }
+                Change::Remove(user) => {
+                    self.users.remove(&user);
+                }
+                Change::Tell(event) => events.push(event),
+            }
+        }
+        self.ring.push(self.number, &events);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut taken = self.flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.remove(&self.user);
+        // All of them: who waits for another user would swallow the only call.
+        self.flights.left.notify_all();
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.state();
+        f.debug_struct("MemoryStore")
+            .field("number", &state.number)
+            .field("users", &state.users.len())
+            .finish_non_exhaustive()
+    }
+}

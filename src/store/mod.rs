@@ -1,0 +1,224 @@
+//! Where users and tokens are kept: the [`Store`] trait with its laws, and what it stores.
+//!
+//! A store knows neither routes nor clocks. It owns four promises: a commit is all or nothing and
+//! on disk when it returns; a commit decides on the newest state, alone; everybody who shares the
+//! store sees commits in one order; and at most one holder at a time has a user's refresh flight.
+
+mod gate;
+mod memory;
+mod ring;
+mod sled;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use self::memory::MemoryStore;
+pub use self::sled::{OnDamage, SledStore};
+use crate::account::{Identity, Profile, UserState};
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::event::Event;
+use crate::id::{DeviceId, UserId};
+use crate::token::{AccessToken, RefreshToken};
+
+/// What a store keeps of one user.
+///
+/// Serialised with serde, its tokens in the clear: whoever writes it somewhere protects it there.
+/// Fields of a newer version are kept in `more` and written back.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StoredUser {
+    /// The user's id; the key.
+    pub id: UserId,
+    /// Logged in or logged out. A removed user has no record.
+    pub state: UserState,
+    /// Counts log-ins and log-outs, so that what began before one of them can be recognised.
+    pub epoch: u64,
+    /// The number of the commit that made the record: who was here first.
+    pub created: u64,
+    /// The number of the commit that last made this user current: who was used last.
+    pub used: u64,
+    /// Present while logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<AccessToken>,
+    /// Present while logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<RefreshToken>,
+    /// How many milliseconds the backend's clock is ahead of the wall clock here.
+    #[serde(default)]
+    pub skew: i64,
+    /// The device id the backend gave at log-in. Kept at log-out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
+    /// The accounts attached to the user, in the order they were linked. Kept at log-out.
+    #[serde(default)]
+    pub identities: Vec<Identity>,
+    /// What the backend keeps about the user. Kept at log-out.
+    #[serde(default)]
+    pub profile: Profile,
+    /// When it was last told that this login will end soon, in milliseconds since the epoch by the
+    /// backend's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warned: Option<i64>,
+    /// Fields this version does not know.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// One step of a commit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Change {
+    /// Sets (`Some`) or clears the current user.
+    Current(Option<UserId>),
+    /// Remembers the location of the backend, or forgets it.
+    Location(Option<String>),
+    /// Inserts the user or replaces its record. An id has at most 1,024 bytes.
+    Put(Box<StoredUser>),
+    /// Removes the user's record.
+    Remove(UserId),
+    /// Tells everybody who shares the store. The events of one commit stay together, in order.
+    Tell(Event),
+}
+
+/// What a commit's decision sees: the state that the commit will change, as nobody else can
+/// change it meanwhile.
+pub trait Tables {
+    /// Returns the number this commit will have.
+    fn number(&self) -> u64;
+
+    /// Returns the current user's id.
+    fn current(&self) -> Option<UserId>;
+
+    /// Returns the location that was remembered.
+    fn location(&self) -> Option<String>;
+
+    /// Returns a user's record.
+    fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError>;
+
+    /// Returns the logged-in user with the highest `used` that `wanted` accepts.
+    fn last_used(
+        &self,
+        wanted: &dyn Fn(&StoredUser) -> bool,
+    ) -> Result<Option<Arc<StoredUser>>, StoreError>;
+}
+
+/// Decides what a commit does. No changes means that there is nothing to commit. It may be called
+/// more than once, and does no I/O of its own.
+pub type Decide<'a> = dyn FnMut(&dyn Tables) -> Result<Vec<Change>, StoreError> + 'a;
+
+/// The events of the commits after a given one.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Recent {
+    /// The number of the newest commit; ask for what came after it next time.
+    pub number: u64,
+    /// The events, oldest first, each with its commit's number.
+    pub events: Vec<(u64, Event)>,
+    /// Whether events between the given commit and the first one here are no longer known.
+    pub lagged: bool,
+}
+
+/// Holds a user's refresh flight until it is dropped, also by a panic or the end of the process.
+pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>);
+
+/// A place for users and tokens, shared by any number of threads and, where it can be, processes.
+///
+/// # Laws
+///
+/// 1. `commit` calls `decide` on the newest state while nobody else can commit, applies what it
+///    returns as a whole or not at all, and returns when that would survive a power cut (as far
+///    as the store keeps anything). An error means that nothing was changed.
+/// 2. Each commit that changes something has the number of the one before plus one, across all
+///    who share the store. Reads never go back behind a commit that this process made or saw.
+/// 3. Reads wait for no writer where they can help it, and never longer than the deadline.
+/// 4. `refresh_flight` gives a user's flight to one holder at a time, across all who share the
+///    store, and a holder that dies loses it. Flights of different users may exclude each other.
+/// 5. No error and no `Debug` shows a token.
+///
+/// `tests/store_contract.rs` holds every store to them.
+pub trait Store: Send + Sync + 'static {
+    /// Returns the current user's id.
+    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;
+
+    /// Returns the location that was remembered.
+    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError>;
+
+    /// Returns a user's record, or `None` if there is none.
+    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError>;
+
+    /// Returns all records, by `created`, the first one first.
+    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError>;
+
+    /// Commits what `decide` returns; see the laws. Returns the newest commit's number.
+    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError>;
+
+    /// Returns the events of the commits after `number`; `None` asks for the newest number alone.
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError>;
+
+    /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
+    /// that has passed it is tried once. `None` means that somebody else held it all the time.
+    fn refresh_flight(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>, StoreError>;
+}
+
+impl StoredUser {
+    /// Returns a new record of a user that is logged out and has nothing but its id.
+    pub fn new(id: UserId) -> Self {
+        Self {
+            id,
+            state: UserState::LoggedOut,
+            epoch: 0,
+            created: 0,
+            used: 0,
+            access_token: None,
+            refresh_token: None,
+            skew: 0,
+            device_id: None,
+            identities: Vec::new(),
+            profile: Profile::default(),
+            warned: None,
+            more: Map::new(),
+        }
+    }
+
+    /// Tells whether the user has tokens here.
+    pub fn is_logged_in(&self) -> bool {
+        self.state == UserState::LoggedIn
+            && self.access_token.is_some()
+            && self.refresh_token.is_some()
+    }
+}
+
+impl Flight {
+    /// Wraps whatever gives the flight back when it is dropped.
+    pub fn new(hold: impl Send + 'static) -> Self {
+        Self(Box::new(hold))
+    }
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flight")
+    }
+}
+
+/// Refuses what no store takes, so that all of them refuse the same.
+fn check(changes: &[Change]) -> Result<(), StoreError> {
+    const LONGEST_ID: usize = 1024;
+    for change in changes {
+        if let Change::Put(user) = change
+            && user.id.as_str().len() > LONGEST_ID
+        {
+            let reason = format!("a user id of more than {LONGEST_ID} bytes cannot be stored");
+            return Err(StoreError::new(StoreErrorKind::Io, reason));
+        }
+    }
+    Ok(())
+}

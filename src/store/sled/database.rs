@@ -1,0 +1,450 @@
+//! The database: the only place that names sled.
+//!
+//! One tree. `meta/app` says whose users these are, `meta/head` what the newest commit left,
+//! `u/…` are the records, `r/…` orders the logged-in users by their last use. Values longer than
+//! 4,000 bytes lie in several pieces, so that no page grows to the size from which sled writes it
+//! to a file of its own, which it never syncs.
+//!
+//! sled reports damage as an error, as a panic or not at all; the first two are caught here and
+//! remembered, the third is for the writer, who knows what should be there.
+
+use std::cell::OnceCell;
+use std::error::Error as StdError;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::VERSION;
+use super::files::{failed, make_private, make_private_dir, sync_dir};
+use super::lock::Naps;
+use super::record::check_version;
+use super::snapshot::Snapshot;
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+
+/// Frozen when a database is made, so it must not follow sled's default. With half of it an open
+/// is 15 % faster, but pages would have to be smaller too.
+const SEGMENT: usize = 512 * 1024;
+/// Only a hint: sled takes more when it needs it.
+const CACHE: u64 = 16 * 1024 * 1024;
+/// A page holds up to 17 entries and goes to a file of its own from a quarter of a segment.
+const PIECE: usize = 4000;
+/// How many entries are copied in one step.
+const COPY: usize = 512;
+
+const APP: &[u8] = b"meta/app";
+const HEAD: &[u8] = b"meta/head";
+const RECORDS: &[u8] = b"u/";
+const BY_USE: &[u8] = b"r/";
+
+/// What the newest commit left behind, users aside.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(super) struct Head {
+    v: u32,
+    /// The number of the newest commit.
+    pub(super) number: u64,
+    /// The count of the generation that the newest commit, or the newest repair, ended.
+    pub(super) generation: u64,
+    pub(super) current: Option<UserId>,
+    pub(super) location: Option<String>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+/// What a commit does to one user.
+#[derive(Debug)]
+pub(super) struct Edit {
+    pub(super) id: UserId,
+    /// Where the user is in the order of use before, if it is there.
+    pub(super) used_before: Option<u64>,
+    /// Where the user is in the order of use from now on.
+    pub(super) used: Option<u64>,
+    /// The record, or `None` to remove it.
+    pub(super) record: Option<Vec<u8>>,
+}
+
+/// An open database. Nobody else can open it meanwhile.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    /// Taken out when it is closed.
+    db: Option<sled::Db>,
+    damage: OnceCell<String>,
+}
+
+impl Head {
+    /// Returns the head of a database without commits.
+    pub(super) fn first() -> Self {
+        let (current, location, more) = (None, None, Map::new());
+        Self { v: VERSION, number: 0, generation: 0, current, location, more }
+    }
+
+    /// Returns the head of a database with the state of a snapshot.
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            number: snapshot.number,
+            generation: snapshot.generation,
+            current: snapshot.current.clone(),
+            location: snapshot.location.clone(),
+            ..Self::first()
+        }
+    }
+}
+
+impl Database {
+    /// Opens the database, and makes it if there is none. A damaged one is an error of that kind.
+    ///
+    /// Nobody else may be at it: sled does not expect company while it opens.
+    pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, StoreError> {
+        check_process(path)?;
+        make_private_dir(path).map_err(|error| failed("make the database", path, error))?;
+        remove_unfinished(path)?;
+        let config = sled::Config::new()
+            .path(path)
+            .segment_size(SEGMENT)
+            .cache_capacity(CACHE)
+            .flush_every_ms(None);
+        let mut database = Self { path: path.to_owned(), db: None, damage: OnceCell::new() };
+        let mut naps = Naps::until(deadline);
+        let mut panicked = false;
+        let db = loop {
+            match catch_unwind(AssertUnwindSafe(|| config.open())) {
+                Ok(Ok(db)) => break db,
+                // A child that is being started holds a copy of the file, and sled's lock with
+                // it, until it has become another program.
+                Ok(Err(error)) if is_locked(&error) => {
+                    if !naps.nap() {
+                        let reason = "another process holds the lock of the database, it was \
+                                      forked off while the database was open";
+                        return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
+                    }
+                }
+                Ok(Err(error)) => return Err(database.error("open", error)),
+                // Once may be the lack of a thread. Damage panics again.
+                Err(_) if !panicked => panicked = true,
+                Err(panic) => return Err(database.panicked("open", &*panic)),
+            }
+        };
+        database.db = Some(db);
+        make_private(path).map_err(|error| failed("protect the database", path, error))?;
+        Ok(database)
+    }
+
+    /// Returns why sled cannot go on with this database, if that was seen.
+    pub(super) fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    /// Returns what `meta/app` says.
+    pub(super) fn app(&self) -> Result<Option<String>, StoreError> {
+        let app = self.value(APP)?;
+        Ok(app.map(|app| String::from_utf8_lossy(&app).into_owned()))
+    }
+
+    /// Returns the head; `None` if the database was never finished, or lost everything.
+    pub(super) fn head(&self) -> Result<Option<Head>, StoreError> {
+        let Some(bytes) = self.value(HEAD)? else { return Ok(None) };
+        check_version("this store", &bytes).map_err(|error| error.at(&self.path))?;
+        match serde_json::from_slice(&bytes) {
+            Ok(head) => Ok(Some(head)),
+            Err(_) => Err(self.damaged("its head cannot be read")),
+        }
+    }
+
+    /// Returns a user's record.
+    pub(super) fn record(&self, id: &UserId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.value(&record_key(id))
+    }
+
+    /// Shows all records, in no useful order, until told to stop.
+    pub(super) fn each_record(
+        &self,
+        show: &mut dyn FnMut(UserId, Vec<u8>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.scan(RECORDS)?;
+        while let Some((key, first)) = self.next("list users", || entries.next())? {
+            let Some((id, 0)) = parse_record_key(&key) else {
+                return Err(self.damaged("a record has no beginning"));
+            };
+            let (pieces, first) = self.split_first(&first)?;
+            let mut record = first.to_vec();
+            for piece in 1..pieces {
+                match self.next("list users", || entries.next())? {
+                    Some((key, more)) if parse_record_key(&key) == Some((id.clone(), piece)) => {
+                        record.extend_from_slice(&more);
+                    }
+                    _ => return Err(self.damaged("a record is not whole")),
+                }
+            }
+            if show(id, record)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the ids of the logged-in users, the one used last first, until told to stop.
+    pub(super) fn each_by_use(
+        &self,
+        show: &mut dyn FnMut(UserId) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.scan(BY_USE)?;
+        while let Some((key, _)) = self.next("list users", || entries.next_back())? {
+            let id = key.get(BY_USE.len() + 8..).and_then(|id| std::str::from_utf8(id).ok());
+            let Some(id) = id else { return Err(self.damaged("the order of use is broken")) };
+            if show(UserId::new(id))?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the head and the edits, all or nothing. It is not on disk before [`Self::sync`].
+    pub(super) fn write(&self, head: &Head, edits: &[Edit]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for edit in edits {
+            self.put(&mut batch, &record_key(&edit.id), edit.record.as_deref())?;
+            if let Some(used) = edit.used_before {
+                batch.remove(use_key(used, &edit.id));
+            }
+            if let Some(used) = edit.used {
+                batch.insert(use_key(used, &edit.id), &[]);
+            }
+        }
+        let Ok(head) = serde_json::to_vec(head) else {
+            let reason = "the head of the database cannot be written as JSON";
+            return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
+        };
+        self.put(&mut batch, HEAD, Some(&head))?;
+        self.guard("write", |db| db.apply_batch(batch))
+    }
+
+    /// Writes whose users these are.
+    pub(super) fn write_app(&self, app: &str) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        self.put(&mut batch, APP, Some(app.as_bytes()))?;
+        self.guard("write", |db| db.apply_batch(batch))
+    }
+
+    /// Copies everything into an empty database but the head and the users that are edited.
+    pub(super) fn copy_to(&self, to: &Self, edits: &[Edit]) -> Result<(), StoreError> {
+        let left_out = |key: &[u8]| {
+            let record = parse_record_key(key).map(|(id, _)| id);
+            let edited = |edit: &Edit| {
+                record.as_ref() == Some(&edit.id)
+                    || edit.used_before.is_some_and(|used| use_key(used, &edit.id) == key)
+            };
+            key.starts_with(HEAD) || edits.iter().any(edited)
+        };
+        let mut entries = self.scan(b"")?;
+        loop {
+            let mut batch = sled::Batch::default();
+            let mut copied = 0;
+            while copied < COPY
+                && let Some((key, value)) = self.next("copy", || entries.next())?
+            {
+                copied += 1;
+                if !left_out(&key) {
+                    batch.insert(key, value);
+                }
+            }
+            if copied == 0 {
+                return Ok(());
+            }
+            to.guard("copy", |db| db.apply_batch(batch))?;
+        }
+    }
+
+    /// Puts everything on disk. sled's `flush` alone does not on Linux, where it leaves the size
+    /// of its file and the disk's own cache to chance.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.guard("flush", |db| db.flush())?;
+        let sync = || {
+            File::options().write(true).open(self.path.join("db"))?.sync_all()?;
+            sync_dir(&self.path)
+        };
+        sync().map_err(|error| failed("sync the database", &self.path, error))
+    }
+
+    /// Returns a value, put together from its pieces. The first one begins with their number.
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(first) = self.guard("read", |db| db.get(piece_key(key, 0)))? else {
+            return Ok(None);
+        };
+        let (pieces, first) = self.split_first(&first)?;
+        let mut value = first.to_vec();
+        for piece in 1..pieces {
+            match self.guard("read", |db| db.get(piece_key(key, piece)))? {
+                Some(more) => value.extend_from_slice(&more),
+                None => return Err(self.damaged("a value is not whole")),
+            }
+        }
+        Ok(Some(value))
+    }
+
+    /// Sets or removes a value, and removes what is left of a longer one that was there.
+    fn put(
+        &self,
+        batch: &mut sled::Batch,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let before = match self.guard("read", |db| db.get(piece_key(key, 0)))? {
+            Some(first) => self.split_first(&first)?.0,
+            None => 0,
+        };
+        let value = value.map(|value| (value, value.len().div_ceil(PIECE).max(1)));
+        let after = match value.map_or(Ok(0), |(_, pieces)| u16::try_from(pieces)) {
+            Ok(after) => after,
+            Err(_) => {
+                let reason = "a record of more than 262 million bytes cannot be stored";
+                return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
+            }
+        };
+        if let Some((value, _)) = value {
+            let (first, rest) = value.split_at(value.len().min(PIECE));
+            batch.insert(piece_key(key, 0), [&after.to_be_bytes()[..], first].concat());
+            for (piece, more) in (1..after).zip(rest.chunks(PIECE)) {
+                batch.insert(piece_key(key, piece), more);
+            }
+        }
+        for piece in after..before {
+            batch.remove(piece_key(key, piece));
+        }
+        Ok(())
+    }
+
+    fn split_first<'a>(&self, first: &'a [u8]) -> Result<(u16, &'a [u8]), StoreError> {
+        match first.split_first_chunk() {
+            Some((pieces, first)) => Ok((u16::from_be_bytes(*pieces), first)),
+            None => Err(self.damaged("a value has no beginning")),
+        }
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<sled::Iter, StoreError> {
+        self.guard("list", |db| Ok(db.scan_prefix(prefix)))
+    }
+
+    /// Takes one entry. After an error there is no next one: sled would repeat it for ever.
+    fn next<T>(
+        &self,
+        attempt: &str,
+        next: impl FnOnce() -> Option<sled::Result<T>>,
+    ) -> Result<Option<T>, StoreError> {
+        self.guard(attempt, |_| next().transpose())
+    }
+
+    /// Lets sled work, and turns its errors and panics into ours.
+    fn guard<T>(
+        &self,
+        attempt: &str,
+        work: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        let Some(db) = &self.db else {
+            let reason = "the database is closed";
+            return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
+        };
+        match catch_unwind(AssertUnwindSafe(|| work(db))) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(self.error(attempt, error)),
+            Err(panic) => Err(self.panicked(attempt, &*panic)),
+        }
+    }
+
+    fn error(&self, attempt: &str, error: sled::Error) -> StoreError {
+        match error {
+            sled::Error::Io(error)
+                if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+            {
+                failed(&format!("{attempt} the database"), &self.path, error)
+            }
+            error => self.damaged(&error.to_string()).because(error),
+        }
+    }
+
+    fn panicked(&self, attempt: &str, panic: &(dyn std::any::Any + Send)) -> StoreError {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+        self.damaged(&format!("sled panicked ({attempt}): {text}"))
+    }
+
+    fn damaged(&self, why: &str) -> StoreError {
+        let _ = self.damage.set(why.to_owned());
+        let cause: Box<dyn StdError + Send + Sync> = why.into();
+        StoreError::new(StoreErrorKind::Damaged, "the database is damaged")
+            .at(&self.path)
+            .because(cause)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // A damaged one may panic once more.
+        let db = self.db.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+    }
+}
+
+/// Refuses to let sled run in a forked child of a process where it ran: it would wait for ever for
+/// threads that only the parent has.
+fn check_process(path: &Path) -> Result<(), StoreError> {
+    static PROCESS: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    match PROCESS.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed) {
+        Err(other) if other != process => {
+            let reason = "the database was used before this process was forked off and cannot be \
+                          used here, start a new program instead";
+            Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes sled's own unfinished files: it would take one for finished, and refuse to open.
+fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
+    let remove = || {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(|error| failed("tidy the database", path, error))
+}
+
+fn is_locked(error: &sled::Error) -> bool {
+    // There is no kind for it, only the text.
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
+/// The length comes first, so that no id is the beginning of another one's key.
+fn record_key(id: &UserId) -> Vec<u8> {
+    let id = id.as_str().as_bytes();
+    let length = u16::try_from(id.len()).unwrap_or(u16::MAX);
+    [RECORDS, &length.to_be_bytes(), id].concat()
+}
+
+fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
+    [key, &piece.to_be_bytes()].concat()
+}
+
+fn parse_record_key(key: &[u8]) -> Option<(UserId, u16)> {
+    let (length, rest) = key.strip_prefix(RECORDS)?.split_first_chunk()?;
+    let (id, piece) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some((UserId::new(std::str::from_utf8(id).ok()?), u16::from_be_bytes(piece.try_into().ok()?)))
+}
+
+fn use_key(used: u64, id: &UserId) -> Vec<u8> {
+    [BY_USE, &used.to_be_bytes(), id.as_str().as_bytes()].concat()
+}

@@ -1,0 +1,225 @@
+//! The files of a store: their names, their modes, and what an `io::Error` about them means.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+
+use super::checksum::fnv1a;
+
+/// How many refresh flights there are; users share them by a hash of their id.
+const FLIGHTS: u64 = 16;
+
+/// The directory of a store and the names in it.
+#[derive(Debug)]
+pub(super) struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Makes the directory, private to its owner, unless there is one. An existing directory
+    /// keeps its mode: what is made inside is private in itself.
+    pub(super) fn make(dir: &Path) -> Result<Self, StoreError> {
+        make_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
+        // Absolute, so that a later change of the working directory is no change of the store.
+        let dir = dir.canonicalize().map_err(|error| failed("find the directory", dir, error))?;
+        if !dir.is_dir() {
+            let reason = "the data directory is a file, choose another path";
+            return Err(StoreError::new(StoreErrorKind::Access, reason).at(dir));
+        }
+        Ok(Self { dir })
+    }
+
+    /// Makes the directory again if somebody deleted it.
+    pub(super) fn make_again(&self) -> Result<(), StoreError> {
+        make_private_dir(&self.dir).map_err(|e| failed("make the data directory", &self.dir, e))
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn generation(&self) -> PathBuf {
+        self.dir.join("generation")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    pub(super) fn snapshot(&self) -> PathBuf {
+        self.dir.join("snapshot")
+    }
+
+    pub(super) fn next_snapshot(&self) -> PathBuf {
+        self.dir.join("snapshot.tmp")
+    }
+
+    pub(super) fn database(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("db.{number}"))
+    }
+
+    pub(super) fn flight(&self, user: &UserId) -> PathBuf {
+        self.dir.join(format!("refresh.{}", fnv1a(&[user.as_str().as_bytes()]) % FLIGHTS))
+    }
+
+    /// Returns the numbers of the databases that are here, the highest first.
+    pub(super) fn databases(&self) -> Result<Vec<u64>, StoreError> {
+        let mut numbers: Vec<u64> = self
+            .names()?
+            .iter()
+            .filter_map(|name| name.to_str()?.strip_prefix("db.")?.parse().ok())
+            .collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(numbers)
+    }
+
+    /// Tells whether there is no trace of a database or a snapshot, so that nothing can be lost.
+    pub(super) fn is_fresh(&self) -> Result<bool, StoreError> {
+        let trace = |name: &OsStr| name == "snapshot" || name.to_string_lossy().starts_with("db.");
+        Ok(!self.names()?.iter().any(|name| trace(name)))
+    }
+
+    /// Moves a damaged database out of the way, and returns where it is kept: also when that was
+    /// done before. `None` means that there is nothing to keep.
+    pub(super) fn set_aside(&self, number: u64) -> Result<Option<PathBuf>, StoreError> {
+        let from = self.database(number);
+        let kept = |attempt: u32| match attempt {
+            0 => self.dir.join(format!("db.{number}.damaged")),
+            _ => self.dir.join(format!("db.{number}.damaged.{attempt}")),
+        };
+        if !from.exists() {
+            return Ok(Some(kept(0)).filter(|path| path.exists()));
+        }
+        let Some(to) = (0..1000).map(kept).find(|path| !path.exists()) else {
+            let reason = "there are too many damaged databases, remove some";
+            return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(&self.dir));
+        };
+        std::fs::rename(&from, &to).map_err(|e| failed("keep the damaged database", &from, e))?;
+        self.sync()?;
+        Ok(Some(to))
+    }
+
+    /// Removes what writers left that died: every database but `number`, and unfinished snapshots.
+    /// Failures are left to the next one.
+    pub(super) fn sweep(&self, number: u64) {
+        for stray in self.databases().unwrap_or_default() {
+            if stray != number {
+                let _ = std::fs::remove_dir_all(self.database(stray));
+            }
+        }
+        let _ = std::fs::remove_file(self.next_snapshot());
+    }
+
+    /// Writes the next snapshot beside the one in use.
+    pub(super) fn write_next_snapshot(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.next_snapshot();
+        let write =
+            || private().write(true).create(true).truncate(true).open(&path)?.write_all(bytes);
+        write().map_err(|error| {
+            let _ = std::fs::remove_file(&path);
+            failed("write the snapshot", &path, error)
+        })
+    }
+
+    /// Makes the names in the directory survive a power cut.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        sync_dir(&self.dir).map_err(|error| failed("sync the directory", &self.dir, error))
+    }
+
+    fn names(&self) -> Result<Vec<OsString>, StoreError> {
+        let list = || -> io::Result<Vec<OsString>> {
+            std::fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name())).collect()
+        };
+        match list() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            names => names.map_err(|error| failed("list the directory", &self.dir, error)),
+        }
+    }
+}
+
+/// Returns options that make a file nobody but its owner can read.
+pub(super) fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes a directory and its parents, open to nobody but their owner.
+pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Takes other people's rights from what sled made: its files are 0644 under the usual umask.
+#[cfg(unix)]
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let mode = entry.metadata()?.permissions().mode();
+        if mode & 0o077 != 0 {
+            std::fs::set_permissions(entry.path(), Permissions::from_mode(mode & 0o700))?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory's own rights are all there is here.
+#[cfg(not(unix))]
+pub(super) fn make_private(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes the names in a directory survive a power cut.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened, and need not be.
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+/// Tells files apart although they have the same name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Identity(u64, u64);
+
+impl Identity {
+    #[cfg(unix)]
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self(metadata.dev(), metadata.ino())
+    }
+
+    /// An open file cannot be replaced here, so there is nothing to tell apart.
+    #[cfg(not(unix))]
+    pub(super) fn of(_: &Metadata) -> Self {
+        Self(0, 0)
+    }
+}
+
+/// Says what could not be done to which file, and of what kind the trouble is.
+pub(super) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
+    let kind = match error.kind() {
+        ErrorKind::AlreadyExists
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotADirectory
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Access,
+        ErrorKind::QuotaExceeded | ErrorKind::StorageFull => StoreErrorKind::Full,
+        _ => StoreErrorKind::Io,
+    };
+    let advice = match kind {
+        StoreErrorKind::Access => ", check its owner and its permissions",
+        StoreErrorKind::Full => ", make room on the disk",
+        _ => "",
+    };
+    StoreError::new(kind, format!("cannot {attempt}{advice}")).at(path).because(error)
+}

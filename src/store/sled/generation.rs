@@ -1,0 +1,222 @@
+//! `generation`: 32 bytes that tell a reader whether anything changed, and a writer where the
+//! database is.
+//!
+//! The file is written in place and never replaced, so a reader keeps it open and needs one
+//! positioned read. An even count means that the snapshot is up to date, an odd one that a writer
+//! is at work, or was.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::files::{Identity, failed, private};
+use crate::error::StoreError;
+
+const SIZE: usize = 32;
+/// How often it is checked that the file is still the one under its name.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Generation {
+    pub(super) count: u64,
+    /// The number in the name of the database that holds the truth.
+    pub(super) database: u64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct GenerationFile {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+    /// When the name was last checked, in milliseconds of this process's life.
+    checked: AtomicU64,
+}
+
+impl Generation {
+    /// Tells whether the snapshot of this generation is up to date.
+    pub(super) fn is_settled(self) -> bool {
+        self.count.is_multiple_of(2)
+    }
+
+    /// Tells whether no commit was ever finished: there is nothing that could be lost.
+    pub(super) fn is_first(self) -> bool {
+        self.count <= 1
+    }
+
+    /// Returns the generation of a writer at work that comes after this one. The very first one
+    /// is not counted on, so that it stays the first until it is finished.
+    pub(super) fn unsettled(self) -> Self {
+        let count = if self.is_first() { 1 } else { self.count.saturating_add(1) | 1 };
+        Self { count, ..self }
+    }
+
+    /// Returns the generation that ends this one.
+    pub(super) fn settled(self) -> Self {
+        Self { count: self.count.saturating_add(1) & !1, ..self }
+    }
+
+    fn to_bytes(self) -> [u8; SIZE] {
+        let mut bytes = [0; SIZE];
+        let words = [self.count, self.database, !self.count, !self.database];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Returns `None` for what no writer wrote: a torn or a flipped one.
+    fn from_bytes(bytes: [u8; SIZE]) -> Option<Self> {
+        let mut words = [0; 4];
+        for (word, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(from.try_into().ok()?);
+        }
+        let [count, database, not_count, not_database] = words;
+        (count == !not_count && database == !not_database).then_some(Self { count, database })
+    }
+}
+
+impl GenerationFile {
+    /// Opens the file to read; `None` if there is none.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        match File::open(path).and_then(|file| Self::new(file, path)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(|error| failed("open the generation", path, error)),
+        }
+    }
+
+    /// Opens the file to read and write; `None` if there is none.
+    pub(super) fn open_to_write(path: &Path) -> Result<Option<Self>, StoreError> {
+        let file = private().read(true).write(true).open(path);
+        match file.and_then(|file| Self::new(file, path)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(|error| failed("open the generation", path, error)),
+        }
+    }
+
+    /// Makes the file, with this in it.
+    pub(super) fn create(path: &Path, first: Generation) -> Result<Self, StoreError> {
+        let open = private().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open
+            .and_then(|file| Self::new(file, path))
+            .map_err(|error| failed("make the generation", path, error))?;
+        file.write(first, true)?;
+        Ok(file)
+    }
+
+    fn new(file: File, path: &Path) -> io::Result<Self> {
+        let identity = Identity::of(&file.metadata()?);
+        let checked = AtomicU64::new(uptime());
+        Ok(Self { file, path: path.to_owned(), identity, checked })
+    }
+
+    /// Reads what the file says now; `None` if it is torn.
+    pub(super) fn read(&self) -> Result<Option<Generation>, StoreError> {
+        self.look().map_err(|error| failed("read the generation", &self.path, error))
+    }
+
+    fn look(&self) -> io::Result<Option<Generation>> {
+        let mut bytes = [0; SIZE];
+        // A write of another process may be seen half done; it is over at the next look.
+        for _ in 0..3 {
+            match read_at(&self.file, &mut bytes) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+                read => read?,
+            }
+            if let Some(generation) = Generation::from_bytes(bytes) {
+                return Ok(Some(generation));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes in place; with `sync`, what was written survives a power cut.
+    pub(super) fn write(&self, generation: Generation, sync: bool) -> Result<(), StoreError> {
+        let write = || {
+            write_at(&self.file, &generation.to_bytes())?;
+            if sync { self.file.sync_data() } else { Ok(()) }
+        };
+        write().map_err(|error| failed("write the generation", &self.path, error))
+    }
+
+    /// Tells whether this is the file under its name, and not one that was deleted or replaced.
+    pub(super) fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|now| Identity::of(&now) == self.identity)
+    }
+
+    /// Like [`Self::is_in_place`], but looks only once a second.
+    pub(super) fn was_in_place(&self) -> bool {
+        let (now, checked) = (uptime(), self.checked.load(Ordering::Relaxed));
+        if now.saturating_sub(checked) < CHECK.as_millis() as u64 {
+            return true;
+        }
+        let in_place = self.is_in_place();
+        if in_place {
+            self.checked.store(now, Ordering::Relaxed);
+        }
+        in_place
+    }
+
+    /// Tells whether both are the same file.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+/// Returns the milliseconds since this was first asked.
+fn uptime() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, 0)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    let read = std::os::windows::fs::FileExt::seek_read(file, bytes, 0)?;
+    if read == bytes.len() { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, bytes: &[u8]) -> io::Result<()> {
+    let written = std::os::windows::fs::FileExt::seek_write(file, bytes, 0)?;
+    if written == bytes.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_flipped_bit_is_seen() {
+        let bytes = Generation { count: 1234, database: 5 }.to_bytes();
+        for bit in 0..SIZE * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Generation::from_bytes(flipped), None);
+        }
+        assert_eq!(Generation::from_bytes([0; SIZE]), None);
+        assert_eq!(Generation::from_bytes(bytes).unwrap().count, 1234);
+    }
+
+    #[test]
+    fn a_writer_makes_it_odd_and_then_even() {
+        for (now, working, done) in [(0, 1, 2), (1, 1, 2), (2, 3, 4), (3, 5, 6), (8, 9, 10)] {
+            let now = Generation { count: now, database: 7 };
+            assert_eq!(now.unsettled(), Generation { count: working, database: 7 });
+            assert_eq!(now.unsettled().settled(), Generation { count: done, database: 7 });
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Whether a directory lies on a disk of this machine.
+//!
+//! Locks and syncs of network file systems keep too few promises for a store that several
+//! processes write.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{StoreError, StoreErrorKind};
+
+/// The file systems of `/proc/self/mountinfo` that are refused.
+const NETWORK: &[&str] = &[
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "fuse.ceph",
+    "fuse.glusterfs",
+    "fuse.rclone",
+    "fuse.s3fs",
+    "fuse.sshfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "smb3",
+    "smbfs",
+];
+
+/// Refuses a directory on a network file system, where the system can tell.
+pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(()) };
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    // The directory may not be there yet; its nearest parent says where it will be.
+    let Some(parent) = absolute.ancestors().find_map(|path| path.canonicalize().ok()) else {
+        return Ok(());
+    };
+    match file_system(&mounts, &parent) {
+        Some(kind) if NETWORK.contains(&kind) => {
+            let reason = format!(
+                "the data directory lies on a network file system ({kind}), choose one on a local \
+                 disk"
+            );
+            Err(StoreError::new(StoreErrorKind::NotLocal, reason).at(dir))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the type of the file system that holds the path.
+///
+/// Source: `proc_pid_mountinfo(5)`. A line is `36 35 98:0 /root /mount/point options [optional
+/// fields] - type source super-options`; of two mounts at one point the later one hides the other.
+fn file_system<'a>(mounts: &'a str, path: &Path) -> Option<&'a str> {
+    let mut found: Option<(usize, &str)> = None;
+    for line in mounts.lines() {
+        let Some((mount, rest)) = line.split_once(" - ") else { continue };
+        let Some(point) = mount.split(' ').nth(4).map(unescape) else { continue };
+        let depth = point.components().count();
+        if path.starts_with(&point) && found.is_none_or(|(deepest, _)| deepest <= depth) {
+            found = rest.split(' ').next().map(|kind| (depth, kind));
+        }
+    }
+    found.map(|(_, kind)| kind)
+}
+
+/// Turns `\040` and the like back into the character. What is not such an escape stays.
+fn unescape(text: &str) -> PathBuf {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..3).map(|digits| u8::from_str_radix(digits, 8)) {
+            Some(Ok(byte)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[3..]);
+            }
+            _ => {
+                bytes.push(b'\\');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+22 28 0:21 / /proc rw,nosuid - proc proc rw
+28 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 28 0:50 / /home rw - nfs4 server:/home rw,vers=4.2
+41 40 0:51 / /home/ada/My\\040Disk rw master:3 - ext4 /dev/sdb rw
+42 28 0:52 / /mnt/x rw - ext4 /dev/sdc rw
+43 28 0:53 / /mnt/x rw - fuse.sshfs ada@host: rw
+broken line
+";
+
+    #[test]
+    fn the_deepest_and_latest_mount_decides() {
+        for (path, kind) in [
+            ("/", "ext4"),
+            ("/home/ada/.local", "nfs4"),
+            ("/home/ada/My Disk/x", "ext4"),
+            ("/homes", "ext4"),
+            ("/mnt/x/y", "fuse.sshfs"),
+        ] {
+            assert_eq!(file_system(MOUNTS, Path::new(path)), Some(kind), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_is_judged_by_its_parent() {
+        assert!(check(&std::env::temp_dir().join("not/there/yet")).is_ok());
+    }
+}

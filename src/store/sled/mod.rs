@@ -1,0 +1,187 @@
+//! A store on disk that any number of threads and processes share.
+//!
+//! The truth is a sled database, opened only to commit, or to reach a user that the snapshot has
+//! no room for. Readers look at two small files. `manual/storage.md` tells the whole; in short:
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `reader` | what the store says now, without waiting for writers |
+//! | `writer` | the commit, in its order |
+//! | `settle` | repair after a crash, and what is done about damage |
+//! | `database` | the only place that names sled |
+//! | `snapshot`, `generation` | the two small files |
+//! | `record` | how a user is written; where it is to be sealed |
+//! | `lock`, `files`, `local`, `checksum` | what the others stand on |
+//!
+//! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
+
+mod checksum;
+mod database;
+mod files;
+mod generation;
+mod local;
+mod lock;
+mod reader;
+mod record;
+mod settle;
+mod snapshot;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use self::files::Files;
+use self::lock::{FileLock, gate};
+use self::reader::View;
+use self::record::Codec;
+use self::writer::Writer;
+use super::gate::Gate;
+use super::{Decide, Flight, Recent, Store, StoredUser};
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+
+/// The version of everything that is written here.
+const VERSION: u32 = 1;
+
+/// What to do about a damaged database.
+///
+/// The damaged files are kept either way, renamed to `db.N.damaged`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnDamage {
+    /// Refuse to go on, with an error of kind [`Damaged`](StoreErrorKind::Damaged) that names what
+    /// was kept.
+    #[default]
+    Refuse,
+    /// Go on with what the snapshot still holds, in a new database, and say so with
+    /// [`Event::StoreDamaged`](crate::Event::StoreDamaged).
+    Recover,
+}
+
+/// A store on disk, shared by any number of threads and processes.
+///
+/// Reading costs one small read of a file that stays open, and waits for nobody while all users
+/// fit into the snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it; it
+/// costs milliseconds and waits for other writers, at most until its deadline.
+///
+/// Users and tokens are written in the clear, into files that only their owner can read. Logging
+/// out and removing a user rewrite the database, so that no token of theirs stays in it.
+///
+/// Not for network file systems, and not for a process forked off after it was opened: both are
+/// refused with errors of their own kinds.
+pub struct SledStore {
+    files: Files,
+    app: String,
+    on_damage: OnDamage,
+    codec: Codec,
+    process: u32,
+    gate: Arc<Gate>,
+    view: RwLock<Arc<View>>,
+}
+
+impl SledStore {
+    /// Opens the store in a directory, which is made (mode 0700, parents too) if there is none.
+    ///
+    /// `app` names the backend and the app whose users these are. It is kept in the store, and
+    /// another one is refused. On a store that is whole, two small files are read and no lock is
+    /// taken; the deadline counts if it must be repaired after a crash.
+    ///
+    /// # Errors
+    /// By [`StoreErrorKind`]: `Access`, `Full`, `Io` if the directory cannot be made or read;
+    /// `NotLocal` on a network file system; `Mismatch` if it holds the users of another app;
+    /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs repair.
+    pub fn open(
+        dir: &Path,
+        app: &str,
+        on_damage: OnDamage,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
+        local::check(dir)?;
+        let files = Files::make(dir)?;
+        let process = std::process::id();
+        let store = Self {
+            gate: gate(files.dir(), process),
+            files,
+            app: app.to_owned(),
+            on_damage,
+            codec: Codec,
+            process,
+            view: RwLock::new(Arc::new(View::nothing(Codec))),
+        };
+        store.view(deadline)?;
+        Ok(store)
+    }
+
+    /// Refuses to work in a forked child, which has neither the parent's threads nor its locks.
+    fn check_process(&self) -> Result<(), StoreError> {
+        if std::process::id() == self.process {
+            return Ok(());
+        }
+        let reason = "the store was opened before this process was forked off, open it again here";
+        Err(StoreError::new(StoreErrorKind::Forked, reason).at(self.files.dir()))
+    }
+}
+
+impl Store for SledStore {
+    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
+        Ok(self.view(deadline)?.snapshot().current.clone())
+    }
+
+    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
+        Ok(self.view(deadline)?.snapshot().location.clone())
+    }
+
+    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        let view = self.view(deadline)?;
+        if let Some(known) = view.user(id) {
+            return known;
+        }
+        let mut writer = Writer::open(self, deadline)?;
+        let user = writer.user(id)?;
+        self.install(writer.view()).remember(id, user.clone());
+        Ok(user)
+    }
+
+    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let view = self.view(deadline)?;
+        if view.snapshot().complete {
+            return view.snapshot().users();
+        }
+        let mut writer = Writer::open(self, deadline)?;
+        let users = writer.users();
+        self.install(writer.view());
+        users
+    }
+
+    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
+        self.check_process()?;
+        let mut writer = Writer::open(self, deadline)?;
+        let number = writer.commit(decide);
+        self.install(writer.view());
+        number
+    }
+
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+        Ok(self.view(deadline)?.snapshot().recent(number))
+    }
+
+    fn refresh_flight(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>, StoreError> {
+        self.check_process()?;
+        self.files.make_again()?;
+        Ok(FileLock::take(&self.files.flight(user), deadline)?.map(Flight::new))
+    }
+}
+
+impl fmt::Debug for SledStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledStore")
+            .field("dir", &self.files.dir())
+            .field("on_damage", &self.on_damage)
+            .finish_non_exhaustive()
+    }
+}

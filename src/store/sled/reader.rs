@@ -1,0 +1,257 @@
+//! Reading: what the store says now, from memory while nothing has changed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::SledStore;
+use super::generation::{Generation, GenerationFile};
+use super::lock::Naps;
+use super::record::Codec;
+use super::snapshot::Snapshot;
+use super::writer::{Hold, Writer};
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+use crate::store::StoredUser;
+
+/// How many users from outside the snapshot are remembered.
+const FOUND: usize = 1024;
+
+type Found = HashMap<UserId, Option<Arc<StoredUser>>>;
+
+/// What was read last, and how to tell that it is still so.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Kept open; none as long as the store is empty.
+    file: Option<Arc<GenerationFile>>,
+    /// What the file said before the snapshot was read: never newer than the snapshot.
+    seen: Generation,
+    snapshot: Arc<Snapshot>,
+    /// Users that the snapshot had no room for.
+    found: Mutex<Found>,
+}
+
+/// What one look at the files came to.
+enum Look {
+    /// This is how it is.
+    Is(Arc<View>),
+    /// Look again at once: it changed meanwhile.
+    Changed,
+    /// Look again when the writer has got somewhere; there is nothing to go by until then.
+    Wait(StoreError),
+}
+
+impl View {
+    /// Returns the view of an empty directory.
+    pub(super) fn nothing(codec: Codec) -> Self {
+        Self::new(None, Generation::default(), Arc::new(Snapshot::empty(codec)))
+    }
+
+    pub(super) fn new(
+        file: Option<Arc<GenerationFile>>,
+        seen: Generation,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        Self { file, seen, snapshot, found: Mutex::default() }
+    }
+
+    pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Returns what is known of a user: its record or that there is none; `None` if only the
+    /// database knows.
+    pub(super) fn user(&self, id: &UserId) -> Option<Result<Option<Arc<StoredUser>>, StoreError>> {
+        match self.snapshot.user(id) {
+            Ok(None) if !self.snapshot.complete => self.found().get(id).cloned().map(Ok),
+            known => Some(known),
+        }
+    }
+
+    /// Remembers what the database said, which holds as long as this view does.
+    pub(super) fn remember(&self, id: &UserId, user: Option<Arc<StoredUser>>) {
+        let mut found = self.found();
+        if found.len() < FOUND {
+            found.insert(id.clone(), user);
+        }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether nothing has changed since: one positioned read, and once a second a look at
+    /// the name of the file.
+    fn is_current(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        self.seen.is_settled()
+            && file.was_in_place()
+            && matches!(file.read(), Ok(Some(said)) if said == self.seen)
+    }
+
+    /// Returns the snapshot, if it belongs to this very file.
+    pub(super) fn snapshot_of(&self, file: &GenerationFile) -> Option<Arc<Snapshot>> {
+        self.is_of(file).then(|| Arc::clone(&self.snapshot))
+    }
+
+    fn is_of(&self, file: &GenerationFile) -> bool {
+        self.file.as_ref().is_some_and(|own| own.is_same(file))
+    }
+}
+
+impl SledStore {
+    /// Returns what the store says now.
+    pub(super) fn view(&self, deadline: Deadline) -> Result<Arc<View>, StoreError> {
+        self.check_process()?;
+        let view = self.remembered();
+        if view.is_current() {
+            return Ok(view);
+        }
+        let mut naps = Naps::until(deadline);
+        loop {
+            match self.look()? {
+                Look::Is(view) => return Ok(view),
+                Look::Changed if !deadline.has_passed() => {}
+                Look::Changed => return Err(self.busy("others kept writing")),
+                Look::Wait(error) => {
+                    if !naps.nap() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns what was read last.
+    pub(super) fn remembered(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Remembers a view, unless a newer one of the same store is remembered already, and returns
+    /// the one that is remembered then.
+    pub(super) fn install(&self, view: View) -> Arc<View> {
+        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let age = |view: &View| (view.snapshot.generation, view.seen.count);
+        // Views of different files cannot be compared: the last one to look is right.
+        let newer = match &view.file {
+            Some(file) if slot.is_of(file) => age(&view) > age(&slot),
+            _ => true,
+        };
+        if newer {
+            *slot = Arc::new(view);
+        }
+        Arc::clone(&slot)
+    }
+
+    fn look(&self) -> Result<Look, StoreError> {
+        let memory = self.remembered();
+        let file = match &memory.file {
+            Some(file) if file.is_in_place() => Some(Arc::clone(file)),
+            _ => GenerationFile::open(&self.files.generation())?.map(Arc::new),
+        };
+        let Some(file) = file else {
+            return if self.files.is_fresh()? {
+                Ok(Look::Is(self.install(View::nothing(self.codec))))
+            } else if self.files.generation().exists() {
+                Ok(Look::Changed)
+            } else {
+                self.repair(None)
+            };
+        };
+        let said = file.read()?;
+        let remembered = memory.snapshot_of(&file);
+        let settled = said.filter(|said| said.is_settled());
+        if let Some(seen) = settled {
+            let enough = |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count;
+            let snapshot = match remembered.filter(enough) {
+                None => self.load()?.filter(enough),
+                enough => enough,
+            };
+            // The generation was read before the snapshot, so what came in between is noticed at
+            // the next look.
+            if let Some(snapshot) = snapshot {
+                return Ok(Look::Is(self.install(View::new(Some(file), seen, snapshot))));
+            }
+            return self.repair(Some((&file, said)));
+        }
+        // Somebody writes, or died writing.
+        match self.repair(Some((&file, said))) {
+            Ok(Look::Wait(error)) => self.read_past(file, said, remembered, error),
+            Err(error) if is_no_obstacle(error.kind) => {
+                self.read_past(file, said, remembered, error)
+            }
+            look => look,
+        }
+    }
+
+    /// Returns the newest whole state while a writer is at work, or while it cannot be repaired:
+    /// the one in memory, unless the file has a newer one.
+    fn read_past(
+        &self,
+        file: Arc<GenerationFile>,
+        said: Option<Generation>,
+        remembered: Option<Arc<Snapshot>>,
+        error: StoreError,
+    ) -> Result<Look, StoreError> {
+        let count = said.map_or(u64::MAX, |said| said.count);
+        let newest = match remembered {
+            Some(snapshot) if snapshot.generation.saturating_add(1) >= count => Some(snapshot),
+            older => {
+                let both = older.into_iter().chain(self.load()?);
+                both.max_by_key(|snapshot| snapshot.generation)
+            }
+        };
+        let nothing_yet = said.is_some_and(Generation::is_first);
+        let newest = newest.or_else(|| nothing_yet.then(|| Snapshot::empty(self.codec).into()));
+        Ok(match newest {
+            Some(snapshot) => {
+                let seen = said.unwrap_or(Generation { count: 1, database: 0 });
+                Look::Is(self.install(View::new(Some(file), seen, snapshot)))
+            }
+            None => Look::Wait(error),
+        })
+    }
+
+    /// Repairs what the files have come to, if nobody else holds the lock and nothing has changed
+    /// since the generation was read.
+    fn repair(
+        &self,
+        read: Option<(&GenerationFile, Option<Generation>)>,
+    ) -> Result<Look, StoreError> {
+        let now = Deadline::after(Duration::ZERO);
+        let hold = match Hold::take(self, now) {
+            Err(error) if error.kind == StoreErrorKind::Busy => return Ok(Look::Wait(error)),
+            hold => hold?,
+        };
+        let unchanged = match read {
+            Some((file, said)) => file.is_in_place() && file.read()? == said,
+            None => !self.files.generation().exists(),
+        };
+        if !unchanged {
+            return Ok(Look::Changed);
+        }
+        match Writer::settle(hold, now) {
+            Err(error) if error.kind == StoreErrorKind::Busy => Ok(Look::Wait(error)),
+            Err(error) => Err(error),
+            Ok(writer) => Ok(Look::Is(self.install(writer.view()))),
+        }
+    }
+
+    pub(super) fn load(&self) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let loaded = Snapshot::load(&self.files.snapshot(), &self.app, self.codec)?;
+        Ok(loaded.map(Arc::new))
+    }
+
+    /// Says what kept the store busy.
+    pub(super) fn busy(&self, what: &str) -> StoreError {
+        let reason = format!("{what} until the time was up, try again later");
+        StoreError::new(StoreErrorKind::Busy, reason).at(self.files.dir())
+    }
+}
+
+/// Tells whether a whole state may be read although it cannot be repaired.
+fn is_no_obstacle(kind: StoreErrorKind) -> bool {
+    use StoreErrorKind::{Access, Forked, Full, Io};
+    matches!(kind, Access | Forked | Full | Io)
+}

@@ -1,0 +1,111 @@
+//! How a user's record is written: versioned JSON, and the place where it gets sealed.
+
+use std::error::Error as StdError;
+
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::store::StoredUser;
+
+/// Turns records into the bytes that snapshot and database keep, and back.
+///
+/// Everything with a token or a profile in it passes through here on its way to the disk, so this
+/// is where it is sealed. Now it is written as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Codec;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u32,
+    user: &'a StoredUser,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    user: StoredUser,
+}
+
+impl Codec {
+    /// Tells whether old values can be read in what the database leaves behind.
+    pub(super) fn leaves_traces(self) -> bool {
+        true
+    }
+
+    /// Returns the bytes to keep. What could not be read again is refused here.
+    pub(super) fn encode(self, user: &StoredUser) -> Result<Vec<u8>, StoreError> {
+        let refused = |error: Box<dyn StdError + Send + Sync>| {
+            let reason = "the user's record cannot be written as JSON that can be read again";
+            StoreError::new(StoreErrorKind::Io, reason).because(error)
+        };
+        let plain = serde_json::to_vec(&Written { v: VERSION, user })
+            .map_err(|error| refused(Box::new(error)))?;
+        // Profiles come from elsewhere, and JSON nested too deeply can be written but not read.
+        self.decode(&plain).map_err(|error| refused(Box::new(error)))?;
+        Ok(plain)
+    }
+
+    /// Reads what [`Self::encode`] returned, in this version or an earlier one.
+    pub(super) fn decode(self, bytes: &[u8]) -> Result<StoredUser, StoreError> {
+        check_version("a user's record", bytes)?;
+        match serde_json::from_slice(bytes) {
+            Ok(Read { user }) => Ok(user),
+            // The cause is left out: it may quote what it could not read.
+            Err(_) => Err(StoreError::new(StoreErrorKind::Damaged, "a user's record is damaged")),
+        }
+    }
+}
+
+/// Refuses what a newer version wrote, by name.
+pub(super) fn check_version(what: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Versioned { v }) if v <= VERSION => Ok(()),
+        Ok(Versioned { v }) => Err(newer(what, v)),
+        Err(_) => Err(StoreError::new(StoreErrorKind::Damaged, format!("{what} is damaged"))),
+    }
+}
+
+/// Says that a newer version wrote something.
+pub(super) fn newer(what: &str, version: u32) -> StoreError {
+    let reason = format!(
+        "a newer keyfob wrote {what} (format {version}, this one reads up to {VERSION}), update \
+         this program"
+    );
+    StoreError::new(StoreErrorKind::NewerVersion, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::id::UserId;
+
+    #[test]
+    fn a_newer_record_is_refused_by_name_whatever_its_form() {
+        let error = Codec.decode(br#"{"v":2,"user":[1,2,3]}"#).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::NewerVersion);
+        assert!(error.to_string().contains("a newer keyfob wrote a user's record (format 2"));
+    }
+
+    #[test]
+    fn damage_is_named_and_not_quoted() {
+        for bytes in [&b""[..], b"{", b"{}", br#"{"v":1,"user":{"id":"hush"}}"#] {
+            let error = Codec.decode(bytes).unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Damaged);
+            assert!(!format!("{error:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let mut user = StoredUser::new(UserId::new("ada"));
+        let deep = (0..200).fold(json!(1), |value, _| Value::Array(vec![value]));
+        user.more.insert("deep".into(), deep);
+        assert_eq!(Codec.encode(&user).unwrap_err().kind, StoreErrorKind::Io);
+    }
+}

@@ -1,0 +1,258 @@
+//! Settling: what a writer does before it writes, so that database, snapshot and generation agree.
+//!
+//! It finds the database that holds the truth, proves that it has lost nothing, completes what a
+//! dead writer began, and removes what a dead writer left. A database that is damaged is kept
+//! under another name, and what happens then is for [`OnDamage`](super::OnDamage) to say.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::database::{Database, Head};
+use super::files::sync_dir;
+use super::generation::{Generation, GenerationFile};
+use super::snapshot::{Snapshot, check_app};
+use super::writer::{Hold, Open, Plan, Writer};
+use super::{OnDamage, SledStore};
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::event::Event;
+use crate::store::ring::Ring;
+
+/// How far a generation that had to be made up lies above every one that may have been seen.
+const JUMP: u64 = 1 << 20;
+
+/// What can be known before the database is opened.
+struct Found {
+    file: GenerationFile,
+    place: Generation,
+    /// The newest whole snapshot.
+    known: Option<Arc<Snapshot>>,
+}
+
+impl<'a> Writer<'a> {
+    /// Settles the store.
+    pub(super) fn settle(hold: Hold<'a>, deadline: Deadline) -> Result<Self, StoreError> {
+        let Found { file, place, known } = Found::look(hold.store, deadline)?;
+        let mut writer = Self { open: None, known, file: Arc::new(file), place, deadline, hold };
+        writer.open_database()?;
+        Ok(writer)
+    }
+
+    /// Settles the store as if nothing were known of it. The database must be closed.
+    pub(super) fn settle_again(&mut self) -> Result<(), StoreError> {
+        let Found { file, place, known } = Found::look(self.hold.store, self.deadline)?;
+        (self.file, self.place, self.known) = (Arc::new(file), place, known);
+        self.open_database()
+    }
+
+    fn open_database(&mut self) -> Result<(), StoreError> {
+        match self.open_and_repair() {
+            Err(error) if error.kind == StoreErrorKind::Damaged => self.set_aside(error),
+            done => done,
+        }
+    }
+
+    fn open_and_repair(&mut self) -> Result<(), StoreError> {
+        let store = self.hold.store;
+        let place = self.place;
+        let open = self.open.insert(open(store, place, self.deadline)?);
+        let head = &open.head;
+        if let Some(known) = &self.known
+            && known.number > head.number
+        {
+            let why = format!("it ends at commit {} of {}", head.number, known.number);
+            return Err(lost(&store.files.database(place.database), why));
+        }
+        if place.is_settled() && head.generation < place.count {
+            return Err(lost(
+                &store.files.database(place.database),
+                "its newest commit is missing",
+            ));
+        }
+        store.files.sweep(place.database);
+        let agrees = |known: &Arc<Snapshot>| {
+            let counts = (known.generation, head.generation);
+            place.is_settled()
+                && counts == (place.count, place.count)
+                && known.number == head.number
+                && known.database == place.database
+        };
+        let agreed = self.known.as_ref().is_some_and(agrees);
+        if agreed && !self.known.as_ref().is_some_and(|known| known.is_thin()) {
+            return Ok(());
+        }
+        let mut snapshot = Snapshot::take(&open.database, place.database, head, store.codec)?;
+        let mut seen = head.generation;
+        if let Some(known) = &self.known {
+            seen = seen.max(known.generation);
+            if known.number == head.number {
+                snapshot.ring = known.ring.clone();
+            }
+        }
+        if agreed {
+            self.known = Some(Arc::new(snapshot));
+            return Ok(());
+        }
+        let (head, edits) = (head.clone(), Vec::new());
+        self.place.count = place.count.max(seen);
+        self.publish(Plan { head, edits, snapshot, anew: false })
+    }
+
+    /// Keeps a damaged database under another name, and goes on with what the snapshot holds if
+    /// it may. Otherwise, or if that fails, returns an error.
+    pub(super) fn set_aside(&mut self, error: StoreError) -> Result<(), StoreError> {
+        // Closed first, and whatever it holds is let go.
+        self.open = None;
+        let store = self.hold.store;
+        let number = self.place.database;
+        let kept = store.files.set_aside(number)?;
+        let path = kept.clone().unwrap_or_else(|| store.files.database(number));
+        if store.on_damage == OnDamage::Refuse {
+            let what = if kept.is_some() {
+                "the database is damaged and kept under this name"
+            } else {
+                "the database is gone"
+            };
+            let reason =
+                format!("{what}; to go on with what the snapshot holds, open the store to recover");
+            return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(path).because(error));
+        }
+        // Nobody has seen a number that is higher than half of the generation: each commit takes
+        // two. That counts where the snapshot is not the newest one, or is gone.
+        let up_to_date = |known: &&Arc<Snapshot>| {
+            known.generation.saturating_add(u64::from(!self.place.is_settled())) >= self.place.count
+        };
+        let current = self.known.as_ref().filter(up_to_date).is_some();
+        let mut snapshot =
+            self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(store.codec));
+        if !current {
+            snapshot.number = snapshot.number.max(self.place.count / 2);
+            snapshot.ring = Ring::since(snapshot.number);
+        }
+        snapshot.number += 1;
+        snapshot.complete = true;
+        let kept = path.to_string_lossy().into_owned();
+        snapshot.ring.push(snapshot.number, &[Event::StoreDamaged { kept }]);
+        self.place.count = self.place.count.max(snapshot.generation);
+        let head = Head::of(&snapshot);
+        let edits = snapshot.edits()?;
+        self.publish(Plan { head, edits, snapshot, anew: true })
+    }
+}
+
+impl Found {
+    fn look(store: &SledStore, deadline: Deadline) -> Result<Self, StoreError> {
+        let files = &store.files;
+        let file = GenerationFile::open_to_write(&files.generation())?;
+        let said = match &file {
+            Some(file) => file.read()?,
+            None => None,
+        };
+        let memory = store.remembered();
+        let memory = file.as_ref().and_then(|file| memory.snapshot_of(file));
+        let enough = |memory: &Arc<Snapshot>| {
+            said.is_some_and(|said| said.is_settled() && memory.generation >= said.count)
+        };
+        let known = match memory {
+            Some(memory) if enough(&memory) => Some(memory),
+            older => {
+                let both = older.into_iter().chain(store.load()?);
+                both.max_by_key(|snapshot| snapshot.generation)
+            }
+        };
+        match (file, said) {
+            (Some(file), Some(place)) => Ok(Self { file, place, known }),
+            _ if files.is_fresh()? => {
+                let place = Generation { count: 1, database: 0 };
+                let file = GenerationFile::create(&files.generation(), place)?;
+                files.sync()?;
+                if let Some(parent) = files.dir().parent() {
+                    // Best effort: who may not read it cannot sync it.
+                    let _ = sync_dir(parent);
+                }
+                Ok(Self { file, place, known: None })
+            }
+            _ => Self::without_generation(store, known, deadline),
+        }
+    }
+
+    /// Finds the database that holds the truth although the generation is gone. Of several it is
+    /// the highest one that was finished: what a dead writer left is removed before anybody
+    /// commits again.
+    fn without_generation(
+        store: &SledStore,
+        known: Option<Arc<Snapshot>>,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
+        let files = &store.files;
+        let mut seen = known.as_ref().map_or(0, |known| known.generation);
+        let mut truth = None;
+        let mut damaged = Vec::new();
+        for number in files.databases()? {
+            let open = Database::open(&files.database(number), deadline);
+            match open.and_then(|database| database.head()) {
+                Ok(Some(head)) => {
+                    seen = seen.max(head.generation);
+                    truth = Some(number);
+                    break;
+                }
+                Ok(None) => {}
+                Err(error) if error.kind == StoreErrorKind::Damaged => damaged.push(number),
+                Err(error) => return Err(error),
+            }
+        }
+        let last = known.as_ref().map(|known| known.database);
+        let database = truth.or(damaged.first().copied()).or(last).unwrap_or_default();
+        for number in damaged {
+            if number != database {
+                files.set_aside(number)?;
+            }
+        }
+        let count = seen.saturating_add(JUMP) | 1;
+        let place = Generation { count, database };
+        let file = GenerationFile::create(&files.generation(), place)?;
+        files.sync()?;
+        Ok(Self { file, place, known })
+    }
+}
+
+/// Opens the database that the generation names, or makes the first one.
+fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open, StoreError> {
+    let path = store.files.database(place.database);
+    let first = place.is_first();
+    if !first && !path.join("db").exists() {
+        return Err(lost(&path, "it is not there"));
+    }
+    let opened = Database::open(&path, deadline);
+    let opened = opened.and_then(|database| Ok((database.head()?, database)));
+    let (head, database) = match opened {
+        // Nothing was ever committed, so this is what is left of a writer that died early.
+        Err(error) if first && error.kind == StoreErrorKind::Damaged => {
+            let _ = std::fs::remove_dir_all(&path);
+            (None, Database::open(&path, deadline)?)
+        }
+        opened => opened?,
+    };
+    let head = match head {
+        Some(head) => head,
+        None if first => {
+            database.write_app(&store.app)?;
+            let head = Head::first();
+            database.write(&head, &[])?;
+            database.sync()?;
+            store.files.sync()?;
+            head
+        }
+        None => return Err(lost(&path, "it has lost everything")),
+    };
+    match database.app()? {
+        Some(app) => check_app(&app, &store.app, &path)?,
+        None => return Err(lost(&path, "it does not say whose it is")),
+    }
+    Ok(Open { database, head })
+}
+
+/// Says that the database is not what it was.
+fn lost(path: &Path, why: impl Into<std::borrow::Cow<'static, str>>) -> StoreError {
+    StoreError::new(StoreErrorKind::Damaged, why).at(path)
+}

@@ -1,0 +1,364 @@
+//! `snapshot`: what readers need, in one small file, so that they never open the database.
+//!
+//! ```text
+//! keyfob snapshot 1 0123456789abcdef      version, and the checksum of all the rest
+//! {"generation":4,"database":0,…}         the index, one line of JSON
+//! …                                       the records, as long as the index says
+//! ```
+//!
+//! It holds the current user and those that were used last, while they fit. A version to come
+//! keeps the first line as it is, so that it can be told from a damaged one. Nothing is lost with
+//! a snapshot: the database has it all, recent events aside.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use super::checksum::fnv1a;
+use super::database::{Database, Edit, Head};
+use super::files::failed;
+use super::record::{Codec, newer};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+use crate::store::ring::Ring;
+use crate::store::{Recent, StoredUser};
+
+/// How many bytes of users a snapshot holds; the current one is there whatever its size.
+const BYTES: usize = 64 * 1024;
+const MAGIC: &[u8] = b"keyfob snapshot ";
+
+/// The state after a commit, as far as it fits.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    /// The settled generation that this is the snapshot of, at least.
+    pub(super) generation: u64,
+    /// The number in the name of the database this was taken from.
+    pub(super) database: u64,
+    /// The number of the newest commit.
+    pub(super) number: u64,
+    pub(super) current: Option<UserId>,
+    pub(super) location: Option<String>,
+    /// Whether all users are here.
+    pub(super) complete: bool,
+    users: HashMap<UserId, Arc<Kept>>,
+    pub(super) ring: Ring,
+    codec: Codec,
+}
+
+/// A user's record as it is written, read at most once.
+struct Kept {
+    created: u64,
+    used: u64,
+    record: Vec<u8>,
+    read: OnceLock<Arc<StoredUser>>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Index {
+    generation: u64,
+    database: u64,
+    number: u64,
+    app: String,
+    current: Option<UserId>,
+    location: Option<String>,
+    complete: bool,
+    users: Vec<Place>,
+    ring: Ring,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Place {
+    id: UserId,
+    created: u64,
+    used: u64,
+    bytes: usize,
+}
+
+impl Snapshot {
+    /// Returns the state of a store without commits.
+    pub(super) fn empty(codec: Codec) -> Self {
+        Self {
+            generation: 0,
+            database: 0,
+            number: 0,
+            current: None,
+            location: None,
+            complete: true,
+            users: HashMap::new(),
+            ring: Ring::default(),
+            codec,
+        }
+    }
+
+    /// Reads the file. `None` means that it is missing or damaged.
+    pub(super) fn load(path: &Path, app: &str, codec: Codec) -> Result<Option<Self>, StoreError> {
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|error| failed("read the snapshot", path, error))?,
+        };
+        let Some((version, body)) = open_envelope(&bytes) else { return Ok(None) };
+        if version > VERSION {
+            return Err(newer("the snapshot", version).at(path));
+        }
+        let Some((owner, snapshot)) = Self::decode(body, codec) else { return Ok(None) };
+        check_app(&owner, app, path)?;
+        Ok(Some(snapshot))
+    }
+
+    /// Takes the state from the database, without reading many more users than fit.
+    pub(super) fn take(
+        database: &Database,
+        number: u64,
+        head: &Head,
+        codec: Codec,
+    ) -> Result<Self, StoreError> {
+        let mut snapshot = Self {
+            generation: head.generation,
+            database: number,
+            number: head.number,
+            current: head.current.clone(),
+            location: head.location.clone(),
+            ring: Ring::since(head.number),
+            ..Self::empty(codec)
+        };
+        let mut room = BYTES;
+        database.each_record(&mut |id, record| {
+            let flow = snapshot.add(&mut room, id, record)?;
+            snapshot.complete = flow.is_continue();
+            Ok(flow)
+        })?;
+        if !snapshot.complete {
+            snapshot.take_last_used(database)?;
+        }
+        Ok(snapshot)
+    }
+
+    fn take_last_used(&mut self, database: &Database) -> Result<(), StoreError> {
+        self.users.clear();
+        self.take_current(database)?;
+        let mut room = BYTES.saturating_sub(self.bytes());
+        database.each_by_use(&mut |id| match database.record(&id)? {
+            Some(record) if !self.users.contains_key(&id) => self.add(&mut room, id, record),
+            _ => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    /// Takes the current user from the database, if it is not here and there is one.
+    pub(super) fn take_current(&mut self, database: &Database) -> Result<(), StoreError> {
+        if let Some(current) = self.current.clone()
+            && !self.users.contains_key(&current)
+            && let Some(record) = database.record(&current)?
+        {
+            let kept = Kept::new(record, self.codec)?;
+            self.users.insert(current, Arc::new(kept));
+        }
+        Ok(())
+    }
+
+    /// Adds a user if there is room for it.
+    fn add(
+        &mut self,
+        room: &mut usize,
+        id: UserId,
+        record: Vec<u8>,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let kept = Kept::new(record, self.codec)?;
+        let Some(left) = room.checked_sub(kept.size(&id)) else {
+            return Ok(ControlFlow::Break(()));
+        };
+        *room = left;
+        self.users.insert(id, Arc::new(kept));
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Tells whether there is room for users that had to be left out.
+    pub(super) fn is_thin(&self) -> bool {
+        !self.complete && self.bytes() < BYTES / 2
+    }
+
+    fn bytes(&self) -> usize {
+        self.users.iter().map(|(id, kept)| kept.size(id)).sum()
+    }
+
+    pub(super) fn recent(&self, number: Option<u64>) -> Recent {
+        self.ring.after(number, self.number)
+    }
+
+    /// Returns a user; `None` if it is not here, which says that there is none only if the
+    /// snapshot is complete.
+    pub(super) fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        self.users.get(id).map(|kept| kept.read(self.codec)).transpose()
+    }
+
+    /// Returns the users that are here, by `created`.
+    pub(super) fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let mut users: Vec<_> = self.users.iter().collect();
+        users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
+        users.into_iter().map(|(_, kept)| kept.read(self.codec)).collect()
+    }
+
+    /// Returns what a database needs to hold the users that are here.
+    pub(super) fn edits(&self) -> Result<Vec<Edit>, StoreError> {
+        let edit = |(id, kept): (&UserId, &Arc<Kept>)| {
+            let logged_in = kept.read(self.codec)?.is_logged_in();
+            Ok(Edit {
+                id: id.clone(),
+                used_before: None,
+                used: logged_in.then_some(kept.used),
+                record: Some(kept.record.clone()),
+            })
+        };
+        self.users.iter().map(edit).collect()
+    }
+
+    /// Puts a user in or takes one out, as a commit does.
+    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), StoreError> {
+        match edit.record.clone() {
+            Some(record) => {
+                let kept = Kept::new(record, self.codec)?;
+                self.users.insert(edit.id.clone(), Arc::new(kept));
+            }
+            None => {
+                self.users.remove(&edit.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out the users whose last use is longest ago, until the rest fits.
+    pub(super) fn fit(&mut self) {
+        let mut bytes = self.bytes();
+        if bytes <= BYTES {
+            return;
+        }
+        let mut users: Vec<_> =
+            self.users.iter().map(|(id, kept)| (kept.used, id.clone(), kept.size(id))).collect();
+        users.sort_unstable();
+        for (_, id, size) in users {
+            if bytes <= BYTES {
+                break;
+            }
+            if self.current.as_ref() != Some(&id) {
+                self.users.remove(&id);
+                self.complete = false;
+                bytes -= size;
+            }
+        }
+    }
+
+    pub(super) fn encode(&self, app: &str) -> Result<Vec<u8>, StoreError> {
+        let mut users: Vec<_> = self.users.iter().collect();
+        users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
+        let place = |(id, kept): &(&UserId, &Arc<Kept>)| Place {
+            id: (*id).clone(),
+            created: kept.created,
+            used: kept.used,
+            bytes: kept.record.len(),
+        };
+        let index = Index {
+            generation: self.generation,
+            database: self.database,
+            number: self.number,
+            app: app.to_owned(),
+            current: self.current.clone(),
+            location: self.location.clone(),
+            complete: self.complete,
+            users: users.iter().map(place).collect(),
+            ring: self.ring.clone(),
+        };
+        let mut body = serde_json::to_vec(&index).map_err(|error| {
+            StoreError::new(StoreErrorKind::Io, "the snapshot cannot be written").because(error)
+        })?;
+        body.push(b'\n');
+        for (_, kept) in users {
+            body.extend_from_slice(&kept.record);
+        }
+        Ok(seal_envelope(VERSION, &body))
+    }
+
+    /// Reads what [`Self::encode`] wrote, and whose users it says they are.
+    fn decode(body: &[u8], codec: Codec) -> Option<(String, Self)> {
+        let end = body.iter().position(|byte| *byte == b'\n')?;
+        let (index, mut records) = (&body[..end], &body[end + 1..]);
+        let index: Index = serde_json::from_slice(index).ok()?;
+        let mut users = HashMap::with_capacity(index.users.len());
+        for Place { id, created, used, bytes } in index.users {
+            let (record, rest) = records.split_at_checked(bytes)?;
+            let (record, read) = (record.to_vec(), OnceLock::new());
+            users.insert(id, Arc::new(Kept { created, used, record, read }));
+            records = rest;
+        }
+        let snapshot = Self {
+            generation: index.generation,
+            database: index.database,
+            number: index.number,
+            current: index.current,
+            location: index.location,
+            complete: index.complete,
+            users,
+            ring: index.ring,
+            codec,
+        };
+        Some((index.app, snapshot))
+    }
+}
+
+impl Kept {
+    fn new(record: Vec<u8>, codec: Codec) -> Result<Self, StoreError> {
+        let user = codec.decode(&record)?;
+        let (created, used) = (user.created, user.used);
+        Ok(Self { created, used, record, read: OnceLock::from(Arc::new(user)) })
+    }
+
+    /// What it takes in the file, the index roughly included.
+    fn size(&self, id: &UserId) -> usize {
+        self.record.len() + id.as_str().len() + 64
+    }
+
+    fn read(&self, codec: Codec) -> Result<Arc<StoredUser>, StoreError> {
+        if let Some(user) = self.read.get() {
+            return Ok(Arc::clone(user));
+        }
+        let user = Arc::new(codec.decode(&self.record)?);
+        Ok(Arc::clone(self.read.get_or_init(|| user)))
+    }
+}
+
+// By hand: the record holds tokens.
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("created", &self.created).finish_non_exhaustive()
+    }
+}
+
+/// Refuses a directory that holds the users of another app or backend.
+pub(super) fn check_app(found: &str, wanted: &str, path: &Path) -> Result<(), StoreError> {
+    if found == wanted {
+        return Ok(());
+    }
+    let reason = format!(
+        "the directory holds the users of {found:?}, not of {wanted:?}, choose another directory"
+    );
+    Err(StoreError::new(StoreErrorKind::Mismatch, reason).at(path))
+}
+
+fn seal_envelope(version: u32, body: &[u8]) -> Vec<u8> {
+    let version = version.to_string();
+    let sum = fnv1a(&[version.as_bytes(), b" ", body]);
+    [MAGIC, version.as_bytes(), format!(" {sum:016x}\n").as_bytes(), body].concat()
+}
+
+/// Returns version and body, if the checksum of both is right.
+fn open_envelope(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let body = &rest[end + 1..];
+    let (version, sum) = std::str::from_utf8(&rest[..end]).ok()?.split_once(' ')?;
+    let right = fnv1a(&[version.as_bytes(), b" ", body]);
+    (sum == format!("{right:016x}")).then_some((version.parse().ok()?, body))
+}

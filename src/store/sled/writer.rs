@@ -1,0 +1,341 @@
+//! Writing: the commit, and the order that makes it survive a kill and a power cut at any point.
+//!
+//! 1. The gate of the process, then the file `lock`.
+//! 2. The database is opened and the store settled; see [`settle`](super::settle).
+//! 3. The decision.
+//! 4. The next snapshot is written beside the one in use.
+//! 5. The generation becomes odd, on disk: who reads it odd lets the writer work, or repairs.
+//! 6. The database is written and synced: now the commit has happened. If nothing of a removed
+//!    token may stay on disk, a new database is made, and it happens when the generation names it.
+//! 7. The next snapshot takes the place of the old one, and an old database is removed.
+//! 8. The generation becomes even. The database is closed, the locks are given back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::SledStore;
+use super::database::{Database, Edit, Head};
+use super::files::failed;
+use super::generation::{Generation, GenerationFile};
+use super::lock::FileLock;
+use super::reader::View;
+use super::record::Codec;
+use super::snapshot::Snapshot;
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+use crate::store::gate::Pass;
+use crate::store::{Change, Decide, StoredUser, Tables, check};
+
+/// The right to write: nobody else has it, in this process or another.
+pub(super) struct Hold<'a> {
+    pub(super) store: &'a SledStore,
+    // In this order: the lock is given back before the gate opens.
+    _lock: FileLock,
+    _pass: Pass<'a>,
+}
+
+/// A writer whose store is settled: database, snapshot and generation agree.
+pub(super) struct Writer<'a> {
+    /// None while a damaged database has not been replaced.
+    pub(super) open: Option<Open>,
+    /// The newest whole snapshot; there is one once the store is settled.
+    pub(super) known: Option<Arc<Snapshot>>,
+    pub(super) file: Arc<GenerationFile>,
+    /// What the generation says.
+    pub(super) place: Generation,
+    pub(super) deadline: Deadline,
+    // Last, so that the database is closed before the locks are given back.
+    pub(super) hold: Hold<'a>,
+}
+
+/// An open database, and what its newest commit left.
+pub(super) struct Open {
+    pub(super) database: Database,
+    pub(super) head: Head,
+}
+
+/// What a commit or a repair is going to leave.
+pub(super) struct Plan {
+    pub(super) head: Head,
+    pub(super) edits: Vec<Edit>,
+    pub(super) snapshot: Snapshot,
+    /// Whether it goes into a new database.
+    pub(super) anew: bool,
+}
+
+/// The state that a decision sees.
+struct Newest<'a> {
+    open: &'a Open,
+    codec: Codec,
+}
+
+impl<'a> Hold<'a> {
+    /// Waits for the right to write at most until the deadline; with one that has passed it is
+    /// tried once.
+    pub(super) fn take(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
+        let Some(pass) = store.gate.enter(deadline) else {
+            return Err(store.busy("another thread of this process was writing"));
+        };
+        store.files.make_again()?;
+        match FileLock::take(&store.files.lock(), deadline)? {
+            Some(lock) => Ok(Self { store, _lock: lock, _pass: pass }),
+            None => Err(store.busy("another process held the lock on the data directory")),
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// Takes the locks, opens the database, and repairs what there is to repair.
+    pub(super) fn open(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
+        Self::settle(Hold::take(store, deadline)?, deadline)
+    }
+
+    /// Returns what there is to read now.
+    pub(super) fn view(&self) -> View {
+        let nothing = || Snapshot::empty(self.hold.store.codec).into();
+        let snapshot = self.known.clone().unwrap_or_else(nothing);
+        View::new(Some(Arc::clone(&self.file)), self.place, snapshot)
+    }
+
+    /// Returns a user, from the database.
+    pub(super) fn user(&mut self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        self.despite_damage(|writer| writer.newest()?.user(id))
+    }
+
+    /// Returns all users by `created`, from the database.
+    pub(super) fn users(&mut self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.despite_damage(|writer| writer.newest()?.users())
+    }
+
+    /// Commits what `decide` returns, and returns the number of the newest commit.
+    pub(super) fn commit(&mut self, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
+        self.despite_damage(|writer| {
+            let changes = decide(&writer.newest()?)?;
+            check(&changes)?;
+            let Some(plan) = writer.plan(changes)? else {
+                return Ok(writer.opened()?.head.number);
+            };
+            let number = plan.head.number;
+            match writer.publish(plan) {
+                Ok(()) => Ok(number),
+                Err(error) => writer.has_happened(number, error),
+            }
+        })
+    }
+
+    /// Does something with the database; if it turns out to be damaged meanwhile, once more with
+    /// the one that takes its place, if one may.
+    fn despite_damage<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match work(self) {
+            Err(error) if self.is_damaged() => {
+                self.set_aside(error)?;
+                work(self)
+            }
+            done => done,
+        }
+    }
+
+    /// Returns what the changes come to; `None` if there are none.
+    fn plan(&self, changes: Vec<Change>) -> Result<Option<Plan>, StoreError> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let codec = self.hold.store.codec;
+        let open = self.opened()?;
+        let mut head = open.head.clone();
+        head.number += 1;
+        let mut users = BTreeMap::new();
+        let mut events = Vec::new();
+        for change in changes {
+            match change {
+                Change::Current(user) => head.current = user,
+                Change::Location(location) => head.location = location,
+                Change::Put(user) => {
+                    users.insert(user.id.clone(), Some(user));
+                }
+                Change::Remove(id) => {
+                    users.insert(id, None);
+                }
+                Change::Tell(event) => events.push(event),
+            }
+        }
+        let newest = self.newest()?;
+        let mut edits = Vec::new();
+        let mut anew = false;
+        for (id, user) in users {
+            let before = newest.user(&id)?;
+            anew |= before.as_ref().is_some_and(|before| loses_secrets(before, user.as_deref()));
+            let place = |user: &StoredUser| user.is_logged_in().then_some(user.used);
+            edits.push(Edit {
+                used_before: before.as_deref().and_then(place),
+                used: user.as_deref().and_then(place),
+                record: user.map(|user| codec.encode(&user)).transpose()?,
+                id,
+            });
+        }
+        let mut snapshot = self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(codec));
+        for edit in &edits {
+            snapshot.edit(edit)?;
+        }
+        snapshot.current.clone_from(&head.current);
+        snapshot.location.clone_from(&head.location);
+        if edits.iter().all(|edit| Some(&edit.id) != head.current.as_ref()) {
+            snapshot.take_current(&open.database)?;
+        }
+        snapshot.fit();
+        snapshot.ring.push(head.number, &events);
+        Ok(Some(Plan { head, edits, snapshot, anew: anew && codec.leaves_traces() }))
+    }
+
+    /// Makes a plan come true, in the order described above. After an error it may have happened
+    /// nevertheless, or half of it, to be repaired.
+    pub(super) fn publish(&mut self, plan: Plan) -> Result<(), StoreError> {
+        let Plan { mut head, edits, mut snapshot, anew } = plan;
+        let store = self.hold.store;
+        let old = self.place.database;
+        let mut working = self.place.unsettled();
+        let count = working.settled().count;
+        head.generation = count;
+        snapshot.generation = count;
+        snapshot.number = head.number;
+        snapshot.database = if anew { old + 1 } else { old };
+        store.files.write_next_snapshot(&snapshot.encode(&store.app)?)?;
+        self.file.write(working, true)?;
+        if anew {
+            let database = self.make_database(old + 1, &head, &edits)?;
+            working.database = old + 1;
+            self.file.write(working, true)?;
+            self.open = Some(Open { database, head });
+        } else {
+            let open = self.open.as_mut().ok_or_else(closed)?;
+            open.database.write(&head, &edits)?;
+            open.database.sync()?;
+            open.head = head;
+        }
+        // It has happened. What fails from here on is no error: the generation stays odd, and the
+        // next one who reads it repairs.
+        self.place = working.settled();
+        self.known = Some(Arc::new(snapshot));
+        let renamed = std::fs::rename(store.files.next_snapshot(), store.files.snapshot());
+        if anew {
+            let _ = std::fs::remove_dir_all(store.files.database(old));
+        }
+        if renamed.is_ok() {
+            let _ = self.file.write(self.place, false);
+        }
+        Ok(())
+    }
+
+    /// Makes a database with what the old one has, if there is one, and the edits.
+    fn make_database(
+        &self,
+        number: u64,
+        head: &Head,
+        edits: &[Edit],
+    ) -> Result<Database, StoreError> {
+        let store = self.hold.store;
+        let path = store.files.database(number);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)
+                .map_err(|error| failed("remove an unfinished database", &path, error))?;
+        }
+        let database = Database::open(&path, self.deadline)?;
+        database.write_app(&store.app)?;
+        if let Some(old) = &self.open {
+            old.database.copy_to(&database, edits)?;
+        }
+        database.write(head, edits)?;
+        database.sync()?;
+        store.files.sync()?;
+        Ok(database)
+    }
+
+    /// Finds out whether a commit has happened although it failed, by settling the store again:
+    /// what is in the database by then will stay.
+    fn has_happened(&mut self, number: u64, error: StoreError) -> Result<u64, StoreError> {
+        let untouched = matches!(self.file.read(), Ok(Some(said)) if said == self.place);
+        if untouched || self.is_damaged() {
+            return Err(error);
+        }
+        self.open = None;
+        match self.settle_again() {
+            Ok(()) if self.opened()?.head.number == number => Ok(number),
+            _ => Err(error),
+        }
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.database.damage().is_some())
+    }
+
+    fn opened(&self) -> Result<&Open, StoreError> {
+        self.open.as_ref().ok_or_else(closed)
+    }
+
+    fn newest(&self) -> Result<Newest<'_>, StoreError> {
+        Ok(Newest { open: self.opened()?, codec: self.hold.store.codec })
+    }
+}
+
+impl Newest<'_> {
+    fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let mut users = Vec::new();
+        self.open.database.each_record(&mut |_, record| {
+            users.push(Arc::new(self.codec.decode(&record)?));
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        users.sort_unstable_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(users)
+    }
+}
+
+impl Tables for Newest<'_> {
+    fn number(&self) -> u64 {
+        self.open.head.number + 1
+    }
+
+    fn current(&self) -> Option<UserId> {
+        self.open.head.current.clone()
+    }
+
+    fn location(&self) -> Option<String> {
+        self.open.head.location.clone()
+    }
+
+    fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        let record = self.open.database.record(id)?;
+        record.map(|record| self.codec.decode(&record).map(Arc::new)).transpose()
+    }
+
+    fn last_used(
+        &self,
+        wanted: &dyn Fn(&StoredUser) -> bool,
+    ) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        let mut found = None;
+        self.open.database.each_by_use(&mut |id| {
+            found = self.user(&id)?.filter(|user| user.is_logged_in() && wanted(user));
+            Ok(match found {
+                Some(_) => std::ops::ControlFlow::Break(()),
+                None => std::ops::ControlFlow::Continue(()),
+            })
+        })?;
+        Ok(found)
+    }
+}
+
+/// Tells whether tokens, or a whole user, go away for good.
+fn loses_secrets(before: &StoredUser, after: Option<&StoredUser>) -> bool {
+    after.is_none_or(|after| {
+        before.access_token.is_some() && after.access_token.is_none()
+            || before.refresh_token.is_some() && after.refresh_token.is_none()
+    })
+}
+
+/// Not to be seen: a writer without a database is not used.
+fn closed() -> StoreError {
+    StoreError::new(StoreErrorKind::Io, "the database is closed")
+}

@@ -1,0 +1,375 @@
+//! Access and refresh tokens: what they say about themselves, and when to get a new one.
+//!
+//! Pure: no clock and no I/O; whoever asks says what time it is. The signature is the backend's
+//! business and is never checked here.
+//!
+//! Source: realm-core `object-store/sync/jwt.cpp` for the form that clients accept.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+
+/// The latest time a token may name: the end of the year 9999, in seconds since the epoch.
+const LATEST: i64 = 253_402_300_799;
+
+/// What a token says of its own life, in seconds since the epoch by the backend's clock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Claims {
+    pub(crate) issued_at: i64,
+    pub(crate) expires_at: i64,
+}
+
+#[derive(Debug)]
+struct Token {
+    text: Secret,
+    claims: Claims,
+}
+
+/// A short-lived token that goes with each request. Cloning is cheap, and `Debug` shows no secret.
+#[derive(Clone)]
+pub struct AccessToken(Arc<Token>);
+
+/// A long-lived token that gets new access tokens. It never leaves the session but for the backend.
+#[derive(Clone)]
+pub struct RefreshToken(Arc<Token>);
+
+/// How much life an access token has left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Freshness {
+    /// Use it; nothing else to do.
+    Fresh,
+    /// Still good for this long, but a new one should be had.
+    Due(Duration),
+    /// No longer accepted by the backend.
+    Expired,
+}
+
+impl Claims {
+    /// Reads the claims of a token: three parts, the second one base64 (either alphabet, padded or
+    /// not) of a JSON object with whole numbers `iat` and `exp`.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        #[derive(Deserialize)]
+        struct Payload {
+            exp: i64,
+            iat: i64,
+        }
+        let payload: Payload = serde_json::from_slice(&payload(text)?)
+            .map_err(|_| "expected whole numbers `exp` and `iat` in its payload")?;
+        let range = 0..=LATEST;
+        if !range.contains(&payload.exp) || !range.contains(&payload.iat) {
+            return Err("its `exp` or `iat` is not a time between 1970 and 9999");
+        }
+        Ok(Self { issued_at: payload.iat, expires_at: payload.exp })
+    }
+
+    /// Returns how long before its expiry the token should be replaced: a fifth of its life, at
+    /// least 5 s and at most 5 min, but never more than half of its life.
+    pub(crate) fn margin(&self) -> Duration {
+        let life = self.lifetime();
+        (life / 5).clamp(Duration::from_secs(5), Duration::from_secs(300)).min(life / 2)
+    }
+
+    /// Tells whether a refresh token's own end is near, at a time by the backend's clock in
+    /// milliseconds: less than a week left, or a tenth of its life if that is shorter.
+    pub(crate) fn is_ending(&self, now: i64) -> bool {
+        const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+        let near = WEEK.min(self.lifetime() / 10);
+        let near = i64::try_from(near.as_millis()).unwrap_or(i64::MAX);
+        self.expires_at.saturating_mul(1000).saturating_sub(now) < near
+    }
+
+    pub(crate) fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.expires_at.saturating_sub(self.issued_at).max(0).unsigned_abs())
+    }
+
+    /// Judges the token at a time by the backend's clock, in milliseconds since the epoch. `early`
+    /// is this process's own jitter: how much sooner than the margin says, as a share of it from 0
+    /// to 255, so that not everybody refreshes in the same second.
+    pub(crate) fn freshness(&self, now: i64, early: u8) -> Freshness {
+        let left = self.expires_at.saturating_mul(1000).saturating_sub(now);
+        let Ok(left @ 1..) = u64::try_from(left) else { return Freshness::Expired };
+        let left = Duration::from_millis(left);
+        let margin = self.margin();
+        // A tenth of the margin at most, so that half of the token's life is always fresh.
+        let window = margin - margin * u32::from(early) / 2550;
+        if left > window { Freshness::Fresh } else { Freshness::Due(left) }
+    }
+}
+
+/// Estimates how many milliseconds the backend's clock is ahead of ours, from a token that it just
+/// minted and the times (in milliseconds since the epoch) between which it did. Within the noise of
+/// whole seconds and a slow network the clocks count as equal.
+pub(crate) fn skew(claims: &Claims, sent: i64, received: i64) -> i64 {
+    /// Whole seconds, and what a server may spend before it answers.
+    const NOISE: i64 = 2_000;
+    let middle = i64::midpoint(sent, received);
+    let ahead = claims.issued_at.saturating_mul(1000).saturating_add(500).saturating_sub(middle);
+    let noise = NOISE.saturating_add(received.saturating_sub(sent).max(0) / 2);
+    if ahead.saturating_abs() <= noise { 0 } else { ahead }
+}
+
+impl AccessToken {
+    pub(crate) fn parse(text: Secret) -> Result<Self> {
+        parse("the access token", text).map(Self)
+    }
+
+    /// Returns the token itself, as it goes into an `Authorization` header.
+    pub fn expose(&self) -> &str {
+        self.0.text.expose()
+    }
+
+    /// Returns when it expires, by the backend's clock.
+    pub fn expires_at(&self) -> SystemTime {
+        time(self.0.claims.expires_at)
+    }
+
+    /// Returns when it was issued, by the backend's clock.
+    pub fn issued_at(&self) -> SystemTime {
+        time(self.0.claims.issued_at)
+    }
+
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+
+    /// Returns the custom user data that the backend put into the token, as its JSON text.
+    ///
+    /// Source: the claim `user_data`, realm-core `jwt.cpp`.
+    pub(crate) fn user_data(&self) -> Result<Option<Box<RawValue>>> {
+        #[derive(Deserialize)]
+        struct Payload {
+            #[serde(default)]
+            user_data: Option<Box<RawValue>>,
+        }
+        let wrong = |reason: &str| Error::decode("the access token's custom user data", reason);
+        let payload = payload(self.expose()).map_err(wrong)?;
+        let payload: Payload =
+            serde_json::from_slice(&payload).map_err(|_| wrong("its payload is not JSON"))?;
+        Ok(payload.user_data)
+    }
+}
+
+impl RefreshToken {
+    pub(crate) fn parse(text: Secret) -> Result<Self> {
+        parse("the refresh token", text).map(Self)
+    }
+
+    /// Returns the token itself.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.text.expose()
+    }
+
+    /// Returns when it expires, by the backend's clock. After that only a log-in helps.
+    pub fn expires_at(&self) -> SystemTime {
+        time(self.0.claims.expires_at)
+    }
+
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+}
+
+impl PartialEq for AccessToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text == other.0.text
+    }
+}
+
+impl PartialEq for RefreshToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text == other.0.text
+    }
+}
+
+impl Eq for AccessToken {}
+impl Eq for RefreshToken {}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AccessToken").field(&self.0.claims).finish()
+    }
+}
+
+impl fmt::Debug for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RefreshToken").field(&self.0.claims).finish()
+    }
+}
+
+// Only the store's records are written with these; a token has no other reason to be serialised.
+impl Serialize for AccessToken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl Serialize for RefreshToken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessToken {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(text.into()).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for RefreshToken {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(text.into()).map_err(serde::de::Error::custom)
+    }
+}
+
+fn parse(what: &'static str, text: Secret) -> Result<Arc<Token>> {
+    let claims = Claims::parse(text.expose()).map_err(|reason| Error::decode(what, reason))?;
+    // It travels in a header, where a line break or a space would end it.
+    if !text.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::decode(what, "it has characters that no token has"));
+    }
+    Ok(Arc::new(Token { text, claims }))
+}
+
+fn payload(text: &str) -> Result<Vec<u8>, &'static str> {
+    const CONFIG: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    let mut parts = text.split('.');
+    let (Some(header), Some(payload), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("expected three parts with dots between them");
+    };
+    if header.is_empty() || signature.is_empty() {
+        return Err("expected three parts with dots between them, one is empty");
+    }
+    let alphabet = if payload.contains(['+', '/']) { &STANDARD } else { &URL_SAFE };
+    GeneralPurpose::new(alphabet, CONFIG).decode(payload).map_err(|_| "its payload is not base64")
+}
+
+/// Turns checked seconds since the epoch into a time.
+fn time(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    fn token(payload: &str) -> Secret {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload)).into()
+    }
+
+    fn claims(lifetime: i64) -> Claims {
+        Claims { issued_at: 1000, expires_at: 1000 + lifetime }
+    }
+
+    #[test]
+    fn both_alphabets_are_read_padded_or_not() {
+        let payload = r#"{"exp":2,"iat":1,"x":"??>>~~"}"#;
+        for text in [
+            format!("e30.{}.s", STANDARD.encode(payload)),
+            format!("e30.{}.s", URL_SAFE_NO_PAD.encode(payload)),
+        ] {
+            let token = AccessToken::parse(text.into()).unwrap();
+            assert_eq!(token.claims(), &Claims { issued_at: 1, expires_at: 2 });
+        }
+    }
+
+    #[test]
+    fn malformed_tokens_are_errors_that_do_not_show_them() {
+        for (text, reason) in [
+            ("", "expected three parts"),
+            ("a.b", "expected three parts"),
+            ("a.b.c.d", "expected three parts"),
+            (".e30.c", "one is empty"),
+            ("a.***.c", "not base64"),
+            ("a.e30.c", "`exp` and `iat`"),
+            (token(r#"{"exp":"2","iat":1}"#).expose(), "`exp` and `iat`"),
+            (token(r#"{"exp":1.5,"iat":1}"#).expose(), "`exp` and `iat`"),
+            (token(r#"{"exp":99999999999999,"iat":1}"#).expose(), "between 1970 and 9999"),
+            (token(r#"{"exp":-1,"iat":1}"#).expose(), "between 1970 and 9999"),
+            (
+                format!("a\r\nb.{}.c", URL_SAFE_NO_PAD.encode(r#"{"exp":2,"iat":1}"#)).as_str(),
+                "no token",
+            ),
+        ] {
+            let error = AccessToken::parse(text.into()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn margin_is_a_fifth_of_the_life_within_bounds() {
+        for (lifetime, margin) in
+            [(1800, 300.0), (600, 120.0), (60, 12.0), (12, 5.0), (6, 3.0), (0, 0.0)]
+        {
+            assert_eq!(claims(lifetime).margin().as_secs_f64(), margin, "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_fresh_then_due_then_expired() {
+        let claims = claims(1800);
+        assert_eq!(claims.freshness(1_000_000, 0), Freshness::Fresh);
+        assert_eq!(claims.freshness(2_499_999, 0), Freshness::Fresh);
+        assert_eq!(claims.freshness(2_500_000, 0), Freshness::Due(Duration::from_secs(300)));
+        assert_eq!(claims.freshness(2_799_999, 0), Freshness::Due(Duration::from_millis(1)));
+        assert_eq!(claims.freshness(2_800_000, 0), Freshness::Expired);
+        assert_eq!(claims.freshness(i64::MAX, 255), Freshness::Expired);
+        assert_eq!(claims.freshness(i64::MIN, 255), Freshness::Fresh);
+    }
+
+    #[test]
+    fn jitter_takes_a_tenth_of_the_margin_at_most() {
+        let claims = claims(1800);
+        assert_eq!(claims.freshness(2_500_000, 255), Freshness::Fresh);
+        assert_eq!(claims.freshness(2_530_000, 255), Freshness::Due(Duration::from_secs(270)));
+    }
+
+    #[test]
+    fn a_token_just_minted_is_never_due() {
+        for lifetime in 1..5000 {
+            assert_eq!(claims(lifetime).freshness(1_000_000, 0), Freshness::Fresh, "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_ending_in_its_last_week_or_tenth() {
+        let year = claims(365 * 86_400);
+        assert!(!year.is_ending((1000 + 357 * 86_400) * 1000));
+        assert!(year.is_ending((1000 + 359 * 86_400) * 1000));
+        let hour = claims(3600);
+        assert!(!hour.is_ending((1000 + 3200) * 1000));
+        assert!(hour.is_ending((1000 + 3300) * 1000));
+    }
+
+    #[test]
+    fn skew_is_measured_against_the_middle_of_the_request() {
+        let claims = claims(60);
+        assert_eq!(skew(&claims, 999_900, 1_000_900), 0);
+        assert_eq!(skew(&claims, 1_002_000, 1_002_400), 0);
+        assert_eq!(skew(&claims, 1_060_000, 1_061_000), -60_000);
+        assert_eq!(skew(&claims, 500_000, 501_000), 500_000);
+        assert_eq!(skew(&claims, i64::MIN, i64::MAX), 0);
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        let token = AccessToken::parse(token(r#"{"exp":2,"iat":1}"#)).unwrap();
+        assert!(!format!("{token:?}").contains("e30"));
+    }
+}

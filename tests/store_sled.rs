@@ -1,0 +1,399 @@
+//! What `SledStore` promises beyond the laws of every store: sharing, files, secrecy, limits.
+
+mod store_support;
+
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use keyfob::store::{Change, OnDamage, SledStore, Store};
+use keyfob::{Deadline, Event, StoreErrorKind};
+
+use store_support::*;
+
+/// What a child of these tests does: it commits the users it is told, one a line.
+#[test]
+fn child_process() {
+    let Some(words) = child_words() else { return };
+    let store = SledStore::open(words[0].as_ref(), APP, OnDamage::Refuse, soon()).unwrap();
+    say(format!("users {}", names(&store).join(" ")));
+    for line in std::io::stdin().lock().lines() {
+        say(log_in(&store, &line.unwrap()));
+    }
+}
+
+#[test]
+fn two_processes_see_each_other() {
+    let dir = Dir::new();
+    let store = dir.open();
+    log_in(&store, "ada");
+    let mut child = spawn_child(&[dir.data().to_str().unwrap()]);
+    assert_eq!(child.hear().as_deref(), Some("users ada"));
+    for (number, name) in [(2, "eve"), (3, "joe"), (5, "mia")] {
+        if number == 5 {
+            assert_eq!(log_in(&store, "zoe"), 4);
+        }
+        writeln!(child.input.as_mut().unwrap(), "{name}").unwrap();
+        assert_eq!(child.hear(), Some(number.to_string()));
+        assert_eq!(store.current(soon()).unwrap(), Some(id(name)));
+        assert_eq!(store.recent(None, now()).unwrap().number, number);
+    }
+    assert_eq!(names(&store), ["ada", "eve", "joe", "zoe", "mia"]);
+}
+
+#[test]
+fn opening_an_empty_place_makes_a_private_directory_and_nothing_in_it() {
+    let dir = Dir::new();
+    let data = dir.path().join("not/there/yet");
+    let store = SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap();
+    assert!(files(&data).is_empty());
+    assert_eq!(store.current(now()).unwrap(), None);
+    #[cfg(unix)]
+    for made in [dir.path().join("not"), data] {
+        assert_eq!(mode(&made), 0o700);
+    }
+}
+
+#[test]
+fn opening_and_reading_need_two_small_files_and_no_lock() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let lock = File::open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    for (name, _) in generation_and_snapshot(&dir) {
+        assert!(name.metadata().unwrap().len() < 64 * 1024);
+    }
+    std::fs::rename(dir.data().join("db.0"), dir.path().join("elsewhere")).unwrap();
+    let store = SledStore::open(&dir.data(), APP, OnDamage::Refuse, now()).unwrap();
+    assert_eq!(store.current(now()).unwrap(), Some(id("ada")));
+    assert_eq!(store.user(&id("eve"), now()).unwrap(), None);
+    assert_eq!(store.users(now()).unwrap().len(), 1);
+}
+
+fn generation_and_snapshot(dir: &Dir) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let paths = ["generation", "snapshot"].map(|name| dir.data().join(name));
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn a_commit_waits_for_the_lock_until_the_deadline_and_says_where() {
+    let dir = Dir::new();
+    let store = dir.open();
+    log_in(&store, "ada");
+    let lock = File::open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let began = Instant::now();
+    let patience = Deadline::after(Duration::from_millis(150));
+    let error = store.commit(patience, &mut |_| panic!("not to be asked")).unwrap_err();
+    let waited = began.elapsed();
+    assert!((150..1500).contains(&waited.as_millis()), "{waited:?}");
+    assert_eq!(error.kind, StoreErrorKind::Busy);
+    let text = error.to_string();
+    assert!(text.contains("another process held the lock on the data directory"), "{text}");
+    assert!(text.contains(dir.data().to_str().unwrap()), "{text}");
+    assert!(keyfob::Error::from(error).is_retryable());
+    lock.unlock().unwrap();
+    assert_eq!(log_in(&store, "eve"), 2);
+}
+
+#[test]
+fn a_lock_on_a_file_that_lost_its_name_excludes_nobody() {
+    let dir = Dir::new();
+    let store = dir.open();
+    log_in(&store, "ada");
+    let lock = File::open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::remove_file(dir.data().join("lock")).unwrap();
+    assert_eq!(log_in(&store, "eve"), 2);
+}
+
+#[test]
+fn starting_children_disturbs_no_commit() {
+    let dir = Dir::new();
+    let store = dir.open();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = Command::new("true").status();
+            }
+        });
+        for _ in 0..40 {
+            log_in(&store, "ada");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(number(&store), 40);
+}
+
+#[cfg(unix)]
+fn mode(path: &std::path::Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_but_the_owner_can_read_anything() {
+    fn check(dir: &std::path::Path) {
+        assert_eq!(mode(dir), 0o700, "{dir:?}");
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                check(&path);
+            } else {
+                assert_eq!(mode(&path), 0o600, "{path:?}");
+            }
+        }
+    }
+    let dir = Dir::new();
+    let store = dir.open();
+    for name in ["ada", "eve"] {
+        log_in(&store, name);
+        let _flight = store.refresh_flight(&id(name), soon()).unwrap();
+        check(&dir.data());
+    }
+    commit(&store, &[put(logged_out(user("ada", 1)))]);
+    check(&dir.data());
+}
+
+#[test]
+fn an_existing_directory_keeps_its_mode_and_what_is_in_it() {
+    let dir = Dir::new();
+    std::fs::write(dir.path().join("notes"), "mine").unwrap();
+    let store = SledStore::open(dir.path(), APP, OnDamage::Refuse, soon()).unwrap();
+    log_in(&store, "ada");
+    commit(&store, &[Change::Remove(id("ada"))]);
+    assert_eq!(std::fs::read(dir.path().join("notes")).unwrap(), b"mine");
+}
+
+#[test]
+fn the_users_of_another_app_are_refused() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let refused = |what: &str| {
+        let error = SledStore::open(&dir.data(), "another app", OnDamage::Recover, soon());
+        let error = error.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Mismatch, "{what}: {error}");
+        assert!(error.to_string().contains("another app"), "{error}");
+        assert!(error.to_string().contains(APP), "{error}");
+    };
+    refused("the snapshot says so");
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    refused("the database says so");
+    assert_eq!(names(&dir.open()), ["ada"]);
+}
+
+#[test]
+fn no_token_of_a_logged_out_user_stays_on_disk() {
+    let dir = Dir::new();
+    let store = dir.open();
+    commit(&store, &[put(user_with("ada", 1, "first")), put(user_with("eve", 1, "other"))]);
+    for round in 0..20 {
+        commit(&store, &[put(padded(user_with("ada", 1, "second"), round * 500))]);
+    }
+    assert!(!files_with(&dir.data(), "access-second").is_empty());
+    commit(&store, &[put(logged_out(user("ada", 1)))]);
+    for secret in ["first", "second"] {
+        assert_eq!(files_with(&dir.data(), secret), NOWHERE, "{secret}");
+    }
+    assert!(!files_with(&dir.data(), "identity of ada").is_empty());
+    assert_eq!(*get(&store, "eve").unwrap(), user_with("eve", 1, "other"));
+    assert_eq!(*get(&dir.open(), "eve").unwrap(), user_with("eve", 1, "other"));
+    assert_eq!(names(&dir.open()), ["ada", "eve"]);
+}
+
+#[test]
+fn nothing_of_a_removed_user_stays_on_disk() {
+    let dir = Dir::new();
+    let store = dir.open();
+    // More than the snapshot holds, so that the database is copied beyond it.
+    let many = (1..=60).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
+    commit(&store, &many.collect::<Vec<_>>());
+    commit(&store, &[put(user_with("ada", 61, "hush")), Change::Current(Some(id("ada")))]);
+    commit(&store, &[Change::Remove(id("ada")), Change::Current(None)]);
+    for trace in ["hush", "identity of ada"] {
+        assert_eq!(files_with(&dir.data(), trace), NOWHERE, "{trace}");
+    }
+    assert_eq!(names(&store).len(), 60);
+    // Logged out first, and removed then: by now only the profile is left to go.
+    commit(&store, &[put(logged_out(user_with("user 7", 7, "hush")))]);
+    commit(&store, &[Change::Remove(id("user 7"))]);
+    assert_eq!(files_with(&dir.data(), "identity of user 7\""), NOWHERE);
+    assert_eq!(names(&dir.open()).len(), 59);
+    assert_eq!(*get(&store, "user 8").unwrap(), padded(user("user 8", 8), 2_000));
+}
+
+#[test]
+fn what_a_dead_writer_left_is_removed_by_the_next_one() {
+    let dir = Dir::new();
+    let store = dir.open();
+    log_in(&store, "ada");
+    let old = dir.data().join("db.7");
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("db"), "a removed token").unwrap();
+    std::fs::write(dir.data().join("snapshot.tmp"), "a removed token").unwrap();
+    log_in(&store, "eve");
+    assert_eq!(files_with(&dir.data(), "a removed token"), NOWHERE);
+}
+
+#[test]
+fn the_size_is_bounded() {
+    let dir = Dir::new();
+    let store = dir.open();
+    for round in 0..1000 {
+        commit(&store, &[put(padded(user(&format!("user {}", round % 5), 1), 2_000))]);
+    }
+    let size: u64 = files(&dir.data()).iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(size < 8 * 1024 * 1024, "{size}");
+    let snapshot = dir.data().join("snapshot").metadata().unwrap().len();
+    assert!(snapshot < 100 * 1024, "{snapshot}");
+}
+
+#[test]
+fn the_snapshot_is_bounded_but_for_the_current_user() {
+    let dir = Dir::new();
+    let store = dir.open();
+    let many = (1..=100).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
+    commit(&store, &many.collect::<Vec<_>>());
+    commit(&store, &[put(padded(user("large", 200), 300_000))]);
+    let size = || dir.data().join("snapshot").metadata().unwrap().len();
+    assert!(size() < 100 * 1024, "{}", size());
+    commit(&store, &[Change::Current(Some(id("large")))]);
+    assert!(size() > 300_000, "{}", size());
+    let lock = File::open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(dir.open().user(&id("large"), now()).unwrap().is_some());
+    // A user that has no room there is waited for, and the wait ends.
+    let error = store.user(&id("user 1"), now()).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Busy);
+}
+
+#[test]
+fn a_user_from_outside_the_snapshot_is_never_stale() {
+    let dir = Dir::new();
+    let (one, other) = (dir.open(), dir.open());
+    let many = (1..=60).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
+    commit(&one, &many.collect::<Vec<_>>());
+    for round in 1..=5 {
+        assert!(get(&one, "user 1").unwrap().skew == round - 1);
+        let mut changed = padded(user("user 1", 1), 2_000);
+        changed.skew = round;
+        commit(&other, &[put(changed)]);
+    }
+    assert_eq!(get(&one, "user 1").unwrap().skew, 5);
+}
+
+#[test]
+fn a_deleted_directory_is_noticed_and_made_again() {
+    let dir = Dir::new();
+    let (one, other) = (dir.open(), dir.open());
+    log_in(&one, "ada");
+    assert_eq!(names(&other), ["ada"]);
+    std::fs::remove_dir_all(dir.data()).unwrap();
+    let began = Instant::now();
+    while other.current(soon()).unwrap().is_some() {
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+    assert_eq!(log_in(&one, "eve"), 1);
+    for store in [&one, &other] {
+        assert_eq!(names(store), ["eve"]);
+        assert!(store.recent(Some(5), soon()).unwrap().lagged);
+    }
+}
+
+#[test]
+fn a_commit_goes_to_the_directory_under_the_name() {
+    let (dir, elsewhere) = (Dir::new(), Dir::new());
+    let store = dir.open();
+    for name in ["ada", "eve", "joe"] {
+        log_in(&store, name);
+    }
+    log_in(&elsewhere.open(), "mia");
+    std::fs::rename(dir.data(), dir.path().join("old")).unwrap();
+    std::fs::rename(elsewhere.data(), dir.data()).unwrap();
+    let number = store.commit(soon(), &mut |tables| {
+        assert_eq!(tables.user(&id("ada"))?, None);
+        assert!(tables.user(&id("mia"))?.is_some());
+        Ok(vec![Change::Location(None)])
+    });
+    assert_eq!(number.unwrap(), 2);
+    assert_eq!(names(&store), ["mia"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn one_directory_under_two_names_is_one_store() {
+    let dir = Dir::new();
+    let store = dir.open();
+    let name = dir.path().join("name");
+    std::os::unix::fs::symlink(dir.data(), &name).unwrap();
+    let other = SledStore::open(&name, APP, OnDamage::Refuse, soon()).unwrap();
+    for round in 1..=3 {
+        assert_eq!(log_in(&store, "ada"), round * 2 - 1);
+        assert_eq!(log_in(&other, "eve"), round * 2);
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_a_directory_is_refused_by_name() {
+    let dir = Dir::new();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = SledStore::open(&path, APP, OnDamage::Refuse, soon()).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Access, "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_that_cannot_be_written_can_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let permit = |mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.data(), permissions).unwrap();
+    };
+    permit(0o500);
+    if File::create(dir.data().join("probe")).is_ok() {
+        // Nothing is forbidden to root. A lock that is a directory stops it as well.
+        std::fs::remove_file(dir.data().join("probe")).unwrap();
+        std::fs::remove_file(dir.data().join("lock")).unwrap();
+        std::fs::create_dir(dir.data().join("lock")).unwrap();
+    }
+    let store = dir.open();
+    assert_eq!(store.current(now()).unwrap(), Some(id("ada")));
+    let error = store.commit(soon(), &mut |_| Ok(vec![Change::Current(None)])).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Access, "{error}");
+    assert!(error.to_string().contains(dir.data().to_str().unwrap()), "{error}");
+    // Also in the middle of a commit that was never finished.
+    let (count, database) = generation(&dir.data());
+    set_generation(&dir.data(), count + 1, database);
+    assert_eq!(names(&store), ["ada"]);
+    assert_eq!(names(&dir.open()), ["ada"]);
+    permit(0o700);
+}
+
+#[test]
+fn an_event_reaches_every_process_once() {
+    let dir = Dir::new();
+    let (one, other) = (dir.open(), dir.open());
+    let event = |to: &str| Event::CurrentUserChanged { from: None, to: Some(id(to)) };
+    let mut seen = number(&other);
+    let mut heard = Vec::new();
+    for round in 0..10 {
+        commit(&one, &[Change::Tell(event(&round.to_string()))]);
+        let recent = other.recent(Some(seen), soon()).unwrap();
+        assert!(!recent.lagged);
+        seen = recent.number;
+        heard.extend(recent.events.into_iter().map(|(_, event)| event));
+    }
+    let all: Vec<_> = (0..10).map(|round| event(&round.to_string())).collect();
+    assert_eq!(heard, all);
+}
