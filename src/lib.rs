@@ -1,26 +1,80 @@
-//! Blocking user sessions for App Services-compatible backends.
+//! Blocking user sessions for App Services-compatible backends: log people (or machines) in, keep
+//! them logged in, and make calls as them.
 //!
-//! So far: what is known of users, and the stores that keep it.
+//! A [`Session`] is the one handle: cheap to clone, usable from any thread, with no async runtime
+//! anywhere. It keeps users and tokens in an embedded database that any number of processes may
+//! share, so a program that was closed knows its users when it is opened again, without network.
+//! Each [`User`] had from it makes calls with an access token that is refreshed when it is due,
+//! once, however many threads and processes ask.
+//!
+//! ```no_run
+//! use keyfob::{Credentials, Secret, Session};
+//!
+//! # fn main() -> keyfob::Result<()> {
+//! let session = Session::builder("my-app-id", "https://example.org").open()?;
+//! session.email_password().register("ada@example.org", &Secret::new("hunter22"))?;
+//! let user = session.log_in(&Credentials::email_password("ada@example.org", "hunter22"))?;
+//! let sum: i64 = user.functions().call("sum", (1, 2))?;
+//! assert_eq!(session.current_user()?, Some(user));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A tour
+//!
+//! - [`Session`]: log in, who is current, switch, remove. Built by [`SessionBuilder`].
+//! - [`User`]: state, identities, profile, custom user data, tokens, log-out,
+//!   [functions](User::functions).
+//! - [`Credentials`]: one log-in attempt's input, one constructor per [`Provider`].
+//! - [`EmailPassword`]: registration, confirmation, password reset. [`ApiKeys`]: log-ins for machines.
+//! - [`ejson`]: dates, ids, decimals and bytes in function calls.
+//! - [`Events`] and [`Subscription`]: what happened, here or in another process.
+//! - [`Error`]: one type with the questions callers ask: is it worth a retry, does the user have to
+//!   log in, may it have happened all the same.
+//! - [`store`], [`transport`] and [`Clock`]: what a session stands on, as traits.
+//! - [`manual`]: how it works underneath, and what changed when.
+//!
+//! # Features
+//!
+//! | feature | adds | dependencies |
+//! | --- | --- | --- |
+//! | `tls` (default) | https with rustls | ureq's own |
 
 mod account;
+mod api_keys;
 mod clock;
 mod credentials;
 pub mod ejson;
+mod email_password;
 mod error;
 mod event;
+mod functions;
+mod hash;
 mod id;
+pub mod manual;
 mod secret;
+mod session;
 pub mod store;
+mod sync;
 mod token;
+pub mod transport;
+mod user;
+mod wire;
 
 pub use account::{Identity, Profile, UserState};
+pub use api_keys::{ApiKey, ApiKeys};
 pub use clock::{Clock, Deadline, SystemClock};
 pub use credentials::{Credentials, Provider};
+pub use email_password::EmailPassword;
 pub use error::{
     DecodeError, Error, LinkRefusal, LocalState, Result, ServerError, ServerErrorCode, StoreError,
     StoreErrorKind, TransportError, TransportErrorKind,
 };
 pub use event::{Event, LogoutReason, RemovalReason};
+pub use functions::Functions;
 pub use id::{ApiKeyId, DeviceId, UserId};
 pub use secret::Secret;
+pub use session::{DEFAULT_DEADLINE, Events, Session, SessionBuilder, Subscription};
+pub use sync::SyncConfiguration;
 pub use token::{AccessToken, RefreshToken};
+pub use user::User;

@@ -1,0 +1,103 @@
+//! A user's API keys: log-ins for machines, made by the user.
+
+use crate::error::Result;
+use crate::id::ApiKeyId;
+use crate::secret::Secret;
+use crate::transport::Response;
+use crate::user::User;
+use crate::wire::{self, Route};
+
+/// What is known of an API key. The key itself is given out once, by [`ApiKeys::create`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Its name, unique for the user.
+    pub name: String,
+    /// Whether it can be used to log in.
+    pub is_enabled: bool,
+}
+
+/// The client for a user's API keys; had from [`User::api_keys`].
+///
+/// Each call blocks for one request, within the session's deadline. Their common errors:
+/// [`Error::LocalState`](crate::Error::LocalState) if the user is not logged in, [`Error::LoginEnded`](crate::Error::LoginEnded) if the backend ended
+/// the login (these calls carry the refresh token), [`Error::Server`](crate::Error::Server) if it refused otherwise,
+/// [`Error::Transport`](crate::Error::Transport) if no answer came.
+///
+/// Source: realm-core `app.cpp`, `UserAPIKeyProviderClient`.
+#[derive(Debug)]
+pub struct ApiKeys<'a> {
+    user: &'a User,
+}
+
+impl<'a> ApiKeys<'a> {
+    pub(crate) fn new(user: &'a User) -> Self {
+        Self { user }
+    }
+
+    /// Makes a key, and returns it: it is shown this once. Log in with it by
+    /// [`Credentials::api_key`](crate::Credentials::api_key).
+    ///
+    /// # Errors
+    /// With code `InvalidParameter` if the name has other characters than ASCII letters, digits,
+    /// `_` and `-`; `ApiKeyAlreadyExists` if the name is taken. If
+    /// [`is_ambiguous`](crate::Error::is_ambiguous), the key may have been made all the same, and nobody
+    /// knows it: delete it by its name in [`ApiKeys::list`].
+    pub fn create(&self, name: &str) -> Result<(ApiKey, Secret)> {
+        wire::created_api_key(self.send(&Route::create_api_key(name))?.body())
+    }
+
+    /// Lists the keys.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub fn list(&self) -> Result<Vec<ApiKey>> {
+        wire::api_keys(self.send(&Route::list_api_keys())?.body())
+    }
+
+    /// Returns a key, or `None` if the user has none with this id.
+    ///
+    /// # Errors
+    /// The common ones.
+    pub fn get(&self, id: &ApiKeyId) -> Result<Option<ApiKey>> {
+        match self.send(&Route::get_api_key(id)) {
+            Ok(answer) => wire::api_key(answer.body()).map(Some),
+            Err(error) if error.status() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets a key be used to log in again; nothing happens if it can be.
+    ///
+    /// # Errors
+    /// With code `ApiKeyNotFound` if the user has no such key.
+    pub fn enable(&self, id: &ApiKeyId) -> Result<()> {
+        self.send(&Route::enable_api_key(id, true)).map(|_| ())
+    }
+
+    /// Stops a key from being used to log in. Who is logged in with it stays so.
+    ///
+    /// # Errors
+    /// With code `ApiKeyNotFound` if the user has no such key.
+    pub fn disable(&self, id: &ApiKeyId) -> Result<()> {
+        self.send(&Route::enable_api_key(id, false)).map(|_| ())
+    }
+
+    /// Deletes a key. A key that is not there is deleted already.
+    ///
+    /// # Errors
+    /// The common ones; status 403 for the key that the user is logged in with.
+    pub fn delete(&self, id: &ApiKeyId) -> Result<()> {
+        match self.send(&Route::delete_api_key(id)) {
+            Err(error) if error.status() != Some(404) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn send(&self, route: &Route) -> Result<Response> {
+        let session = self.user.session();
+        session.inner.send_with_refresh_token(self.user.id(), route, session.deadline())
+    }
+}

@@ -1,0 +1,123 @@
+//! Accounts with e-mail address and password: what comes before a log-in, and what helps when it
+//! fails.
+
+use serde::Serialize;
+
+use crate::ejson;
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+use crate::session::Session;
+use crate::wire::Route;
+
+/// The client for accounts that the backend keeps by e-mail address and password; had from
+/// [`Session::email_password`].
+///
+/// Nothing here needs a user or changes who is logged in. Each call blocks for one request (and the
+/// look-up of the host before the first), within the session's deadline.
+#[derive(Debug)]
+pub struct EmailPassword<'a> {
+    session: &'a Session,
+}
+
+impl<'a> EmailPassword<'a> {
+    pub(crate) fn new(session: &'a Session) -> Self {
+        Self { session }
+    }
+
+    /// Registers an address with a password. It does not log in; that is
+    /// [`Session::log_in`] with [`Credentials::email_password`](crate::Credentials::email_password),
+    /// once the address is confirmed if the app asks for that.
+    ///
+    /// Passwords have 6 to 128 characters on App Services; the backend judges. Blocks for two
+    /// requests at most, within the session's deadline.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `AccountNameInUse` if the address is registered,
+    /// [`Error::Transport`] if the backend could not be reached; if
+    /// [`is_ambiguous`](Error::is_ambiguous), the address may be registered all the same.
+    ///
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::register_email`.
+    pub fn register(&self, email: &str, password: &Secret) -> Result<()> {
+        self.send(&Route::register(self.app(), email, password))
+    }
+
+    /// Confirms an address with the `token` and `tokenId` from the link in the confirmation mail.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong, used
+    /// or older than 30 minutes, `UserAlreadyConfirmed` if there is nothing left to confirm.
+    ///
+    /// Source: `UsernamePasswordProviderClient::confirm_user`.
+    pub fn confirm(&self, token: &Secret, token_id: &str) -> Result<()> {
+        self.send(&Route::confirm(self.app(), token, token_id))
+    }
+
+    /// Has the confirmation mail sent again.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address,
+    /// `UserAlreadyConfirmed` if it is confirmed.
+    ///
+    /// Source: `UsernamePasswordProviderClient::resend_confirmation_email`.
+    pub fn resend_confirmation(&self, email: &str) -> Result<()> {
+        self.send(&Route::resend_confirmation(self.app(), email))
+    }
+
+    /// Has the app's own confirmation function run again for an address that is still pending.
+    ///
+    /// # Errors
+    /// As [`EmailPassword::resend_confirmation`]; also if the app confirms in another way.
+    ///
+    /// Source: `UsernamePasswordProviderClient::retry_custom_confirmation`.
+    pub fn retry_custom_confirmation(&self, email: &str) -> Result<()> {
+        self.send(&Route::retry_confirmation(self.app(), email))
+    }
+
+    /// Has a mail sent with which the password can be set anew.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address.
+    ///
+    /// Source: `UsernamePasswordProviderClient::send_reset_password_email`.
+    pub fn send_reset(&self, email: &str) -> Result<()> {
+        self.send(&Route::send_reset(self.app(), email))
+    }
+
+    /// Sets a new password with the `token` and `tokenId` from the link in the reset mail.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong, used
+    /// or older than 30 minutes.
+    ///
+    /// Source: `UsernamePasswordProviderClient::reset_password`.
+    pub fn complete_reset(&self, password: &Secret, token: &Secret, token_id: &str) -> Result<()> {
+        self.send(&Route::complete_reset(self.app(), password, token, token_id))
+    }
+
+    /// Has the app's own reset function decide about a new password. `arguments` serialises to a
+    /// list, as for [`Functions::call`](crate::Functions::call), and is handed to the function.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address, `BadRequest` if
+    /// the function said no; [`Error::Decode`] if the arguments are not a list.
+    ///
+    /// Source: `UsernamePasswordProviderClient::call_reset_password_function`.
+    pub fn call_reset_function(
+        &self,
+        email: &str,
+        password: &Secret,
+        arguments: impl Serialize,
+    ) -> Result<()> {
+        let arguments = serde_json::from_slice(&ejson::list(&arguments)?)
+            .map_err(|error| Error::decode("the arguments of a function", error))?;
+        self.send(&Route::call_reset(self.app(), email, password, &arguments))
+    }
+
+    fn app(&self) -> &str {
+        self.session.app_id()
+    }
+
+    fn send(&self, route: &Route) -> Result<()> {
+        self.session.inner.send_plain(route, self.session.deadline()).map(|_| ())
+    }
+}

@@ -1,0 +1,19 @@
+//! The manual: how it works underneath. Nothing but text.
+
+#[doc = include_str!("refresh.md")]
+pub mod refresh {}
+
+#[doc = include_str!("events.md")]
+pub mod events {}
+
+#[doc = include_str!("flutter.md")]
+pub mod flutter {}
+
+#[doc = include_str!("storage.md")]
+pub mod storage {}
+
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
+
+#[doc = include_str!("changes.md")]
+pub mod changes {}

@@ -1,0 +1,221 @@
+//! What a session needs to know, and what it takes for granted otherwise.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use super::Session;
+use super::events::Hub;
+use super::inner::Inner;
+use super::single::Single;
+use super::url::BaseUrl;
+use crate::clock::{Clock, Deadline, SystemClock};
+use crate::error::{Error, Result};
+use crate::hash::fnv1a;
+use crate::store::{OnDamage, SledStore, Store};
+use crate::transport::{Transport, UreqTransport};
+use crate::wire::{self, Device};
+
+/// How long a call may take unless the builder or the call says otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Describes a [`Session`]; begun by [`Session::builder`].
+#[must_use = "a builder does nothing until `open` is called"]
+pub struct SessionBuilder {
+    app_id: String,
+    base_url: String,
+    allow_insecure_http: bool,
+    app_info: Device,
+    clock: Box<dyn Clock>,
+    data_dir: Option<PathBuf>,
+    deadline: Duration,
+    location_lookup: bool,
+    on_damage: OnDamage,
+    store: Option<Arc<dyn Store>>,
+    transport: Option<Box<dyn Transport>>,
+}
+
+impl SessionBuilder {
+    pub(super) fn new(app_id: String, base_url: String) -> Self {
+        Self {
+            app_id,
+            base_url,
+            allow_insecure_http: false,
+            app_info: Device::default(),
+            clock: Box::new(SystemClock),
+            data_dir: None,
+            deadline: DEFAULT_DEADLINE,
+            location_lookup: true,
+            on_damage: OnDamage::Refuse,
+            store: None,
+            transport: None,
+        }
+    }
+
+    /// Allows plain http to hosts other than this machine, where anybody on the way can read the
+    /// tokens. Defaults to `false`.
+    pub fn allow_insecure_http(mut self, allow: bool) -> Self {
+        self.allow_insecure_http = allow;
+        self
+    }
+
+    /// Names the application and its version for the backend's notes about the device. Defaults to
+    /// empty texts.
+    pub fn app_info(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.app_info = Device { app_name: name.into(), app_version: version.into() };
+        self
+    }
+
+    /// Judges tokens by another clock. Defaults to [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Keeps users and tokens in a directory below this one. It is made with all its parents, for
+    /// the owner alone, when it does not exist.
+    ///
+    /// Defaults to `keyfob` in the platform's directory for application data: `$XDG_DATA_HOME` or
+    /// `~/.local/share`, `~/Library/Application Support`, or `%LOCALAPPDATA%`.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// Limits how long each call may take, everything included. Defaults to 60 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Says whether the backend is asked where requests shall go. Turn it off where a reverse
+    /// proxy serves the protocol under another name than the backend's own. Defaults to `true`.
+    pub fn location_lookup(mut self, lookup: bool) -> Self {
+        self.location_lookup = lookup;
+        self
+    }
+
+    /// Says what happens when the files of the store are damaged. Defaults to
+    /// [`OnDamage::Refuse`].
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.on_damage = on_damage;
+        self
+    }
+
+    /// Keeps users and tokens elsewhere than in a data directory: in a
+    /// [`MemoryStore`](crate::store::MemoryStore), or in a store of your own.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Sends requests in another way. Defaults to [`UreqTransport`].
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Opens the session. Uses no network; creates the data directory if need be.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the app id or the base URL cannot be used, or if there is no data
+    /// directory; [`Error::Store`] if the store cannot be opened.
+    pub fn open(self) -> Result<Session> {
+        if self.app_id.trim().is_empty() {
+            return Err(Error::config("the app id", "it is empty"));
+        }
+        let base_url = BaseUrl::parse(&self.base_url, self.allow_insecure_http)
+            .map_err(|reason| Error::config("the base URL", reason))?;
+        let (store, app_dir) = match self.store {
+            Some(store) => (store, None),
+            None => {
+                let root = match self.data_dir {
+                    Some(dir) => dir,
+                    None => default_data_dir()?,
+                };
+                let app = format!("{}\n{base_url}", self.app_id);
+                let dir = app_dir(&root, &self.app_id, &app);
+                let deadline = Deadline::after(self.deadline);
+                let store = SledStore::open(&dir, &app, self.on_damage, deadline)?;
+                (Arc::new(store) as Arc<dyn Store>, Some(dir))
+            }
+        };
+        let inner = Inner {
+            app_id: self.app_id,
+            base_url,
+            insecure_http: self.allow_insecure_http,
+            asks_location: self.location_lookup,
+            device: self.app_info,
+            store,
+            transport: self.transport.unwrap_or_else(|| Box::new(UreqTransport::new())),
+            clock: self.clock,
+            hub: Hub::new(),
+            app_dir,
+            location: RwLock::new(None),
+            location_lookups: Single::new(),
+            refreshes: Single::new(),
+            cooldowns: Mutex::new(HashMap::new()),
+            early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
+        };
+        Ok(Session { inner: Arc::new(inner), limit: self.deadline })
+    }
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder")
+            .field("app_id", &self.app_id)
+            .field("base_url", &self.base_url)
+            .field("data_dir", &self.data_dir)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The directory of one app on one backend: readable, and never another one's.
+fn app_dir(root: &Path, app_id: &str, app: &str) -> PathBuf {
+    const READABLE: usize = 64;
+    let mut name = wire::segment(app_id);
+    name.truncate(READABLE);
+    root.join(format!("{name}-{:016x}", fnv1a(app)))
+}
+
+fn default_data_dir() -> Result<PathBuf> {
+    let base = if cfg!(windows) {
+        absolute("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        absolute("HOME").map(|home| home.join("Library/Application Support"))
+    } else {
+        absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+    };
+    base.map(|base| base.join("keyfob")).ok_or_else(|| {
+        let reason = "this environment names no home directory: set one with `data_dir`";
+        Error::config("the data directory", reason)
+    })
+}
+
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .map(|path: OsString| path.into())
+        .filter(|path: &PathBuf| path.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_never_share_a_directory() {
+        let dir = |app: &str, url: &str| app_dir(Path::new("/d"), app, &format!("{app}\n{url}"));
+        assert_eq!(dir("app-x", "https://a"), dir("app-x", "https://a"));
+        assert_ne!(dir("app-x", "https://a"), dir("app-x", "https://b"));
+        assert_ne!(dir("app-x", "https://a"), dir("app-y", "https://a"));
+        let odd = dir(&"../".repeat(100), "https://a");
+        assert_eq!(odd.parent(), Some(Path::new("/d")));
+        assert!(odd.file_name().unwrap().len() < 100);
+    }
+}

@@ -1,0 +1,287 @@
+//! Who hears of what happened: the hub of a session, and the two ways to listen.
+//!
+//! One dispatcher thread per session, started by the first listener and ended with the last, reads
+//! the store's recent events, after a commit here at once and otherwise ten times a second, which is how events
+//! of other processes arrive. It puts them into the listeners' queues and never calls anybody, so
+//! a listener that is stuck or panics holds up nobody but itself.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::clock::Deadline;
+use crate::error::{Error, Result, StoreError, StoreErrorKind};
+use crate::event::Event;
+use crate::id::UserId;
+use crate::store::Store;
+
+/// How often the store is asked what other processes did.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How many events wait for one listener; beyond that it gets [`Event::Lagged`] in their place.
+const QUEUE: usize = 1024;
+
+/// The longest that the dispatcher waits for the store.
+const STORE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The listeners of a session.
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queues: Vec<Weak<Queue>>,
+    running: bool,
+    woken: bool,
+    closed: bool,
+}
+
+struct Queue {
+    /// Events of commits up to this one happened before the listener came.
+    since: u64,
+    of: Option<UserId>,
+    state: Mutex<QueueState>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    events: VecDeque<Event>,
+    closed: bool,
+}
+
+/// The events of a session or a user from now on: a blocking iterator, which ends with the session.
+///
+/// Events wait in a queue of 1,024; whoever falls further behind gets [`Event::Lagged`]. Dropping
+/// it unsubscribes.
+pub struct Events {
+    queue: Arc<Queue>,
+}
+
+/// Keeps a listener subscribed; dropping it unsubscribes. A call that is under way then goes on.
+#[must_use = "dropping it unsubscribes the listener"]
+pub struct Subscription {
+    queue: Weak<Queue>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), wake: Condvar::new() })
+    }
+
+    /// Says that something was committed here.
+    pub(crate) fn wake(&self) {
+        self.lock().woken = true;
+        self.wake.notify_all();
+    }
+
+    /// Ends all iterators and the dispatcher: the last handle of the session is gone.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for queue in state.queues.drain(..).filter_map(|queue| queue.upgrade()) {
+            queue.close();
+        }
+        self.wake.notify_all();
+    }
+
+    /// Subscribes to everything, or to what concerns one user, that is committed from now on.
+    pub(crate) fn events(
+        self: &Arc<Self>,
+        store: &Arc<dyn Store>,
+        of: Option<UserId>,
+    ) -> Result<Events> {
+        let since = store.recent(None, Deadline::after(STORE_DEADLINE))?.number;
+        let queue = Arc::new(Queue { since, of, state: Mutex::default(), filled: Condvar::new() });
+        let mut state = self.lock();
+        state.queues.push(Arc::downgrade(&queue));
+        if !state.running {
+            let (hub, store) = (self.clone(), store.clone());
+            thread::Builder::new()
+                .name("keyfob-events".to_owned())
+                .spawn(move || hub.dispatch(&*store, since))
+                .map_err(no_thread)?;
+            state.running = true;
+        }
+        drop(state);
+        Ok(Events { queue })
+    }
+
+    fn dispatch(&self, store: &dyn Store, mut seen: u64) {
+        while self.wait() {
+            // A store that cannot be read now is read later; the commits are not lost.
+            let Ok(recent) = store.recent(Some(seen), Deadline::after(STORE_DEADLINE)) else {
+                continue;
+            };
+            if recent.number == seen {
+                continue;
+            }
+            let queues: Vec<_> = self.lock().queues.iter().filter_map(Weak::upgrade).collect();
+            for queue in queues {
+                if recent.lagged && queue.since < recent.number {
+                    queue.push(&Event::Lagged);
+                }
+                for (number, event) in &recent.events {
+                    if *number > queue.since {
+                        queue.push(event);
+                    }
+                }
+            }
+            seen = recent.number;
+        }
+    }
+
+    /// Waits for a reason to look; `false` once nobody listens any more.
+    fn wait(&self) -> bool {
+        let state = self.lock();
+        let (mut state, _) = self
+            .wake
+            .wait_timeout_while(state, POLL, |state| !state.woken && !state.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.woken = false;
+        state.queues.retain(|queue| queue.strong_count() > 0);
+        state.running = !state.closed && !state.queues.is_empty();
+        state.running
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn push(&self, event: &Event) {
+        if !self.concerns(event) {
+            return;
+        }
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        if state.events.len() < QUEUE {
+            state.events.push_back(event.clone());
+        } else if state.events.back() != Some(&Event::Lagged) {
+            state.events.push_back(Event::Lagged);
+        }
+        self.filled.notify_one();
+    }
+
+    fn concerns(&self, event: &Event) -> bool {
+        let Some(of) = &self.of else { return true };
+        match event {
+            Event::CurrentUserChanged { from, to } => {
+                from.as_ref() == Some(of) || to.as_ref() == Some(of)
+            }
+            event => event.user().is_none_or(|user| user == of),
+        }
+    }
+
+    /// Takes the next event; waits for it until `until`, for ever without.
+    fn take(&self, until: Option<Instant>) -> Option<Event> {
+        let mut state = self.lock();
+        loop {
+            if let Some(event) = state.events.pop_front() {
+                return Some(event);
+            }
+            if state.closed {
+                return None;
+            }
+            state = match until {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    let waited = self.filled.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Events {
+    /// Returns the next event if there is one already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.queue.take(Some(Instant::now()))
+    }
+
+    /// Waits for the next event, at most this long. `None` if there was none by then, or if the
+    /// session has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
+        self.queue.take(Instant::now().checked_add(timeout))
+    }
+
+    /// Calls `listener` with each event, on a thread of its own.
+    pub(crate) fn subscribe(
+        self,
+        listener: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Subscription> {
+        let queue = Arc::downgrade(&self.queue);
+        thread::Builder::new()
+            .name("keyfob-listener".to_owned())
+            .spawn(move || {
+                for event in self {
+                    // Its panic was reported by the panic hook, and the next event is another one.
+                    let _ = catch_unwind(AssertUnwindSafe(|| listener(&event)));
+                }
+            })
+            .map_err(no_thread)?;
+        Ok(Subscription { queue })
+    }
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    StoreError::new(StoreErrorKind::Io, "no thread could be started to watch it")
+        .because(error)
+        .into()
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    /// Waits for the next event, without limit; `None` once the session has ended.
+    fn next(&mut self) -> Option<Event> {
+        self.queue.take(None)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.upgrade() {
+            let mut state = queue.lock();
+            // What was not delivered yet will not be.
+            state.events.clear();
+            state.closed = true;
+            drop(state);
+            queue.filled.notify_all();
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("of", &self.queue.of).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subscription")
+    }
+}

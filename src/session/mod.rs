@@ -1,0 +1,229 @@
+//! The [`Session`]: who is known on this device, who is current, and everything done as one of them.
+
+mod builder;
+mod events;
+mod inner;
+mod refresh;
+mod single;
+mod url;
+mod users;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::builder::{DEFAULT_DEADLINE, SessionBuilder};
+pub use self::events::{Events, Subscription};
+pub(crate) use self::inner::Inner;
+use crate::clock::Deadline;
+use crate::credentials::Credentials;
+use crate::email_password::EmailPassword;
+use crate::error::Result;
+use crate::event::Event;
+use crate::id::UserId;
+use crate::user::User;
+
+/// The users of one app on one backend, as they are known on this device.
+///
+/// Cloning is cheap: all clones, and every [`User`] had from one, share one state, which goes when
+/// the last of them does. A session may be used from any number of threads, and any number of
+/// sessions and processes may share one data directory. It starts no thread of its own unless
+/// somebody listens for events.
+///
+/// Every call that may wait ends within the session's deadline (60 s unless
+/// [`SessionBuilder::deadline`] or [`Session::with_deadline`] say otherwise): waits for locks, the
+/// look-up of the host, a refresh of the token and a repeated request are all inside it. Opening a
+/// session, and reading who is there, use no network.
+///
+/// # Examples
+///
+/// ```no_run
+/// use keyfob::{Credentials, Session};
+///
+/// # fn main() -> keyfob::Result<()> {
+/// let session = Session::builder("my-app-id", "https://example.org").open()?;
+/// let user = match session.current_user()? {
+///     Some(user) => user, // from the device, also without network
+///     None => session.log_in(&Credentials::email_password("ada@example.org", "hunter22"))?,
+/// };
+/// let sum: i64 = user.functions().call("sum", (1, 2))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Session {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) limit: Duration,
+}
+
+impl Session {
+    /// Begins to describe a session with an app, by its client app id, on the backend at a base
+    /// URL, such as `https://example.org` or the address that `keyfob serve` prints.
+    pub fn builder(app_id: impl Into<String>, base_url: impl Into<String>) -> SessionBuilder {
+        SessionBuilder::new(app_id.into(), base_url.into())
+    }
+
+    /// Returns a handle to the same session whose calls have another deadline.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { inner: self.inner.clone(), limit: deadline }
+    }
+
+    /// Returns the client app id.
+    pub fn app_id(&self) -> &str {
+        &self.inner.app_id
+    }
+
+    /// Returns the base URL, as it was configured but for its case and trailing slashes.
+    pub fn base_url(&self) -> &str {
+        self.inner.base_url()
+    }
+
+    /// Logs in, and makes the user current.
+    ///
+    /// Tokens, identities, profile and the choice of the current user are on disk when this
+    /// returns. A user who is known here already, by whatever provider, is the same user
+    /// afterwards. [`Credentials::anonymous`] reuses an anonymous user who is logged in, without
+    /// network. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if it was another.
+    /// Blocks for three requests at most, within the deadline.
+    ///
+    /// # Errors
+    /// [`Error::Server`](crate::Error::Server) if the backend refused, with code `InvalidPassword`
+    /// for a wrong password or an unknown address;
+    /// [`Error::Transport`](crate::Error::Transport) if it could not be reached or the answer was
+    /// lost, which [`is_ambiguous`](crate::Error::is_ambiguous) tells apart;
+    /// [`Error::Store`](crate::Error::Store) if the log-in could not be kept. Nothing is stored
+    /// after an error, and a server session that was made already is ended as well as it goes.
+    ///
+    /// Source: realm-core `object-store/sync/app.cpp`, `App::log_in_with_credentials`.
+    pub fn log_in(&self, credentials: &Credentials) -> Result<User> {
+        let user = self.inner.log_in(credentials, self.deadline())?;
+        Ok(self.handle(user))
+    }
+
+    /// Returns the current user: the one who logged in or was switched to last and is still logged
+    /// in. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read; never "nobody" then.
+    pub fn current_user(&self) -> Result<Option<User>> {
+        let current = self.inner.store.current(self.deadline())?;
+        Ok(current.map(|user| self.handle(user)))
+    }
+
+    /// Returns all users known here, logged out ones too, in the order in which they first logged
+    /// in. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    pub fn users(&self) -> Result<Vec<User>> {
+        let records = self.inner.store.users(self.deadline())?;
+        Ok(records.iter().map(|record| self.handle(record.id.clone())).collect())
+    }
+
+    /// Returns the user with this id if it is known here. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    pub fn user(&self, id: &UserId) -> Result<Option<User>> {
+        let record = self.inner.store.user(id, self.deadline())?;
+        Ok(record.map(|record| self.handle(record.id.clone())))
+    }
+
+    /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless it was already.
+    /// Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known here;
+    /// [`Error::Store`](crate::Error::Store) if nothing was changed.
+    pub fn switch_user(&self, user: &User) -> Result<()> {
+        self.inner.switch_to(user.id(), self.deadline())
+    }
+
+    /// Forgets a user on this device, logged in or not, and ends its server session. The account
+    /// stays on the backend.
+    ///
+    /// Everything about the user is gone from disk when this returns, also when the backend could
+    /// not be reached. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was
+    /// current; then the user who was used last before it is, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport) if
+    /// the backend was not told; the removal stands.
+    /// [`Error::LocalState`](crate::Error::LocalState) if the user is not known here,
+    /// [`Error::Store`](crate::Error::Store) if nothing was changed.
+    pub fn remove_user(&self, user: &User) -> Result<()> {
+        self.inner.remove(user.id(), self.deadline())
+    }
+
+    /// Deletes a user: the account on the backend, with that user's own token, then everything about
+    /// it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was current.
+    ///
+    /// # Errors
+    /// As [`Functions::call`](crate::Functions::call); nothing has changed here then. If
+    /// [`is_ambiguous`](crate::Error::is_ambiguous), the account may be gone; if it is, the next
+    /// refresh finds the login ended.
+    ///
+    /// Source: realm-core `object-store/sync/app.cpp`, `App::delete_user`.
+    pub fn delete_user(&self, user: &User) -> Result<()> {
+        self.inner.delete(user.id(), self.deadline())
+    }
+
+    /// Returns the client for accounts with e-mail address and password: registration,
+    /// confirmation, password reset.
+    pub fn email_password(&self) -> EmailPassword<'_> {
+        EmailPassword::new(self)
+    }
+
+    /// Returns the events of this session from now on, those of other processes that share its
+    /// store included. See [`Events`].
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    pub fn events(&self) -> Result<Events> {
+        self.inner.events(None)
+    }
+
+    /// Calls `listener` with each event from now on, on a thread of its own, until the returned
+    /// subscription is dropped or the session ends.
+    ///
+    /// No lock is held: anything of this library may be called in it. A panic in it is reported
+    /// like any other and does not end the subscription. A listener that holds a clone of the
+    /// session keeps the session alive until it is unsubscribed.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    pub fn subscribe(
+        &self,
+        listener: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Subscription> {
+        self.events()?.subscribe(listener)
+    }
+
+    pub(crate) fn app_dir(&self) -> Option<&Path> {
+        self.inner.app_dir.as_deref()
+    }
+
+    pub(crate) fn websocket_url(&self) -> Result<String> {
+        Ok(self.inner.location(self.deadline())?.websocket)
+    }
+
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.limit)
+    }
+
+    fn handle(&self, id: UserId) -> User {
+        User::new(self.clone(), id)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("app_id", &self.app_id())
+            .field("base_url", &self.base_url())
+            .field("deadline", &self.limit)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,295 @@
+//! When to get a new access token, who does it, and what its failure means.
+//!
+//! The rules are those of the manual, page `refresh`: one flight per user across threads and
+//! processes, checked at use and never by a timer; a log-out wins; only a definite answer ends a
+//! login.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::inner::{Inner, is_success, out_of_time};
+use super::single::{Role, Waited};
+use crate::clock::Deadline;
+use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
+use crate::event::{Event, LogoutReason};
+use crate::id::UserId;
+use crate::store::{Change, StoredUser};
+use crate::token::{self, AccessToken, Freshness, RefreshToken};
+use crate::wire::{self, Refreshed, Route};
+
+/// The longest that a refresh may hold up a call whose token is still good.
+const EARLY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long implicit refreshes of a user wait after a failure, at least; up to as much again is
+/// added as jitter.
+const COOLDOWN: Duration = Duration::from_secs(2);
+
+/// The outcome of a flight, as its passengers get it.
+#[derive(Clone)]
+pub(super) struct Landed {
+    outcome: Result<AccessToken>,
+    /// Whether it was short, on behalf of a token that was still good.
+    early: bool,
+}
+
+/// Until when no implicit refresh of a user is tried, and why.
+pub(super) struct Cooldown {
+    /// By the monotonic clock.
+    until: Duration,
+    error: Error,
+    early: bool,
+}
+
+/// What became of a refresh token that the backend refused.
+pub(super) enum Ended {
+    Yes,
+    /// The store holds another one by now.
+    Changed,
+}
+
+impl Inner {
+    /// Returns an access token that the backend will accept, refreshing it if it is due.
+    ///
+    /// A fresh token costs one look into the store. A due one is refreshed by one thread, for at
+    /// most 5 s or a quarter of what is left of it, while it goes on serving the others; a failure
+    /// there is none. An expired one is waited for.
+    pub(crate) fn valid_access_token(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        let (record, token) = self.logged_in(user, deadline)?;
+        match self.freshness(&record, &token) {
+            Freshness::Fresh => Ok(token),
+            Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
+            Freshness::Expired => self.refresh(user, &token, deadline, false),
+        }
+    }
+
+    fn freshness(&self, record: &StoredUser, token: &AccessToken) -> Freshness {
+        token.claims().freshness(self.now().saturating_add(record.skew), self.early)
+    }
+
+    fn refresh_early(
+        &self,
+        user: &UserId,
+        token: AccessToken,
+        left: Duration,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        if self.cooling_down(user, true).is_some() {
+            return Ok(token);
+        }
+        let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
+        let deadline = deadline.at_most(EARLY_LIMIT.min(left / 4));
+        let outcome = self.fly(user, &token, deadline);
+        self.note_outcome(user, &outcome, true);
+        lead.done(Landed { outcome: outcome.clone(), early: true });
+        match outcome {
+            Err(error) if !error.needs_login() => Ok(token),
+            outcome => outcome,
+        }
+    }
+
+    /// Gets a token other than `stale`, or shares the outcome of whoever is getting one.
+    ///
+    /// `explicit` is for a caller who asked for a refresh: it tries even shortly after a failure.
+    pub(crate) fn refresh(
+        &self,
+        user: &UserId,
+        stale: &AccessToken,
+        deadline: Deadline,
+        explicit: bool,
+    ) -> Result<AccessToken> {
+        loop {
+            if !explicit && let Some(error) = self.cooling_down(user, false) {
+                // Another process may have had more luck meanwhile.
+                return self.replaced(user, stale, deadline)?.ok_or(error);
+            }
+            match self.refreshes.join(user) {
+                Role::Lead(lead) => {
+                    let outcome = self.fly(user, stale, deadline);
+                    self.note_outcome(user, &outcome, false);
+                    lead.done(Landed { outcome: outcome.clone(), early: false });
+                    return outcome;
+                }
+                Role::Follow(flight) => match flight.wait(deadline) {
+                    Waited::Done(landed) => match landed.outcome {
+                        // It had less time than this caller has.
+                        Err(error) if landed.early && !error.needs_login() => {}
+                        Err(error) if error.is_timeout() && !deadline.has_passed() => {}
+                        // It set out for a token that is this caller's stale one.
+                        Ok(token) if token == *stale => {}
+                        outcome => return outcome,
+                    },
+                    Waited::Abandoned => {}
+                    Waited::TimedOut => {
+                        let what = "a refresh by another thread";
+                        return Err(out_of_time(&self.base_url, what).into());
+                    }
+                },
+            }
+            if deadline.has_passed() {
+                return Err(out_of_time(&self.base_url, "a refresh").into());
+            }
+        }
+    }
+
+    /// Returns the stored token if it is another one than `stale` and still good.
+    fn replaced(
+        &self,
+        user: &UserId,
+        stale: &AccessToken,
+        deadline: Deadline,
+    ) -> Result<Option<AccessToken>> {
+        let (record, token) = self.logged_in(user, deadline)?;
+        let good = token != *stale && self.freshness(&record, &token) != Freshness::Expired;
+        Ok(good.then_some(token))
+    }
+
+    /// One flight: alone for this user among all processes, with the newest record.
+    fn fly(&self, user: &UserId, stale: &AccessToken, deadline: Deadline) -> Result<AccessToken> {
+        let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
+            return Err(out_of_time(&self.base_url, "a refresh by another process").into());
+        };
+        let mut last_chance = false;
+        loop {
+            if let Some(token) = self.replaced(user, stale, deadline)? {
+                return Ok(token);
+            }
+            let (record, _) = self.logged_in(user, deadline)?;
+            let Some(refresh_token) = &record.refresh_token else {
+                return Err(LocalState::NotLoggedIn(user.clone()).into());
+            };
+            let route = Route::refresh();
+            // What comes back has to be stored within the deadline as well.
+            let network = deadline.at_most(deadline.remaining() * 9 / 10);
+            let sent = self.now();
+            let answer = self.send(&route, Some(refresh_token.expose()), network)?;
+            if is_success(&answer) {
+                let refreshed = wire::refreshed(answer.body())?;
+                return self.store_refreshed(user, record.epoch, refreshed, sent, deadline);
+            }
+            let error = wire::error(route.attempt, &answer);
+            let now = self.now().saturating_add(record.skew);
+            let expired = refresh_token.claims().expires_at.saturating_mul(1000) <= now;
+            if !wire::ends_login(&answer, expired) {
+                return Err(error.into());
+            }
+            match self.end_login(&record, refresh_token, &error, deadline)? {
+                Ended::Yes => return Err(Error::LoginEnded(Box::new(error))),
+                Ended::Changed if last_chance => return Err(error.into()),
+                Ended::Changed => last_chance = true,
+            }
+        }
+    }
+
+    /// Stores what a refresh brought, unless the user has logged out or in since it set out.
+    fn store_refreshed(
+        &self,
+        user: &UserId,
+        epoch: u64,
+        refreshed: Refreshed,
+        sent: i64,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        let skew = token::skew(refreshed.access_token.claims(), sent, self.now());
+        self.commit(deadline, |tables| {
+            let record = tables
+                .user(user)?
+                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            if !record.is_logged_in() {
+                return Err(LocalState::NotLoggedIn(user.clone()).into());
+            }
+            if record.epoch != epoch {
+                // Logged in again meanwhile: what this flight brought belongs to a login that is
+                // over, and the new one has a token of its own.
+                let token = record.access_token.clone();
+                return Ok((
+                    Vec::new(),
+                    token.ok_or_else(|| Error::from(LocalState::NotLoggedIn(user.clone())))?,
+                ));
+            }
+            let token = refreshed.access_token.clone();
+            let event =
+                Event::TokenRefreshed { user: user.clone(), expires_at: token.expires_at() };
+            let mut record = StoredUser::clone(&record);
+            record.access_token = Some(token.clone());
+            record.skew = skew;
+            if let Some(rotated) = &refreshed.refresh_token {
+                record.refresh_token = Some(rotated.clone());
+            }
+            let warning = self.warning(&mut record);
+            let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+            changes.extend(warning.map(Change::Tell));
+            Ok((changes, token))
+        })
+    }
+
+    /// Returns what to tell about a login that will end soon, once a day.
+    fn warning(&self, record: &mut StoredUser) -> Option<Event> {
+        const DAY: i64 = 24 * 3600 * 1000;
+        let token = record.refresh_token.as_ref()?;
+        let now = self.now().saturating_add(record.skew);
+        let told =
+            record.warned.is_some_and(|told| now.saturating_sub(told).saturating_abs() < DAY);
+        if told || !token.claims().is_ending(now) {
+            return None;
+        }
+        record.warned = Some(now);
+        Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
+    }
+
+    /// Logs a user out whose refresh token the backend refused for good, if that is still the token
+    /// that the store holds.
+    pub(super) fn end_login(
+        &self,
+        refused: &StoredUser,
+        refresh_token: &RefreshToken,
+        error: &ServerError,
+        deadline: Deadline,
+    ) -> Result<Ended> {
+        let reason = match error.code {
+            Some(ServerErrorCode::UserDisabled) => LogoutReason::UserDisabled,
+            _ => LogoutReason::SessionEnded,
+        };
+        self.commit(deadline, |tables| {
+            let Some(record) = tables.user(&refused.id)? else {
+                return Ok((Vec::new(), Ended::Yes));
+            };
+            if record.epoch != refused.epoch && !record.is_logged_in() {
+                return Ok((Vec::new(), Ended::Yes));
+            }
+            if record.refresh_token.as_ref() != Some(refresh_token) {
+                return Ok((Vec::new(), Ended::Changed));
+            }
+            Ok((super::users::log_out(tables, &record, reason)?, Ended::Yes))
+        })
+    }
+
+    /// Returns the failure on whose account no implicit refresh is tried now, if there is one. A
+    /// failure to replace a token that was still good holds up only more of the same.
+    fn cooling_down(&self, user: &UserId, early: bool) -> Option<Error> {
+        let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
+        let cooldown = cooldowns.get(user)?;
+        let applies = early || !cooldown.early;
+        (applies && self.clock.monotonic() < cooldown.until).then(|| cooldown.error.clone())
+    }
+
+    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, early: bool) {
+        let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            // A caller in a hurry must not hold up the patient ones.
+            Err(error) if error.is_timeout() && !early => {}
+            Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
+                let jitter = COOLDOWN * u32::from(self.early) / 255;
+                let pause = (COOLDOWN + jitter).max(error.retry_after().unwrap_or_default());
+                let until = self.clock.monotonic().saturating_add(pause);
+                cooldowns.insert(user.clone(), Cooldown { until, error: error.clone(), early });
+            }
+            _ => {
+                cooldowns.remove(user);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One at a time, for all: whoever comes first does the work, the others wait and share its outcome.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::clock::Deadline;
+
+/// Work under way, by what it is for.
+pub(super) struct Single<K, T> {
+    under_way: Mutex<HashMap<K, Arc<Shared<T>>>>,
+}
+
+/// What a caller is to do.
+pub(super) enum Role<'a, K: Clone + Eq + Hash, T> {
+    /// Do the work.
+    Lead(Lead<'a, K, T>),
+    /// Somebody else is doing it.
+    Follow(Follow<T>),
+}
+
+/// The right to do the work. Dropped without an outcome (by a panic), it is passed on.
+pub(super) struct Lead<'a, K: Clone + Eq + Hash, T> {
+    all: &'a Single<K, T>,
+    key: K,
+    shared: Arc<Shared<T>>,
+}
+
+/// Somebody else's work, to be waited for.
+pub(super) struct Follow<T>(Arc<Shared<T>>);
+
+/// How a wait ended.
+pub(super) enum Waited<T> {
+    /// The work is done.
+    Done(T),
+    /// Whoever did the work gave up without an outcome; try again.
+    Abandoned,
+    /// The time was up.
+    TimedOut,
+}
+
+struct Shared<T> {
+    outcome: Mutex<Outcome<T>>,
+    settled: Condvar,
+}
+
+enum Outcome<T> {
+    Pending,
+    Done(T),
+    Abandoned,
+}
+
+impl<K: Clone + Eq + Hash, T: Clone> Single<K, T> {
+    pub(super) fn new() -> Self {
+        Self { under_way: Mutex::new(HashMap::new()) }
+    }
+
+    /// Joins the work for a key, or begins it.
+    pub(super) fn join(&self, key: &K) -> Role<'_, K, T> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = under_way.get(key) {
+            return Role::Follow(Follow(shared.clone()));
+        }
+        let shared =
+            Arc::new(Shared { outcome: Mutex::new(Outcome::Pending), settled: Condvar::new() });
+        under_way.insert(key.clone(), shared.clone());
+        Role::Lead(Lead { all: self, key: key.clone(), shared })
+    }
+}
+
+impl<K: Clone + Eq + Hash, T> Lead<'_, K, T> {
+    /// Hands the outcome to everybody who waits. Who comes later begins anew.
+    pub(super) fn done(self, outcome: T) {
+        self.settle(Outcome::Done(outcome));
+    }
+
+    fn settle(&self, outcome: Outcome<T>) {
+        // Out of the table first: whoever joins from here on must not get an old outcome.
+        let mut under_way = self.all.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.get(&self.key).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
+            under_way.remove(&self.key);
+        }
+        drop(under_way);
+        let mut shared = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*shared, Outcome::Pending) {
+            *shared = outcome;
+        }
+        drop(shared);
+        self.shared.settled.notify_all();
+    }
+}
+
+impl<K: Clone + Eq + Hash, T> Drop for Lead<'_, K, T> {
+    fn drop(&mut self) {
+        self.settle(Outcome::Abandoned);
+    }
+}
+
+impl<T: Clone> Follow<T> {
+    /// Waits for the outcome, at most until the deadline.
+    pub(super) fn wait(&self, deadline: Deadline) -> Waited<T> {
+        let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outcome, _) = self
+            .0
+            .settled
+            .wait_timeout_while(outcome, deadline.remaining(), |outcome| {
+                matches!(outcome, Outcome::Pending)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*outcome {
+            Outcome::Done(value) => Waited::Done(value.clone()),
+            Outcome::Abandoned => Waited::Abandoned,
+            Outcome::Pending => Waited::TimedOut,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_shared_by_those_who_wait_and_nobody_later() {
+        let single = Single::<u8, u32>::new();
+        let Role::Lead(lead) = single.join(&1) else { panic!("nothing is under way") };
+        let Role::Follow(follow) = single.join(&1) else { panic!("it is under way") };
+        assert!(matches!(single.join(&2), Role::Lead(_)));
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Waited::TimedOut));
+        lead.done(7);
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Waited::Done(7)));
+        assert!(matches!(single.join(&1), Role::Lead(_)));
+    }
+
+    #[test]
+    fn work_lost_to_a_panic_is_passed_on() {
+        let single = Single::<(), u32>::new();
+        let mut follow = None;
+        let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let Role::Lead(_lead) = single.join(&()) else { return };
+            if let Role::Follow(other) = single.join(&()) {
+                follow = Some(other);
+            }
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        let waited = follow.unwrap().wait(Deadline::after(Duration::from_secs(5)));
+        assert!(matches!(waited, Waited::Abandoned));
+        assert!(matches!(single.join(&()), Role::Lead(_)));
+    }
+}

@@ -1,0 +1,307 @@
+//! Logging in and out, switching and removing: each is one commit.
+//!
+//! Who is current when the current user leaves: of the users who are logged in, the one who was
+//! used last, that is, logged in or was switched to; nobody, if there is none. The rule is applied
+//! in the commit that makes the current user leave, so it holds after a restart as well.
+
+use std::sync::Arc;
+
+use super::inner::{Inner, is_success, success};
+use crate::account::{Identity, Profile, UserState};
+use crate::clock::Deadline;
+use crate::credentials::{Credentials, Kind, Provider};
+use crate::error::{Error, LocalState, Result, StoreError};
+use crate::event::{Event, LogoutReason, RemovalReason};
+use crate::id::UserId;
+use crate::store::{Change, StoredUser, Tables};
+use crate::token::{self, RefreshToken};
+use crate::wire::{self, Login, Route};
+
+impl Inner {
+    /// Logs in, and makes that user current.
+    pub(super) fn log_in(&self, credentials: &Credentials, deadline: Deadline) -> Result<UserId> {
+        if let Kind::Anonymous { reuse: true } = credentials.0
+            && let Some(user) = self.reuse_anonymous(deadline)?
+        {
+            return Ok(user);
+        }
+        let route = Route::log_in(&self.app_id, credentials, &self.device);
+        let sent = self.now();
+        let answer = self.send_plain(&route, deadline)?;
+        let login = wire::login(answer.body())?;
+        let skew = token::skew(login.access_token.claims(), sent, self.now());
+        let stored = self
+            .fetch_profile(&login, deadline)
+            .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
+        if stored.is_err() {
+            // Nothing is stored, so nobody else will ever end this server session.
+            let _ = self.end_server_session(&login.refresh_token, deadline);
+        }
+        stored.map(|()| login.user)
+    }
+
+    /// Finds the anonymous user who was used last and is logged in, and makes it current.
+    fn reuse_anonymous(&self, deadline: Deadline) -> Result<Option<UserId>> {
+        if let Some(current) = self.store.current(deadline)?
+            && let Some(record) = self.store.user(&current, deadline)?
+            && is_anonymous(&record)
+        {
+            return Ok(Some(current));
+        }
+        self.commit(deadline, |tables| match tables.last_used(&is_anonymous)? {
+            Some(record) => Ok((switch_to(tables, &record), Some(record.id.clone()))),
+            None => Ok((Vec::new(), None)),
+        })
+    }
+
+    fn fetch_profile(&self, login: &Login, deadline: Deadline) -> Result<(Vec<Identity>, Profile)> {
+        let mut route = Route::profile();
+        route.attempt = "give the profile after the log-in, so that nothing was stored";
+        let answer = self.send(&route, Some(login.access_token.expose()), deadline)?;
+        wire::profile(success(&route, answer)?.body())
+    }
+
+    /// Tokens, identities, profile and current user: all of them or none.
+    fn store_login(
+        &self,
+        credentials: &Credentials,
+        login: &Login,
+        (identities, profile): (Vec<Identity>, Profile),
+        skew: i64,
+        deadline: Deadline,
+    ) -> Result<()> {
+        self.commit(deadline, |tables| {
+            let known = tables.user(&login.user)?;
+            let mut record = match &known {
+                Some(record) => StoredUser::clone(record),
+                None => {
+                    let mut record = StoredUser::new(login.user.clone());
+                    record.created = tables.number();
+                    record
+                }
+            };
+            record.state = UserState::LoggedIn;
+            record.epoch += 1;
+            record.used = tables.number();
+            record.access_token = Some(login.access_token.clone());
+            record.refresh_token = Some(login.refresh_token.clone());
+            record.skew = skew;
+            record.warned = None;
+            record.device_id = login.device_id.clone().or(record.device_id);
+            record.identities.clone_from(&identities);
+            record.profile = profile.clone();
+            let user = login.user.clone();
+            let mut changes = vec![
+                Change::Put(Box::new(record)),
+                Change::Tell(Event::LoggedIn {
+                    user: user.clone(),
+                    provider: credentials.provider(),
+                }),
+            ];
+            changes.extend(make_current(tables, Some(user)));
+            Ok((changes, ()))
+        })
+    }
+
+    /// Attaches an account to a user, and makes that user current.
+    pub(crate) fn link(
+        &self,
+        user: &UserId,
+        credentials: &Credentials,
+        deadline: Deadline,
+    ) -> Result<()> {
+        if matches!(credentials.0, Kind::Anonymous { .. }) {
+            return Err(LocalState::CannotLinkAnonymous.into());
+        }
+        let (before, _) = self.logged_in(user, deadline)?;
+        let route = Route::link(&self.app_id, credentials, &self.device);
+        let sent = self.now();
+        let answer = self.send_as(user, &route, deadline)?;
+        let token = match wire::linked(answer.body(), user)? {
+            Ok(token) => token,
+            Err(stranger) => {
+                let _ = self.end_server_session(&stranger.refresh_token, deadline);
+                let reason = "it is a log-in of another user: this backend does not link accounts";
+                return Err(Error::decode("the link answer", reason));
+            }
+        };
+        let skew = token::skew(token.claims(), sent, self.now());
+        let mut route = Route::profile();
+        route.attempt = "give the profile after linking, which stands";
+        let answer = self.send(&route, Some(token.expose()), deadline)?;
+        let (identities, profile) = wire::profile(success(&route, answer)?.body())?;
+        self.commit(deadline, |tables| {
+            let record = tables
+                .user(user)?
+                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            if record.epoch != before.epoch {
+                return Err(LocalState::NotLoggedIn(user.clone()).into());
+            }
+            let mut record = StoredUser::clone(&record);
+            record.access_token = Some(token.clone());
+            record.skew = skew;
+            record.used = tables.number();
+            record.identities.clone_from(&identities);
+            record.profile = profile.clone();
+            let event =
+                Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
+            let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+            changes.extend(make_current(tables, Some(user.clone())));
+            Ok((changes, ()))
+        })
+    }
+
+    /// Deletes a user on the backend, with that user's own token, then here.
+    pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
+        self.send_as(user, &Route::delete_user(), deadline)?;
+        self.commit(deadline, |tables| match tables.user(user)? {
+            Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
+            None => Ok((Vec::new(), ())),
+        })
+    }
+
+    /// Logs a user out here, then tells the backend. Returns what the backend made of it.
+    pub(crate) fn log_out(&self, user: &UserId, deadline: Deadline) -> Result<()> {
+        self.leave(user, deadline, |tables, record| match is_anonymous(record) {
+            // There is no way to log in as the same anonymous user again.
+            true => remove(tables, record, RemovalReason::AnonymousLogout),
+            false if record.is_logged_in() => log_out(tables, record, LogoutReason::Requested),
+            false => Ok(Vec::new()),
+        })
+    }
+
+    /// Forgets a user here, then tells the backend if it was logged in.
+    pub(super) fn remove(&self, user: &UserId, deadline: Deadline) -> Result<()> {
+        self.leave(user, deadline, |tables, record| {
+            remove(tables, record, RemovalReason::Requested)
+        })
+    }
+
+    /// The local part first: it stands, whatever the network does.
+    fn leave(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+        changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
+    ) -> Result<()> {
+        let token = self.commit(deadline, |tables| {
+            let record = tables
+                .user(user)?
+                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            Ok((changes(tables, &record)?, record.refresh_token.clone()))
+        })?;
+        token.map_or(Ok(()), |token| self.end_server_session(&token, deadline))
+    }
+
+    fn end_server_session(&self, token: &RefreshToken, deadline: Deadline) -> Result<()> {
+        let route = Route::log_out();
+        let answer = self.send(&route, Some(token.expose()), deadline)?;
+        // A session that the backend does not know any more has ended.
+        if is_success(&answer) || wire::refuses_token(&answer) {
+            return Ok(());
+        }
+        success(&route, answer).map(|_| ())
+    }
+
+    /// Makes a logged-in user current.
+    pub(super) fn switch_to(&self, user: &UserId, deadline: Deadline) -> Result<()> {
+        self.commit(deadline, |tables| {
+            let record = tables
+                .user(user)?
+                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            if !record.is_logged_in() {
+                return Err(LocalState::NotLoggedIn(user.clone()).into());
+            }
+            Ok((switch_to(tables, &record), ()))
+        })
+    }
+
+    /// Fetches the profile again, and stores it with the identities.
+    pub(crate) fn refresh_profile(&self, user: &UserId, deadline: Deadline) -> Result<Profile> {
+        let (before, _) = self.logged_in(user, deadline)?;
+        let answer = self.send_as(user, &Route::profile(), deadline)?;
+        let (identities, profile) = wire::profile(answer.body())?;
+        self.commit(deadline, |tables| {
+            let record = tables.user(user)?.filter(|record| record.epoch == before.epoch);
+            let changes = match record {
+                Some(record) if record.identities != identities || record.profile != profile => {
+                    let mut record = StoredUser::clone(&record);
+                    record.identities.clone_from(&identities);
+                    record.profile = profile.clone();
+                    let event = Event::ProfileChanged { user: user.clone() };
+                    vec![Change::Put(Box::new(record)), Change::Tell(event)]
+                }
+                _ => Vec::new(),
+            };
+            Ok((changes, profile.clone()))
+        })
+    }
+}
+
+/// Tells whether a user is logged in and has no identity but an anonymous one.
+fn is_anonymous(record: &StoredUser) -> bool {
+    record.is_logged_in()
+        && !record.identities.is_empty()
+        && record.identities.iter().all(|identity| identity.provider == Provider::Anonymous)
+}
+
+/// The changes that make a logged-in user current; none if it is already.
+fn switch_to(tables: &dyn Tables, record: &Arc<StoredUser>) -> Vec<Change> {
+    let mut changes = make_current(tables, Some(record.id.clone()));
+    if !changes.is_empty() {
+        let mut record = StoredUser::clone(record);
+        record.used = tables.number();
+        changes.push(Change::Put(Box::new(record)));
+    }
+    changes
+}
+
+fn make_current(tables: &dyn Tables, to: Option<UserId>) -> Vec<Change> {
+    let from = tables.current();
+    if from == to {
+        return Vec::new();
+    }
+    let event = Event::CurrentUserChanged { from, to: to.clone() };
+    vec![Change::Current(to), Change::Tell(event)]
+}
+
+/// The changes that log a user out, and elect a successor if it was current.
+pub(super) fn log_out(
+    tables: &dyn Tables,
+    record: &StoredUser,
+    reason: LogoutReason,
+) -> Result<Vec<Change>, StoreError> {
+    let mut without_tokens = record.clone();
+    without_tokens.state = UserState::LoggedOut;
+    without_tokens.epoch += 1;
+    without_tokens.access_token = None;
+    without_tokens.refresh_token = None;
+    let mut changes = vec![
+        Change::Put(Box::new(without_tokens)),
+        Change::Tell(Event::LoggedOut { user: record.id.clone(), reason }),
+    ];
+    changes.extend(succeed(tables, record)?);
+    Ok(changes)
+}
+
+/// The changes that forget a user, and elect a successor if it was current.
+fn remove(
+    tables: &dyn Tables,
+    record: &StoredUser,
+    reason: RemovalReason,
+) -> Result<Vec<Change>, StoreError> {
+    let mut changes = vec![
+        Change::Remove(record.id.clone()),
+        Change::Tell(Event::Removed { user: record.id.clone(), reason }),
+    ];
+    changes.extend(succeed(tables, record)?);
+    Ok(changes)
+}
+
+fn succeed(tables: &dyn Tables, leaving: &StoredUser) -> Result<Vec<Change>, StoreError> {
+    if tables.current().as_ref() != Some(&leaving.id) {
+        return Ok(Vec::new());
+    }
+    let successor = tables.last_used(&|record| record.is_logged_in() && record.id != leaving.id)?;
+    Ok(make_current(tables, successor.map(|record| record.id.clone())))
+}

@@ -1,0 +1,243 @@
+//! What a logged-in user hands to a sync engine to open a synced realm. The engine is not here.
+//!
+//! Source: realm-core `object-store/sync/impl/sync_file.cpp` for the names of files,
+//! `sync_session.cpp` for what a session does with users that are logged out or removed.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::ejson;
+use crate::error::{Error, Result, StoreError, StoreErrorKind};
+use crate::session::Session;
+use crate::token::AccessToken;
+use crate::user::User;
+use crate::wire;
+
+/// The directory of synced realms, in the app's own.
+const REALMS: &str = "realms";
+
+/// The longest name of a file that is written out; a longer one is replaced by its hash.
+const LONGEST_NAME: usize = 180;
+
+/// All that a sync engine needs to know to open one of a user's realms; had from
+/// [`User::sync_flexible`] and [`User::sync_partition`].
+///
+/// It follows its user: while that is logged out the realm can be opened and read, and
+/// [`access_token`](Self::access_token) fails until the next log-in; once it is removed, everything
+/// here that asks for the user says so.
+#[derive(Clone)]
+pub struct SyncConfiguration {
+    user: User,
+    partition: Option<String>,
+    path: PathBuf,
+}
+
+impl SyncConfiguration {
+    /// Returns the user.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// Returns the partition's value as canonical extended JSON, such as `"abc"` with its quotes or
+    /// `{"$oid":"…"}`; `None` for flexible sync.
+    pub fn partition(&self) -> Option<&str> {
+        self.partition.as_deref()
+    }
+
+    /// Tells whether this is flexible sync.
+    pub fn is_flexible(&self) -> bool {
+        self.partition.is_none()
+    }
+
+    /// Returns where the realm is kept on this device: below the session's data directory, one
+    /// directory per app and user, one file per partition. The directory exists, for the owner
+    /// alone.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the URL to connect to, without the token, which goes into the query parameter
+    /// `baas_at` and makes the URL a secret. Blocks for one request, if it is not known yet where
+    /// the backend is.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] if the backend had to be asked and could not be reached.
+    pub fn websocket_url(&self) -> Result<String> {
+        self.user.session().websocket_url()
+    }
+
+    /// Returns a token to connect with: the same as [`User::valid_access_token`]. Ask for it before
+    /// each attempt; it is refreshed only when it is due.
+    ///
+    /// # Errors
+    /// As [`User::valid_access_token`].
+    pub fn access_token(&self) -> Result<AccessToken> {
+        self.user.valid_access_token()
+    }
+}
+
+impl User {
+    /// Describes this user's realm for flexible sync. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user was removed, [`Error::Config`] if the session keeps no
+    /// files, [`Error::Store`] if the directory cannot be made.
+    pub fn sync_flexible(&self) -> Result<SyncConfiguration> {
+        self.sync(None, "flx_sync_default".to_owned())
+    }
+
+    /// Describes this user's realm for a partition: a text, a whole number, an
+    /// [`ObjectId`](ejson::ObjectId), a UUID ([`Binary`](ejson::Binary) of subtype 4) or
+    /// nothing (`()`). Uses no network.
+    ///
+    /// # Errors
+    /// As [`User::sync_flexible`]; [`Error::Config`] if the value is of another type.
+    pub fn sync_partition(&self, value: impl Serialize) -> Result<SyncConfiguration> {
+        let wrong = || {
+            let reason = "expected a text, a whole number, an ObjectId, a UUID or nothing";
+            Error::config("the partition", reason)
+        };
+        let text = ejson::to_vec(&value).map_err(|_| wrong())?;
+        let value: Value = serde_json::from_slice(&text).map_err(|_| wrong())?;
+        let name = partition_name(&value).ok_or_else(wrong)?;
+        self.sync(Some(value.to_string()), name)
+    }
+
+    fn sync(&self, partition: Option<String>, name: String) -> Result<SyncConfiguration> {
+        self.identities()?;
+        let dir = realms(self.session())?.join(file_name(self.id().as_str()));
+        make_dir(&dir).map_err(|error| cannot_use(&dir, error))?;
+        let path = dir.join(format!("{}.realm", file_name(&name)));
+        Ok(SyncConfiguration { user: self.clone(), partition, path })
+    }
+}
+
+impl Session {
+    /// Returns the directories of synced realms whose users are not known here any more. Nothing
+    /// here deletes them, since an engine may have a file open; delete them when none has.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the session keeps no files, [`Error::Store`] if they cannot be listed.
+    pub fn unused_sync_dirs(&self) -> Result<Vec<PathBuf>> {
+        let dir = realms(self)?;
+        let known = self.users()?;
+        let known: HashSet<_> = known.iter().map(|user| file_name(user.id().as_str())).collect();
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| cannot_use(&dir, error))?,
+        };
+        let mut unused = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| cannot_use(&dir, error))?;
+            if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
+                unused.push(entry.path());
+            }
+        }
+        unused.sort();
+        Ok(unused)
+    }
+}
+
+fn realms(session: &Session) -> Result<PathBuf> {
+    session.app_dir().map(|dir| dir.join(REALMS)).ok_or_else(|| {
+        let reason = "this session has a store of its own and keeps no files: open it with \
+                      `data_dir` to sync";
+        Error::config("the session", reason)
+    })
+}
+
+fn partition_name(value: &Value) -> Option<String> {
+    if let Some(text) = value.as_str() {
+        return Some(format!("s_{text}"));
+    }
+    if value.is_null() {
+        return Some("null".to_owned());
+    }
+    let (wrapper, inner) = value.as_object()?.iter().next()?;
+    match wrapper.as_str() {
+        "$numberInt" => Some(format!("i_{}", inner.as_str()?)),
+        "$numberLong" => Some(format!("l_{}", inner.as_str()?)),
+        "$oid" => Some(format!("o_{}", inner.as_str()?)),
+        "$binary" => {
+            let binary: ejson::Binary = serde_json::from_value(value.clone()).ok()?;
+            let uuid: [u8; 16] = binary.bytes.try_into().ok()?;
+            let hex = |range: std::ops::Range<usize>| -> String {
+                uuid[range].iter().map(|byte| format!("{byte:02x}")).collect()
+            };
+            (binary.subtype == 4).then(|| {
+                let parts = [hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16)];
+                format!("u_{}", parts.join("-"))
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Turns a text into the name of a file, whatever is in it.
+fn file_name(text: &str) -> String {
+    let name = wire::segment(text).replace('~', "%7E");
+    if name.len() <= LONGEST_NAME { name } else { format!("h_{:016x}", crate::hash::fnv1a(text)) }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+fn cannot_use(dir: &Path, error: io::Error) -> Error {
+    let reason = "the directory of synced realms cannot be used";
+    StoreError::new(StoreErrorKind::Access, reason).at(dir).because(error).into()
+}
+
+impl fmt::Debug for SyncConfiguration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncConfiguration")
+            .field("user", &self.user)
+            .field("partition", &self.partition)
+            .field("path", &self.path)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_by_their_type() {
+        for (value, name) in [
+            (json!("a/b"), "s_a/b"),
+            (json!(null), "null"),
+            (json!({"$numberInt": "7"}), "i_7"),
+            (json!({"$numberLong": "7"}), "l_7"),
+            (json!({"$oid": "5f"}), "o_5f"),
+            (
+                json!({"$binary": {"base64": "AAECAwQFBgcICQoLDA0ODw==", "subType": "04"}}),
+                "u_00010203-0405-0607-0809-0a0b0c0d0e0f",
+            ),
+        ] {
+            assert_eq!(partition_name(&value).as_deref(), Some(name));
+        }
+        for value in [json!({"$numberDouble": "1.5"}), json!([1]), json!(true), json!({"a": 1})] {
+            assert_eq!(partition_name(&value), None);
+        }
+    }
+
+    #[test]
+    fn names_of_files_are_safe_and_short() {
+        assert_eq!(file_name("s_a/b"), "s_a%2Fb");
+        assert_eq!(file_name(".."), "%2E%2E");
+        assert!(file_name(&"/".repeat(1000)).len() < 200);
+        assert_ne!(file_name(&"/".repeat(1000)), file_name(&"/".repeat(1001)));
+    }
+}

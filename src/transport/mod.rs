@@ -1,0 +1,199 @@
+//! One request, one answer: the [`Transport`] trait.
+//!
+//! A transport knows neither users nor retries. It sends what it is given once, to where it is
+//! told, and follows no redirect: what an answer means is decided above it.
+
+mod ureq;
+
+use std::fmt;
+use std::net::IpAddr;
+
+pub use self::ureq::UreqTransport;
+use crate::clock::Deadline;
+use crate::error::TransportError;
+use crate::secret::Secret;
+
+/// How requests reach the backend.
+///
+/// [`UreqTransport`] is what a session uses unless
+/// [`SessionBuilder::transport`](crate::SessionBuilder::transport) names another, such as one that
+/// records or scripts answers in a test. Closures are transports.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends the request once and returns the whole answer, whatever its status, by
+    /// [`Request::deadline`].
+    ///
+    /// # Errors
+    /// If no whole answer came back; [`TransportError::may_have_arrived`] must be true unless it
+    /// is certain that the backend did not see the request.
+    fn send(&self, request: &Request) -> Result<Response, TransportError>;
+}
+
+impl<F> Transport for F
+where
+    F: Fn(&Request) -> Result<Response, TransportError> + Send + Sync + 'static,
+{
+    fn send(&self, request: &Request) -> Result<Response, TransportError> {
+        self(request)
+    }
+}
+
+/// The HTTP methods the protocol uses.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Method {
+    /// `DELETE`
+    Delete,
+    /// `GET`
+    Get,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+}
+
+/// A request, ready to be sent. `Debug` shows neither token nor body.
+#[derive(Clone)]
+pub struct Request {
+    pub(crate) method: Method,
+    pub(crate) url: String,
+    pub(crate) bearer: Option<Secret>,
+    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) deadline: Deadline,
+    pub(crate) fresh: bool,
+}
+
+/// An answer. `Debug` shows no body.
+#[derive(Clone, Default)]
+pub struct Response {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Method {
+    /// Returns the method as it is on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+        }
+    }
+}
+
+impl Request {
+    /// Returns the method.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Returns the absolute URL. It holds no secret.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the token that goes into the `Authorization` header, after `Bearer `.
+    pub fn bearer(&self) -> Option<&str> {
+        self.bearer.as_ref().map(Secret::expose)
+    }
+
+    /// Returns the body, which is JSON. Without one no `Content-Type` is sent either: Flowerbase
+    /// refuses an empty body that claims to be JSON.
+    pub fn body(&self) -> Option<&[u8]> {
+        self.body.as_deref()
+    }
+
+    /// Returns the moment by which the answer must be whole.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// Tells whether a connection that was used before must not be used, since one just broke.
+    pub fn wants_fresh_connection(&self) -> bool {
+        self.fresh
+    }
+}
+
+impl Response {
+    /// The headers that are kept of an answer.
+    pub(crate) const HEADERS: [&'static str; 4] =
+        ["content-type", "date", "location", "retry-after"];
+
+    /// Makes an answer with a status and a body.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
+    }
+
+    /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; nothing
+    /// else is ever looked at.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        if let Some(name) = Self::HEADERS.iter().find(|kept| kept.eq_ignore_ascii_case(name)) {
+            self.headers.push((name, value.into()));
+        }
+        self
+    }
+
+    /// Returns the status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Returns a header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(kept, _)| kept.eq_ignore_ascii_case(name))?;
+        Some(value)
+    }
+
+    /// Returns the body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+/// Tells whether a host of a URL is this machine: a name or an address, in brackets or not.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .field("bearer", &self.bearer)
+            .field("body_len", &self.body.as_ref().map(Vec::len))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_told_from_other_hosts() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.org", "10.0.0.1", "example.org", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The network, by ureq. The only file that names it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Timeout};
+
+use super::{Method, Request, Response, Transport, is_loopback};
+use crate::error::{TransportError, TransportErrorKind as Kind};
+
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// How long an idle connection is kept for the next request.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+
+/// How many idle connections are kept: as many as there may be threads, or each burst reconnects.
+const MAX_IDLE_CONNECTIONS: usize = 64;
+
+/// The longest that one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a looked-up address serves.
+const ADDRESS_LIFE: Duration = Duration::from_secs(30);
+
+/// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
+/// connections kept for 10 s, answers of up to 64 MiB. Cloning shares the connections.
+#[derive(Clone, Debug)]
+pub struct UreqTransport {
+    agent: Agent,
+}
+
+impl UreqTransport {
+    /// Makes a transport with its own connections.
+    pub fn new() -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_idle_age(MAX_IDLE)
+            .max_idle_connections(MAX_IDLE_CONNECTIONS)
+            .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
+            .accept("application/json")
+            .user_agent(concat!("keyfob/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let resolver = CachingResolver::default();
+        Self { agent: Agent::with_parts(config, DefaultConnector::default(), resolver) }
+    }
+
+    fn exchange(&self, request: &Request) -> Result<Response, ureq::Error> {
+        let left = request.deadline().remaining();
+        let uri: Uri = request
+            .url()
+            .parse()
+            .map_err(|error| ureq::Error::Http(ureq::http::Error::from(error)))?;
+        let loopback = uri.host().is_some_and(is_loopback);
+        let mut head = ureq::http::Request::builder().method(request.method().as_str()).uri(uri);
+        if let Some(token) = request.bearer() {
+            head = head.header("authorization", format!("Bearer {token}"));
+        }
+        if request.body().is_some() {
+            head = head.header("content-type", "application/json");
+        }
+        let body = match (request.body(), request.method()) {
+            (None, Method::Delete | Method::Get) => None,
+            (body, _) => Some(body.unwrap_or_default()),
+        };
+        let mut answer = match body {
+            Some(body) => self.run(head.body(body)?, left, loopback, request)?,
+            None => self.run(head.body(())?, left, loopback, request)?,
+        };
+        let mut response = Response::new(answer.status().as_u16(), Vec::new());
+        for name in Response::HEADERS {
+            if let Some(Ok(value)) = answer.headers().get(name).map(|value| value.to_str()) {
+                response = response.with_header(name, value);
+            }
+        }
+        // Read to the end, or the connection cannot be used again.
+        response.body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+        Ok(response)
+    }
+
+    fn run(
+        &self,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+        left: Duration,
+        loopback: bool,
+        wish: &Request,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let mut config = self
+            .agent
+            .configure_request(request)
+            .timeout_global(Some(left))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(left * 3 / 4)));
+        if loopback {
+            config = config.proxy(None);
+        }
+        if wish.wants_fresh_connection() {
+            config = config.max_idle_age(Duration::ZERO);
+        }
+        self.agent.run(config.build())
+    }
+}
+
+impl Default for UreqTransport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transport for UreqTransport {
+    fn send(&self, request: &Request) -> Result<Response, TransportError> {
+        self.exchange(request).map_err(|error| {
+            let origin = origin(request.url());
+            let kind = kind(&error, origin.starts_with("https:"));
+            let trouble = TransportError::new(kind, origin);
+            // A time-out of the look-up or of connecting comes before anything is sent.
+            let unsent = matches!(error, ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect));
+            let trouble = if unsent { trouble.before_sending() } else { trouble };
+            trouble.because(error)
+        })
+    }
+}
+
+fn kind(error: &ureq::Error, tls: bool) -> Kind {
+    use ureq::Error;
+    match error {
+        Error::BadUri(_) | Error::Http(_) | Error::RequireHttpsOnly(_) => Kind::InvalidUrl,
+        Error::BodyExceedsLimit(_) => Kind::BodyTooLarge,
+        Error::ConnectProxyFailed(_) | Error::ConnectionFailed | Error::InvalidProxyUrl => {
+            Kind::Connect
+        }
+        Error::Decompress(..) | Error::LargeResponseHeader(..) | Error::Protocol(_) => {
+            Kind::Protocol
+        }
+        Error::HostNotFound => Kind::Resolve,
+        Error::Timeout(_) => Kind::Timeout,
+        Error::Tls(_) | Error::TlsRequired => Kind::Tls,
+        Error::Io(cause) => match cause.kind() {
+            io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable => Kind::Connect,
+            // rustls reports a refused certificate this way.
+            io::ErrorKind::InvalidData if tls => Kind::Tls,
+            io::ErrorKind::TimedOut => Kind::Timeout,
+            _ => Kind::Interrupted,
+        },
+        #[cfg(feature = "tls")]
+        Error::Rustls(_) | Error::Pem(_) => Kind::Tls,
+        _ => Kind::Interrupted,
+    }
+}
+
+/// Returns the scheme, host and port of a URL: all of it that an error shows.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |end| host + end);
+    &url[..end]
+}
+
+/// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
+/// time-out, but only on a miss: an address literal needs no look-up, and a name's addresses serve
+/// for 30 s.
+#[derive(Debug, Default)]
+struct CachingResolver {
+    inner: DefaultResolver,
+    known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+}
+
+impl Resolver for CachingResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let (Some(host), Some(scheme)) = (uri.host(), uri.scheme_str()) else {
+            return self.inner.resolve(uri, config, timeout);
+        };
+        let port = match (uri.port_u16(), scheme) {
+            (Some(port), _) => port,
+            (None, "http") => 80,
+            (None, "https") => 443,
+            // A proxy's scheme.
+            (None, _) => return self.inner.resolve(uri, config, timeout),
+        };
+        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(self.list(&[SocketAddr::new(address, port)]));
+        }
+        let key = format!("{host}:{port}");
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, addresses)) = known.get(&key)
+            && since.elapsed() < ADDRESS_LIFE
+        {
+            return Ok(self.list(addresses));
+        }
+        drop(known);
+        let found = self.inner.resolve(uri, config, timeout).map_err(|error| match error {
+            // The system's "name not known" has no kind of its own.
+            ureq::Error::Io(_) => ureq::Error::HostNotFound,
+            other => other,
+        })?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(key, (Instant::now(), found.to_vec()));
+        Ok(found)
+    }
+}
+
+impl CachingResolver {
+    fn list(&self, addresses: &[SocketAddr]) -> ResolvedSocketAddrs {
+        let mut list = self.empty();
+        for address in addresses.iter().take(16) {
+            list.push(*address);
+        }
+        list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_origin_alone() {
+        for (url, expected) in [
+            ("https://example.org:8443/api?secret=1", "https://example.org:8443"),
+            ("http://[::1]:80/", "http://[::1]:80"),
+            ("http://h?x", "http://h"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(origin(url), expected);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The [`User`] handle: what is known of a user, and what can be done as that user.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+
+use crate::account::{Identity, Profile, UserState};
+use crate::api_keys::ApiKeys;
+use crate::credentials::Credentials;
+use crate::ejson;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::functions::Functions;
+use crate::id::{DeviceId, UserId};
+use crate::session::{Events, Session, Subscription};
+use crate::token::AccessToken;
+
+/// A user on this device: an id and its session.
+///
+/// A handle holds no state of its own but reads the session's store, so two handles never disagree,
+/// and what another thread or process did shows at once. It keeps its session alive. Two handles
+/// are equal if their ids are.
+#[derive(Clone)]
+pub struct User {
+    session: Session,
+    id: UserId,
+}
+
+impl User {
+    pub(crate) fn new(session: Session, id: UserId) -> Self {
+        Self { session, id }
+    }
+
+    /// Returns the user's id.
+    pub fn id(&self) -> &UserId {
+        &self.id
+    }
+
+    /// Returns the session that this user belongs to.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Returns whether the user is logged in, logged out, or not known here any more. Uses no
+    /// network.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read.
+    pub fn state(&self) -> Result<UserState> {
+        let record = self.session.inner.store.user(&self.id, self.session.deadline())?;
+        Ok(record.map_or(UserState::Removed, |record| match record.is_logged_in() {
+            true => UserState::LoggedIn,
+            false => UserState::LoggedOut,
+        }))
+    }
+
+    /// Returns the accounts that are attached to the user, in the order in which they were linked,
+    /// as they were when the profile was last fetched. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
+    pub fn identities(&self) -> Result<Vec<Identity>> {
+        Ok(self.session.inner.record(&self.id, self.session.deadline())?.identities.clone())
+    }
+
+    /// Returns the profile as it was when it was last fetched: at log-in, or by
+    /// [`User::refresh_profile`]. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
+    pub fn profile(&self) -> Result<Profile> {
+        Ok(self.session.inner.record(&self.id, self.session.deadline())?.profile.clone())
+    }
+
+    /// Fetches profile and identities from the backend and stores them. Emits
+    /// [`Event::ProfileChanged`] if they were others.
+    ///
+    /// # Errors
+    /// As [`Functions::call`].
+    ///
+    /// Source: realm-core `app.cpp`, `App::refresh_profile`.
+    pub fn refresh_profile(&self) -> Result<Profile> {
+        self.session.inner.refresh_profile(&self.id, self.session.deadline())
+    }
+
+    /// Returns the id that the backend gave to this device, if it gave one. It stays after a
+    /// log-out. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
+    pub fn device_id(&self) -> Result<Option<DeviceId>> {
+        Ok(self.session.inner.record(&self.id, self.session.deadline())?.device_id.clone())
+    }
+
+    /// Returns the custom user data: the document that the backend embedded in the access token.
+    /// It is as old as the token; `None` if there is none. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user is not logged in, [`Error::Decode`] if the document does
+    /// not fit `T`, [`Error::Store`] if the store cannot be read.
+    pub fn custom_data<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        decode_custom_data(&self.access_token()?)
+    }
+
+    /// Gets a new access token, and returns the custom user data that it brings.
+    ///
+    /// # Errors
+    /// As [`User::valid_access_token`] and [`User::custom_data`].
+    pub fn refresh_custom_data<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        decode_custom_data(&self.refresh_access_token()?)
+    }
+
+    /// Returns the access token that is stored, whether or not it has expired. Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] if the user is not logged in, [`Error::Store`] if the store cannot be
+    /// read.
+    pub fn access_token(&self) -> Result<AccessToken> {
+        let (_, token) = self.session.inner.logged_in(&self.id, self.session.deadline())?;
+        Ok(token)
+    }
+
+    /// Returns an access token that the backend will accept; one that is due is refreshed first.
+    ///
+    /// A fresh token costs one look into the store. Blocks, when it has expired, for one request at
+    /// most, however many threads and processes ask. Emits [`Event::TokenRefreshed`].
+    ///
+    /// # Errors
+    /// [`Error::LoginEnded`] if the backend refused the refresh token for good: the user is logged
+    /// out then. Any other error leaves the user logged in; [`Error::is_retryable`] tells whether
+    /// trying again can help.
+    pub fn valid_access_token(&self) -> Result<AccessToken> {
+        self.session.inner.valid_access_token(&self.id, self.session.deadline())
+    }
+
+    /// Gets a new access token, also if the stored one is still fresh.
+    ///
+    /// # Errors
+    /// As [`User::valid_access_token`].
+    pub fn refresh_access_token(&self) -> Result<AccessToken> {
+        let deadline = self.session.deadline();
+        let (_, stale) = self.session.inner.logged_in(&self.id, deadline)?;
+        self.session.inner.refresh(&self.id, &stale, deadline, true)
+    }
+
+    /// Returns when the stored access token expires, by the backend's clock.
+    ///
+    /// # Errors
+    /// As [`User::access_token`].
+    pub fn access_token_expires_at(&self) -> Result<SystemTime> {
+        Ok(self.access_token()?.expires_at())
+    }
+
+    /// Returns when the login itself ends, by the backend's clock: then only another log-in helps.
+    ///
+    /// # Errors
+    /// As [`User::access_token`].
+    pub fn refresh_token_expires_at(&self) -> Result<SystemTime> {
+        let (record, token) = self.session.inner.logged_in(&self.id, self.session.deadline())?;
+        let refresh_token = record.refresh_token.as_ref();
+        Ok(refresh_token.map_or(token.expires_at(), |token| token.expires_at()))
+    }
+
+    /// Logs this user out here, then tells the backend.
+    ///
+    /// The tokens are gone from disk when this returns, also when the backend could not be reached;
+    /// profile and identities stay. An anonymous user is removed, since there is no way to log in
+    /// as the same one again. Emits [`Event::LoggedOut`] or [`Event::Removed`], and
+    /// [`Event::CurrentUserChanged`] if the user was current; then the user who was used last
+    /// before it is, if there is one who is logged in. Does nothing if the user is logged out.
+    ///
+    /// # Errors
+    /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here
+    /// stands. [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
+    /// changed.
+    ///
+    /// Source: realm-core `app.cpp`, `App::log_out`.
+    pub fn log_out(&self) -> Result<()> {
+        self.session.inner.log_out(&self.id, self.session.deadline())
+    }
+
+    /// Attaches another account to this user, and makes the user current.
+    ///
+    /// From then on the user can log in by either of them. An anonymous user becomes a permanent
+    /// one that a log-out keeps. Identities and profile are fetched again; one
+    /// [`Event::IdentityLinked`] follows, and [`Event::CurrentUserChanged`] if it was another. An
+    /// e-mail address has to be registered, and confirmed if the app asks for that, before it can
+    /// be linked. Blocks for two requests and, if need be, a refresh.
+    ///
+    /// # Errors
+    /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in.
+    /// [`Error::Server`] if the backend refused, where [`Error::link_refusal`] says what it
+    /// means; [`Error::Decode`] if the backend does not link but logged in as the other user (that
+    /// log-in is ended). If only the profile could not be had, the error says that the link stands.
+    ///
+    /// Source: realm-core `app.cpp`, `App::link_user`.
+    pub fn link(&self, credentials: &Credentials) -> Result<()> {
+        self.session.inner.link(&self.id, credentials, self.session.deadline())
+    }
+
+    /// Returns the client for this user's API keys.
+    pub fn api_keys(&self) -> ApiKeys<'_> {
+        ApiKeys::new(self)
+    }
+
+    /// Returns the client for the app's functions, which run on the backend as this user.
+    pub fn functions(&self) -> Functions<'_> {
+        Functions::new(self)
+    }
+
+    /// Returns what happens to this user from now on. See [`Events`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read or watched.
+    pub fn changes(&self) -> Result<Events> {
+        self.session.inner.events(Some(self.id.clone()))
+    }
+
+    /// Calls `listener` with what happens to this user from now on; see [`Session::subscribe`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store cannot be read or watched.
+    pub fn subscribe(
+        &self,
+        listener: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Subscription> {
+        self.changes()?.subscribe(listener)
+    }
+}
+
+fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
+    let Some(document) = token.user_data()? else { return Ok(None) };
+    ejson::from_slice(document.get().as_bytes())
+        .map_err(|error| Error::decode("the custom user data", error))
+}
+
+impl PartialEq for User {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for User {}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,294 @@
+//! What the backend says: answers and refusals, and what they mean.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::account::{Identity, Profile};
+use crate::api_keys::ApiKey;
+use crate::credentials::Provider;
+use crate::error::{Error, Result, ServerError, ServerErrorCode};
+use crate::id::{ApiKeyId, DeviceId, UserId};
+use crate::secret::Secret;
+use crate::token::{AccessToken, RefreshToken};
+use crate::transport::Response;
+
+/// The answer to a log-in.
+pub(crate) struct Login {
+    pub(crate) user: UserId,
+    pub(crate) access_token: AccessToken,
+    pub(crate) refresh_token: RefreshToken,
+    pub(crate) device_id: Option<DeviceId>,
+}
+
+/// The answer to a refresh. Backends that rotate refresh tokens send a new one along.
+pub(crate) struct Refreshed {
+    pub(crate) access_token: AccessToken,
+    pub(crate) refresh_token: Option<RefreshToken>,
+}
+
+/// The answer to [`super::Route::location`]: the hosts for everything else.
+pub(crate) struct Hosts {
+    pub(crate) http: String,
+    pub(crate) websocket: Option<String>,
+}
+
+/// Reads the answer to [`super::Route::location`].
+pub(crate) fn location(body: &[u8]) -> Result<Hosts> {
+    #[derive(Deserialize)]
+    struct Body {
+        hostname: String,
+        #[serde(default)]
+        ws_hostname: Option<String>,
+    }
+    let body: Body = parse("the location answer", body)?;
+    let websocket = body.ws_hostname.filter(|host| host.starts_with("ws") && host.contains("://"));
+    let websocket = websocket.map(|host| host.trim_end_matches('/').to_owned());
+    Ok(Hosts { http: body.hostname, websocket })
+}
+
+/// Reads the answer to [`super::Route::log_in`].
+pub(crate) fn login(body: &[u8]) -> Result<Login> {
+    #[derive(Deserialize)]
+    struct Body {
+        access_token: String,
+        #[serde(default)]
+        device_id: Option<String>,
+        refresh_token: String,
+        user_id: String,
+    }
+    let body: Body = parse("the log-in answer", body)?;
+    if body.user_id.is_empty() {
+        return Err(Error::decode("the log-in answer", "its `user_id` is empty"));
+    }
+    Ok(Login {
+        user: UserId::new(body.user_id),
+        access_token: AccessToken::parse(body.access_token.into())?,
+        refresh_token: RefreshToken::parse(body.refresh_token.into())?,
+        device_id: body.device_id.as_deref().and_then(DeviceId::from_wire),
+    })
+}
+
+/// Reads the answer to [`super::Route::link`]: the user's new access token.
+///
+/// A backend that does not know linking logs in as the other user instead (Flowerbase does). Then
+/// the answer is that log-in, to be ended.
+pub(crate) fn linked(body: &[u8], user: &UserId) -> Result<Result<AccessToken, Box<Login>>> {
+    #[derive(Deserialize)]
+    struct Body {
+        access_token: String,
+        #[serde(default)]
+        user_id: Option<String>,
+    }
+    let answer: Body = parse("the link answer", body)?;
+    if answer.user_id.is_some_and(|other| other != user.as_str()) {
+        return Ok(Err(Box::new(login(body)?)));
+    }
+    Ok(Ok(AccessToken::parse(answer.access_token.into())?))
+}
+
+/// Reads the answer to [`super::Route::refresh`].
+pub(crate) fn refreshed(body: &[u8]) -> Result<Refreshed> {
+    #[derive(Deserialize)]
+    struct Body {
+        access_token: String,
+        #[serde(default)]
+        refresh_token: Option<String>,
+    }
+    let body: Body = parse("the refresh answer", body)?;
+    Ok(Refreshed {
+        access_token: AccessToken::parse(body.access_token.into())?,
+        refresh_token: body
+            .refresh_token
+            .map(|token| RefreshToken::parse(token.into()))
+            .transpose()?,
+    })
+}
+
+/// Reads the answer to [`super::Route::profile`].
+pub(crate) fn profile(body: &[u8]) -> Result<(Vec<Identity>, Profile)> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        data: Map<String, Value>,
+        identities: Vec<IdentityBody>,
+        #[serde(default, rename = "type")]
+        kind: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct IdentityBody {
+        id: String,
+        provider_type: String,
+    }
+    let body: Body = parse("the profile answer", body)?;
+    let identities = body.identities.into_iter().map(|identity| {
+        Identity::new(identity.id, Provider::from(identity.provider_type.as_str()))
+    });
+    Ok((identities.collect(), Profile::new(body.data, body.kind)))
+}
+
+#[derive(Deserialize)]
+struct ApiKeyBody {
+    #[serde(rename = "_id")]
+    id: Value,
+    name: String,
+    #[serde(default)]
+    disabled: bool,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+impl ApiKeyBody {
+    fn read(self) -> Result<ApiKey> {
+        // realm-web's tests have the second form.
+        let id = self.id.as_str().or_else(|| self.id.get("$oid")?.as_str());
+        let id = id.ok_or_else(|| Error::decode("the API key", "its `_id` is no text"))?;
+        Ok(ApiKey { id: ApiKeyId::new(id), name: self.name, is_enabled: !self.disabled })
+    }
+}
+
+/// Reads the answer to [`super::Route::create_api_key`]: the only one that holds the key itself.
+pub(crate) fn created_api_key(body: &[u8]) -> Result<(ApiKey, Secret)> {
+    let mut body: ApiKeyBody = parse("the new API key", body)?;
+    match body.key.take() {
+        Some(key) => Ok((body.read()?, key.into())),
+        None => Err(Error::decode("the new API key", "its `key` is missing")),
+    }
+}
+
+/// Reads the answer to [`super::Route::get_api_key`].
+pub(crate) fn api_key(body: &[u8]) -> Result<ApiKey> {
+    parse::<ApiKeyBody>("the API key", body)?.read()
+}
+
+/// Reads the answer to [`super::Route::list_api_keys`].
+pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
+    let keys: Vec<ApiKeyBody> = parse("the list of API keys", body)?;
+    keys.into_iter().map(ApiKeyBody::read).collect()
+}
+
+/// Reads an answer that is no success. The status decides, then the body: a JSON object with an
+/// `error` and perhaps an `error_code` and a `link`, whatever its content type calls it.
+///
+/// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
+/// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
+pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Body {
+        error: Value,
+        error_code: Value,
+        link: Value,
+        message: Value,
+    }
+    let body: Body = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let code = text(&body.error_code);
+    let words = match code {
+        Some(_) => text(&body.error).or_else(|| text(&body.message)),
+        None => text(&body.message).or_else(|| text(&body.error)),
+    };
+    ServerError {
+        attempt,
+        status: answer.status(),
+        code: code.as_deref().map(Into::into),
+        message: words.unwrap_or_default(),
+        log_link: text(&body.link),
+        retry_after: answer
+            .header("retry-after")
+            .and_then(|value| value.trim().parse().ok())
+            .map(Duration::from_secs),
+    }
+}
+
+/// Tells whether an answer refuses the token that came with the request, so that a new one helps.
+///
+/// Source: realm-web `Fetcher.ts` asks for `InvalidSession`, realm-core for any 401. A wrong
+/// password is a 401 as well, and has a code that says so.
+pub(crate) fn refuses_token(answer: &Response) -> bool {
+    answer.status() == 401
+        && matches!(error("", answer).code, None | Some(ServerErrorCode::InvalidSession))
+}
+
+/// Tells whether an answer to a request that carried the refresh token says that this token is over.
+/// Only a code says so: a 401 without one is no definite answer on these routes.
+pub(crate) fn refuses_session(answer: &Response) -> bool {
+    use ServerErrorCode::{InvalidSession, UserDisabled};
+    answer.status() == 401 && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
+}
+
+/// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself says
+/// so, and not a proxy on the way. `expired` says whether the refresh token's own time is over.
+///
+/// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
+pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
+    let is_json = serde_json::from_slice::<Map<String, Value>>(answer.body()).is_ok();
+    match (answer.status(), error("", answer).code) {
+        (401, Some(ServerErrorCode::InvalidSession | ServerErrorCode::UserDisabled)) => true,
+        (401, None) if is_json => true,
+        (408 | 429, _) => false,
+        (400..=499, _) => expired,
+        _ => false,
+    }
+}
+
+/// Tells whether the backend says that it has no such app.
+pub(crate) fn is_unknown_app(error: &ServerError) -> bool {
+    error.status == 404 && error.message.starts_with("cannot find app")
+}
+
+fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| {
+        // serde_json's text can quote the body, and the body can hold a token.
+        let reason = match error.classify() {
+            serde_json::error::Category::Data => "a field is missing or has the wrong type",
+            serde_json::error::Category::Eof => "it ends too early",
+            _ => "it is not JSON",
+        };
+        Error::decode(what, reason)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_bodies_of_every_backend_are_read() {
+        let read = |body: &str| {
+            let error = error("log in", &Response::new(401, body));
+            (error.code.map(|code| code.as_str().to_owned()), error.message)
+        };
+        let code = |code: &str, message: &str| (Some(code.to_owned()), message.to_owned());
+        let plain = |message: &str| (None, message.to_owned());
+        assert_eq!(
+            read(r#"{"error":"unauthorized","error_code":"InvalidPassword","link":"l"}"#),
+            code("InvalidPassword", "unauthorized")
+        );
+        assert_eq!(
+            read(
+                r#"{"message":"Unauthorized","error":"unauthorized","errorCode":"InvalidSession","error_code":"InvalidSession"}"#
+            ),
+            code("InvalidSession", "unauthorized")
+        );
+        assert_eq!(
+            read(
+                r#"{"statusCode":400,"code":"FST_ERR_VALIDATION","error":"Bad Request","message":"body/password must NOT"}"#
+            ),
+            plain("body/password must NOT")
+        );
+        for odd in ["", "<html>no</html>", "[1]", r#"{"error":{"a":1},"error_code":5}"#, "null"] {
+            assert_eq!(read(odd), plain(""), "{odd}");
+        }
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_are_errors_without_their_text() {
+        for body in ["", "<html>", "{}", r#"{"access_token":7}"#, r#"{"access_token":"sekret"}"#] {
+            let error = login(body.as_bytes()).err().unwrap();
+            assert!(matches!(error, Error::Decode(_)), "{body}");
+            assert!(!error.to_string().contains("sekret"), "{error}");
+        }
+    }
+}

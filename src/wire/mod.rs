@@ -1,0 +1,9 @@
+//! The protocol: routes, bodies and answers. Pure, and the only place that knows the backend's JSON.
+//!
+//! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
+
+mod answer;
+mod route;
+
+pub(crate) use self::answer::*;
+pub(crate) use self::route::*;

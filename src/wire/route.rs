@@ -1,0 +1,343 @@
+//! What can be asked of the backend: routes with their bodies.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::credentials::{Credentials, Kind};
+use crate::id::ApiKeyId;
+use crate::secret::Secret;
+use crate::transport::Method;
+
+/// Which of a user's tokens a route carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Bearer {
+    Access,
+    None,
+    Refresh,
+}
+
+/// One call of the protocol, before it is known where and by whom it will be sent.
+#[derive(Clone)]
+pub(crate) struct Route {
+    /// What is attempted, for errors: "the backend refused to …".
+    pub(crate) attempt: &'static str,
+    pub(crate) method: Method,
+    /// The path below the location.
+    pub(crate) path: String,
+    pub(crate) bearer: Bearer,
+    pub(crate) body: Option<Vec<u8>>,
+    /// Whether sending it twice does no harm.
+    pub(crate) repeatable: bool,
+}
+
+/// What a log-in asks the backend to note about the device.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Device {
+    pub(crate) app_name: String,
+    pub(crate) app_version: String,
+}
+
+const CLIENT: &str = "/api/client/v2.0";
+
+impl Route {
+    fn new(attempt: &'static str, method: Method, path: String) -> Self {
+        Self { attempt, method, path, bearer: Bearer::None, body: None, repeatable: false }
+    }
+
+    fn bearer(self, bearer: Bearer) -> Self {
+        Self { bearer, ..self }
+    }
+
+    fn body(self, body: &impl Serialize) -> Self {
+        // A tree of strings and numbers always has a text.
+        Self { body: serde_json::to_vec(body).ok(), ..self }
+    }
+
+    fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+
+    /// Asks where the app's backend is.
+    pub(crate) fn location(app: &str) -> Self {
+        let path = format!("{CLIENT}/app/{}/location", segment(app));
+        Self::new("say where the app is", Method::Get, path).repeatable()
+    }
+
+    /// Logs in.
+    ///
+    /// Source: `app_credentials.cpp` for the fields, `AppCredentials::serialize_as_json`.
+    pub(crate) fn log_in(app: &str, credentials: &Credentials, device: &Device) -> Self {
+        Self::provider(app, credentials.provider().as_str(), "login", "log in").body(&login_body(
+            app,
+            credentials,
+            device,
+        ))
+    }
+
+    /// Attaches an account to the user whose access token goes along.
+    pub(crate) fn link(app: &str, credentials: &Credentials, device: &Device) -> Self {
+        Self::provider(app, credentials.provider().as_str(), "login?link=true", "link the account")
+            .body(&login_body(app, credentials, device))
+            .bearer(Bearer::Access)
+    }
+
+    fn provider(app: &str, provider: &str, what: &str, attempt: &'static str) -> Self {
+        let (app, provider) = (segment(app), segment(provider));
+        let path = format!("{CLIENT}/app/{app}/auth/providers/{provider}/{what}");
+        Self::new(attempt, Method::Post, path)
+    }
+
+    fn email_password(app: &str, what: &str, attempt: &'static str, body: &Value) -> Self {
+        Self::provider(app, "local-userpass", what, attempt).body(body)
+    }
+
+    /// Registers an e-mail address with a password.
+    pub(crate) fn register(app: &str, email: &str, password: &Secret) -> Self {
+        let body = json!({"email": email, "password": password.expose()});
+        Self::email_password(app, "register", "register", &body)
+    }
+
+    /// Confirms an address with the token pair from the mail.
+    pub(crate) fn confirm(app: &str, token: &Secret, token_id: &str) -> Self {
+        let body = json!({"token": token.expose(), "tokenId": token_id});
+        Self::email_password(app, "confirm", "confirm the address", &body)
+    }
+
+    /// Asks for the confirmation mail again.
+    pub(crate) fn resend_confirmation(app: &str, email: &str) -> Self {
+        let body = json!({"email": email});
+        Self::email_password(app, "confirm/send", "send the confirmation mail", &body)
+    }
+
+    /// Runs the app's own confirmation function again.
+    pub(crate) fn retry_confirmation(app: &str, email: &str) -> Self {
+        let body = json!({"email": email});
+        Self::email_password(app, "confirm/call", "run the confirmation function", &body)
+    }
+
+    /// Asks for a mail to set a new password.
+    pub(crate) fn send_reset(app: &str, email: &str) -> Self {
+        let body = json!({"email": email});
+        Self::email_password(app, "reset/send", "send the password reset mail", &body)
+    }
+
+    /// Sets a new password with the token pair from the mail.
+    pub(crate) fn complete_reset(
+        app: &str,
+        password: &Secret,
+        token: &Secret,
+        token_id: &str,
+    ) -> Self {
+        let body = json!({
+            "password": password.expose(), "token": token.expose(), "tokenId": token_id,
+        });
+        Self::email_password(app, "reset", "reset the password", &body)
+    }
+
+    /// Has the app's own function set a new password; `arguments` is the text of a JSON list.
+    pub(crate) fn call_reset(app: &str, email: &str, password: &Secret, arguments: &Value) -> Self {
+        let body = json!({"email": email, "password": password.expose(), "arguments": arguments});
+        Self::email_password(app, "reset/call", "run the password reset function", &body)
+    }
+
+    /// Deletes the user on the backend.
+    pub(crate) fn delete_user() -> Self {
+        Self::new("delete the user", Method::Delete, format!("{CLIENT}/auth/delete"))
+            .bearer(Bearer::Access)
+    }
+
+    /// Makes an API key.
+    pub(crate) fn create_api_key(name: &str) -> Self {
+        Self::api_keys("create the API key", Method::Post, "").body(&json!({"name": name}))
+    }
+
+    /// Lists the user's API keys.
+    pub(crate) fn list_api_keys() -> Self {
+        Self::api_keys("list the API keys", Method::Get, "").repeatable()
+    }
+
+    /// Fetches one API key.
+    pub(crate) fn get_api_key(id: &ApiKeyId) -> Self {
+        let path = format!("/{}", segment(id.as_str()));
+        Self::api_keys("give the API key", Method::Get, &path).repeatable()
+    }
+
+    /// Deletes an API key.
+    pub(crate) fn delete_api_key(id: &ApiKeyId) -> Self {
+        let path = format!("/{}", segment(id.as_str()));
+        Self::api_keys("delete the API key", Method::Delete, &path).repeatable()
+    }
+
+    /// Enables or disables an API key.
+    pub(crate) fn enable_api_key(id: &ApiKeyId, enable: bool) -> Self {
+        let (verb, attempt) = match enable {
+            true => ("enable", "enable the API key"),
+            false => ("disable", "disable the API key"),
+        };
+        let path = format!("/{}/{verb}", segment(id.as_str()));
+        Self::api_keys(attempt, Method::Put, &path).repeatable()
+    }
+
+    fn api_keys(attempt: &'static str, method: Method, path: &str) -> Self {
+        Self::new(attempt, method, format!("{CLIENT}/auth/api_keys{path}")).bearer(Bearer::Refresh)
+    }
+
+    /// Fetches the profile.
+    pub(crate) fn profile() -> Self {
+        Self::new("give the profile", Method::Get, format!("{CLIENT}/auth/profile"))
+            .bearer(Bearer::Access)
+            .repeatable()
+    }
+
+    /// Gets a new access token. Repeatable: without rotation nothing changes, and a backend that
+    /// rotates answers the old refresh token with the same successor for a while.
+    pub(crate) fn refresh() -> Self {
+        Self::new("refresh the access token", Method::Post, format!("{CLIENT}/auth/session"))
+            .bearer(Bearer::Refresh)
+            .repeatable()
+    }
+
+    /// Ends the server session.
+    pub(crate) fn log_out() -> Self {
+        Self::new("log out", Method::Delete, format!("{CLIENT}/auth/session"))
+            .bearer(Bearer::Refresh)
+            .repeatable()
+    }
+
+    /// Calls a function; `arguments` is the text of a JSON list.
+    pub(crate) fn call(app: &str, name: &str, service: Option<&str>, arguments: &[u8]) -> Self {
+        let mut body = Vec::with_capacity(arguments.len() + name.len() + 64);
+        body.extend_from_slice(br#"{"arguments":"#);
+        body.extend_from_slice(arguments);
+        body.extend_from_slice(br#","name":"#);
+        body.extend_from_slice(Value::from(name).to_string().as_bytes());
+        if let Some(service) = service {
+            body.extend_from_slice(br#","service":"#);
+            body.extend_from_slice(Value::from(service).to_string().as_bytes());
+        }
+        body.push(b'}');
+        let path = format!("{CLIENT}/app/{}/functions/call", segment(app));
+        let route = Self::new("call the function", Method::Post, path).bearer(Bearer::Access);
+        Self { body: Some(body), ..route }
+    }
+}
+
+impl Device {
+    /// Describes this device with every key that realm-core sends. The application's own name and
+    /// version go where the SDKs put their framework's.
+    ///
+    /// Source: `app.cpp`, `App::log_in_with_credentials` and `app_config.hpp`, `DeviceInfo`.
+    fn describe(&self, app: &str) -> Value {
+        let platform = match std::env::consts::OS {
+            "linux" => "Linux",
+            "macos" => "macOS",
+            "windows" => "Windows",
+            other => other,
+        };
+        json!({
+            "appId": app,
+            "appVersion": self.app_version,
+            "bundleId": self.app_name,
+            "coreVersion": env!("CARGO_PKG_VERSION"),
+            "cpuArch": std::env::consts::ARCH,
+            "deviceName": "",
+            "deviceVersion": "",
+            "frameworkName": self.app_name,
+            "frameworkVersion": self.app_version,
+            "platform": platform,
+            "platformVersion": std::env::consts::FAMILY,
+            "sdk": "keyfob",
+            "sdkVersion": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
+/// Returns where sync engines connect, below the websocket host.
+///
+/// Source: `app.cpp`, `App::make_sync_route`.
+pub(crate) fn sync_path(app: &str) -> String {
+    format!("{CLIENT}/app/{}/realm-sync", segment(app))
+}
+
+/// The fields of a log-in, by provider; the same for linking.
+fn login_body(app: &str, credentials: &Credentials, device: &Device) -> Value {
+    let mut body = match &credentials.0 {
+        Kind::Anonymous { .. } => json!({}),
+        Kind::ApiKey(key) => json!({"key": key.expose()}),
+        Kind::Apple(token) | Kind::GoogleIdToken(token) => json!({"id_token": token.expose()}),
+        Kind::EmailPassword { email, password } => {
+            json!({"username": email, "password": password.expose()})
+        }
+        Kind::Facebook(token) => json!({"accessToken": token.expose()}),
+        Kind::GoogleAuthCode(code) => json!({"authCode": code.expose()}),
+        Kind::Jwt(token) => json!({"token": token.expose()}),
+        Kind::Function(payload) | Kind::Other(_, payload) => Value::Object(payload.clone()),
+    };
+    if !matches!(credentials.0, Kind::Function(_)) {
+        body["provider"] = credentials.provider().as_str().into();
+    }
+    body["options"] = json!({"device": device.describe(app)});
+    body
+}
+
+/// Encodes a text so that it is one segment of a path, whatever is in it.
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(byte.into()),
+            b'.' if !matches!(text, "." | "..") => out.push('.'),
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(route: &Route) -> Value {
+        serde_json::from_slice(route.body.as_deref().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn log_in_says_username_and_register_says_email() {
+        let credentials = Credentials::email_password("a@b", "p\u{e4}ss \"\\");
+        let route = Route::log_in("app-x", &credentials, &Device::default());
+        assert_eq!(route.path, "/api/client/v2.0/app/app-x/auth/providers/local-userpass/login");
+        let mut login = body(&route);
+        let device = login["options"]["device"].take();
+        assert_eq!(device["appId"], "app-x");
+        assert!(device.as_object().unwrap().values().all(Value::is_string), "{device}");
+        login.as_object_mut().unwrap().remove("options");
+        assert_eq!(
+            login,
+            json!({"username": "a@b", "password": "p\u{e4}ss \"\\", "provider": "local-userpass"})
+        );
+        let route = Route::register("app-x", "a@b", &"secret".into());
+        assert_eq!(body(&route), json!({"email": "a@b", "password": "secret"}));
+    }
+
+    #[test]
+    fn a_call_always_has_its_arguments() {
+        let route = Route::call("app", "f\"n", Some("svc"), b"[]");
+        assert_eq!(body(&route), json!({"arguments": [], "name": "f\"n", "service": "svc"}));
+    }
+
+    #[test]
+    fn path_segments_are_encoded() {
+        for (text, expected) in [
+            ("my-app_1.x~", "my-app_1.x~"),
+            ("..", "%2E%2E"),
+            ("a/b?c#d%", "a%2Fb%3Fc%23d%25"),
+            ("\0\u{e4}", "%00%C3%A4"),
+        ] {
+            assert_eq!(segment(text), expected);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Events: what happened, in order, to whoever listens, whatever the listener does.
+
+mod support;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use keyfob::{Credentials, Event, LogoutReason, Session, UserId, UserState};
+use serde_json::json;
+use support::*;
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_login_tells_who_came_and_who_is_current() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).open().unwrap();
+    let mut events = session.events().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let id = user.id().clone();
+    let provider = keyfob::Provider::EmailPassword;
+    assert_eq!(events.next_timeout(LONG), Some(Event::LoggedIn { user: id.clone(), provider }));
+    assert_eq!(
+        events.next_timeout(LONG),
+        Some(Event::CurrentUserChanged { from: None, to: Some(id) })
+    );
+    assert_eq!(events.try_next(), None);
+}
+
+#[test]
+fn a_refresh_tells_when_the_new_token_expires() {
+    let (script, _, _, user) = logged_in();
+    script.reply(REFRESH, 201, json!({"access_token": jwt("a2", START, START + 60)}));
+    let mut events = user.changes().unwrap();
+    let token = user.refresh_access_token().unwrap();
+    let expires_at = token.expires_at();
+    let event = events.next_timeout(LONG).unwrap();
+    assert_eq!(event, Event::TokenRefreshed { user: user.id().clone(), expires_at });
+    assert_eq!(
+        serde_json::to_value(&event).unwrap(),
+        json!({"event": "token_refreshed", "user": "ada", "expires_at": START + 60})
+    );
+}
+
+#[test]
+fn the_profile_is_there_when_the_login_is_told() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).open().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let inside = session.clone();
+    let _subscription = session
+        .subscribe(move |event| {
+            if let Event::LoggedIn { user, .. } = event {
+                let user = inside.user(user).unwrap().unwrap();
+                let email = user.profile().unwrap().email().map(str::to_owned);
+                sender.send((email, inside.current_user().unwrap() == Some(user))).unwrap();
+            }
+        })
+        .unwrap();
+    session.log_in(&password()).unwrap();
+    let told = receiver.recv_timeout(LONG).unwrap();
+    assert_eq!(told, (Some("ada@example.org".into()), true));
+}
+
+#[test]
+fn any_api_may_be_used_inside_a_listener() {
+    let (script, _, session, user) = logged_in();
+    script.reply(REFRESH, 201, json!({"access_token": jwt("a2", START, START + 1800)}));
+    script.reply(CALL, 200, json!(null));
+    let (sender, receiver) = mpsc::channel();
+    let inside = session.clone();
+    let _subscription = session
+        .subscribe(move |event| {
+            let user = inside.users().unwrap().remove(0);
+            match event {
+                Event::TokenRefreshed { .. } => {
+                    user.functions().call::<()>("f", ()).unwrap();
+                    user.refresh_profile().unwrap();
+                    inside.switch_user(&user).unwrap();
+                    let _other = inside.subscribe(|_| {}).unwrap();
+                    user.log_out().unwrap();
+                }
+                Event::LoggedOut { .. } => {
+                    inside.log_in(&password()).unwrap();
+                    sender.send(user.state().unwrap()).unwrap();
+                }
+                _ => {}
+            }
+        })
+        .unwrap();
+    user.refresh_access_token().unwrap();
+    assert_eq!(receiver.recv_timeout(LONG).unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_stuck_or_panicking_listener_holds_up_nobody() {
+    let (_, _, session, user) = logged_in();
+    let (release, stuck) = mpsc::channel::<()>();
+    let (sender, receiver) = mpsc::channel();
+    let stuck = std::sync::Mutex::new(stuck);
+    let _stuck = session.subscribe(move |_| stuck.lock().unwrap().recv().unwrap_or(())).unwrap();
+    let _panicking = session.subscribe(|_| panic!("on purpose")).unwrap();
+    let _good = session.subscribe(move |event| sender.send(event.clone()).unwrap()).unwrap();
+    user.log_out().unwrap();
+    let reason = LogoutReason::Requested;
+    let expected = Event::LoggedOut { user: user.id().clone(), reason };
+    assert_eq!(receiver.recv_timeout(LONG).unwrap(), expected);
+    session.log_in(&password()).unwrap();
+    assert!(matches!(receiver.recv_timeout(LONG).unwrap(), Event::CurrentUserChanged { .. }));
+    assert!(matches!(receiver.recv_timeout(LONG).unwrap(), Event::LoggedIn { .. }));
+    drop(release);
+}
+
+#[test]
+fn who_falls_behind_is_told() {
+    let (_, _, session, user) = logged_in();
+    let mut events = session.events().unwrap();
+    let mut seen = session.events().unwrap();
+    for _ in 0..400 {
+        user.log_out().unwrap();
+        session.log_in(&password()).unwrap();
+        // So that the dispatcher keeps up with the store, and only the queue overflows.
+        let fresh = |event: &Event| matches!(event, Event::LoggedIn { .. } | Event::Lagged);
+        while !fresh(&seen.next_timeout(LONG).expect("an event a log-in")) {}
+    }
+    let events: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+    assert!(events.contains(&Event::Lagged), "{} events", events.len());
+    assert!(events.len() <= 1100, "{}", events.len());
+}
+
+#[test]
+fn dropping_a_subscription_unsubscribes() {
+    let (_, _, session, user) = logged_in();
+    let (sender, receiver) = mpsc::channel();
+    let subscription = session.subscribe(move |event| sender.send(event.clone()).unwrap()).unwrap();
+    drop(subscription);
+    user.log_out().unwrap();
+    // The listener's end of the channel goes with its thread, without an event.
+    assert_eq!(receiver.recv_timeout(LONG), Err(mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn iterators_end_with_their_session() {
+    let (_, _, session, user) = logged_in();
+    let mut events = session.events().unwrap();
+    drop((session, user));
+    assert_eq!(events.next(), None);
+}
+
+#[test]
+fn a_user_hears_of_itself_alone() {
+    let (script, _, session, ada) = logged_in();
+    let mut changes = ada.changes().unwrap();
+    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    let bob = session.log_in(&password()).unwrap();
+    bob.log_out().unwrap();
+    ada.log_out().unwrap();
+    let mut told = std::iter::from_fn(|| changes.next_timeout(LONG));
+    assert!(
+        matches!(told.next(), Some(Event::CurrentUserChanged { from: Some(id), .. }) if id == *ada.id())
+    );
+    assert!(
+        matches!(told.next(), Some(Event::CurrentUserChanged { to: Some(id), .. }) if id == *ada.id())
+    );
+    assert!(matches!(told.next(), Some(Event::LoggedOut { user, .. }) if user == *ada.id()));
+}
+
+#[test]
+fn sessions_on_one_store_hear_each_other() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let store = keyfob::store::MemoryStore::new();
+    let open = || -> Session { builder(&script, &clock).store(store.clone()).open().unwrap() };
+    let (here, there) = (open(), open());
+    let mut events = here.events().unwrap();
+    let user = there.log_in(&password()).unwrap();
+    assert!(
+        matches!(events.next_timeout(LONG), Some(Event::LoggedIn { user: id, .. }) if id == *user.id())
+    );
+    assert_eq!(here.current_user().unwrap(), Some(user));
+}
+
+#[test]
+fn a_login_that_will_end_soon_is_told_once_a_day() {
+    let (script, clock, _, user) = logged_in();
+    let ticks = clock.clone();
+    script.on(REFRESH, move |_| {
+        let now = ticks.seconds();
+        Ok(json_answer(201, &json!({"access_token": jwt(&now.to_string(), now, now + 1800)})))
+    });
+    let mut events = user.changes().unwrap();
+    let mut marks = 0;
+    let mut endings = || {
+        user.refresh_access_token().unwrap();
+        marks += 1;
+        let mut body = profile_body("ada");
+        body["data"]["mark"] = marks.into();
+        script.reply(PROFILE, 200, body);
+        user.refresh_profile().unwrap();
+        let until_the_mark = std::iter::from_fn(|| events.next_timeout(LONG))
+            .take_while(|event| !matches!(event, Event::ProfileChanged { .. }));
+        until_the_mark.filter(|event| matches!(event, Event::LoginEnding { .. })).count()
+    };
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(endings(), 0);
+    clock.advance(day * 53);
+    assert_eq!(endings(), 0);
+    clock.advance(day * 2);
+    assert_eq!((endings(), endings()), (1, 0));
+    clock.advance(day);
+    assert_eq!(endings(), 1);
+}
+
+/// The table of the manual's page on events, row by row.
+#[test]
+fn each_operation_tells_what_the_manual_says() {
+    type Act = fn(&Script, &ManualClock, &Session);
+    fn bob_logs_in(script: &Script, session: &Session) -> keyfob::User {
+        script.lets_in("bob", &access("b1"), &refresh("s1"));
+        session.log_in(&password()).unwrap()
+    }
+    fn ada_of(session: &Session) -> keyfob::User {
+        session.user(&UserId::new("ada")).unwrap().unwrap()
+    }
+    fn anonymous(script: &Script, session: &Session, credentials: &Credentials) -> keyfob::User {
+        script.reply(ANONYMOUS, 200, login_body("anon", &access("c1"), &refresh("t1")));
+        script.reply(PROFILE, 200, anonymous_profile_body("anon"));
+        session.log_in(credentials).unwrap()
+    }
+    const LINK: &str = "POST /auth/providers/api-key/login?link=true";
+    const DELETE: &str = "DELETE /auth/delete";
+    fn nothing(_: &Script, _: &ManualClock, _: &Session) {}
+    // What happens before anybody listens, what happens then, and the names of the events.
+    let rows: [(&str, Act, Act, &[&str]); 23] = [
+        (
+            "log in",
+            nothing,
+            |s, _, session| drop(bob_logs_in(s, session)),
+            &["logged_in", "current_user_changed"],
+        ),
+        (
+            "log in again",
+            nothing,
+            |_, _, session| drop(session.log_in(&password()).unwrap()),
+            &["logged_in"],
+        ),
+        (
+            "reuse the current anonymous user",
+            |s, _, session| drop(anonymous(s, session, &Credentials::anonymous())),
+            |s, _, session| drop(anonymous(s, session, &Credentials::anonymous())),
+            &[],
+        ),
+        (
+            "reuse another anonymous user",
+            |s, _, session| {
+                anonymous(s, session, &Credentials::anonymous());
+                session.switch_user(&ada_of(session)).unwrap();
+            },
+            |s, _, session| drop(anonymous(s, session, &Credentials::anonymous())),
+            &["current_user_changed"],
+        ),
+        (
+            "log in fails",
+            nothing,
+            |s, _, session| {
+                s.reply(LOGIN, 401, error_body("InvalidPassword", "no"));
+                session.log_in(&password()).unwrap_err();
+            },
+            &[],
+        ),
+        (
+            "link",
+            nothing,
+            |s, _, session| {
+                s.reply(LINK, 200, json!({"access_token": access("a2")}));
+                ada_of(session).link(&Credentials::api_key("k")).unwrap();
+            },
+            &["identity_linked"],
+        ),
+        (
+            "link a user who is not current",
+            |s, _, session| {
+                bob_logs_in(s, session);
+                s.reply(PROFILE, 200, profile_body("ada"));
+            },
+            |s, _, session| {
+                s.reply(LINK, 200, json!({"access_token": access("a2")}));
+                ada_of(session).link(&Credentials::api_key("k")).unwrap();
+            },
+            &["identity_linked", "current_user_changed"],
+        ),
+        (
+            "switch",
+            |s, _, session| drop(bob_logs_in(s, session)),
+            |_, _, session| session.switch_user(&ada_of(session)).unwrap(),
+            &["current_user_changed"],
+        ),
+        (
+            "switch to the current user",
+            nothing,
+            |_, _, session| session.switch_user(&ada_of(session)).unwrap(),
+            &[],
+        ),
+        (
+            "refresh",
+            nothing,
+            |s, _, session| {
+                s.reply(REFRESH, 201, json!({"access_token": access("a2")}));
+                ada_of(session).refresh_access_token().unwrap();
+            },
+            &["token_refreshed"],
+        ),
+        (
+            "refresh a login that will end soon",
+            nothing,
+            |s, clock, session| {
+                clock.advance(Duration::from_secs(56 * 86400));
+                let now = clock.seconds();
+                s.reply(REFRESH, 201, json!({"access_token": jwt("a2", now, now + 1800)}));
+                ada_of(session).refresh_access_token().unwrap();
+                s.reply(REFRESH, 201, json!({"access_token": jwt("a3", now, now + 1800)}));
+                ada_of(session).refresh_access_token().unwrap();
+            },
+            &["token_refreshed", "login_ending", "token_refreshed"],
+        ),
+        (
+            "refresh fails",
+            nothing,
+            |s, _, session| {
+                s.reply(REFRESH, 503, json!({}));
+                ada_of(session).refresh_access_token().unwrap_err();
+            },
+            &[],
+        ),
+        (
+            "the backend ends the login",
+            nothing,
+            |s, _, session| {
+                s.reply(REFRESH, 401, error_body("InvalidSession", "gone"));
+                ada_of(session).refresh_access_token().unwrap_err();
+            },
+            &["logged_out session_ended", "current_user_changed"],
+        ),
+        (
+            "the backend says that the user is disabled",
+            |s, _, session| drop(bob_logs_in(s, session)),
+            |s, _, session| {
+                s.reply(REFRESH, 401, error_body("UserDisabled", "off"));
+                ada_of(session).refresh_access_token().unwrap_err();
+            },
+            &["logged_out user_disabled"],
+        ),
+        (
+            "refresh the profile",
+            nothing,
+            |s, _, session| {
+                s.reply(PROFILE, 200, profile_body("changed"));
+                ada_of(session).refresh_profile().unwrap();
+            },
+            &["profile_changed"],
+        ),
+        (
+            "refresh the same profile",
+            nothing,
+            |_, _, session| drop(ada_of(session).refresh_profile().unwrap()),
+            &[],
+        ),
+        (
+            "log out",
+            nothing,
+            |_, _, session| ada_of(session).log_out().unwrap(),
+            &["logged_out requested", "current_user_changed"],
+        ),
+        (
+            "log out without the backend",
+            |s, _, session| drop(bob_logs_in(s, session)),
+            |s, _, session| {
+                s.reply(LOGOUT, 500, json!({}));
+                ada_of(session).log_out().unwrap_err();
+            },
+            &["logged_out requested"],
+        ),
+        (
+            "log out an anonymous user",
+            |s, _, session| drop(anonymous(s, session, &Credentials::anonymous())),
+            |_, _, session| session.current_user().unwrap().unwrap().log_out().unwrap(),
+            &["removed anonymous_logout", "current_user_changed"],
+        ),
+        (
+            "log out a user that is logged out",
+            |_, _, session| ada_of(session).log_out().unwrap(),
+            |_, _, session| ada_of(session).log_out().unwrap(),
+            &[],
+        ),
+        (
+            "remove",
+            nothing,
+            |_, _, session| session.remove_user(&ada_of(session)).unwrap(),
+            &["removed requested", "current_user_changed"],
+        ),
+        (
+            "delete",
+            nothing,
+            |s, _, session| {
+                s.reply(DELETE, 204, json!(null));
+                session.delete_user(&ada_of(session)).unwrap();
+            },
+            &["removed deleted", "current_user_changed"],
+        ),
+        (
+            "delete fails",
+            nothing,
+            |s, _, session| {
+                s.reply(DELETE, 500, json!({}));
+                session.delete_user(&ada_of(session)).unwrap_err();
+            },
+            &[],
+        ),
+    ];
+    for (name, before, act, expected) in rows {
+        let (script, clock, session, _) = logged_in();
+        before(&script, &clock, &session);
+        let mut events = session.events().unwrap();
+        act(&script, &clock, &session);
+        // Somebody new comes at the end, so that there is something to wait for.
+        script.lets_in("mark", &access("m1"), &refresh("m1"));
+        session.log_in(&password()).unwrap();
+        let told: Vec<_> = std::iter::from_fn(|| events.next_timeout(LONG))
+            .take_while(|event| event.user() != Some(&UserId::new("mark")))
+            .map(|event| {
+                let event = serde_json::to_value(event).unwrap();
+                let reason = event["reason"].as_str().map(|reason| format!(" {reason}"));
+                format!("{}{}", event["event"].as_str().unwrap(), reason.unwrap_or_default())
+            })
+            .collect();
+        assert_eq!(told, expected, "{name}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Function calls: what is sent, and what a result may be read as.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use keyfob::transport::Response;
+use keyfob::{Error, ServerErrorCode, TransportErrorKind};
+use serde_json::{Value, json};
+use support::*;
+
+#[test]
+fn arguments_are_a_list_of_canonical_extended_json() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 200, Value::Null);
+    let functions = user.functions();
+    functions.call::<()>("f", ()).unwrap();
+    functions.call::<()>("f", (1, "x", 1.5)).unwrap();
+    functions.call::<()>("f", [1_i64 << 40]).unwrap();
+    functions.call::<()>("f", vec![json!({"a": [null, true]})]).unwrap();
+    functions.call::<()>("f", &[Value::from(1), 2.into()]).unwrap();
+    let sent: Vec<_> = script.sent().into_iter().map(|sent| sent.body.unwrap()).collect();
+    let int = |n: i32| json!({"$numberInt": n.to_string()});
+    for (sent, arguments) in sent.iter().zip([
+        json!([]),
+        json!([int(1), "x", {"$numberDouble": "1.5"}]),
+        json!([{"$numberLong": "1099511627776"}]),
+        json!([{"a": [null, true]}]),
+        json!([int(1), int(2)]),
+    ]) {
+        assert_eq!(*sent, json!({"name": "f", "arguments": arguments}));
+    }
+}
+
+#[test]
+fn arguments_that_are_no_list_are_refused_before_anything_is_sent() {
+    let (script, _, _, user) = logged_in();
+    for error in [
+        user.functions().call::<()>("f", 1).unwrap_err(),
+        user.functions().call::<()>("f", "x").unwrap_err(),
+        user.functions().call::<()>("f", json!({"a": 1})).unwrap_err(),
+        user.functions().call::<()>("f", [u64::MAX]).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Decode(_)), "{error}");
+    }
+    assert_eq!(script.routes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_result_is_read_as_the_type_asked_for() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 200, json!({"n": {"$numberLong": "5"}, "m": 2.5}));
+    let functions = user.functions();
+    let map: BTreeMap<String, f64> = functions.call("f", ()).unwrap();
+    assert_eq!(map, BTreeMap::from([("m".into(), 2.5), ("n".into(), 5.0)]));
+    assert_eq!(functions.call::<Value>("f", ()).unwrap(), json!({"n": 5, "m": 2.5}));
+    assert_eq!(functions.call_text("f", ()).unwrap(), r#"{"m":2.5,"n":{"$numberLong":"5"}}"#);
+    let error = functions.call::<Vec<i32>>("f", ()).unwrap_err();
+    assert!(error.to_string().starts_with("the result of function `f` cannot be read"), "{error}");
+}
+
+#[test]
+fn a_result_with_an_error_field_is_a_result() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 200, json!({"error": "none", "error_code": "InvalidSession"}));
+    let result: Value = user.functions().call("f", ()).unwrap();
+    assert_eq!(result["error"], "none");
+}
+
+#[test]
+fn failures_of_a_function_carry_its_words_and_code() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 404, error_body("FunctionNotFound", "function not found: 'f'"));
+    let error = user.functions().call::<()>("f", ()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::FunctionNotFound));
+    assert_eq!(
+        error.to_string(),
+        "the backend refused to call the function: function not found: 'f' (status 404, FunctionNotFound)"
+    );
+    let Error::Server(error) = error else { panic!("{error}") };
+    assert_eq!(error.log_link.as_deref(), Some("http://log"));
+}
+
+#[test]
+fn a_call_whose_answer_was_lost_is_ambiguous_and_not_repeated() {
+    let (script, _, _, user) = logged_in();
+    script.fail(CALL, TransportErrorKind::Interrupted);
+    assert!(user.functions().call::<()>("f", ()).unwrap_err().is_ambiguous());
+    assert_eq!(script.count(CALL), 1);
+}
+
+#[test]
+fn a_redirect_is_reported_and_not_followed() {
+    let (script, _, _, user) = logged_in();
+    script.on(CALL, |_| Ok(Response::new(307, "").with_header("Location", "http://evil.example/")));
+    assert_eq!(user.functions().call::<()>("f", ()).unwrap_err().status(), Some(307));
+    assert_eq!(script.routes(), [CALL]);
+}

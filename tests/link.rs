@@ -1,0 +1,180 @@
+//! Linking accounts, and deleting users.
+
+mod support;
+
+use keyfob::{
+    Credentials, Error, Event, LinkRefusal, LocalState, Provider, RemovalReason,
+    TransportErrorKind, UserState,
+};
+use serde_json::{Value, json};
+use support::*;
+
+const LINK: &str = "POST /auth/providers/local-userpass/login?link=true";
+const DELETE: &str = "DELETE /auth/delete";
+
+/// An anonymous user at [`START`].
+fn anonymous() -> (Script, ManualClock, keyfob::Session, keyfob::User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(ANONYMOUS, 200, login_body("ada", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("ada"));
+    script.reply(LOGOUT, 204, Value::Null);
+    let session = builder(&script, &clock).open().unwrap();
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    script.clear();
+    (script, clock, session, user)
+}
+
+fn linked_profile() -> Value {
+    json!({
+        "identities": [
+            {"id": "x", "provider_type": "anon-user"},
+            {"id": "y", "provider_type": "local-userpass"},
+        ],
+        "data": {"email": "ada@example.org"},
+    })
+}
+
+#[test]
+fn linking_keeps_the_user_fetches_the_profile_again_and_tells_once() {
+    let (script, _, session, user) = anonymous();
+    let mut events = session.events().unwrap();
+    script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
+    script.reply(PROFILE, 200, linked_profile());
+    user.link(&password()).unwrap();
+    assert_eq!(script.routes(), [LINK, PROFILE]);
+    assert_eq!(script.sent()[0].bearer, Some(access("a1")));
+    assert_eq!(script.sent()[1].bearer, Some(access("a2")));
+    let providers: Vec<_> =
+        user.identities().unwrap().into_iter().map(|identity| identity.provider).collect();
+    assert_eq!(providers, [Provider::Anonymous, Provider::EmailPassword]);
+    assert_eq!(user.profile().unwrap().email(), Some("ada@example.org"));
+    assert_eq!(user.access_token().unwrap().expose(), access("a2"));
+    user.log_out().unwrap();
+    let provider = Provider::EmailPassword;
+    assert_eq!(events.next(), Some(Event::IdentityLinked { user: user.id().clone(), provider }));
+    assert!(matches!(events.next(), Some(Event::LoggedOut { .. })), "one event, and no other");
+    assert_eq!(script.sent()[2].bearer, Some(refresh("r1")), "the refresh token stays");
+}
+
+#[test]
+fn a_user_who_linked_is_no_longer_anonymous_and_survives_its_logout() {
+    let (script, _, session, user) = anonymous();
+    script.reply(LINK, 200, json!({"access_token": access("a2")}));
+    script.reply(PROFILE, 200, linked_profile());
+    user.link(&password()).unwrap();
+    script.reply(ANONYMOUS, 200, login_body("eve", &access("b1"), &refresh("s1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("eve"));
+    assert_ne!(session.log_in(&Credentials::anonymous()).unwrap(), user);
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+}
+
+#[test]
+fn linking_makes_the_user_current() {
+    let (script, _, session, user) = anonymous();
+    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    session.log_in(&password()).unwrap();
+    script.reply(LINK, 200, json!({"access_token": access("a2")}));
+    script.reply(PROFILE, 200, linked_profile());
+    user.link(&password()).unwrap();
+    assert_eq!(session.current_user().unwrap(), Some(user));
+}
+
+#[test]
+fn anonymous_credentials_cannot_be_linked() {
+    let (script, _, _, user) = anonymous();
+    for credentials in [Credentials::anonymous(), Credentials::new_anonymous()] {
+        let error = user.link(&credentials).unwrap_err();
+        assert!(matches!(error, Error::LocalState(LocalState::CannotLinkAnonymous)));
+    }
+    assert_eq!(script.routes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_wrong_password_in_a_link_surfaces_at_once_and_refusals_are_told_apart() {
+    let (script, _, _, user) = anonymous();
+    for (status, body, refusal) in [
+        (401, error_body("InvalidPassword", "unauthorized"), Some(LinkRefusal::RegisterFirst)),
+        (
+            409,
+            error_body("IdentityAlreadyInUse", "in use"),
+            Some(LinkRefusal::IdentityAlreadyInUse),
+        ),
+        (400, json!({"error": "invalid user link request"}), Some(LinkRefusal::NotLinkable)),
+        (401, error_body("AuthError", "no"), None),
+    ] {
+        script.clear();
+        script.reply(LINK, status, body);
+        let error = user.link(&password()).unwrap_err();
+        assert_eq!(error.link_refusal(), refusal, "{error}");
+        assert_eq!(script.routes(), [LINK]);
+        assert_eq!(user.access_token().unwrap().expose(), access("a1"));
+    }
+}
+
+#[test]
+fn a_401_on_a_link_ends_after_one_refresh() {
+    let (script, _, _, user) = anonymous();
+    script.reply(LINK, 401, json!({"error": "unauthorized"}));
+    script.reply(REFRESH, 201, json!({"access_token": access("a2")}));
+    assert_eq!(user.link(&password()).unwrap_err().status(), Some(401));
+    assert_eq!(script.routes(), [LINK, REFRESH, LINK]);
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_backend_that_logs_in_instead_of_linking_is_found_out() {
+    let (script, _, session, user) = anonymous();
+    script.reply(LINK, 200, login_body("somebody-else", &access("b1"), &refresh("s1")));
+    let error = user.link(&password()).unwrap_err();
+    assert!(error.to_string().contains("does not link"), "{error}");
+    assert_eq!(script.routes(), [LINK, LOGOUT]);
+    assert_eq!(script.sent()[1].bearer, Some(refresh("s1")));
+    assert_eq!(session.users().unwrap(), [user]);
+}
+
+#[test]
+fn a_logout_during_a_link_wins() {
+    let (script, _, _, user) = anonymous();
+    script.reply(LINK, 200, json!({"access_token": access("a2")}));
+    let during = user.clone();
+    script.on(PROFILE, move |_| {
+        during.log_out().unwrap();
+        Ok(json_answer(200, &linked_profile()))
+    });
+    assert!(matches!(user.link(&password()).unwrap_err(), Error::LocalState(_)));
+    assert_eq!(user.state().unwrap(), UserState::Removed);
+}
+
+#[test]
+fn deleting_uses_the_users_own_token_and_removes_it_here() {
+    let (script, _, session, ada) = anonymous();
+    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    let bob = session.log_in(&password()).unwrap();
+    let mut events = session.events().unwrap();
+    script.clear();
+    script.reply(DELETE, 204, Value::Null);
+    session.delete_user(&ada).unwrap();
+    assert_eq!(script.routes(), [DELETE]);
+    assert_eq!(script.sent()[0].bearer, Some(access("a1")));
+    assert_eq!(ada.state().unwrap(), UserState::Removed);
+    assert_eq!(session.current_user().unwrap(), Some(bob.clone()));
+    session.delete_user(&bob).unwrap();
+    assert_eq!(session.current_user().unwrap(), None);
+    let reason = RemovalReason::Deleted;
+    assert_eq!(events.next(), Some(Event::Removed { user: ada.id().clone(), reason }));
+    assert_eq!(events.next(), Some(Event::Removed { user: bob.id().clone(), reason }));
+}
+
+#[test]
+fn a_failed_deletion_changes_nothing_here() {
+    let (script, _, session, user) = logged_in();
+    script.reply(DELETE, 500, Value::Null);
+    session.delete_user(&user).unwrap_err();
+    script.fail(DELETE, TransportErrorKind::Interrupted);
+    assert!(session.delete_user(&user).unwrap_err().is_ambiguous());
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    user.log_out().unwrap();
+    let error = session.delete_user(&user).unwrap_err();
+    assert!(matches!(error, Error::LocalState(LocalState::NotLoggedIn(_))), "{error}");
+}

@@ -1,0 +1,330 @@
+//! Logging in: what is sent, what is stored, and what a failure leaves behind.
+
+mod support;
+
+use std::sync::Arc;
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::Response;
+use keyfob::{
+    Credentials, Error, Provider, Secret, ServerErrorCode, TransportErrorKind, UserState,
+};
+use serde_json::{Value, json};
+use support::*;
+
+#[test]
+fn a_login_stores_tokens_profile_identities_and_current_user_at_once() {
+    let (script, _, session, user) = logged_in();
+    assert_eq!(user.id().as_str(), "ada");
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    assert_eq!(session.current_user().unwrap(), Some(user.clone()));
+    assert_eq!(user.profile().unwrap().email(), Some("ada@example.org"));
+    assert_eq!(user.profile().unwrap().kind(), Some("normal"));
+    let identities = user.identities().unwrap();
+    assert_eq!(identities[0].id, "i-ada");
+    assert_eq!(identities[0].provider, Provider::EmailPassword);
+    assert_eq!(user.access_token().unwrap().expose(), access("a1"));
+    assert_eq!(user.device_id().unwrap(), None);
+    assert_eq!(script.routes(), Vec::<String>::new(), "reading what is known uses no network");
+}
+
+#[test]
+fn a_password_travels_byte_for_byte() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).open().unwrap();
+    let odd = "pä\u{0}ss \"\\\u{1F511}\n";
+    session.log_in(&Credentials::email_password("ada@example.org", odd)).unwrap();
+    let login = script.sent().into_iter().find(|sent| sent.route == LOGIN).unwrap();
+    assert_eq!(login.bearer, None);
+    assert_eq!(login.body.unwrap()["password"], odd);
+}
+
+#[test]
+fn a_wrong_password_is_told_from_everything_else_and_refreshes_nothing() {
+    let (script, _, session, user) = logged_in();
+    script.reply(LOGIN, 401, error_body("InvalidPassword", "unauthorized"));
+    let error = session.log_in(&password()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidPassword));
+    assert_eq!(error.status(), Some(401));
+    assert!(!error.needs_login() && !error.is_retryable() && !error.is_ambiguous());
+    assert_eq!(
+        error.to_string(),
+        "the backend refused to log in: unauthorized (status 401, InvalidPassword)"
+    );
+    assert_eq!(script.routes(), [LOGIN]);
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_login_without_profile_stores_nothing_and_ends_its_server_session() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOGIN, 200, login_body("ada", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 500, Value::Null).reply(LOGOUT, 204, Value::Null);
+    let session = builder(&script, &clock).open().unwrap();
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(error.to_string().contains("nothing was stored"), "{error}");
+    assert_eq!(session.users().unwrap(), []);
+    assert_eq!(session.current_user().unwrap(), None);
+    assert_eq!(script.routes(), [LOCATION, LOGIN, PROFILE, LOGOUT]);
+    assert_eq!(script.sent()[3].bearer, Some(refresh("r1")));
+}
+
+#[test]
+fn a_lost_reply_to_a_login_is_ambiguous_and_a_refused_connection_is_not() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).open().unwrap();
+    script.fail(LOGIN, TransportErrorKind::Interrupted);
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(error.is_ambiguous() && error.is_retryable());
+    assert_eq!(script.count(LOGIN), 1, "a log-in is never sent twice on its own");
+    script.fail(LOGIN, TransportErrorKind::Connect);
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(!error.is_ambiguous() && error.is_retryable());
+    assert_eq!(script.count(LOGIN), 3, "nothing was sent, so it is tried once more");
+    assert_eq!(session.users().unwrap(), []);
+}
+
+#[test]
+fn answers_that_are_no_login_are_decode_errors_and_store_nothing() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).open().unwrap();
+    let good = login_body("ada", &access("a1"), &refresh("r1"));
+    let without = |key: &str| {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(key);
+        body
+    };
+    let with = |key: &str, value: Value| {
+        let mut body = good.clone();
+        body[key] = value;
+        body
+    };
+    for body in [
+        json!([]),
+        json!({}),
+        without("user_id"),
+        without("access_token"),
+        without("refresh_token"),
+        with("user_id", json!(7)),
+        with("user_id", json!("")),
+        with("access_token", json!("not.a.token")),
+        with("refresh_token", json!("x")),
+        with("access_token", json!(jwt_with("a", json!({"exp": "soon", "iat": START})))),
+    ] {
+        script.reply(LOGIN, 200, body.clone());
+        let error = session.log_in(&password()).unwrap_err();
+        assert!(matches!(error, Error::Decode(_)), "{body}: {error}");
+    }
+    script.on(LOGIN, |_| Ok(Response::new(200, "<html>portal</html>")));
+    assert!(matches!(session.log_in(&password()).unwrap_err(), Error::Decode(_)));
+    assert_eq!(session.users().unwrap(), []);
+}
+
+#[test]
+fn a_device_id_is_kept_unless_it_is_all_zeros() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let mut body = login_body("ada", &access("a1"), &refresh("r1"));
+    body["device_id"] = "5f0000000000000000000001".into();
+    script.reply(LOGIN, 200, body).reply(PROFILE, 200, profile_body("ada"));
+    script.reply(LOGOUT, 204, Value::Null);
+    let session = builder(&script, &clock).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    user.log_out().unwrap();
+    assert_eq!(user.device_id().unwrap().unwrap().as_str(), "5f0000000000000000000001");
+}
+
+#[test]
+fn the_same_user_by_another_login_is_the_same_user() {
+    let (script, _, session, user) = logged_in();
+    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    let again = session.log_in(&password()).unwrap();
+    assert_eq!(again, user);
+    assert_eq!(session.users().unwrap().len(), 1);
+    assert_eq!(user.access_token().unwrap().expose(), access("a2"));
+}
+
+#[test]
+fn an_anonymous_user_is_reused_by_default_and_new_on_request() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).open().unwrap();
+    script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
+    let first = session.log_in(&Credentials::anonymous()).unwrap();
+    let reused = session.log_in(&Credentials::anonymous()).unwrap();
+    assert_eq!(first, reused);
+    assert_eq!(script.count(ANONYMOUS), 1);
+    script.reply(ANONYMOUS, 200, login_body("anon-2", &access("a2"), &refresh("r2")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon-2"));
+    let second = session.log_in(&Credentials::new_anonymous()).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(session.users().unwrap(), [first, second]);
+}
+
+#[test]
+fn anonymous_reuse_finds_the_user_behind_another_current_one_without_network() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).open().unwrap();
+    script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
+    let anonymous = session.log_in(&Credentials::anonymous()).unwrap();
+    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    session.log_in(&password()).unwrap();
+    script.clear();
+    assert_eq!(session.log_in(&Credentials::anonymous()).unwrap(), anonymous);
+    assert_eq!(session.current_user().unwrap(), Some(anonymous));
+    assert_eq!(script.routes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_login_says_what_device_it_is_on() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).app_info("notes", "1.2").open().unwrap();
+    session.log_in(&password()).unwrap();
+    let sent = script.sent().into_iter().find(|sent| sent.route == LOGIN).unwrap();
+    let device = sent.body.unwrap()["options"]["device"].take();
+    for key in [
+        "appId",
+        "bundleId",
+        "coreVersion",
+        "cpuArch",
+        "deviceName",
+        "deviceVersion",
+        "frameworkName",
+        "frameworkVersion",
+        "platform",
+        "platformVersion",
+        "sdk",
+        "sdkVersion",
+    ] {
+        assert!(device[key].is_string(), "{key} in {device}");
+    }
+    assert_eq!((&device["appId"], &device["appVersion"]), (&json!(APP), &json!("1.2")));
+}
+
+#[test]
+fn registering_says_email_carries_no_token_and_logs_nobody_in() {
+    let (script, _, session, _) = logged_in();
+    let route = "POST /auth/providers/local-userpass/register";
+    script.reply(route, 201, json!({}));
+    session.email_password().register("bob@example.org", &Secret::new("secret1")).unwrap();
+    let sent = &script.sent()[0];
+    assert_eq!((sent.route.as_str(), &sent.bearer), (route, &None));
+    assert_eq!(sent.body, Some(json!({"email": "bob@example.org", "password": "secret1"})));
+    assert_eq!(session.users().unwrap().len(), 1);
+    script.reply(route, 409, error_body("AccountNameInUse", "name already in use"));
+    let error =
+        session.email_password().register("bob@example.org", &Secret::new("x")).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::AccountNameInUse));
+}
+
+#[test]
+fn an_unknown_app_is_named_by_the_backend() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let text = format!("cannot find app using Client App ID '{APP}'");
+    script.reply(LOCATION, 404, json!({"error": text}));
+    let session = builder(&script, &clock).open().unwrap();
+    let error = session.log_in(&password()).unwrap_err();
+    assert_eq!(error.status(), Some(404));
+    assert!(error.to_string().contains(&text), "{error}");
+}
+
+#[test]
+fn the_location_is_asked_for_once_and_followed() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1", "ws_hostname": ""}));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.reply(CALL, 200, json!(1));
+    let urls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (recorder, inner) = (urls.clone(), script.clone());
+    let session = builder(&script, &clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            recorder.lock().unwrap().push(request.url().to_owned());
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    let user = session.log_in(&password()).unwrap();
+    user.functions().call::<i64>("f", ()).unwrap();
+    assert_eq!(script.count(LOCATION), 1);
+    let urls = urls.lock().unwrap();
+    assert!(urls[0].starts_with(URL));
+    assert!(urls[1..].iter().all(|url| url.starts_with("http://localhost:1/")), "{urls:?}");
+}
+
+#[test]
+fn a_location_never_leads_from_https_to_plain_http() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://127.0.0.1:1"}));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let inner = script.clone();
+    let session = keyfob::Session::builder(APP, "https://example.org")
+        .store(MemoryStore::new())
+        .clock(clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            assert!(request.url().starts_with("https://example.org/"), "{}", request.url());
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    session.log_in(&password()).unwrap();
+}
+
+#[test]
+fn the_location_lookup_can_be_turned_off() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).location_lookup(false).open().unwrap();
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.routes(), [LOGIN, PROFILE]);
+}
+
+#[test]
+fn every_provider_sends_its_own_fields_byte_for_byte() {
+    let function = Credentials::function(json!({"id": 7, "options": "mine"})).unwrap();
+    let other = Credentials::other("oauth2-github", json!({"code": "c"})).unwrap();
+    let cases = [
+        (Credentials::anonymous(), "anon-user", json!({"provider": "anon-user"})),
+        (Credentials::api_key("k"), "api-key", json!({"key": "k", "provider": "api-key"})),
+        (
+            Credentials::apple("t"),
+            "oauth2-apple",
+            json!({"id_token": "t", "provider": "oauth2-apple"}),
+        ),
+        (
+            Credentials::facebook("t"),
+            "oauth2-facebook",
+            json!({"accessToken": "t", "provider": "oauth2-facebook"}),
+        ),
+        (
+            Credentials::google_auth_code("c"),
+            "oauth2-google",
+            json!({"authCode": "c", "provider": "oauth2-google"}),
+        ),
+        (
+            Credentials::google_id_token("t"),
+            "oauth2-google",
+            json!({"id_token": "t", "provider": "oauth2-google"}),
+        ),
+        (Credentials::jwt("t"), "custom-token", json!({"token": "t", "provider": "custom-token"})),
+        (function, "custom-function", json!({"id": {"$numberInt": "7"}})),
+        (other, "oauth2-github", json!({"code": "c", "provider": "oauth2-github"})),
+    ];
+    for (credentials, segment, expected) in cases {
+        let (script, clock) = (Script::new(), ManualClock::at(START));
+        let route = format!("POST /auth/providers/{segment}/login");
+        script.reply(&route, 200, login_body("ada", &access("a1"), &refresh("r1")));
+        script.reply(PROFILE, 200, profile_body("ada"));
+        let session = builder(&script, &clock).open().unwrap();
+        session.log_in(&credentials).unwrap();
+        let sent = script.sent().into_iter().find(|sent| sent.route == route).unwrap();
+        let mut body = sent.body.unwrap();
+        let options = body.as_object_mut().unwrap().remove("options").unwrap();
+        assert_eq!(body, expected);
+        assert!(options["device"].is_object(), "{segment}");
+        assert_eq!(credentials.provider().as_str(), segment);
+        assert_eq!(Provider::from(segment), credentials.provider());
+    }
+    assert!(Credentials::function(7).is_err());
+}

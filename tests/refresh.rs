@@ -1,0 +1,422 @@
+//! Access tokens: refreshed when they are due, by one for all, and never at the price of a login.
+
+mod support;
+
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keyfob::transport::Response;
+use keyfob::{
+    Credentials, Error, Event, LogoutReason, ServerErrorCode, TransportErrorKind, UserState,
+};
+use serde_json::{Value, json};
+use support::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Answers refreshes with tokens that live half an hour from the clock's time: a2, a3, …
+fn refreshes(script: &Script, clock: &ManualClock) {
+    let (clock, mut next) = (clock.clone(), 1);
+    script.on(REFRESH, move |_| {
+        next += 1;
+        let now = clock.seconds();
+        let token = jwt(&format!("a{next}"), now, now + 1800);
+        Ok(json_answer(201, &json!({"access_token": token})))
+    });
+}
+
+#[test]
+fn a_fresh_token_is_never_refreshed() {
+    let (script, clock, _, user) = logged_in();
+    script.reply(CALL, 200, json!({"$numberInt": "3"}));
+    clock.advance(MINUTE * 24);
+    for _ in 0..100 {
+        user.functions().call::<i64>("sum", (1, 2)).unwrap();
+    }
+    assert_eq!(script.count(REFRESH), 0);
+    assert_eq!(script.count(CALL), 100);
+}
+
+#[test]
+fn an_expired_token_is_refreshed_before_the_call_is_sent() {
+    let (script, clock, _, user) = logged_in();
+    refreshes(&script, &clock);
+    script.reply(CALL, 200, json!(3));
+    clock.advance(MINUTE * 31);
+    user.functions().call::<i64>("sum", (1, 2)).unwrap();
+    assert_eq!(script.routes(), [REFRESH, CALL]);
+    let sent = script.sent();
+    assert_eq!((&sent[0].bearer, &sent[0].body), (&Some(refresh("r1")), &None));
+    assert_eq!(sent[1].bearer, Some(user.access_token().unwrap().expose().to_owned()));
+    assert_ne!(sent[1].bearer, Some(access("a1")));
+}
+
+#[test]
+fn a_due_token_is_refreshed_and_serves_on_if_that_fails() {
+    let (script, clock, _, user) = logged_in();
+    script.reply(CALL, 200, json!(null));
+    clock.advance(MINUTE * 27);
+    for failure in [TransportErrorKind::Connect, TransportErrorKind::Timeout] {
+        script.fail(REFRESH, failure);
+        clock.advance(Duration::from_secs(20));
+        script.clear();
+        user.functions().call::<()>("f", ()).unwrap();
+        assert!(script.count(REFRESH) >= 1, "{failure:?}");
+        assert_eq!(script.sent().last().unwrap().bearer, Some(access("a1")));
+        // The next try waits.
+        script.clear();
+        user.functions().call::<()>("f", ()).unwrap();
+        assert_eq!(script.routes(), [CALL], "{failure:?}");
+    }
+    clock.advance(Duration::from_secs(20));
+    refreshes(&script, &clock);
+    user.functions().call::<()>("f", ()).unwrap();
+    assert_ne!(user.access_token().unwrap().expose(), access("a1"));
+}
+
+#[test]
+fn many_threads_with_one_expired_token_make_one_refresh() {
+    let (script, clock, _, user) = logged_in();
+    refreshes(&script, &clock);
+    script.reply(CALL, 200, json!({"$numberInt": "1"}));
+    clock.advance(MINUTE * 31);
+    let start = Arc::new(Barrier::new(64));
+    let threads: Vec<_> = (0..64)
+        .map(|_| {
+            let (start, user) = (start.clone(), user.clone());
+            thread::spawn(move || {
+                start.wait();
+                user.functions().call::<i64>("one", ()).unwrap()
+            })
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), 1);
+    }
+    assert_eq!(script.count(REFRESH), 1);
+    let calls: Vec<_> = script.sent().into_iter().filter(|sent| sent.route == CALL).collect();
+    assert!(calls.iter().all(|call| call.bearer != Some(access("a1"))));
+}
+
+#[test]
+fn those_who_wait_share_a_failure_within_their_deadline() {
+    let (script, clock, session, user) = logged_in();
+    let gate = Arc::new(Barrier::new(2));
+    let waiting = gate.clone();
+    script.on(REFRESH, move |_| {
+        waiting.wait();
+        waiting.wait();
+        Ok(json_answer(503, &json!({"error": "busy"})))
+    });
+    clock.advance(MINUTE * 31);
+    let calling = {
+        let user = user.clone();
+        thread::spawn(move || user.valid_access_token().unwrap_err())
+    };
+    gate.wait();
+    // The refresh is under way. Somebody in a hurry gives up in time, the others share the answer.
+    let hurried = session.with_deadline(Duration::from_millis(30));
+    let hurried = hurried.user(user.id()).unwrap().unwrap();
+    let began = Instant::now();
+    let error = hurried.valid_access_token().unwrap_err();
+    assert!(error.is_timeout() && error.is_retryable(), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let others: Vec<_> = (0..8)
+        .map(|_| {
+            let user = user.clone();
+            thread::spawn(move || user.valid_access_token().unwrap_err())
+        })
+        .collect();
+    gate.wait();
+    assert_eq!(calling.join().unwrap().status(), Some(503));
+    for other in others {
+        assert_eq!(other.join().unwrap().status(), Some(503));
+    }
+    assert_eq!(script.count(REFRESH), 1);
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn no_trouble_on_the_way_logs_anyone_out() {
+    use TransportErrorKind::*;
+    let (script, clock, _, user) = logged_in();
+    clock.advance(MINUTE * 31);
+    for kind in [BodyTooLarge, Connect, Interrupted, Protocol, Resolve, Timeout, Tls] {
+        script.fail(REFRESH, kind);
+        let error = user.refresh_access_token().unwrap_err();
+        assert!(matches!(error, Error::Transport(_)), "{kind:?}");
+        assert!(!error.needs_login() && !error.is_ambiguous());
+        assert_eq!(user.state().unwrap(), UserState::LoggedIn, "{kind:?}");
+    }
+    let html = "<html><body>401 Unauthorized</body></html>";
+    for (status, body) in [
+        (500, "{}".to_owned()),
+        (502, html.to_owned()),
+        (503, String::new()),
+        (429, json!({"message": "slow down"}).to_string()),
+        (403, html.to_owned()),
+        (401, html.to_owned()),
+        (401, String::new()),
+        (404, "{}".to_owned()),
+        (302, String::new()),
+        (400, error_body("BadRequest", "no").to_string()),
+        (401, error_body("AuthError", "no").to_string()),
+        (200, html.to_owned()),
+        (200, "{}".to_owned()),
+        (200, json!({"access_token": "x"}).to_string()),
+    ] {
+        let answer = body.clone();
+        script.on(REFRESH, move |_| Ok(Response::new(status, answer.clone())));
+        user.refresh_access_token().unwrap_err();
+        assert_eq!(user.state().unwrap(), UserState::LoggedIn, "{status} {body}");
+    }
+    refreshes(&script, &clock);
+    clock.advance(Duration::from_secs(10));
+    user.valid_access_token().unwrap();
+}
+
+#[test]
+fn a_definite_refusal_of_the_refresh_token_ends_the_login_and_keeps_the_user() {
+    for (body, reason) in [
+        (error_body("InvalidSession", "invalid session"), LogoutReason::SessionEnded),
+        (error_body("UserDisabled", "user disabled"), LogoutReason::UserDisabled),
+        (json!({"message": "Unauthorized"}), LogoutReason::SessionEnded),
+    ] {
+        let (script, clock, session, user) = logged_in();
+        let mut events = session.events().unwrap();
+        script.reply(REFRESH, 401, body.clone());
+        clock.advance(MINUTE * 31);
+        let error = user.functions().call::<()>("f", ()).unwrap_err();
+        assert!(matches!(error, Error::LoginEnded(_)), "{error}");
+        assert!(error.needs_login() && !error.is_retryable());
+        assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+        assert_eq!(user.profile().unwrap().email(), Some("ada@example.org"));
+        assert_eq!(session.current_user().unwrap(), None);
+        assert_eq!(script.routes(), [REFRESH], "{body}");
+        let out = Event::LoggedOut { user: user.id().clone(), reason };
+        assert_eq!(events.next_timeout(MINUTE), Some(out));
+        let error = user.valid_access_token().unwrap_err();
+        assert!(error.needs_login() && matches!(error, Error::LocalState(_)), "{error}");
+    }
+}
+
+#[test]
+fn an_anonymous_user_whose_login_ended_is_kept() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
+    script.reply(REFRESH, 401, error_body("InvalidSession", "gone"));
+    let session = builder(&script, &clock).open().unwrap();
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    user.refresh_access_token().unwrap_err();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+    assert_eq!(session.users().unwrap(), [user]);
+}
+
+#[test]
+fn any_refusal_ends_a_login_whose_refresh_token_has_expired() {
+    let (script, clock, _, user) = logged_in();
+    clock.advance(MINUTE * 60 * 24 * 61);
+    script.on(REFRESH, |_| Ok(Response::new(503, "")));
+    user.refresh_access_token().unwrap_err();
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn, "a busy server refuses nothing");
+    script.on(REFRESH, |_| Ok(Response::new(403, "<html>")));
+    assert!(user.refresh_access_token().unwrap_err().needs_login());
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+}
+
+#[test]
+fn a_logout_during_a_refresh_wins() {
+    let (script, clock, session, user) = logged_in();
+    let now = clock.seconds();
+    let during = user.clone();
+    script.on(REFRESH, move |_| {
+        during.log_out().unwrap();
+        Ok(json_answer(201, &json!({"access_token": jwt("late", now, now + 1800)})))
+    });
+    clock.advance(MINUTE * 31);
+    let error = user.valid_access_token().unwrap_err();
+    assert!(error.needs_login(), "{error}");
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+    assert_eq!(session.current_user().unwrap(), None);
+}
+
+#[test]
+fn a_login_during_a_refresh_keeps_its_own_tokens() {
+    let (script, clock, session, user) = logged_in();
+    let now = clock.seconds() + 1860;
+    let (during, other) = (session.clone(), script.clone());
+    script.on(REFRESH, move |_| {
+        during.user(&keyfob::UserId::new("ada")).unwrap().unwrap().log_out().unwrap();
+        other.lets_in("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
+        during.log_in(&password()).unwrap();
+        Ok(json_answer(201, &json!({"access_token": jwt("late", now, now + 1800)})))
+    });
+    clock.advance(MINUTE * 31);
+    assert_eq!(user.valid_access_token().unwrap().expose(), jwt("a9", now, now + 1800));
+    assert_eq!(user.access_token().unwrap().expose(), jwt("a9", now, now + 1800));
+}
+
+#[test]
+fn a_refusal_of_a_refresh_token_that_was_replaced_meanwhile_ends_nothing() {
+    let (script, clock, session, user) = logged_in();
+    let now = clock.seconds() + 1860;
+    let (during, other) = (session.clone(), script.clone());
+    let mut first = true;
+    script.on(REFRESH, move |sent| {
+        if std::mem::take(&mut first) {
+            // Somebody logs in again while the old token is on its way to be refused.
+            other.lets_in("ada", &jwt("a8", now, now), &jwt("r9", now, now + 86400));
+            during.log_in(&password()).unwrap();
+            return Ok(json_answer(401, &error_body("InvalidSession", "rotated")));
+        }
+        assert_eq!(sent.bearer, Some(jwt("r9", now, now + 86400)));
+        Ok(json_answer(201, &json!({"access_token": jwt("a9", now, now + 1800)})))
+    });
+    clock.advance(MINUTE * 31);
+    user.refresh_access_token().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    assert_eq!(script.count(REFRESH), 2);
+}
+
+#[test]
+fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
+    let (script, clock, _, user) = logged_in();
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let (seen, ticks) = (used.clone(), clock.clone());
+    let mut turn = 1;
+    script.on(REFRESH, move |sent| {
+        seen.lock().unwrap().push(sent.bearer.clone().unwrap());
+        turn += 1;
+        let now = ticks.seconds();
+        Ok(json_answer(
+            201,
+            &json!({"access_token": jwt(&format!("a{turn}"), now, now + 1800), "refresh_token": refresh(&format!("r{turn}"))}),
+        ))
+    });
+    for _ in 0..3 {
+        clock.advance(MINUTE * 31);
+        user.valid_access_token().unwrap();
+    }
+    assert_eq!(*used.lock().unwrap(), [refresh("r1"), refresh("r2"), refresh("r3")]);
+}
+
+#[test]
+fn a_refused_access_token_is_refreshed_once_and_the_call_replayed_once() {
+    let (script, clock, _, user) = logged_in();
+    refreshes(&script, &clock);
+    let mut refused = false;
+    script.on(CALL, move |_| match std::mem::replace(&mut refused, true) {
+        false => Ok(json_answer(401, &error_body("InvalidSession", "expired"))),
+        true => Ok(json_answer(200, &json!("done"))),
+    });
+    assert_eq!(user.functions().call::<String>("f", ()).unwrap(), "done");
+    assert_eq!(script.routes(), [CALL, REFRESH, CALL]);
+}
+
+#[test]
+fn a_backend_that_always_refuses_gets_a_bounded_number_of_requests() {
+    let (script, clock, _, user) = logged_in();
+    refreshes(&script, &clock);
+    script.reply(CALL, 401, error_body("InvalidSession", "never"));
+    let error = user.functions().call::<()>("f", ()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidSession));
+    assert_eq!(script.routes(), [CALL, REFRESH, CALL]);
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_401_with_another_code_is_no_reason_to_refresh() {
+    let (script, _, _, user) = logged_in();
+    for code in ["AuthError", "InvalidPassword", "NotCallable", "SomethingNew"] {
+        script.reply(CALL, 401, error_body(code, "no"));
+        let error = user.functions().call::<()>("f", ()).unwrap_err();
+        assert_eq!(error.server_code().unwrap().as_str(), code);
+    }
+    assert_eq!(script.count(REFRESH), 0);
+}
+
+#[test]
+fn the_cause_of_a_failed_refresh_is_reported_and_not_the_401_before_it() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 401, error_body("InvalidSession", "expired"));
+    script.fail(REFRESH, TransportErrorKind::Connect);
+    let error = user.functions().call::<()>("f", ()).unwrap_err();
+    assert!(matches!(error, Error::Transport(_)) && error.is_retryable(), "{error}");
+}
+
+#[test]
+fn a_failed_refresh_is_not_repeated_by_every_call_but_by_whoever_asks_for_it() {
+    let (script, clock, _, user) = logged_in();
+    script.reply(REFRESH, 500, Value::Null);
+    clock.advance(MINUTE * 31);
+    for _ in 0..50 {
+        assert_eq!(user.valid_access_token().unwrap_err().status(), Some(500));
+    }
+    assert_eq!(script.count(REFRESH), 1);
+    user.refresh_access_token().unwrap_err();
+    assert_eq!(script.count(REFRESH), 2);
+    refreshes(&script, &clock);
+    clock.advance(Duration::from_secs(10));
+    user.valid_access_token().unwrap();
+}
+
+#[test]
+fn retry_after_is_honoured() {
+    let (script, clock, _, user) = logged_in();
+    script.on(REFRESH, |_| {
+        Ok(json_answer(429, &json!({"message": "later"})).with_header("Retry-After", "120"))
+    });
+    clock.advance(MINUTE * 31);
+    let error = user.valid_access_token().unwrap_err();
+    assert_eq!(error.retry_after(), Some(MINUTE * 2));
+    assert!(error.is_retryable());
+    clock.advance(Duration::from_secs(100));
+    user.valid_access_token().unwrap_err();
+    assert_eq!(script.count(REFRESH), 1);
+    clock.advance(Duration::from_secs(30));
+    user.valid_access_token().unwrap_err();
+    assert_eq!(script.count(REFRESH), 2);
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_hours_neither_loops_nor_logs_out() {
+    for wrong_by in [-86_400, -3600, 3600, 86_400, 315_360_000] {
+        let (script, clock) = (Script::new(), ManualClock::at(START + wrong_by));
+        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.reply(CALL, 200, json!(null));
+        let session = builder(&script, &clock).open().unwrap();
+        let user = session.log_in(&password()).unwrap();
+        for _ in 0..20 {
+            user.functions().call::<()>("f", ()).unwrap();
+        }
+        assert_eq!(script.count(REFRESH), 0, "{wrong_by}");
+        clock.advance(MINUTE * 31);
+        let now = START + 31 * 60;
+        script.reply(REFRESH, 201, json!({"access_token": jwt("a2", now, now + 1800)}));
+        for _ in 0..20 {
+            user.functions().call::<()>("f", ()).unwrap();
+        }
+        assert_eq!(script.count(REFRESH), 1, "{wrong_by}");
+    }
+}
+
+#[test]
+fn custom_user_data_comes_with_the_token() {
+    let (script, clock, _, user) = logged_in();
+    assert_eq!(user.custom_data::<Value>().unwrap(), None);
+    let now = clock.seconds();
+    let claims = json!({"iat": now, "exp": now + 1800, "user_data": {"lang": "de", "n": {"$numberInt": "7"}, "name": "Zoë"}});
+    script.reply(REFRESH, 201, json!({"access_token": jwt_with("a2", claims)}));
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Custom {
+        lang: String,
+        n: u8,
+        name: String,
+    }
+    let expected = Custom { lang: "de".into(), n: 7, name: "Zoë".into() };
+    assert_eq!(user.refresh_custom_data().unwrap(), Some(expected));
+    assert_eq!(user.custom_data::<Custom>().unwrap().unwrap().n, 7);
+    assert!(matches!(user.custom_data::<Vec<u8>>().unwrap_err(), Error::Decode(_)));
+}

@@ -1,0 +1,198 @@
+//! Several users on one device: who is current, who follows, and what a log-out leaves.
+
+mod support;
+
+use keyfob::{
+    Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
+    TransportErrorKind, User, UserId, UserState,
+};
+use serde_json::Value;
+use support::*;
+
+/// Logs users in one after the other; the last one is current.
+fn with_users(names: &[&str]) -> (Script, Session, Vec<User>) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOGOUT, 204, Value::Null);
+    let session = builder(&script, &clock).open().unwrap();
+    let users = names.iter().map(|name| {
+        script.lets_in(name, &access(&format!("a-{name}")), &refresh(&format!("r-{name}")));
+        session.log_in(&password()).unwrap()
+    });
+    let users = users.collect();
+    script.clear();
+    (script, session, users)
+}
+
+fn current(session: &Session) -> Option<String> {
+    session.current_user().unwrap().map(|user| user.id().to_string())
+}
+
+#[test]
+fn users_are_listed_in_the_order_of_their_first_login_logged_out_ones_too() {
+    let (script, session, users) = with_users(&["cleo", "ada", "bob"]);
+    users[1].log_out().unwrap();
+    script.lets_in("cleo", &access("a2"), &refresh("r2"));
+    session.log_in(&password()).unwrap();
+    assert_eq!(session.users().unwrap(), users);
+    assert_eq!(users[1].state().unwrap(), UserState::LoggedOut);
+}
+
+#[test]
+fn switching_needs_no_network_and_tells_once() {
+    let (script, session, users) = with_users(&["ada", "bob"]);
+    let mut events = session.events().unwrap();
+    session.switch_user(&users[0]).unwrap();
+    session.switch_user(&users[0]).unwrap();
+    assert_eq!(current(&session), Some("ada".into()));
+    assert_eq!(script.routes(), Vec::<String>::new());
+    users[1].log_out().unwrap();
+    let id = |user: &User| user.id().clone();
+    assert_eq!(
+        events.next(),
+        Some(Event::CurrentUserChanged { from: Some(id(&users[1])), to: Some(id(&users[0])) })
+    );
+    assert_eq!(
+        events.next(),
+        Some(Event::LoggedOut { user: id(&users[1]), reason: LogoutReason::Requested })
+    );
+}
+
+#[test]
+fn only_a_logged_in_user_of_this_session_can_be_switched_to() {
+    let (_, session, users) = with_users(&["ada", "bob"]);
+    users[0].log_out().unwrap();
+    let error = session.switch_user(&users[0]).unwrap_err();
+    assert!(matches!(error, Error::LocalState(LocalState::NotLoggedIn(_))));
+    assert_eq!(error.to_string(), "user ada is logged out");
+    let (_, _, strangers) = with_users(&["eve"]);
+    let error = session.switch_user(&strangers[0]).unwrap_err();
+    assert!(matches!(error, Error::LocalState(LocalState::UnknownUser(_))));
+    assert_eq!(current(&session), Some("bob".into()));
+}
+
+#[test]
+fn the_user_who_was_used_last_follows_the_current_one() {
+    let (_, session, users) = with_users(&["ada", "bob", "cleo", "dan"]);
+    session.switch_user(&users[0]).unwrap();
+    session.switch_user(&users[2]).unwrap();
+    users[2].log_out().unwrap();
+    assert_eq!(current(&session), Some("ada".into()));
+    users[1].log_out().unwrap();
+    assert_eq!(current(&session), Some("ada".into()), "somebody else's log-out changes nothing");
+    session.remove_user(&users[0]).unwrap();
+    assert_eq!(current(&session), Some("dan".into()));
+    users[3].log_out().unwrap();
+    assert_eq!(current(&session), None);
+}
+
+#[test]
+fn a_logout_forgets_the_tokens_and_keeps_the_rest() {
+    let (script, session, users) = with_users(&["ada"]);
+    users[0].log_out().unwrap();
+    assert_eq!(script.routes(), [LOGOUT]);
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r-ada")));
+    assert_eq!(script.sent()[0].body, None);
+    assert_eq!(users[0].state().unwrap(), UserState::LoggedOut);
+    assert_eq!(users[0].profile().unwrap().email(), Some("ada@example.org"));
+    assert_eq!(users[0].identities().unwrap().len(), 1);
+    let errors = [
+        users[0].access_token().unwrap_err(),
+        users[0].valid_access_token().unwrap_err(),
+        users[0].functions().call::<()>("f", ()).unwrap_err(),
+        users[0].custom_data::<Value>().unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.needs_login(), "{error}");
+    }
+    users[0].log_out().unwrap();
+    assert_eq!(script.routes(), [LOGOUT], "who is logged out is not logged out again");
+    assert_eq!(session.users().unwrap(), users);
+}
+
+#[test]
+fn a_logout_stands_when_the_backend_cannot_be_told() {
+    for kind in [TransportErrorKind::Connect, TransportErrorKind::Timeout] {
+        let (script, session, users) = with_users(&["ada"]);
+        script.fail(LOGOUT, kind);
+        assert!(users[0].log_out().unwrap_err().is_retryable());
+        assert_eq!(users[0].state().unwrap(), UserState::LoggedOut);
+        assert_eq!(current(&session), None);
+    }
+}
+
+#[test]
+fn a_logout_of_a_server_session_that_is_gone_is_done() {
+    let (script, _, users) = with_users(&["ada"]);
+    script.reply(LOGOUT, 401, error_body("InvalidSession", "failed to find refresh token"));
+    users[0].log_out().unwrap();
+}
+
+#[test]
+fn an_anonymous_user_is_removed_at_logout() {
+    let (script, session, _) = with_users(&[]);
+    script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    let mut events = user.changes().unwrap();
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::Removed);
+    assert_eq!(session.users().unwrap(), []);
+    let reason = RemovalReason::AnonymousLogout;
+    assert_eq!(events.next(), Some(Event::Removed { user: user.id().clone(), reason }));
+}
+
+#[test]
+fn a_removed_user_is_gone_here_and_can_log_in_again() {
+    let (script, session, users) = with_users(&["ada", "bob"]);
+    session.remove_user(&users[1]).unwrap();
+    assert_eq!(script.routes(), [LOGOUT]);
+    assert_eq!(users[1].state().unwrap(), UserState::Removed);
+    assert_eq!(current(&session), Some("ada".into()));
+    for error in [
+        users[1].log_out().unwrap_err(),
+        users[1].profile().unwrap_err(),
+        session.remove_user(&users[1]).unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), "user bob is not known here");
+    }
+    users[0].log_out().unwrap();
+    script.clear();
+    session.remove_user(&users[0]).unwrap();
+    assert_eq!(script.routes(), Vec::<String>::new(), "nothing to end on the backend");
+    script.lets_in("bob", &access("a2"), &refresh("r2"));
+    assert_eq!(session.log_in(&password()).unwrap(), users[1]);
+    assert_eq!(users[1].state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn two_users_never_use_each_others_tokens() {
+    let (script, _, users) = with_users(&["ada", "bob"]);
+    script.reply(CALL, 200, Value::Null);
+    users[0].functions().call::<()>("f", ()).unwrap();
+    users[1].functions().call::<()>("f", ()).unwrap();
+    let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer.unwrap()).collect();
+    assert_eq!(bearers, [access("a-ada"), access("a-bob")]);
+}
+
+#[test]
+fn a_profile_is_fetched_again_on_request_and_tells_what_changed() {
+    let (script, _, users) = with_users(&["ada"]);
+    let mut events = users[0].changes().unwrap();
+    users[0].refresh_profile().unwrap();
+    let mut body = profile_body("ada");
+    body["data"]["firstName"] = "Ada".into();
+    script.reply(PROFILE, 200, body);
+    assert_eq!(users[0].refresh_profile().unwrap().first_name(), Some("Ada"));
+    assert_eq!(users[0].profile().unwrap().first_name(), Some("Ada"));
+    let id = users[0].id().clone();
+    assert_eq!(events.next(), Some(Event::ProfileChanged { user: id }), "and only once");
+}
+
+#[test]
+fn a_user_is_found_by_id_and_keeps_its_session_alive() {
+    let (_, session, users) = with_users(&["ada"]);
+    assert_eq!(session.user(&UserId::new("ada")).unwrap(), Some(users[0].clone()));
+    assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
+    drop(session);
+    assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
+}
