@@ -39,6 +39,9 @@
 //! | feature | adds | dependencies |
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
+//! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, getrandom, httparse, jsonwebtoken |
+
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 mod account;
 mod api_keys;
@@ -53,6 +56,8 @@ mod hash;
 mod id;
 pub mod manual;
 mod secret;
+#[cfg(feature = "server")]
+pub mod server;
 mod session;
 pub mod store;
 mod sync;

@@ -1,0 +1,311 @@
+//! The settings of a server.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Server;
+use super::functions::{Context, FunctionError, Functions};
+use super::http::{HttpServer, Limits, reachable};
+use super::journal::Journal;
+use super::password::Passwords;
+use super::routes::Service;
+use super::state::State;
+use super::throttle::Throttle;
+use super::token::Tokens;
+use crate::{Clock, SystemClock};
+
+/// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Settings of a [`Server`]. Made by [`Server::builder`].
+pub struct ServerBuilder {
+    app_id: String,
+    addr: SocketAddr,
+    allow_public: bool,
+    data_dir: Option<PathBuf>,
+    access_token_lifetime: Duration,
+    refresh_token_lifetime: Duration,
+    rotate_refresh_tokens: bool,
+    rotation_grace: Duration,
+    clock: Arc<dyn Clock>,
+    functions: Functions,
+    login_attempts: Option<u32>,
+    limits: Limits,
+}
+
+impl ServerBuilder {
+    /// The app id of a server that was given none.
+    pub const DEFAULT_APP_ID: &str = "keyfob-local";
+    /// How long access tokens last by default: 30 minutes, as with the service.
+    pub const DEFAULT_ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 60);
+    /// How long refresh tokens last by default: 60 days, as with the service.
+    pub const DEFAULT_REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(60 * 24 * 3600);
+    /// How long a rotated refresh token is still answered by default: 60 seconds.
+    pub const DEFAULT_ROTATION_GRACE: Duration = Duration::from_secs(60);
+    /// How many failed log-ins of an account are let pass within 15 minutes by default.
+    pub const DEFAULT_LOGIN_ATTEMPTS: u32 = 20;
+    /// How large a request body may be by default: 16 MiB.
+    pub const DEFAULT_MAX_BODY_SIZE: usize = 16 * 1024 * 1024;
+    /// How many connections may be open by default.
+    pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
+    /// How long a connection may wait for its next request by default: 60 seconds.
+    pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+    /// How long a request may take to arrive, and an answer to be taken, by default: 30 seconds.
+    pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+    /// How long stopping waits for requests that are being answered, by default: 5 seconds.
+    pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+    pub(super) fn new() -> Self {
+        Self {
+            app_id: Self::DEFAULT_APP_ID.to_owned(),
+            addr: (Ipv4Addr::LOCALHOST, 0).into(),
+            allow_public: false,
+            data_dir: None,
+            access_token_lifetime: Self::DEFAULT_ACCESS_TOKEN_LIFETIME,
+            refresh_token_lifetime: Self::DEFAULT_REFRESH_TOKEN_LIFETIME,
+            rotate_refresh_tokens: false,
+            rotation_grace: Self::DEFAULT_ROTATION_GRACE,
+            clock: Arc::new(SystemClock),
+            functions: Functions::default(),
+            login_attempts: Some(Self::DEFAULT_LOGIN_ATTEMPTS),
+            limits: Limits {
+                connections: Self::DEFAULT_MAX_CONNECTIONS,
+                head: 64 * 1024,
+                body: Self::DEFAULT_MAX_BODY_SIZE,
+                idle: Self::DEFAULT_IDLE_TIMEOUT,
+                request: Self::DEFAULT_REQUEST_TIMEOUT,
+                response: Self::DEFAULT_REQUEST_TIMEOUT,
+                stop: Self::DEFAULT_SHUTDOWN_TIMEOUT,
+            },
+        }
+    }
+
+    /// Sets the client app id, by which clients name the app. Letters, digits, `-`, `_` and `.`;
+    /// defaults to `keyfob-local`.
+    #[must_use]
+    pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
+        self.app_id = app_id.into();
+        self
+    }
+
+    /// Sets the address to listen on. Defaults to `127.0.0.1:0`: this machine only, any free port.
+    #[must_use]
+    pub fn addr(mut self, addr: SocketAddr) -> Self {
+        self.addr = addr;
+        self
+    }
+
+    /// Lets [`addr`](Self::addr) be an address that other machines can reach. What goes over the
+    /// network is not encrypted: put something that speaks TLS in front.
+    #[must_use]
+    pub fn allow_public(mut self) -> Self {
+        self.allow_public = true;
+        self
+    }
+
+    /// Keeps users, server sessions and the signing key in this directory, which is created for
+    /// its owner alone if it does not exist. By default everything is in memory and gone with the
+    /// server.
+    ///
+    /// One server at a time can have the directory open. What was answered is on disk: it survives
+    /// a crash of the program or of the machine.
+    #[must_use]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets how long access tokens last: whole seconds, at least one. Defaults to 30 minutes.
+    #[must_use]
+    pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.access_token_lifetime = lifetime;
+        self
+    }
+
+    /// Sets how long refresh tokens last: whole seconds, at least one. Defaults to 60 days.
+    #[must_use]
+    pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.refresh_token_lifetime = lifetime;
+        self
+    }
+
+    /// Sets whether a refresh also answers a new `refresh_token`, which lasts for a whole lifetime
+    /// again and takes the place of the old one. Off by default, as with the service.
+    ///
+    /// For a [grace period](Self::rotation_grace) the old token gets the very same successor, so
+    /// that a client whose answer was lost can ask again. Logging out with either ends both.
+    #[must_use]
+    pub fn rotate_refresh_tokens(mut self, rotate: bool) -> Self {
+        self.rotate_refresh_tokens = rotate;
+        self
+    }
+
+    /// Sets for how long a replaced refresh token is still answered, in whole seconds. Defaults to
+    /// 60 seconds.
+    #[must_use]
+    pub fn rotation_grace(mut self, grace: Duration) -> Self {
+        self.rotation_grace = grace;
+        self
+    }
+
+    /// Sets the clock that tokens and failed log-ins are judged by. Defaults to [`SystemClock`].
+    /// Time-outs of connections are real time in any case.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Adds a function that users can call, in the place of an earlier one of that name.
+    ///
+    /// It gets the arguments as they were sent, in canonical or relaxed extended JSON. What it
+    /// returns is sent in canonical form: plain numbers are given their wrappers, and objects that
+    /// are wrappers already stay as they are. It runs on the thread of the caller's connection,
+    /// with others at the same time; a panic answers status 500 and harms nobody else.
+    #[must_use]
+    pub fn function<F>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
+    {
+        self.functions.add(name.into(), function);
+        self
+    }
+
+    /// Adds three functions to try things with:
+    ///
+    /// - `sum` adds its arguments, whole numbers to a whole number;
+    /// - `echo` returns its first argument, or null;
+    /// - `whoami` returns `{"user_id","identities":[{"id","provider_type"}],"data"}`.
+    #[must_use]
+    pub fn built_in_functions(mut self) -> Self {
+        self.functions.add_built_in();
+        self
+    }
+
+    /// Sets how many failed log-ins of one account are let pass within 15 minutes; an address may
+    /// have ten times as many, over all accounts. Further attempts get status 429 and
+    /// `Retry-After`, whether the password is right or not. `None` sets no limit, zero counts as
+    /// one. Defaults to 20.
+    #[must_use]
+    pub fn login_attempts(mut self, attempts: Option<u32>) -> Self {
+        self.login_attempts = attempts.map(|attempts| attempts.max(1));
+        self
+    }
+
+    /// Sets how many bytes a request body may have. Larger ones get status 413. Defaults to 16 MiB.
+    #[must_use]
+    pub fn max_body_size(mut self, bytes: usize) -> Self {
+        self.limits.body = bytes;
+        self
+    }
+
+    /// Sets how many connections may be open at a time, each with a thread of its own. Further
+    /// ones get status 503 and are closed. Defaults to 512.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// Sets how long a connection may wait for its next request. Defaults to 60 seconds.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle = timeout;
+        self
+    }
+
+    /// Sets how long a request may take to arrive, from its first byte to its last, and how long
+    /// the client may take to receive the answer. Defaults to 30 seconds.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.request = timeout;
+        self.limits.response = timeout;
+        self
+    }
+
+    /// Sets how long stopping waits for requests that are being answered. Defaults to 5 seconds.
+    #[must_use]
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.stop = timeout;
+        self
+    }
+
+    /// Opens the data directory, if there is one, and starts to answer.
+    ///
+    /// The server is reachable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput` if the app id has other characters than those allowed or is not the one
+    ///   the data directory belongs to, if a lifetime is under a second, or if the address can be
+    ///   reached from elsewhere without [`allow_public`](Self::allow_public).
+    /// - `ResourceBusy` if another server has the data directory open, `InvalidData` if what is in
+    ///   it cannot be read.
+    /// - Whatever the operating system has to say about the address or the directory.
+    pub fn start(self) -> io::Result<Server> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if self.app_id.is_empty() || !self.app_id.bytes().all(allowed) {
+            return Err(invalid(format!("not an app id: {:?}", self.app_id)));
+        }
+        if !(self.allow_public || self.addr.ip().to_canonical().is_loopback()) {
+            return Err(invalid(format!(
+                "{} can be reached from other machines: allow_public() lets it",
+                self.addr
+            )));
+        }
+        let access_lifetime = seconds(self.access_token_lifetime);
+        let refresh_lifetime = seconds(self.refresh_token_lifetime);
+        if access_lifetime == 0 || refresh_lifetime == 0 {
+            return Err(invalid("a token must last for at least a second".to_owned()));
+        }
+
+        let mut limits = self.limits;
+        for time in [&mut limits.idle, &mut limits.request, &mut limits.response, &mut limits.stop]
+        {
+            *time = (*time).clamp(Duration::from_millis(1), LONGEST);
+        }
+        let listener = TcpListener::bind(self.addr)?;
+        let base_url = format!("http://{}", reachable(listener.local_addr()?));
+        let state = State::open(self.data_dir.as_deref(), &self.app_id)?;
+        let tokens = Tokens::new(state.signing_key(), state.deployment(), access_lifetime);
+        let service = Arc::new(Service {
+            app_id: self.app_id,
+            base_url,
+            clock: self.clock,
+            functions: self.functions,
+            journal: Journal::default(),
+            passwords: Passwords::new(),
+            refresh_lifetime,
+            rotate_refresh_tokens: self.rotate_refresh_tokens,
+            rotation_grace: seconds(self.rotation_grace),
+            state,
+            throttle: Throttle::new(self.login_attempts),
+            tokens,
+        });
+        let http = HttpServer::start(listener, limits, Arc::clone(&service) as _)?;
+        Ok(Server { service, http })
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("app_id", &self.app_id)
+            .field("addr", &self.addr)
+            .field("data_dir", &self.data_dir)
+            .field("functions", &self.functions.names().collect::<Vec<_>>())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}

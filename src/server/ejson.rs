@@ -1,0 +1,181 @@
+//! Extended JSON, as far as function results and `sum` need it.
+//!
+//! Source: the Extended JSON v2 specification, canonical form.
+
+use serde_json::{Map, Number, Value};
+
+/// The keys that make an object stand for a value of another type.
+const WRAPPERS: [&str; 16] = [
+    "$binary",
+    "$code",
+    "$date",
+    "$dbPointer",
+    "$maxKey",
+    "$minKey",
+    "$numberDecimal",
+    "$numberDouble",
+    "$numberInt",
+    "$numberLong",
+    "$oid",
+    "$regularExpression",
+    "$symbol",
+    "$timestamp",
+    "$undefined",
+    "$uuid",
+];
+
+/// A number of any of the wire's types but decimal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum AnyNumber {
+    Double(f64),
+    Int(i64),
+}
+
+/// Puts a value into canonical form: plain numbers get their wrappers, objects that are wrappers
+/// already stay as they are.
+pub(super) fn canonical(value: Value) -> Value {
+    match value {
+        Value::Array(values) => values.into_iter().map(canonical).collect(),
+        Value::Number(number) => canonical_number(&number),
+        Value::Object(fields) if is_wrapper(&fields) => Value::Object(fields),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, canonical(value))).collect()
+        }
+        other => other,
+    }
+}
+
+/// Returns a double as a wrapper, which unlike a plain number can be infinite or no number.
+pub(super) fn double(value: f64) -> Value {
+    let text = if value.is_nan() {
+        "NaN".to_owned()
+    } else if value.is_infinite() {
+        if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    } else {
+        // The shortest text that reads back as the same number, with `.0` where it is whole.
+        format!("{value:?}")
+    };
+    wrap("$numberDouble", text)
+}
+
+/// Reads a number, plain or wrapped.
+pub(super) fn number(value: &Value) -> Option<AnyNumber> {
+    match value {
+        Value::Number(number) => {
+            number.as_i64().map(AnyNumber::Int).or_else(|| number.as_f64().map(AnyNumber::Double))
+        }
+        Value::Object(fields) if fields.len() == 1 => {
+            let (name, text) = fields.iter().next()?;
+            let text = text.as_str()?;
+            match name.as_str() {
+                "$numberInt" => text.parse::<i32>().ok().map(|int| AnyNumber::Int(int.into())),
+                "$numberLong" => text.parse().ok().map(AnyNumber::Int),
+                "$numberDouble" => match text {
+                    "Infinity" => Some(f64::INFINITY),
+                    "-Infinity" => Some(f64::NEG_INFINITY),
+                    "NaN" => Some(f64::NAN),
+                    _ => text.parse().ok().filter(|double: &f64| double.is_finite()),
+                }
+                .map(AnyNumber::Double),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn canonical_number(number: &Number) -> Value {
+    match (number.as_i64(), number.as_f64()) {
+        (Some(int), _) if i32::try_from(int).is_ok() => wrap("$numberInt", int.to_string()),
+        (Some(int), _) => wrap("$numberLong", int.to_string()),
+        // Beyond 64 bits with a sign; decimals hold 34 digits.
+        (None, _) if number.is_u64() => wrap("$numberDecimal", number.to_string()),
+        (None, value) => double(value.unwrap_or(f64::NAN)),
+    }
+}
+
+fn wrap(name: &str, text: String) -> Value {
+    Value::Object(Map::from_iter([(name.to_owned(), Value::String(text))]))
+}
+
+/// Tells whether an object is a value of another type. All wrappers have one field, but for code
+/// with a scope.
+fn is_wrapper(fields: &Map<String, Value>) -> bool {
+    match fields.len() {
+        1 => fields.keys().all(|name| WRAPPERS.contains(&name.as_str())),
+        2 => fields.contains_key("$code") && fields.contains_key("$scope"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn plain_numbers_get_the_narrowest_wrapper() {
+        assert_eq!(
+            canonical(json!([1, -1, 2_147_483_647, 2_147_483_648_i64, u64::MAX, 1.5, 1.0, 1e300])),
+            json!([
+                {"$numberInt": "1"},
+                {"$numberInt": "-1"},
+                {"$numberInt": "2147483647"},
+                {"$numberLong": "2147483648"},
+                {"$numberDecimal": "18446744073709551615"},
+                {"$numberDouble": "1.5"},
+                {"$numberDouble": "1.0"},
+                {"$numberDouble": "1e300"},
+            ])
+        );
+        assert_eq!(canonical(json!({"a": {"b": [null, true, "x", 0]}})), {
+            json!({"a": {"b": [null, true, "x", {"$numberInt": "0"}]}})
+        });
+    }
+
+    #[test]
+    fn wrappers_stay_untouched() {
+        let wrappers = json!([
+            {"$numberLong": "5"},
+            {"$oid": "5f0000000000000000000000"},
+            {"$date": {"$numberLong": "0"}},
+            {"$timestamp": {"t": 1, "i": 1}},
+            {"$minKey": 1},
+            {"$binary": {"base64": "aGk=", "subType": "00"}},
+            {"$code": "x", "$scope": {"a": 1}},
+        ]);
+        assert_eq!(canonical(wrappers.clone()), wrappers);
+        assert_eq!(canonical(json!({"$numberInt": 1, "b": 1}))["b"], json!({"$numberInt": "1"}));
+    }
+
+    #[test]
+    fn numbers_are_read_in_both_forms() {
+        assert_eq!(number(&json!(7)), Some(AnyNumber::Int(7)));
+        assert_eq!(number(&json!(0.5)), Some(AnyNumber::Double(0.5)));
+        assert_eq!(number(&json!({"$numberInt": "7"})), Some(AnyNumber::Int(7)));
+        assert_eq!(number(&json!({"$numberLong": "-7"})), Some(AnyNumber::Int(-7)));
+        assert_eq!(number(&json!({"$numberDouble": "1E2"})), Some(AnyNumber::Double(100.0)));
+        assert_eq!(
+            number(&json!({"$numberDouble": "-Infinity"})),
+            Some(AnyNumber::Double(f64::NEG_INFINITY))
+        );
+        for bad in [
+            json!("7"),
+            json!({"$numberInt": 7}),
+            json!({"$numberInt": "2147483648"}),
+            json!({"$numberDouble": "inf"}),
+            json!({"$numberDecimal": "1"}),
+            json!({"$numberInt": "1", "$numberLong": "1"}),
+            json!(null),
+        ] {
+            assert_eq!(number(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn doubles_that_json_cannot_hold_have_names() {
+        assert_eq!(double(f64::NAN), json!({"$numberDouble": "NaN"}));
+        assert_eq!(double(f64::NEG_INFINITY), json!({"$numberDouble": "-Infinity"}));
+        assert_eq!(double(-0.0), json!({"$numberDouble": "-0.0"}));
+    }
+}

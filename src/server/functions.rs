@@ -1,0 +1,229 @@
+//! Functions: code on the server that a logged-in user calls by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::auth;
+use super::ejson::{self, AnyNumber};
+use super::http::Request;
+use super::refusal::Refusal;
+use super::routes::{Caller, Reply, Service};
+use super::state::User;
+use crate::UserId;
+
+/// Who calls a function.
+#[derive(Clone)]
+pub struct Context {
+    user_id: UserId,
+    identities: Vec<UserIdentity>,
+    data: Map<String, Value>,
+}
+
+/// One of the ways in which a user logs in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UserIdentity {
+    id: String,
+    provider_type: String,
+}
+
+/// That a function failed. The message goes to the caller, with the code `FunctionExecutionError`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FunctionError(String);
+
+type Function = dyn Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync;
+
+/// The functions of an app, by name.
+#[derive(Default)]
+pub(super) struct Functions(BTreeMap<String, Box<Function>>);
+
+impl Context {
+    fn new(user: &User) -> Self {
+        let identity = |identity: &super::state::Identity| UserIdentity {
+            id: identity.id.clone(),
+            provider_type: identity.provider_type.clone(),
+        };
+        Self {
+            user_id: UserId::new(&user.id),
+            identities: user.identities.iter().map(identity).collect(),
+            data: user.data.clone(),
+        }
+    }
+
+    /// Returns the caller's user id.
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// Returns the caller's identities, in the order they were linked.
+    pub fn identities(&self) -> &[UserIdentity] {
+        &self.identities
+    }
+
+    /// Returns the caller's profile: the fields that the providers filled in, such as `email`.
+    pub fn data(&self) -> &Map<String, Value> {
+        &self.data
+    }
+
+    /// Returns the caller's custom user data. There is none yet: `None`.
+    pub fn custom_data(&self) -> Option<&Map<String, Value>> {
+        None
+    }
+}
+
+/// Leaves the profile out, which is nobody's business but the function's.
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("user_id", &self.user_id)
+            .field("identities", &self.identities)
+            .finish_non_exhaustive()
+    }
+}
+
+impl UserIdentity {
+    /// Returns the identity's id, which is not the user's.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the provider's name on the wire, such as `local-userpass`.
+    pub fn provider_type(&self) -> &str {
+        &self.provider_type
+    }
+}
+
+impl FunctionError {
+    /// Describes a failure to the caller.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for FunctionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FunctionError {}
+
+impl From<&str> for FunctionError {
+    fn from(message: &str) -> Self {
+        Self::new(message)
+    }
+}
+
+impl From<String> for FunctionError {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+impl Functions {
+    /// Adds a function, in the place of an earlier one of that name.
+    pub(super) fn add<F>(&mut self, name: String, function: F)
+    where
+        F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
+    {
+        self.0.insert(name, Box::new(function));
+    }
+
+    /// Adds `sum`, `echo` and `whoami`.
+    pub(super) fn add_built_in(&mut self) {
+        self.add("echo".into(), |_, args| Ok(args.first().cloned().unwrap_or(Value::Null)));
+        self.add("sum".into(), |_, args| sum(args));
+        self.add("whoami".into(), |context, _| Ok(whoami(context)));
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+#[derive(Deserialize)]
+struct Call {
+    name: Option<String>,
+    arguments: Option<Vec<Value>>,
+    service: Option<String>,
+}
+
+impl Service {
+    /// `POST …/functions/call`: answers with whatever the function returns.
+    ///
+    /// Source: realm-core `object-store/sync/app.cpp`, `App::call_function`.
+    pub(super) fn call_function(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let user = self.user_of_access_token(request, caller)?;
+        let invalid = || Refusal::bad_request("invalid function call request");
+        let call: Call = auth::body(request).map_err(|_| invalid())?;
+        let name = call.name.ok_or_else(invalid)?;
+        if let Some(service) = call.service.filter(|service| !service.is_empty()) {
+            let message = format!("service not found: '{service}'");
+            return Err(Refusal::new(404, "ServiceNotFound", message));
+        }
+        let Some(function) = self.functions.0.get(&name) else {
+            let message = format!("function not found: '{name}'");
+            return Err(Refusal::new(404, "FunctionNotFound", message));
+        };
+        // No lock is held here: a function may take its time, or panic.
+        match function(&Context::new(&user), &call.arguments.unwrap_or_default()) {
+            Ok(value) => Ok(Reply::Json(200, ejson::canonical(value))),
+            Err(FunctionError(message)) => {
+                Err(Refusal::new(400, "FunctionExecutionError", message))
+            }
+        }
+    }
+}
+
+/// Adds numbers. Whole ones stay whole for as long as 64 bits hold the sum.
+fn sum(args: &[Value]) -> Result<Value, FunctionError> {
+    let mut whole = Some(0_i64);
+    let mut double = 0.0;
+    for (index, arg) in args.iter().enumerate() {
+        match ejson::number(arg) {
+            Some(AnyNumber::Int(int)) => {
+                whole = whole.and_then(|sum| sum.checked_add(int));
+                double += int as f64;
+            }
+            Some(AnyNumber::Double(value)) => {
+                whole = None;
+                double += value;
+            }
+            None => return Err(format!("sum: argument {} is not a number", index + 1).into()),
+        }
+    }
+    Ok(whole.map_or_else(|| ejson::double(double), Value::from))
+}
+
+fn whoami(context: &Context) -> Value {
+    let identity = |identity: &UserIdentity| json!({"id": identity.id, "provider_type": identity.provider_type});
+    json!({
+        "user_id": context.user_id.as_str(),
+        "identities": context.identities.iter().map(identity).collect::<Vec<_>>(),
+        "data": context.data,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_stay_whole_while_they_can() {
+        assert_eq!(sum(&[]), Ok(json!(0)));
+        assert_eq!(sum(&[json!(1), json!({"$numberLong": "2"})]), Ok(json!(3)));
+        assert_eq!(sum(&[json!(1), json!(0.5)]), Ok(json!({"$numberDouble": "1.5"})));
+        assert_eq!(
+            sum(&[json!(i64::MAX), json!(1)]),
+            Ok(json!({"$numberDouble": "9.223372036854776e18"}))
+        );
+        let error = sum(&[json!(1), json!("2")]).unwrap_err();
+        assert_eq!(error.to_string(), "sum: argument 2 is not a number");
+    }
+}

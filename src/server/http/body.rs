@@ -1,0 +1,245 @@
+//! Reading a request off a stream: bytes until they make a head, then a body.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use super::request::{Framing, Head, Rejection, has_lone_line_feed};
+
+/// How much is read at once.
+const BUFFER: usize = 16 * 1024;
+/// A line of the chunked coding, extensions included, may be this long.
+const MAX_CHUNK_LINE: usize = 1024;
+/// The fields after the last chunk, which nobody reads, may be this long together.
+const MAX_TRAILER: usize = 8 * 1024;
+
+/// Why reading ended without a request.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The other end is gone, or was too slow to begin: there is nobody to answer.
+    Gone,
+    /// What came is not a request we take, and is told so.
+    Rejected(Rejection),
+}
+
+/// What was read so far, and what may still be read.
+pub(super) struct Reader<'a> {
+    stream: &'a TcpStream,
+    limits: &'a Limits,
+    /// Bytes that came. Those from `start` on were not consumed yet; the next request may begin in
+    /// them.
+    buffer: Vec<u8>,
+    start: usize,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(stream: &'a TcpStream, limits: &'a Limits) -> Self {
+        Self {
+            stream,
+            limits,
+            buffer: Vec::new(),
+            start: 0,
+            deadline: Instant::now(),
+            timeout: Duration::ZERO,
+        }
+    }
+
+    /// Waits for the next request's first byte. False when the client is done with the connection
+    /// or has left it idle for too long.
+    pub(super) fn wait(&mut self) -> bool {
+        if self.unread().is_empty() {
+            // What a large body needed is not kept for as long as the connection lives.
+            self.buffer.shrink_to(BUFFER);
+            if self.read(self.limits.idle).is_err() {
+                return false;
+            }
+        }
+        self.deadline = Instant::now() + self.limits.request;
+        true
+    }
+
+    /// Reads up to the empty line that ends a head, and parses what came.
+    pub(super) fn head(&mut self) -> Result<Head, Failure> {
+        let mut searched = 0;
+        loop {
+            // An empty line before a request is a habit of old clients, and is skipped.
+            while searched == 0 && self.unread().starts_with(b"\r\n") {
+                self.start += 2;
+            }
+            let unread = self.unread();
+            let fresh = &unread[searched..];
+            if let Some(end) = fresh.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                let length = searched + end + 4;
+                if length > self.limits.head {
+                    return Err(rejected(431, "the request head is too large"));
+                }
+                let head = Head::parse(&unread[..length], self.limits.body);
+                self.start += length;
+                return head.map_err(Failure::Rejected);
+            }
+            if has_lone_line_feed(fresh) {
+                return Err(rejected(400, "lines must end with CRLF"));
+            }
+            if unread.len() > self.limits.head {
+                return Err(rejected(431, "the request head is too large"));
+            }
+            searched = unread.len().saturating_sub(3);
+            self.fill()?;
+        }
+    }
+
+    /// Reads a body. A client that waits for leave to send it is given that first.
+    pub(super) fn body(&mut self, head: &Head) -> Result<Vec<u8>, Failure> {
+        let waits = head.expects_continue && head.framing != Framing::Length(0);
+        if waits && self.unread().is_empty() {
+            let mut stream = self.stream;
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Failure::Gone)?;
+        }
+        match head.framing {
+            Framing::Chunked => self.chunks(),
+            Framing::Length(length) => {
+                let mut body = Vec::new();
+                self.take(length, &mut body)?;
+                Ok(body)
+            }
+        }
+    }
+
+    /// Source: RFC 9112 section 7.1.
+    fn chunks(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        loop {
+            let size = chunk_size(self.line(MAX_CHUNK_LINE)?);
+            let size = size.ok_or(rejected(400, "malformed chunk size"))?;
+            if size == 0 {
+                break;
+            }
+            if size > self.limits.body - body.len() {
+                return Err(rejected(413, "the request body is too large"));
+            }
+            self.take(size, &mut body)?;
+            if !self.line(0)?.is_empty() {
+                return Err(rejected(400, "a chunk is longer than its size"));
+            }
+        }
+        let mut left = MAX_TRAILER;
+        loop {
+            let length = self.line(left)?.len();
+            if length == 0 {
+                return Ok(body);
+            }
+            left = left.saturating_sub(length + 2);
+        }
+    }
+
+    /// Takes a line of at most so many bytes, which do not count its CRLF.
+    fn line(&mut self, at_most: usize) -> Result<&[u8], Failure> {
+        let length = loop {
+            let unread = self.unread();
+            let window = &unread[..unread.len().min(at_most + 2)];
+            if let Some(feed) = window.iter().position(|&byte| byte == b'\n') {
+                break feed + 1;
+            }
+            if window.len() == at_most + 2 {
+                return Err(rejected(400, "malformed line in a chunked body"));
+            }
+            self.fill()?;
+        };
+        let line = self.start..self.start + length;
+        self.start = line.end;
+        self.buffer[line]
+            .strip_suffix(b"\r\n")
+            .ok_or(rejected(400, "malformed line in a chunked body"))
+    }
+
+    /// Moves exactly `length` bytes to the end of `body`.
+    fn take(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), Failure> {
+        let mut left = length;
+        loop {
+            let unread = self.unread();
+            let take = left.min(unread.len());
+            body.extend_from_slice(&unread[..take]);
+            self.start += take;
+            left -= take;
+            if left == 0 {
+                return Ok(());
+            }
+            self.fill()?;
+        }
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Reads more of a request that has begun.
+    fn fill(&mut self) -> Result<(), Failure> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(rejected(408, "the request took too long to arrive"));
+        }
+        self.read(left).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                rejected(408, "the request took too long to arrive")
+            }
+            io::ErrorKind::UnexpectedEof => rejected(400, "the request ended too early"),
+            _ => Failure::Gone,
+        })
+    }
+
+    fn read(&mut self, timeout: Duration) -> io::Result<()> {
+        if timeout != self.timeout {
+            self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+            self.timeout = timeout;
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let mut chunk = [0; BUFFER];
+        let read = loop {
+            let mut stream = self.stream;
+            match stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.extend_from_slice(&chunk[..read]);
+        Ok(())
+    }
+}
+
+fn rejected(status: u16, reason: &'static str) -> Failure {
+    Failure::Rejected(Rejection::new(status, reason))
+}
+
+/// Reads a chunk's size: hexadecimal digits, then nothing or an extension, which means nothing to
+/// us. At most 15 digits, so that it cannot overflow.
+fn chunk_size(line: &[u8]) -> Option<usize> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let rest = line[digits..].trim_ascii_start();
+    if !(1..=15).contains(&digits) || !(rest.is_empty() || rest[0] == b';') {
+        return None;
+    }
+    usize::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_plain_hexadecimal() {
+        assert_eq!(chunk_size(b"0"), Some(0));
+        assert_eq!(chunk_size(b"1aF"), Some(0x1af));
+        assert_eq!(chunk_size(b"5;name=value"), Some(5));
+        assert_eq!(chunk_size(b"5 ; name"), Some(5));
+        for bad in ["", " 5", "0x5", "+5", "-5", "5 5", "g", "1111111111111111"] {
+            assert_eq!(chunk_size(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+}

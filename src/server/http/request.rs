@@ -1,0 +1,283 @@
+//! A request, and the reading of its head.
+
+use std::net::IpAddr;
+
+/// More header fields than this are refused.
+const MAX_HEADERS: usize = 100;
+
+/// A request that has arrived whole.
+pub(in crate::server) struct Request {
+    /// The method, as sent.
+    pub method: String,
+    /// The path, still percent-encoded, beginning with `/` (or `*`, for `OPTIONS`).
+    pub path: String,
+    /// What followed the `?`, still percent-encoded.
+    pub query: Option<String>,
+    /// Header fields, with names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, put together from its chunks if it came in chunks.
+    pub body: Vec<u8>,
+    /// The address of whoever is at the other end of the connection.
+    pub peer: IpAddr,
+}
+
+/// Why something could not be read as a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(in crate::server) struct Rejection {
+    /// The status to answer with.
+    pub status: u16,
+    /// What was wrong, for whoever wrote the client.
+    pub reason: &'static str,
+    /// Method and path, where the reading came that far.
+    pub line: Option<(String, String)>,
+}
+
+/// A parsed head: everything before the body.
+pub(super) struct Head {
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub framing: Framing,
+    /// Whether the client lets the connection be used again.
+    pub keep_alive: bool,
+    /// Whether the client must be told that its answer's connection is kept: HTTP/1.0.
+    pub says_keep_alive: bool,
+    /// Whether the client waits for leave to send its body.
+    pub expects_continue: bool,
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Framing {
+    Chunked,
+    Length(usize),
+}
+
+impl Request {
+    /// Returns a header field's value, the first if there are several. `name` is in lower case.
+    pub(in crate::server) fn header(&self, name: &str) -> Option<&str> {
+        find(&self.headers, name)
+    }
+}
+
+impl Rejection {
+    pub(super) fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason, line: None }
+    }
+}
+
+impl Head {
+    /// Parses a head that ends with its empty line. Bodies longer than `max_body` are refused.
+    ///
+    /// Source: RFC 9112 sections 3 and 6; where it leaves a choice, this takes the stricter one.
+    pub(super) fn parse(bytes: &[u8], max_body: usize) -> Result<Self, Rejection> {
+        // A parser may take a lone line feed for the end of a line; whoever stands in front of us
+        // may not.
+        if bytes.starts_with(b"\n") || has_lone_line_feed(bytes) {
+            return Err(Rejection::new(400, "lines must end with CRLF"));
+        }
+        let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut fields);
+        match parsed.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+            Ok(_) => return Err(Rejection::new(400, "malformed request head")),
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Rejection::new(431, "too many header fields"));
+            }
+            Err(httparse::Error::Version) => {
+                return Err(Rejection::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+            }
+            Err(_) => return Err(Rejection::new(400, "malformed request head")),
+        }
+        let method = parsed.method.unwrap_or_default().to_owned();
+        let target = parsed.path.unwrap_or_default();
+        let http_1_1 = parsed.version == Some(1);
+        let mut headers = Vec::with_capacity(parsed.headers.len());
+        for field in parsed.headers.iter() {
+            // Bytes beyond ASCII have no meaning in any field we read.
+            let value = String::from_utf8_lossy(field.value).trim().to_owned();
+            headers.push((field.name.to_ascii_lowercase(), value));
+        }
+
+        let (path, query) = split_target(&method, target)?;
+        let head = |rejection: Rejection| Rejection {
+            line: Some((method.clone(), path.clone())),
+            ..rejection
+        };
+        let hosts = headers.iter().filter(|(name, _)| name == "host").count();
+        if hosts > 1 || (hosts == 0 && http_1_1) {
+            return Err(head(Rejection::new(400, "exactly one Host field is required")));
+        }
+        let framing = framing(&headers, http_1_1, max_body).map_err(head)?;
+        let expects_continue = match find(&headers, "expect") {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case("100-continue") => http_1_1,
+            Some(_) => return Err(head(Rejection::new(417, "unknown expectation"))),
+        };
+        let keep_alive = if has_token(&headers, "close") {
+            false
+        } else {
+            http_1_1 || has_token(&headers, "keep-alive")
+        };
+        Ok(Self {
+            says_keep_alive: keep_alive && !http_1_1,
+            method,
+            path,
+            query,
+            headers,
+            framing,
+            keep_alive,
+            expects_continue,
+        })
+    }
+}
+
+/// Tells whether a line feed comes without its carriage return.
+pub(super) fn has_lone_line_feed(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+}
+
+/// Splits a request target into path and query. A target with scheme and host loses those: we are
+/// the only host here.
+fn split_target(method: &str, target: &str) -> Result<(String, Option<String>), Rejection> {
+    let local = if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        target
+    } else {
+        let scheme = target.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("http://"));
+        let Some(rest) = target.get(7..).filter(|_| scheme) else {
+            return Err(Rejection::new(400, "the request target must be a path"));
+        };
+        rest.find('/').map_or("/", |slash| &rest[slash..])
+    };
+    Ok(match local.split_once('?') {
+        None => (local.to_owned(), None),
+        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
+    })
+}
+
+/// Decides where the body ends. A request that can be read in two ways is refused, because
+/// somebody in between may have read it in the other one.
+fn framing(
+    headers: &[(String, String)],
+    http_1_1: bool,
+    max_body: usize,
+) -> Result<Framing, Rejection> {
+    let all = |wanted: &'static str| {
+        headers.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    };
+    let mut codings = all("transfer-encoding");
+    let mut lengths = all("content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) => Ok(Framing::Length(0)),
+        (Some(_), Some(_)) => {
+            Err(Rejection::new(400, "Content-Length and Transfer-Encoding exclude each other"))
+        }
+        (Some(_), None) if !http_1_1 => {
+            Err(Rejection::new(400, "HTTP/1.0 has no Transfer-Encoding"))
+        }
+        (Some(coding), None) => {
+            if codings.next().is_some() {
+                Err(Rejection::new(400, "more than one Transfer-Encoding"))
+            } else if coding.eq_ignore_ascii_case("chunked") {
+                Ok(Framing::Chunked)
+            } else {
+                Err(Rejection::new(501, "the only transfer coding known here is chunked"))
+            }
+        }
+        (None, Some(length)) => {
+            if lengths.next().is_some() {
+                return Err(Rejection::new(400, "more than one Content-Length"));
+            }
+            if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(Rejection::new(400, "Content-Length must be a number"));
+            }
+            // A number too large to parse is too large as a body, too.
+            match length.parse() {
+                Ok(length) if length <= max_body => Ok(Framing::Length(length)),
+                _ => Err(Rejection::new(413, "the request body is too large")),
+            }
+        }
+    }
+}
+
+fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+}
+
+/// Tells whether a `Connection` field lists this option.
+fn has_token(headers: &[(String, String)], token: &str) -> bool {
+    headers
+        .iter()
+        .filter(|(name, _)| name == "connection")
+        .flat_map(|(_, value)| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Head, Rejection> {
+        Head::parse(text.as_bytes(), 1000)
+    }
+
+    fn status(text: &str) -> u16 {
+        parse(text).err().map_or(200, |rejection| rejection.status)
+    }
+
+    #[test]
+    fn a_head_is_read_whole() {
+        let head =
+            parse("POST /a/b?c=d HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n").unwrap();
+        assert_eq!((head.method.as_str(), head.path.as_str()), ("POST", "/a/b"));
+        assert_eq!(head.query.as_deref(), Some("c=d"));
+        assert_eq!(head.framing, Framing::Length(12));
+        assert!(head.keep_alive && !head.says_keep_alive);
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        let with =
+            |fields: &str| status(&format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n"));
+        assert_eq!(with("Content-Length: 3\r\nTransfer-Encoding: chunked"), 400);
+        assert_eq!(with("Content-Length: 3\r\nContent-Length: 3"), 400);
+        assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), 400);
+        assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
+        assert_eq!(with("Transfer-Encoding: xchunked"), 501);
+        assert_eq!(with("Transfer-Encoding : chunked"), 400);
+        for length in ["+3", "-3", "3, 3", "0x3", "3 3", "", "3a"] {
+            assert_eq!(with(&format!("Content-Length: {length}")), 400, "{length:?}");
+        }
+        assert_eq!(with("Content-Length: 1001"), 413);
+        assert_eq!(with("Content-Length: 99999999999999999999999"), 413);
+        assert_eq!(with("Content-Length: 1000"), 200);
+        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn hosts_versions_and_folds_are_checked() {
+        assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.0\r\n\r\n"), 200);
+        assert_eq!(status("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), 505);
+        assert_eq!(status("GET / HTTP/1.1\r\nHost: a\r\n folded: b\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\nHost: a\r\n\r\n"), 400);
+        assert_eq!(status("GET a HTTP/1.1\r\nHost: a\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn an_absolute_target_keeps_its_path() {
+        let head = parse("GET http://a:1/b?c HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((head.path.as_str(), head.query.as_deref()), ("/b", Some("c")));
+        assert_eq!(parse("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "/");
+    }
+
+    #[test]
+    fn versions_decide_whether_the_connection_is_kept() {
+        let keeps = |text| parse(text).unwrap().keep_alive;
+        assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"));
+    }
+}

@@ -1,0 +1,137 @@
+//! What goes back over a connection.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+/// How an exchange ends. Misbehaviour on purpose, for the tests of clients, is one more variant
+/// here and one more arm in the connection's loop.
+pub(in crate::server) enum Outcome {
+    /// The answer is written whole.
+    Answer(Response),
+}
+
+/// An answer. `Content-Length` and `Connection` are the connection's business.
+pub(in crate::server) struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Header fields, in the order they are written.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; left out on the wire where HTTP has none (1xx, 204, 304, `HEAD`).
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Writes the whole answer by `deadline`.
+    pub(super) fn write_to(
+        &self,
+        out: &mut impl Write,
+        connection: Option<&str>,
+        with_body: bool,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let bodiless = matches!(self.status, 100..200 | 204 | 304);
+        let mut bytes = Vec::with_capacity(512 + self.body.len());
+        // Writing to a vector does not fail.
+        let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        for (name, value) in &self.headers {
+            // A line break in a value would end it and begin something else.
+            let value = value.replace(['\r', '\n', '\0'], " ");
+            let _ = write!(bytes, "{name}: {value}\r\n");
+        }
+        if let Some(connection) = connection {
+            let _ = write!(bytes, "Connection: {connection}\r\n");
+        }
+        if !bodiless {
+            let _ = write!(bytes, "Content-Length: {}\r\n", self.body.len());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        if with_body && !bodiless {
+            bytes.extend_from_slice(&self.body);
+        }
+        write_by(out, &bytes, deadline)
+    }
+}
+
+/// Writes all of `bytes`, giving up once `deadline` has passed. A single write is bounded by the
+/// socket's own time-out; this bounds a reader that takes one byte at a time.
+pub(super) fn write_by(
+    out: &mut impl Write,
+    mut bytes: &[u8],
+    deadline: Instant,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match out.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !bytes.is_empty() && Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// Returns the phrase that goes with a status. Nothing depends on it.
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn written(response: &Response, with_body: bool) -> String {
+        let mut bytes = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        response.write_to(&mut bytes, Some("close"), with_body, deadline).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_answer_without_content_has_no_length() {
+        let response = Response { status: 204, headers: vec![], body: vec![] };
+        assert_eq!(
+            written(&response, true),
+            "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn head_answers_tell_the_length_and_hold_back_the_body() {
+        let response = Response { status: 200, headers: vec![], body: b"four".to_vec() };
+        assert_eq!(
+            written(&response, false),
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_header_value_cannot_start_a_new_line() {
+        let headers = vec![("X-Name", "a\r\nSet-Cookie: b".to_owned())];
+        let text = written(&Response { status: 200, headers, body: vec![] }, true);
+        assert!(!text.contains("\nSet-Cookie"), "{text}");
+    }
+}

@@ -1,0 +1,60 @@
+//! Names and keys nobody can guess.
+
+use std::io;
+
+/// Returns bytes from the operating system's generator.
+pub(super) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// Returns an id as the backend forms them: 24 lower-case hexadecimal digits.
+pub(super) fn id() -> io::Result<String> {
+    Ok(hex(&bytes::<12>()?))
+}
+
+/// Returns random lower-case letters.
+pub(super) fn letters(count: usize) -> io::Result<String> {
+    let mut text = String::with_capacity(count);
+    while text.len() < count {
+        for byte in bytes::<16>()? {
+            // 234 is the largest multiple of 26 a byte holds: the rest would favour some letters.
+            if byte < 234 && text.len() < count {
+                text.push(char::from(b'a' + byte % 26));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Tells whether a text has the form of [`id`].
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == 24 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_the_form_of_object_ids_and_differ() {
+        let (one, two) = (id().unwrap(), id().unwrap());
+        assert!(is_id(&one) && is_id(&two));
+        assert_ne!(one, two);
+        assert_eq!(hex(&[0, 0x5a, 0xff]), "005aff");
+        assert!(!is_id("5f") && !is_id(&"A".repeat(24)));
+    }
+
+    #[test]
+    fn letters_are_letters() {
+        let text = letters(40).unwrap();
+        assert!(text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_lowercase()));
+    }
+}

@@ -1,0 +1,100 @@
+//! The ways the server says no.
+
+use std::io;
+
+use super::token::TokenFault;
+
+/// An answer that is an error: `{"error","error_code","link"}`, with this status.
+///
+/// Source: protocol facts from realm-core `object-store/sync/app.cpp` (`check_for_errors`) and
+/// `src/realm/error_codes.cpp`.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub status: u16,
+    /// The symbolic code, for those errors that have one.
+    pub code: Option<&'static str>,
+    pub message: String,
+    /// Header fields beyond the usual ones.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code: Some(code), message: message.into(), headers: Vec::new() }
+    }
+
+    /// An error for which the service has no code.
+    pub(super) fn without_code(status: u16, message: impl Into<String>) -> Self {
+        Self { status, code: None, message: message.into(), headers: Vec::new() }
+    }
+
+    pub(super) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    pub(super) fn invalid_parameter(message: impl Into<String>) -> Self {
+        Self::new(400, "InvalidParameter", message)
+    }
+
+    pub(super) fn missing_parameter(name: &str) -> Self {
+        Self::new(400, "MissingParameter", format!("missing parameter: {name}"))
+    }
+
+    /// What makes a client refresh its access token, or end the log-in when it was the refresh
+    /// token.
+    pub(super) fn invalid_session(message: impl Into<String>) -> Self {
+        Self::new(401, "InvalidSession", message)
+    }
+
+    /// The refresh token was revoked, has expired, or never was.
+    pub(super) fn no_session() -> Self {
+        Self::invalid_session("invalid session: failed to find refresh token")
+    }
+
+    pub(super) fn user_gone() -> Self {
+        Self::invalid_session("invalid session: failed to find user")
+    }
+
+    pub(super) fn user_disabled_session() -> Self {
+        Self::invalid_session("invalid session: user is disabled")
+    }
+
+    pub(super) fn access_token(fault: TokenFault) -> Self {
+        Self::invalid_session(match fault {
+            TokenFault::Expired => "invalid session: access token expired",
+            TokenFault::Invalid => "invalid session: malformed access token",
+            TokenFault::WrongType => "invalid access token: incorrect token type",
+        })
+    }
+
+    pub(super) fn refresh_token(fault: TokenFault) -> Self {
+        match fault {
+            TokenFault::Expired => Self::no_session(),
+            TokenFault::Invalid => {
+                Self::invalid_session("invalid session: malformed refresh token")
+            }
+            TokenFault::WrongType => {
+                Self::invalid_session("invalid refresh token: incorrect token type")
+            }
+        }
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, "InternalServerError", message)
+    }
+}
+
+/// A change could not be stored. The cause may name paths, so it stays here.
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::internal(match error.kind() {
+            io::ErrorKind::StorageFull => "the server's disk is full",
+            _ => "the server could not store the change",
+        })
+    }
+}

@@ -1,0 +1,290 @@
+//! Which request goes where, and what every answer has in common.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Value, json};
+
+use super::functions::Functions;
+use super::http::{Handler, Outcome, Rejection, Request, Response, http_date};
+use super::journal::Journal;
+use super::password::Passwords;
+use super::random;
+use super::refusal::Refusal;
+use super::state::State;
+use super::throttle::Throttle;
+use super::token::Tokens;
+use crate::{Clock, UserId};
+
+/// All that answers need.
+pub(super) struct Service {
+    pub app_id: String,
+    pub base_url: String,
+    pub clock: Arc<dyn Clock>,
+    pub functions: Functions,
+    pub journal: Journal,
+    pub passwords: Passwords,
+    /// Seconds.
+    pub refresh_lifetime: i64,
+    pub rotate_refresh_tokens: bool,
+    /// Seconds.
+    pub rotation_grace: i64,
+    pub state: State,
+    pub throttle: Throttle,
+    pub tokens: Tokens,
+}
+
+/// An answer that is no error.
+pub(super) enum Reply {
+    /// 204.
+    Empty,
+    Json(u16, Value),
+}
+
+/// Who asks, as far as it has turned out.
+#[derive(Default)]
+pub(super) struct Caller {
+    pub user_id: Option<UserId>,
+}
+
+/// A place where something can be asked.
+#[derive(Debug, Eq, PartialEq)]
+enum Route<'a> {
+    CallFunction,
+    Health,
+    Location,
+    LogIn { provider: &'a str },
+    Profile,
+    Register,
+    Session,
+}
+
+impl Service {
+    /// Returns the time in seconds since the epoch, by the server's clock.
+    pub(super) fn now(&self) -> i64 {
+        let since = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    fn answer(&self, request: &Request, caller: &mut Caller) -> Result<Reply, Refusal> {
+        // A browser asks this before it asks for anything else, and must be let through to see what
+        // the answer to that is.
+        if request.method == "OPTIONS" {
+            return Ok(Reply::Empty);
+        }
+        let segments = segments(&request.path);
+        let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+        let route = match find(&segments) {
+            Some((Some(app), _)) if app != self.app_id => {
+                let message = format!("cannot find app using Client App ID '{app}'");
+                return Err(Refusal::without_code(404, message));
+            }
+            Some((_, route)) => route,
+            None => {
+                let message = format!("no route for {}", request.path);
+                return Err(Refusal::without_code(404, message));
+            }
+        };
+        let method = if request.method == "HEAD" { "GET" } else { &request.method };
+        match (&route, method) {
+            (Route::CallFunction, "POST") => self.call_function(request, caller),
+            (Route::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
+            (Route::Location, "GET") => Ok(self.location(request)),
+            (Route::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
+            (Route::Profile, "GET") => self.profile(request, caller),
+            (Route::Register, "POST") => self.register(request),
+            (Route::Session, "POST") => self.refresh(request, caller),
+            (Route::Session, "DELETE") => self.log_out(request, caller),
+            _ => {
+                let message = format!("method {} is not allowed here", request.method);
+                Err(Refusal::without_code(405, message).with_header("Allow", route.allow()))
+            }
+        }
+    }
+
+    /// `GET …/location`: where the app's requests should go, which is where this one came.
+    ///
+    /// Source: realm-core `object-store/sync/app.cpp`, `App::update_location`; the last two fields
+    /// are for clients before version 14.
+    fn location(&self, request: &Request) -> Reply {
+        let own = self.base_url.strip_prefix("http://").unwrap_or_default();
+        // The name the client knows us by works for it; ours may not, through a port mapping.
+        let host = request.header("host").filter(|host| is_authority(host)).unwrap_or(own);
+        Reply::Json(
+            200,
+            json!({
+                "hostname": format!("http://{host}"),
+                "ws_hostname": format!("ws://{host}"),
+                "deployment_model": "GLOBAL",
+                "location": "US-VA",
+            }),
+        )
+    }
+
+    /// Puts an answer into its final form.
+    fn respond(&self, answer: Result<Reply, Refusal>, preflight: bool) -> Response {
+        // Not worth failing for: it only names the request.
+        let request_id = random::id().unwrap_or_else(|_| "0".repeat(24));
+        let mut headers = vec![
+            ("Date", http_date(self.clock.now())),
+            ("X-Appservices-Request-Id", request_id.clone()),
+            ("Access-Control-Allow-Origin", "*".to_owned()),
+            ("Access-Control-Expose-Headers", "X-Appservices-Request-Id".to_owned()),
+        ];
+        if preflight {
+            let allowed = "authorization, content-type, accept";
+            headers.push(("Access-Control-Allow-Headers", allowed.to_owned()));
+            let methods = "DELETE, GET, HEAD, OPTIONS, POST, PUT";
+            headers.push(("Access-Control-Allow-Methods", methods.to_owned()));
+            headers.push(("Access-Control-Max-Age", "600".to_owned()));
+        }
+        let (status, body) = match answer {
+            Ok(Reply::Empty) => return Response { status: 204, headers, body: Vec::new() },
+            Ok(Reply::Json(status, value)) => (status, value),
+            Err(refusal) => {
+                headers.extend(refusal.headers);
+                let names = self.state.deployment();
+                let (base, group, app) = (&self.base_url, &names.group_id, &names.app_id);
+                let link = format!("{base}/groups/{group}/apps/{app}/logs?co_id={request_id}");
+                let mut body = json!({"error": refusal.message, "link": link});
+                if let Some(code) = refusal.code {
+                    body["error_code"] = code.into();
+                }
+                (refusal.status, body)
+            }
+        };
+        // With anything after it, a charset for example, realm-core does not read errors.
+        headers.push(("Content-Type", "application/json".to_owned()));
+        Response { status, headers, body: body.to_string().into_bytes() }
+    }
+}
+
+impl Handler for Service {
+    fn handle(&self, request: &Request) -> Outcome {
+        let mut caller = Caller::default();
+        let answer = self.answer(request, &mut caller);
+        let response = self.respond(answer, request.method == "OPTIONS");
+        // Before it is written: whoever has the answer finds it in the journal.
+        self.journal.add(&request.method, &request.path, response.status, caller.user_id);
+        Outcome::Answer(response)
+    }
+
+    fn reject(&self, rejection: &Rejection) -> Response {
+        let refusal = match rejection.status {
+            413 => Refusal::new(413, "ReadSizeLimitExceeded", rejection.reason),
+            400 => Refusal::bad_request(rejection.reason),
+            500 => Refusal::internal(rejection.reason),
+            status => Refusal::without_code(status, rejection.reason),
+        };
+        let unread = ("-".to_owned(), "-".to_owned());
+        let (method, path) = rejection.line.as_ref().unwrap_or(&unread);
+        self.journal.add(method, path, rejection.status, None);
+        self.respond(Err(refusal), false)
+    }
+}
+
+impl Route<'_> {
+    /// Returns the methods that a route knows, as the `Allow` field lists them.
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Health | Self::Location | Self::Profile => "GET, HEAD, OPTIONS",
+            Self::CallFunction | Self::LogIn { .. } | Self::Register => "OPTIONS, POST",
+            Self::Session => "DELETE, OPTIONS, POST",
+        }
+    }
+}
+
+/// Finds a path's route and, for those that have one, the app it names.
+fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Route<'a>)> {
+    let client = match segments {
+        ["health"] => return Some((None, Route::Health)),
+        ["api", "client", "v2.0", client @ ..] => client,
+        _ => return None,
+    };
+    let (app, route) = match client {
+        ["app", app, route @ ..] => (Some(*app), route),
+        route => (None, route),
+    };
+    let route = match (app, route) {
+        (None, ["auth", "profile"]) => Route::Profile,
+        (None, ["auth", "session"]) => Route::Session,
+        (Some(_), ["location"]) => Route::Location,
+        (Some(_), ["functions", "call"]) => Route::CallFunction,
+        (Some(_), ["auth", "providers", "local-userpass", "register"]) => Route::Register,
+        (Some(_), ["auth", "providers", provider, "login"]) => Route::LogIn { provider },
+        _ => return None,
+    };
+    Some((app, route))
+}
+
+/// Splits a path and decodes its parts. What cannot be decoded stays as it is.
+fn segments(path: &str) -> Vec<String> {
+    path.strip_prefix('/').unwrap_or(path).split('/').map(percent_decoded).collect()
+}
+
+fn percent_decoded(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = (*first == b'%').then(|| after.get(..2)).flatten();
+        let code = digits.and_then(|digits| {
+            let plain = digits.iter().all(u8::is_ascii_hexdigit);
+            let digits = std::str::from_utf8(digits).ok().filter(|_| plain)?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Tells whether a `Host` field can be part of a URL as it stands.
+fn is_authority(host: &str) -> bool {
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_decoded_part_by_part() {
+        assert_eq!(segments("/a%20b/c%2Fd/"), ["a b", "c/d", ""]);
+        assert_eq!(segments("/%zz%4/%ff"), ["%zz%4", "%ff"]);
+    }
+
+    #[test]
+    fn routes_are_found_by_their_whole_path() {
+        let found = |path: &str| {
+            let segments = segments(path);
+            let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+            find(&segments).map(|(app, route)| format!("{app:?} {route:?}"))
+        };
+        assert_eq!(found("/health").as_deref(), Some("None Health"));
+        assert_eq!(
+            found("/api/client/v2.0/app/x/location").as_deref(),
+            Some("Some(\"x\") Location")
+        );
+        assert_eq!(found("/api/client/v2.0/auth/session").as_deref(), Some("None Session"));
+        for none in [
+            "/",
+            "/health/",
+            "//health",
+            "/api/client/v2.0/location",
+            "/api/client/v2.0/app/x/auth/session",
+            "/api/client/v2.0/app/x/location/",
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn only_plain_host_names_are_repeated() {
+        assert!(is_authority("localhost:80") && is_authority("[::1]:80"));
+        assert!(!is_authority("") && !is_authority("a/b") && !is_authority("a\"b"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Access and refresh tokens: signed here, checked here.
+//!
+//! Both are HS256 tokens under one random key. Whether a token has expired is decided by the
+//! server's clock, so that a test can move it. A refresh token also needs its server session, which
+//! is [`State`]'s to know.
+//!
+//! [`State`]: super::state::State
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::state::{Deployment, Identity, Session};
+use crate::Secret;
+
+/// Signs tokens and checks them.
+pub(super) struct Tokens {
+    signing: EncodingKey,
+    checking: DecodingKey,
+    validation: Validation,
+    domain_id: String,
+    /// Seconds.
+    access_lifetime: i64,
+}
+
+/// Why a token is no good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum TokenFault {
+    Expired,
+    /// Not a token, or not one of ours.
+    Invalid,
+    /// A refresh token in the place of an access token, or the other way round.
+    WrongType,
+}
+
+/// The claims of an access token.
+///
+/// Source: tokens of the service; `iss` there is the refresh token's id.
+#[derive(Deserialize, Serialize)]
+struct AccessClaims {
+    baas_device_id: String,
+    baas_domain_id: String,
+    exp: i64,
+    iat: i64,
+    iss: String,
+    sub: String,
+    typ: String,
+}
+
+/// The claims of a refresh token.
+#[derive(Deserialize, Serialize)]
+struct RefreshClaims {
+    baas_data: (),
+    baas_device_id: String,
+    baas_domain_id: String,
+    baas_id: String,
+    baas_identity: IdentityClaim,
+    exp: i64,
+    iat: i64,
+    sub: String,
+    typ: String,
+}
+
+#[derive(Deserialize, Serialize)]
+struct IdentityClaim {
+    id: String,
+    provider_type: String,
+    provider_id: String,
+}
+
+/// The claims that say what a token is.
+#[derive(Deserialize)]
+struct Kind {
+    baas_domain_id: String,
+    exp: i64,
+    typ: String,
+}
+
+impl Tokens {
+    /// `access_lifetime` is in seconds.
+    pub(super) fn new(key: &[u8], deployment: &Deployment, access_lifetime: i64) -> Self {
+        // The crate would ask the system what time it is; we ask our clock.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Self {
+            signing: EncodingKey::from_secret(key),
+            checking: DecodingKey::from_secret(key),
+            validation,
+            domain_id: deployment.domain_id.clone(),
+            access_lifetime,
+        }
+    }
+
+    /// Makes an access token for a server session. `now` is in seconds since the epoch.
+    pub(super) fn access(&self, session: &Session, now: i64) -> Result<Secret, TokenFault> {
+        self.sign(&AccessClaims {
+            baas_device_id: session.device_id.clone(),
+            baas_domain_id: self.domain_id.clone(),
+            exp: now.saturating_add(self.access_lifetime),
+            iat: now,
+            iss: session.id.clone(),
+            sub: session.user_id.clone(),
+            typ: ACCESS.to_owned(),
+        })
+    }
+
+    /// Makes the refresh token of a server session: for one session always the same text.
+    pub(super) fn refresh(&self, session: &Session) -> Result<Secret, TokenFault> {
+        self.sign(&RefreshClaims {
+            baas_data: (),
+            baas_device_id: session.device_id.clone(),
+            baas_domain_id: self.domain_id.clone(),
+            baas_id: session.id.clone(),
+            baas_identity: IdentityClaim {
+                id: session.identity.id.clone(),
+                provider_type: session.identity.provider_type.clone(),
+                provider_id: self.provider_id(&session.identity),
+            },
+            exp: session.expires_at,
+            iat: session.issued_at,
+            sub: session.user_id.clone(),
+            typ: REFRESH.to_owned(),
+        })
+    }
+
+    /// Checks an access token and returns its user's id.
+    pub(super) fn check_access(&self, token: &str, now: i64) -> Result<String, TokenFault> {
+        self.check::<AccessClaims>(token, ACCESS, now).map(|claims| claims.sub)
+    }
+
+    /// Checks a refresh token and returns its session's id.
+    pub(super) fn check_refresh(&self, token: &str, now: i64) -> Result<String, TokenFault> {
+        self.check::<RefreshClaims>(token, REFRESH, now).map(|claims| claims.baas_id)
+    }
+
+    /// Returns the id of an identity's provider. It is made up, and stays the same.
+    pub(super) fn provider_id(&self, identity: &Identity) -> String {
+        // FNV-1a, whose result must never change.
+        let hash = identity
+            .provider_type
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("{}{hash:08x}", self.domain_id.get(..16).unwrap_or_default())
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> Result<Secret, TokenFault> {
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.signing)
+            .map(Secret::from)
+            .map_err(|_| TokenFault::Invalid)
+    }
+
+    fn check<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        typ: &str,
+        now: i64,
+    ) -> Result<T, TokenFault> {
+        let kind: Kind = self.decode(token)?;
+        if kind.baas_domain_id != self.domain_id {
+            Err(TokenFault::Invalid)
+        } else if kind.typ != typ {
+            Err(TokenFault::WrongType)
+        } else if kind.exp <= now {
+            Err(TokenFault::Expired)
+        } else {
+            self.decode(token)
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenFault> {
+        jsonwebtoken::decode(token, &self.checking, &self.validation)
+            .map(|token| token.claims)
+            .map_err(|_| TokenFault::Invalid)
+    }
+}
+
+const ACCESS: &str = "access";
+const REFRESH: &str = "refresh";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    fn tokens() -> Tokens {
+        let deployment = Deployment {
+            client_app_id: "app".into(),
+            app_id: "a".repeat(24),
+            domain_id: "d".repeat(24),
+            group_id: "e".repeat(24),
+        };
+        Tokens::new(&[7; 32], &deployment, 1800)
+    }
+
+    fn session() -> Session {
+        Session {
+            id: "1".repeat(24),
+            login: "1".repeat(24),
+            user_id: "2".repeat(24),
+            identity: Identity { id: "3".repeat(24), provider_type: "local-userpass".into() },
+            device_id: "4".repeat(24),
+            issued_at: 1000,
+            expires_at: 9000,
+            replaced: None,
+        }
+    }
+
+    fn claims(token: &Secret) -> Value {
+        let payload = token.expose().split('.').nth(1).unwrap();
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn claims_are_those_of_the_service() {
+        let tokens = tokens();
+        assert_eq!(
+            claims(&tokens.access(&session(), 5000).unwrap()),
+            json!({
+                "baas_device_id": "4".repeat(24), "baas_domain_id": "d".repeat(24),
+                "exp": 6800, "iat": 5000, "iss": "1".repeat(24), "sub": "2".repeat(24),
+                "typ": "access",
+            })
+        );
+        assert_eq!(
+            claims(&tokens.refresh(&session()).unwrap()),
+            json!({
+                "baas_data": null,
+                "baas_device_id": "4".repeat(24), "baas_domain_id": "d".repeat(24),
+                "baas_id": "1".repeat(24),
+                "baas_identity": {
+                    "id": "3".repeat(24), "provider_type": "local-userpass",
+                    "provider_id": "dddddddddddddddda237ca25",
+                },
+                "exp": 9000, "iat": 1000, "sub": "2".repeat(24), "typ": "refresh",
+            })
+        );
+    }
+
+    #[test]
+    fn each_token_is_good_for_its_own_purpose_until_its_last_second() {
+        let tokens = tokens();
+        let access = tokens.access(&session(), 5000).unwrap();
+        let refresh = tokens.refresh(&session()).unwrap();
+        assert_eq!(tokens.check_access(access.expose(), 6799), Ok("2".repeat(24)));
+        assert_eq!(tokens.check_access(access.expose(), 6800), Err(TokenFault::Expired));
+        assert_eq!(tokens.check_access(refresh.expose(), 5000), Err(TokenFault::WrongType));
+        assert_eq!(tokens.check_refresh(refresh.expose(), 8999), Ok("1".repeat(24)));
+        assert_eq!(tokens.check_refresh(refresh.expose(), 9000), Err(TokenFault::Expired));
+        assert_eq!(tokens.check_refresh(access.expose(), 5000), Err(TokenFault::WrongType));
+    }
+
+    #[test]
+    fn tokens_that_are_not_ours_are_refused() {
+        let tokens = tokens();
+        let token = tokens.access(&session(), 5000).unwrap();
+        let parts: Vec<_> = token.expose().split('.').collect();
+        let unsigned = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        let mut other = Tokens::new(&[8; 32], &deployment_of(&tokens), 1800);
+        let forged = other.access(&session(), 5000).unwrap();
+        other.domain_id = "f".repeat(24);
+        other.signing = EncodingKey::from_secret(&[7; 32]);
+        let foreign = other.access(&session(), 5000).unwrap();
+        for bad in [
+            String::new(),
+            "a.b".into(),
+            "a.b.c".into(),
+            format!("{}.{}.", parts[0], parts[1]),
+            format!("{unsigned}.{}.", parts[1]),
+            format!("{unsigned}.{}.{}", parts[1], parts[2]),
+            format!("{}x", token.expose()),
+            forged.expose().into(),
+            foreign.expose().into(),
+        ] {
+            assert_eq!(tokens.check_access(&bad, 5000), Err(TokenFault::Invalid), "{bad}");
+        }
+    }
+
+    fn deployment_of(tokens: &Tokens) -> Deployment {
+        Deployment {
+            client_app_id: "app".into(),
+            app_id: "a".repeat(24),
+            domain_id: tokens.domain_id.clone(),
+            group_id: "e".repeat(24),
+        }
+    }
+}

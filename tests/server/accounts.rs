@@ -1,0 +1,268 @@
+//! Location, registration and log-in.
+
+use serde_json::json;
+
+use keyfob::server::Server;
+
+use crate::client::{Client, LogIn, connect, raw, read_answer};
+
+fn start() -> (Server, Client) {
+    let server = Server::builder().app_id("my-app-abcde").start().unwrap();
+    let client = Client::new(&server);
+    (server, client)
+}
+
+#[test]
+fn location_answers_all_four_fields() {
+    let (server, client) = start();
+    let answer = client.send("GET", &client.app("/location"), None, "");
+    assert_eq!(answer.status, 200);
+    let host = server.base_url().strip_prefix("http://").unwrap();
+    assert_eq!(
+        answer.json(),
+        json!({
+            "hostname": format!("http://{host}"),
+            "ws_hostname": format!("ws://{host}"),
+            "deployment_model": "GLOBAL",
+            "location": "US-VA",
+        })
+    );
+}
+
+#[test]
+fn location_names_the_host_that_was_asked() {
+    let (server, _) = start();
+    let ask = |host: &str| {
+        let path = "/api/client/v2.0/app/my-app-abcde/location";
+        raw(&server, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    assert!(ask("localhost:1234").contains(r#""hostname":"http://localhost:1234""#));
+    let own = format!(r#""hostname":"{}""#, server.base_url());
+    assert!(ask("evil/path").contains(&own));
+}
+
+#[test]
+fn an_unknown_app_is_not_found() {
+    let (_server, client) = start();
+    let message = "cannot find app using Client App ID 'no-such-app'";
+    for (method, path) in [
+        ("GET", "/app/no-such-app/location"),
+        ("POST", "/app/no-such-app/auth/providers/anon-user/login"),
+        ("POST", "/app/no-such-app/functions/call"),
+    ] {
+        client.send(method, path, None, "{}").assert_error(404, "", message);
+    }
+}
+
+#[test]
+fn registration_answers_201_and_creates_no_user() {
+    let (server, client) = start();
+    let answer = client.register("ada@example.org", "hunter22");
+    assert_eq!((answer.status, answer.text.as_str()), (201, "{}"));
+    assert!(server.journal().iter().all(|entry| entry.user_id.is_none()));
+}
+
+#[test]
+fn an_address_can_be_registered_once_and_to_the_letter() {
+    let (_server, client) = start();
+    client.register("ada@example.org", "hunter22");
+    let again = client.register("ada@example.org", "other-password");
+    again.assert_error(409, "AccountNameInUse", "name already in use");
+    assert_eq!(client.register("Ada@example.org", "hunter22").status, 201);
+}
+
+#[test]
+fn one_of_many_registrations_at_a_time_succeeds() {
+    let (_server, client) = start();
+    let statuses: Vec<_> = std::thread::scope(|scope| {
+        let register = || client.register("ada@example.org", "hunter22").status;
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(register)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 1, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 7, "{statuses:?}");
+}
+
+#[test]
+fn passwords_have_6_to_128_characters() {
+    let (_server, client) = start();
+    let refused = "password must be between 6 and 128 characters";
+    for (email, password) in [("a", "12345"), ("b", ""), ("c", &"x".repeat(129))] {
+        client.register(email, password).assert_error(400, "InvalidParameter", refused);
+    }
+    // Characters, not bytes: this one has 384 of those.
+    let long = "\u{20ac}".repeat(128);
+    assert_eq!(client.register("long", &long).status, 201);
+    assert_eq!(client.try_password("long", &long).status, 200);
+    assert_eq!(client.register("short", "123456").status, 201);
+}
+
+#[test]
+fn an_address_must_not_be_empty() {
+    let (_server, client) = start();
+    client.register("", "hunter22").assert_error(400, "InvalidParameter", "email invalid");
+    let path = client.app("/auth/providers/local-userpass/register");
+    let answer = client.send("POST", &path, None, r#"{"password":"hunter22"}"#);
+    answer.assert_error(400, "InvalidParameter", "email invalid");
+    let answer = client.send("POST", &path, None, "");
+    answer.assert_error(400, "InvalidParameter", "email invalid");
+}
+
+#[test]
+fn a_log_in_answers_four_text_fields() {
+    let (_server, client) = start();
+    client.register("ada@example.org", "hunter22");
+    let answer = client.try_password("ada@example.org", "hunter22");
+    let body = answer.json();
+    assert_eq!(answer.status, 200);
+    assert_eq!(body.as_object().unwrap().len(), 4);
+    for name in ["user_id", "device_id"] {
+        let id = body[name].as_str().unwrap();
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        assert!(id.len() == 24 && id.bytes().all(hex), "{name}: {id}");
+    }
+    for name in ["access_token", "refresh_token"] {
+        assert_eq!(body[name].as_str().unwrap().split('.').count(), 3, "{name}");
+    }
+}
+
+#[test]
+fn the_same_account_is_the_same_user_every_time() {
+    let (_server, client) = start();
+    let (first, second) = (client.ada(), client.ada());
+    assert_eq!(first.user_id, second.user_id);
+    assert_ne!(first.refresh, second.refresh);
+    let identities = client.profile(&second.access).json()["identities"].clone();
+    assert_eq!(identities.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn each_anonymous_log_in_is_a_new_user() {
+    let (_server, client) = start();
+    assert_ne!(client.anonymous().user_id, client.anonymous().user_id);
+}
+
+#[test]
+fn wrong_passwords_and_unknown_addresses_get_one_answer() {
+    let (_server, client) = start();
+    client.register("ada@example.org", "hunter22");
+    let answers = [
+        client.try_password("ada@example.org", "hunter23"),
+        client.try_password("ada@example.org", ""),
+        client.try_password("bob@example.org", "hunter22"),
+        client.try_password(&"b".repeat(5000), "hunter22"),
+    ];
+    for answer in answers {
+        answer.assert_error(401, "InvalidPassword", "unauthorized");
+    }
+}
+
+#[test]
+fn a_log_in_must_bring_what_it_needs() {
+    let (_server, client) = start();
+    let answer = client.try_log_in("local-userpass", r#"{"email":"a","password":"hunter22"}"#);
+    answer.assert_error(400, "MissingParameter", "missing parameter: username");
+    let answer = client.try_log_in("local-userpass", r#"{"username":"a"}"#);
+    answer.assert_error(400, "MissingParameter", "missing parameter: password");
+}
+
+#[test]
+fn unknown_fields_providers_and_options_are_ignored() {
+    let (_server, client) = start();
+    client.register("ada@example.org", "hunter22");
+    let body = json!({
+        "provider": "something-else", "username": "ada@example.org", "password": "hunter22",
+        "options": {"device": {"platform": "Linux", "sdkVersion": "", "appId": 7}},
+        "future": [{"a": 1}],
+    });
+    assert_eq!(client.try_log_in("local-userpass", &body.to_string()).status, 200);
+    let answer = client.try_log_in("anon-user", r#"{"provider":"anon-user","options":null}"#);
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_token_sent_along_to_register_or_log_in_is_ignored() {
+    let (_server, client) = start();
+    let path = client.app("/auth/providers/local-userpass/register");
+    let body = r#"{"email":"ada@example.org","password":"hunter22"}"#;
+    assert_eq!(client.send("POST", &path, Some("garbage"), body).status, 201);
+    let path = client.app("/auth/providers/anon-user/login");
+    assert_eq!(client.send("POST", &path, Some("garbage"), "{}").status, 200);
+}
+
+#[test]
+fn anonymous_log_in_takes_every_kind_of_empty_body() {
+    let (server, client) = start();
+    assert_eq!(client.try_log_in("anon-user", "").status, 200, "empty, called JSON");
+    assert_eq!(client.try_log_in("anon-user", " \r\n").status, 200, "blank, called JSON");
+    let path = "/api/client/v2.0/app/my-app-abcde/auth/providers/anon-user/login";
+    let mut stream = connect(&server);
+    let ask = format!("POST {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    std::io::Write::write_all(&mut stream, ask.as_bytes()).unwrap();
+    assert!(read_answer(&mut stream).starts_with("HTTP/1.1 200 "), "no body at all");
+}
+
+#[test]
+fn a_device_id_that_is_sent_is_kept_and_zeros_are_not() {
+    let (_server, client) = start();
+    let device_id = |device: serde_json::Value| {
+        let body = json!({"options": {"device": {"deviceId": device}}}).to_string();
+        client.try_log_in("anon-user", &body).json()["device_id"].as_str().unwrap().to_owned()
+    };
+    let known = "0123456789abcdef01234567";
+    assert_eq!(device_id(json!({"$oid": known})), known);
+    assert_eq!(device_id(json!(known)), known);
+    let zeros = "0".repeat(24);
+    assert_ne!(device_id(json!({"$oid": zeros})), zeros);
+    assert_ne!(device_id(json!("not an id")), "not an id");
+}
+
+#[test]
+fn providers_that_are_not_there_are_named() {
+    let (_server, client) = start();
+    for provider in ["api-key", "custom-token", "custom-function", "oauth2-google", "nonsense"] {
+        let message = format!("authentication via '{provider}' is unsupported");
+        client.try_log_in(provider, "{}").assert_error(404, "AuthProviderNotFound", &message);
+    }
+}
+
+#[test]
+fn linking_is_refused_in_words() {
+    let (_server, client) = start();
+    let user = client.anonymous();
+    let path = client.app("/auth/providers/local-userpass/login?link=true");
+    let answer = client.send("POST", &path, Some(&user.access), "{}");
+    answer.assert_error(400, "BadRequest", "linking identities is not supported");
+}
+
+#[test]
+fn malformed_bodies_are_refused_and_not_quoted() {
+    let (_server, client) = start();
+    for body in [
+        r#"{"username":"ada@example.org","password":"top-secret""#,
+        r#"{"username":"ada@example.org","password":["top-secret"]}"#,
+        r#"{"username":{"top-secret":1},"password":"x"}"#,
+        r#"["ada@example.org","top-secret"]"#,
+        r#""top-secret""#,
+        "top-secret",
+        "\u{0}top-secret",
+    ] {
+        let answer = client.try_log_in("local-userpass", body);
+        assert_eq!((answer.status, answer.error().1.as_str()), (400, "BadRequest"), "{body}");
+        assert!(!answer.text.contains("top-secret"), "{}", answer.text);
+    }
+}
+
+#[test]
+fn disabled_users_cannot_log_in_and_enabled_ones_are_the_same_as_before() {
+    let (server, client) = start();
+    let user = client.ada();
+    server.disable_user(&user.user_id).unwrap();
+    let answer = client.try_password("ada@example.org", "hunter22");
+    answer.assert_error(401, "UserDisabled", "user disabled");
+    let answer = client.try_password("ada@example.org", "wrong password");
+    answer.assert_error(401, "InvalidPassword", "unauthorized");
+    server.enable_user(&user.user_id).unwrap();
+    let again = LogIn::read(&client.try_password("ada@example.org", "hunter22"));
+    assert_eq!(again.user_id, user.user_id);
+}

@@ -1,0 +1,261 @@
+//! What is kept in a data directory, and how.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyfob::server::{Server, ServerBuilder};
+
+use crate::client::{Client, LogIn, ManualClock};
+
+/// A directory that is gone when the test is over.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("keyfob-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        Self(dir)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn builder(dir: &TempDir) -> ServerBuilder {
+    Server::builder().data_dir(&dir.0)
+}
+
+#[test]
+fn users_sessions_and_tokens_survive_a_restart() {
+    let dir = TempDir::new("restart");
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    let (ada, anonymous, gone) = (client.ada(), client.anonymous(), client.anonymous());
+    let profile = client.profile(&ada.access).json();
+    client.log_out(&gone.refresh);
+    server.disable_user(&anonymous.user_id).unwrap();
+    server.shutdown();
+
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    assert_eq!(client.profile(&ada.access).json(), profile, "the same key signs");
+    assert_eq!(client.refresh(&ada.refresh).status, 201);
+    assert_eq!(client.refresh(&gone.refresh).status, 401, "a log-out is for good");
+    assert_eq!(client.refresh(&anonymous.refresh).status, 401, "disabled stays disabled");
+    server.enable_user(&anonymous.user_id).unwrap();
+    assert_eq!(client.refresh(&anonymous.refresh).status, 201);
+    let again = LogIn::read(&client.try_password("ada@example.org", "hunter22"));
+    assert_eq!(again.user_id, ada.user_id);
+    assert_eq!(client.register("ada@example.org", "hunter22").status, 409);
+}
+
+#[test]
+fn a_rotated_token_keeps_its_successor_over_a_restart() {
+    let dir = TempDir::new("rotation");
+    let clock = ManualClock::new();
+    let start = || builder(&dir).clock(clock.clone()).rotate_refresh_tokens(true).start().unwrap();
+    let server = start();
+    let old = Client::new(&server).anonymous();
+    let new = Client::new(&server).refresh(&old.refresh).json()["refresh_token"].clone();
+    server.shutdown();
+    clock.advance(59);
+    let server = start();
+    let again = Client::new(&server).refresh(&old.refresh).json()["refresh_token"].clone();
+    assert!(new.is_string());
+    assert_eq!(again, new);
+}
+
+#[test]
+fn expired_sessions_do_not_pile_up() {
+    let dir = TempDir::new("expiry");
+    let clock = ManualClock::new();
+    let lifetime = Duration::from_secs(1000);
+    let server =
+        builder(&dir).clock(clock.clone()).refresh_token_lifetime(lifetime).start().unwrap();
+    let client = Client::new(&server);
+    for _ in 0..10 {
+        client.anonymous();
+    }
+    clock.advance(1001);
+    client.anonymous();
+    server.shutdown();
+    let db = sled::open(dir.0.join("db")).unwrap();
+    assert_eq!(db.scan_prefix("s/").count(), 1);
+}
+
+#[test]
+fn one_server_at_a_time_has_the_directory() {
+    let dir = TempDir::new("lock");
+    let first = builder(&dir).start().unwrap();
+    let error = builder(&dir).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("in use by another server"), "{error}");
+    first.shutdown();
+    builder(&dir).start().unwrap();
+}
+
+#[test]
+fn a_directory_belongs_to_one_app() {
+    let dir = TempDir::new("app");
+    builder(&dir).app_id("one").start().unwrap();
+    let error = builder(&dir).app_id("two").start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("\"one\""), "{error}");
+    builder(&dir).app_id("one").start().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new("modes");
+    let server = builder(&dir).start().unwrap();
+    Client::new(&server).ada();
+    server.shutdown();
+    let server = builder(&dir).start().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir.0), 0o700);
+    assert_eq!(mode(&dir.0.join("db")), 0o700);
+    for file in ["signing-key", "lock", "db/db", "db/conf"] {
+        assert_eq!(mode(&dir.0.join(file)), 0o600, "{file}");
+    }
+    drop(server);
+}
+
+#[test]
+fn neither_passwords_nor_tokens_are_on_disk() {
+    let dir = TempDir::new("secrets");
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    client.register("ada@example.org", "correct horse battery");
+    let user = LogIn::read(&client.try_password("ada@example.org", "correct horse battery"));
+    server.shutdown();
+    let mut files = 0;
+    let mut open = vec![dir.0.clone()];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        files += 1;
+        let bytes = fs::read(&path).unwrap();
+        for secret in ["correct horse", user.access.as_str(), user.refresh.as_str()] {
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} in {}", path.display());
+        }
+    }
+    assert!(files >= 4);
+}
+
+#[test]
+fn a_signing_key_that_cannot_be_one_is_refused() {
+    let dir = TempDir::new("key");
+    builder(&dir).start().unwrap();
+    fs::write(dir.0.join("signing-key"), "short").unwrap();
+    let error = builder(&dir).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    assert!(error.to_string().contains("signing-key"), "{error}");
+    fs::remove_file(dir.0.join("signing-key")).unwrap();
+    builder(&dir).start().unwrap();
+}
+
+#[test]
+fn records_of_a_newer_version_are_refused_by_name() {
+    let dir = TempDir::new("version");
+    builder(&dir).start().unwrap();
+    let db = sled::open(dir.0.join("db")).unwrap();
+    db.insert("u/5f0000000000000000000000", r#"{"v":2}"#).unwrap();
+    drop(db);
+    let error = builder(&dir).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+    assert!(error.to_string().contains("has version 2"), "{error}");
+}
+
+#[test]
+fn damage_is_reported_and_nothing_is_thrown_away() {
+    let dir = TempDir::new("damage");
+    let server = builder(&dir).start().unwrap();
+    Client::new(&server).ada();
+    server.shutdown();
+    builder(&dir).start().unwrap().shutdown();
+    fs::write(dir.0.join("db/db"), "garbage").unwrap();
+    let error = builder(&dir).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    assert_eq!(fs::read(dir.0.join("db/db")).unwrap(), b"garbage");
+}
+
+#[test]
+fn what_a_kill_leaves_behind_does_not_stop_a_start() {
+    let dir = TempDir::new("leftover");
+    let server = builder(&dir).start().unwrap();
+    let user = Client::new(&server).ada();
+    server.shutdown();
+    fs::write(dir.0.join("db/snap.0000000000000001.generating"), "half").unwrap();
+    fs::write(dir.0.join("signing-key.tmp"), "half").unwrap();
+    let server = builder(&dir).start().unwrap();
+    assert_eq!(Client::new(&server).refresh(&user.refresh).status, 201);
+}
+
+/// Runs this test once more in a process of its own, which aborts right after its last answer: no
+/// thread is joined, nothing is dropped, nothing is flushed.
+#[test]
+fn what_was_answered_survives_an_abort() {
+    const CHILD: &str = "KEYFOB_TEST_ABORT_DIR";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        let server = Server::builder().data_dir(dir).start().unwrap();
+        let client = Client::new(&server);
+        let gone = client.anonymous();
+        let ada = client.ada();
+        client.log_out(&gone.refresh);
+        println!("\n{} {}", ada.refresh, gone.refresh);
+        std::process::abort();
+    }
+    let dir = TempDir::new("abort");
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "data_dir::what_was_answered_survives_an_abort", "--nocapture"])
+        .env(CHILD, &dir.0)
+        .output()
+        .unwrap();
+    assert!(!child.status.success(), "the child was to abort");
+    let text = String::from_utf8(child.stdout).unwrap();
+    let tokens = text.lines().find(|line| line.starts_with("eyJ")).expect(&text);
+    let (ada, gone) = tokens.split_once(' ').unwrap();
+
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    assert_eq!(client.refresh(ada).status, 201);
+    assert_eq!(client.refresh(gone).status, 401);
+    assert_eq!(client.try_password("ada@example.org", "hunter22").status, 200);
+}
+
+#[test]
+fn many_log_ins_at_a_time_are_all_kept() {
+    let dir = TempDir::new("parallel");
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    let tokens: Vec<String> = std::thread::scope(|scope| {
+        let log_in = || (0..5).map(|_| client.anonymous().refresh).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(log_in)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    server.shutdown();
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    assert_eq!(tokens.len(), 40);
+    for token in tokens {
+        assert_eq!(client.refresh(&token).status, 201);
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error() {
+    let dir = TempDir::new("file");
+    fs::write(&dir.0, "not a directory").unwrap();
+    assert!(builder(&dir).start().is_err());
+    fs::remove_file(&dir.0).unwrap();
+}

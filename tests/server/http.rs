@@ -1,0 +1,287 @@
+//! HTTP itself: framing, connections, methods.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use keyfob::server::Server;
+
+use crate::client::{CLIENT, Client, connect, raw, read_answer, read_to_end, statuses};
+
+fn start() -> Server {
+    Server::builder().built_in_functions().start().unwrap()
+}
+
+const LOGIN: &str = "/api/client/v2.0/app/keyfob-local/auth/providers/anon-user/login";
+
+fn post(fields: &str, body: &str) -> String {
+    format!("POST {LOGIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n{body}")
+}
+
+#[test]
+fn health_is_ok() {
+    let server = start();
+    let answer = raw(&server, "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n{\"status\":\"ok\"}"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+}
+
+#[test]
+fn a_connection_is_kept_for_more_requests() {
+    let server = start();
+    let mut stream = connect(&server);
+    for _ in 0..5 {
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let answer = read_answer(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("Connection:"));
+    }
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_their_order() {
+    let server = start();
+    let text = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n\
+                POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
+                POST /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+                \r\n\
+                GET /nope HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n\
+                GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(statuses(&raw(&server, text)), [200, 405, 405, 404]);
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let server = start();
+    let mut stream = connect(&server);
+    stream.set_nodelay(true).unwrap();
+    for byte in post("Content-Length: 2\r\n", "{}").bytes() {
+        stream.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(statuses(&read_to_end(&mut stream)), [200]);
+}
+
+#[test]
+fn http_1_0_closes_unless_asked_otherwise() {
+    let server = start();
+    let answer = raw(&server, "GET /health HTTP/1.0\r\n\r\n");
+    assert_eq!(statuses(&answer), [200]);
+    let mut stream = connect(&server);
+    stream.write_all(b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
+    assert!(read_answer(&mut stream).contains("\r\nConnection: keep-alive\r\n"));
+    stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(statuses(&read_to_end(&mut stream)), [200]);
+}
+
+#[test]
+fn a_client_may_close_its_side_before_the_answer() {
+    let server = start();
+    let mut stream = connect(&server);
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(statuses(&read_to_end(&mut stream)), [200]);
+}
+
+#[test]
+fn an_answer_survives_what_is_sent_after_the_last_request() {
+    let server = start();
+    for _ in 0..20 {
+        let mut stream = connect(&server);
+        let ask = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned();
+        stream.write_all((ask + &"x".repeat(200_000)).as_bytes()).unwrap();
+        assert_eq!(statuses(&read_to_end(&mut stream)), [200]);
+    }
+}
+
+#[test]
+fn head_answers_without_a_body() {
+    let server = start();
+    let mut stream = connect(&server);
+    stream.write_all(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let text = read_to_end(&mut stream);
+    assert_eq!(statuses(&text), [200, 200]);
+    assert_eq!(text.matches("Content-Length: 15").count(), 2, "{text}");
+    assert_eq!(text.matches("{\"status\":\"ok\"}").count(), 1, "{text}");
+}
+
+#[test]
+fn browsers_are_let_in() {
+    let server = start();
+    let client = Client::new(&server);
+    let ask = format!("OPTIONS {LOGIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let answer = raw(&server, ask).to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 204 "), "{answer}");
+    for field in [
+        "access-control-allow-origin: *",
+        "access-control-allow-headers: authorization, content-type, accept",
+        "access-control-allow-methods: delete, get, head, options, post, put",
+        "access-control-expose-headers: x-appservices-request-id",
+    ] {
+        assert!(answer.contains(&format!("\r\n{field}\r\n")), "{field} in {answer}");
+    }
+    assert_eq!(client.profile("x").header("access-control-allow-origin"), Some("*"));
+    assert_eq!(statuses(&raw(&server, "OPTIONS * HTTP/1.0\r\n\r\n")), [204]);
+}
+
+#[test]
+fn unknown_routes_are_not_found() {
+    let server = start();
+    let client = Client::new(&server);
+    client.send("GET", "/nope", None, "").assert_error(
+        404,
+        "",
+        "no route for /api/client/v2.0/nope",
+    );
+    for path in ["/", "//", "/health/", "/api/client/v2.0", "/..", "/%00"] {
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(statuses(&raw(&server, ask)), [404], "{path}");
+    }
+}
+
+#[test]
+fn wrong_methods_are_told_the_right_ones() {
+    let server = start();
+    let client = Client::new(&server);
+    for (method, path, allow) in [
+        ("POST", client.app("/location"), "GET, HEAD, OPTIONS"),
+        ("GET", client.app("/auth/providers/anon-user/login"), "OPTIONS, POST"),
+        ("GET", client.app("/functions/call"), "OPTIONS, POST"),
+        ("PUT", "/auth/session".to_owned(), "DELETE, OPTIONS, POST"),
+        ("PATCH", "/auth/profile".to_owned(), "GET, HEAD, OPTIONS"),
+    ] {
+        let answer = client.send(method, &path, None, "");
+        let message = format!("method {method} is not allowed here");
+        answer.assert_error(405, "", &message);
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+}
+
+#[test]
+fn chunked_bodies_are_put_together() {
+    let server = start();
+    let chunked = |body: &str| raw(&server, post("Transfer-Encoding: chunked\r\n", body));
+    assert_eq!(statuses(&chunked("0\r\n\r\n")), [200]);
+    assert_eq!(statuses(&chunked("1\r\n{\r\n1\r\n}\r\n0\r\n\r\n")), [200]);
+    assert_eq!(statuses(&chunked("2;a=b\r\n{}\r\n00\r\nTrailer: x\r\n\r\n")), [200]);
+    assert_eq!(statuses(&chunked("1\r\n{\r\n0\r\n\r\n")), [400], "half a body is not JSON");
+}
+
+#[test]
+fn malformed_chunks_are_refused() {
+    let server = start();
+    for body in [
+        "x\r\n",
+        "-1\r\n{}\r\n0\r\n\r\n",
+        "0x2\r\n{}\r\n0\r\n\r\n",
+        "1\r\n{}\r\n0\r\n\r\n",
+        "2\n{}\r\n0\r\n\r\n",
+        "2\r\n{}0\r\n\r\n",
+        "ffffffffffffffffff\r\n",
+        &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(2000)),
+        &format!("0\r\nTrailer: {}\r\n\r\n", "x".repeat(20_000)),
+    ] {
+        let answer = raw(&server, post("Transfer-Encoding: chunked\r\n", body));
+        assert_eq!(statuses(&answer), [400], "{body:.60}");
+        assert!(answer.contains("\"error_code\":\"BadRequest\""), "{answer}");
+    }
+}
+
+#[test]
+fn requests_that_can_be_read_in_two_ways_are_refused() {
+    let server = start();
+    // Each hides a second request in what may or may not be the body of the first.
+    let hidden = "0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (status, fields) in [
+        (400, "Content-Length: 5\r\nTransfer-Encoding: chunked"),
+        (400, "Transfer-Encoding: chunked\r\nContent-Length: 5"),
+        (400, "Content-Length: 5\r\nContent-Length: 6"),
+        (400, "Content-Length: 5\r\nContent-Length: 5"),
+        (400, "Content-Length: 5, 6"),
+        (400, "Content-Length: +5"),
+        (400, "Content-Length: -5"),
+        (400, "Content-Length: 0x5"),
+        (400, "Content-Length:"),
+        (400, "Content-Length : 5"),
+        (400, "Transfer-Encoding : chunked"),
+        (400, "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity"),
+        (501, "Transfer-Encoding: identity"),
+        (501, "Transfer-Encoding: chunked, identity"),
+        (501, "Transfer-Encoding: \u{b}chunked"),
+        (400, " Folded: x"),
+        (400, "X: a\nContent-Length: 5"),
+        (400, "X: a\rContent-Length: 5"),
+    ] {
+        let ask = format!("POST {LOGIN} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{hidden}");
+        let answer = raw(&server, ask);
+        let got = statuses(&answer);
+        let plausible = got == [status] || (status == 501 && got == [400]);
+        assert!(plausible, "{fields:?}: {answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{fields:?}: {answer}");
+    }
+    assert_eq!(server.count("GET", "/health"), 0, "no hidden request got through");
+}
+
+#[test]
+fn heads_that_are_none_are_refused() {
+    let server = start();
+    for (status, head) in [
+        (400, "GET\r\n\r\n"),
+        (400, "GET /health\r\n\r\n"),
+        (400, "\u{16}\u{3}\u{1}\r\n\r\n"),
+        (400, "GET health HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (400, "GET https://a/health HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (400, "GET /health HTTP/1.1\r\n\r\n"),
+        (400, "GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        (400, "GET /health HTTP/1.1\nHost: a\n\n"),
+        (400, "GET /health HTTP/1.1\r\nHo st: a\r\n\r\n"),
+        (505, "GET /health HTTP/3.0\r\nHost: a\r\n\r\n"),
+        (417, "GET /health HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n"),
+    ] {
+        let answer = raw(&server, head);
+        assert_eq!(statuses(&answer), [status], "{head:?}");
+        assert!(answer.contains("\r\nContent-Type: application/json\r\n"), "{answer}");
+    }
+}
+
+#[test]
+fn an_absolute_target_is_a_path_here() {
+    let server = start();
+    let ask = "GET http://elsewhere/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&raw(&server, ask)), [200]);
+}
+
+#[test]
+fn a_client_that_waits_for_leave_gets_it() {
+    let server = start();
+    let mut stream = connect(&server);
+    let fields = "Expect: 100-continue\r\nContent-Length: 2\r\n";
+    stream.write_all(post(fields, "").as_bytes()).unwrap();
+    let mut leave = [0; 25];
+    stream.read_exact(&mut leave).unwrap();
+    assert_eq!(&leave, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{}").unwrap();
+    assert_eq!(statuses(&read_to_end(&mut stream)), [200]);
+
+    let too_large = "Expect: 100-continue\r\nContent-Length: 99999999999\r\n";
+    assert_eq!(statuses(&raw(&server, post(too_large, ""))), [413], "and no leave for this");
+}
+
+#[test]
+fn paths_are_decoded_before_they_are_compared() {
+    let server = start();
+    let ask = format!("GET {CLIENT}/app/keyfob%2Dlocal/location HTTP/1.0\r\n\r\n");
+    assert_eq!(statuses(&raw(&server, ask)), [200]);
+}
+
+#[test]
+fn a_connection_that_ends_in_the_middle_harms_nobody() {
+    let server = start();
+    for part in ["", "G", "GET /health HTTP/1.1\r\n", &post("Content-Length: 10\r\n", "{")] {
+        let mut stream = connect(&server);
+        stream.write_all(part.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = read_to_end(&mut stream);
+        assert!(part.is_empty() == answer.is_empty(), "{part:?}: {answer}");
+    }
+    assert_eq!(statuses(&raw(&server, "GET /health HTTP/1.0\r\n\r\n")), [200]);
+}

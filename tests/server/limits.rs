@@ -1,0 +1,384 @@
+//! What a client cannot do: use more than its share of time, memory or attempts; keep the server
+//! from stopping.
+
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use keyfob::server::{Server, ServerBuilder};
+use serde_json::{Value, json};
+
+use crate::client::{Client, ManualClock, connect, raw, read_answer, read_to_end, statuses};
+
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_head_has_a_limit() {
+    let server = Server::builder().start().unwrap();
+    let head = |field: usize| format!("GET /health HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(field));
+    assert_eq!(statuses(&raw(&server, head(60_000))), [200]);
+    assert_eq!(statuses(&raw(&server, head(70_000))), [431]);
+    let fields = "X: y\r\n".repeat(101);
+    assert_eq!(statuses(&raw(&server, format!("GET / HTTP/1.0\r\n{fields}\r\n"))), [431]);
+    assert_eq!(statuses(&raw(&server, "x".repeat(200_000))), [431], "a line without end");
+}
+
+#[test]
+fn a_body_has_a_limit() {
+    let server = Server::builder().max_body_size(1000).start().unwrap();
+    let client = Client::new(&server);
+    let body = |size: usize| format!("{{{}}}", " ".repeat(size - 2));
+    assert_eq!(client.try_log_in("anon-user", &body(1000)).status, 200);
+    let answer = client.try_log_in("anon-user", &body(1001));
+    answer.assert_error(413, "ReadSizeLimitExceeded", "the request body is too large");
+    // More than fits into the sockets' buffers: the answer must survive that it is never read.
+    let answer = client.try_log_in("anon-user", &body(500_000));
+    assert_eq!(answer.status, 413);
+    let chunks = "100\r\n".to_owned() + &" ".repeat(256) + "\r\n";
+    let ask = "POST /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+    assert_eq!(statuses(&raw(&server, ask + &chunks.repeat(4))), [413]);
+}
+
+#[test]
+fn a_large_body_within_the_limit_arrives() {
+    let server = Server::builder().built_in_functions().start().unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    let text = "x".repeat(4 << 20);
+    assert_eq!(client.call(&user.access, "echo", &json!([text])).json(), json!(text));
+}
+
+#[test]
+fn deep_nesting_is_refused_and_not_followed() {
+    let server = Server::builder().built_in_functions().start().unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    let nested = "[".repeat(100_000);
+    let body = format!(r#"{{"name":"echo","arguments":{nested}"#);
+    let answer = client.send("POST", &client.app("/functions/call"), Some(&user.access), &body);
+    assert_eq!(answer.status, 400);
+    let body = format!(r#"{{"unknown":{nested}"#);
+    assert_eq!(client.try_log_in("anon-user", &body).status, 400);
+}
+
+#[test]
+fn a_request_that_drips_is_cut_off() {
+    let server = Server::builder().request_timeout(Duration::from_millis(300)).start().unwrap();
+    let started = Instant::now();
+    for part in
+        ["GET /health HTTP/1.1\r\nX: ", "POST /health HTTP/1.0\r\nContent-Length: 999\r\n\r\n"]
+    {
+        let mut stream = connect(&server);
+        stream.write_all(part.as_bytes()).unwrap();
+        // Each byte on its own would be in time.
+        while started.elapsed() < Duration::from_secs(9) {
+            if stream.write_all(b"x").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let mut stream = connect(&server);
+    stream.write_all(b"GET /hea").unwrap();
+    assert_eq!(statuses(&read_to_end(&mut stream)), [408]);
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let server = Server::builder().idle_timeout(Duration::from_millis(100)).start().unwrap();
+    assert_eq!(read_to_end(&mut connect(&server)), "");
+    let mut stream = connect(&server);
+    stream.write_all(HEALTH).unwrap();
+    read_answer(&mut stream);
+    assert_eq!(read_to_end(&mut stream), "");
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_given_up() {
+    let server = Server::builder()
+        .function("large", |_, _| Ok(Value::from("x".repeat(16 << 20))))
+        .request_timeout(Duration::from_millis(300))
+        .shutdown_timeout(Duration::from_secs(60))
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    let token = client.anonymous().access;
+    let body = r#"{"name":"large"}"#;
+    let mut stream = connect(&server);
+    let path = "/api/client/v2.0/app/keyfob-local/functions/call";
+    let length = body.len();
+    let ask = format!(
+        "POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(ask.as_bytes()).unwrap();
+    while server.count("POST", path) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let started = Instant::now();
+    drop(client);
+    server.shutdown();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn connections_beyond_the_limit_are_turned_away() {
+    let server = Server::builder().max_connections(2).start().unwrap();
+    let mut kept: Vec<_> = (0..2).map(|_| connect(&server)).collect();
+    for stream in &mut kept {
+        stream.write_all(HEALTH).unwrap();
+        assert_eq!(statuses(&read_answer(stream)), [200]);
+    }
+    let answer = raw(&server, HEALTH);
+    assert_eq!(statuses(&answer), [503]);
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    drop(kept.pop());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut stream = connect(&server);
+        stream.write_all(HEALTH).unwrap();
+        if statuses(&read_answer(&mut stream)) == [200] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the freed place was never given out");
+    }
+}
+
+#[test]
+fn stopping_does_not_wait_for_idle_clients() {
+    let server = Server::builder().start().unwrap();
+    let mut idle: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    for stream in idle.iter_mut().take(10) {
+        stream.write_all(HEALTH).unwrap();
+        read_answer(stream);
+    }
+    idle[15].write_all(b"GET /hea").unwrap();
+    let address: SocketAddr = server.base_url().strip_prefix("http://").unwrap().parse().unwrap();
+    let started = Instant::now();
+    server.shutdown();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    for stream in &mut idle {
+        read_to_end(stream);
+    }
+    let refused = std::net::TcpStream::connect(address).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn stopping_lets_a_request_in_progress_end() {
+    let (started, wait) = mpsc::channel();
+    let server = Server::builder()
+        .function("slow", move |_, _| {
+            started.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(json!("done"))
+        })
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| client.call(&user.access, "slow", &json!([])));
+        wait.recv().unwrap();
+        server.shutdown();
+        let answer = call.join().unwrap();
+        assert_eq!(answer.json(), json!("done"));
+        assert_eq!(answer.header("connection"), Some("close"));
+    });
+}
+
+#[test]
+fn stopping_gives_up_on_a_stuck_function() {
+    let (release, stuck) = mpsc::channel::<()>();
+    let (entered, wait) = mpsc::channel();
+    let stuck = std::sync::Mutex::new(stuck);
+    let server = Server::builder()
+        .function("stuck", move |_, _| {
+            entered.send(()).unwrap();
+            let _ = stuck.lock().unwrap().recv();
+            Ok(Value::Null)
+        })
+        .shutdown_timeout(Duration::from_millis(200))
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    let mut stream = connect(&server);
+    let body = r#"{"name":"stuck"}"#;
+    let ask = format!(
+        "POST /api/client/v2.0/app/keyfob-local/functions/call HTTP/1.1\r\nHost: a\r\n\
+         Authorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
+        user.access,
+        body.len()
+    );
+    stream.write_all(ask.as_bytes()).unwrap();
+    wait.recv().unwrap();
+    let started = Instant::now();
+    drop(server);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(read_to_end(&mut stream), "", "its connection is gone");
+    drop(release);
+}
+
+#[test]
+fn garbage_is_answered_or_dropped_and_harms_nobody() {
+    let server = Server::builder().request_timeout(Duration::from_millis(200)).start().unwrap();
+    // Any generator will do, so long as a failure can be repeated.
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let parts = [
+        "GET ",
+        "POST ",
+        "/health",
+        " HTTP/1.1",
+        "\r\n",
+        "\n",
+        "\r",
+        "Host: a",
+        "Content-Length: ",
+        "Transfer-Encoding: chunked",
+        "7",
+        "0",
+        "{}",
+        ":",
+        " ",
+        "%",
+        "\0",
+        "Expect: 100-continue",
+    ];
+    for round in 0..300 {
+        let bytes: Vec<u8> = (0..random() % 40)
+            .flat_map(|_| match random() % 4 {
+                0 => random().to_le_bytes()[..3].to_vec(),
+                _ => parts[random() as usize % parts.len()].as_bytes().to_vec(),
+            })
+            .collect();
+        let mut stream = connect(&server);
+        // Refused while it is still being sent, perhaps.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        for status in statuses(&read_to_end(&mut stream)) {
+            assert!(status < 500 || status == 501 || status == 505, "round {round}: {bytes:?}");
+        }
+    }
+    assert_eq!(statuses(&raw(&server, "GET /health HTTP/1.0\r\n\r\n")), [200]);
+}
+
+#[test]
+fn a_server_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Server>();
+    shared::<ServerBuilder>();
+}
+
+#[test]
+fn public_addresses_need_leave() {
+    let public: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let refused = Server::builder().addr(public).start().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert!(refused.to_string().contains("allow_public()"), "{refused}");
+    let server = Server::builder().addr(public).allow_public().start().unwrap();
+    assert!(server.base_url().starts_with("http://127.0.0.1:"), "{}", server.base_url());
+    assert_eq!(statuses(&raw(&server, "GET /health HTTP/1.0\r\n\r\n")), [200]);
+    let loopback: SocketAddr = "[::ffff:127.0.0.1]:0".parse().unwrap();
+    match Server::builder().addr(loopback).start() {
+        Ok(_) => {}
+        Err(error) => assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}"),
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let kind = |builder: ServerBuilder| builder.start().unwrap_err().kind();
+    for app_id in ["", "a/b", "a b", "\u{e4}"] {
+        assert_eq!(kind(Server::builder().app_id(app_id)), ErrorKind::InvalidInput, "{app_id:?}");
+    }
+    let none = Duration::from_millis(999);
+    assert_eq!(kind(Server::builder().access_token_lifetime(none)), ErrorKind::InvalidInput);
+    assert_eq!(kind(Server::builder().refresh_token_lifetime(none)), ErrorKind::InvalidInput);
+    let server = Server::builder()
+        .access_token_lifetime(Duration::MAX)
+        .refresh_token_lifetime(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .shutdown_timeout(Duration::MAX)
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    assert_eq!(
+        client.profile(&client.anonymous().access).status,
+        200,
+        "but no lifetime is too long"
+    );
+}
+
+#[test]
+fn guessing_passwords_is_slowed_down() {
+    let clock = ManualClock::new();
+    let server = Server::builder().clock(clock.clone()).login_attempts(Some(3)).start().unwrap();
+    let client = Client::new(&server);
+    client.register("ada@example.org", "hunter22");
+    client.register("bob@example.org", "hunter22");
+    for _ in 0..3 {
+        assert_eq!(client.try_password("ada@example.org", "wrong").status, 401);
+        clock.advance(10);
+    }
+    let answer = client.try_password("ada@example.org", "hunter22");
+    answer.assert_error(429, "", "too many failed log-in attempts");
+    assert_eq!(answer.header("retry-after"), Some("870"));
+    assert_eq!(client.try_password("bob@example.org", "hunter22").status, 200, "others may");
+    assert_eq!(client.try_log_in("anon-user", "").status, 200);
+    clock.advance(869);
+    assert_eq!(client.try_password("ada@example.org", "hunter22").status, 429);
+    clock.advance(1);
+    assert_eq!(client.try_password("ada@example.org", "hunter22").status, 200);
+    for _ in 0..3 {
+        assert_eq!(client.try_password("ada@example.org", "wrong").status, 401, "starts anew");
+    }
+}
+
+#[test]
+fn guessing_names_is_slowed_down_like_guessing_passwords() {
+    let clock = ManualClock::new();
+    let server = Server::builder().clock(clock.clone()).login_attempts(Some(2)).start().unwrap();
+    let client = Client::new(&server);
+    for _ in 0..2 {
+        assert_eq!(client.try_password("nobody", "wrong").status, 401);
+    }
+    assert_eq!(client.try_password("nobody", "wrong").status, 429);
+    for number in 0..18 {
+        assert_eq!(client.try_password(&format!("nobody {number}"), "wrong").status, 401);
+    }
+    assert_eq!(client.try_password("somebody else", "wrong").status, 429, "the address is known");
+}
+
+#[test]
+fn guessing_many_at_a_time_gets_no_more_attempts() {
+    let server = Server::builder().login_attempts(Some(3)).start().unwrap();
+    let client = Client::new(&server);
+    client.register("ada@example.org", "hunter22");
+    let statuses: Vec<_> = std::thread::scope(|scope| {
+        let guess = || client.try_password("ada@example.org", "wrong").status;
+        let threads: Vec<_> = (0..32).map(|_| scope.spawn(guess)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let attempts = statuses.iter().filter(|status| **status == 401).count();
+    let at_a_time = std::thread::available_parallelism().unwrap().get();
+    assert!((3..3 + at_a_time).contains(&attempts), "{statuses:?}");
+}
+
+#[test]
+fn guessing_can_be_allowed() {
+    let server = Server::builder().login_attempts(None).start().unwrap();
+    let client = Client::new(&server);
+    for _ in 0..ServerBuilder::DEFAULT_LOGIN_ATTEMPTS + 5 {
+        assert_eq!(client.try_password("nobody", "wrong").status, 401);
+    }
+}
