@@ -1,5 +1,7 @@
 //! The laws of `Store`, held against every store there is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+
 mod store_support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,7 @@
 //! What `SledStore` promises beyond the laws of every store: sharing, files, secrecy, limits.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+
 mod store_support;
 
 use std::fs::File;

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "it is a module of several test binaries")]
-#![allow(clippy::unwrap_used, reason = "it is for tests alone")]
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};

@@ -137,6 +137,10 @@ impl Database {
         Ok(database)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns why sled cannot go on with this database, if that was seen.
     pub(super) fn damage(&self) -> Option<&str> {
         self.damage.get().map(String::as_str)
@@ -395,15 +399,20 @@ impl Drop for Database {
 /// Refuses to let sled run in a forked child of a process where it ran: it would wait for ever for
 /// threads that only the parent has.
 fn check_process(path: &Path) -> Result<(), StoreError> {
-    static PROCESS: AtomicU32 = AtomicU32::new(0);
-    let process = std::process::id();
-    match PROCESS.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed) {
-        Err(other) if other != process => {
-            let reason = "the database was used before this process was forked off and cannot be \
-                          used here, start a new program instead";
-            Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
-        }
-        _ => Ok(()),
+    static FIRST: AtomicU32 = AtomicU32::new(0);
+    if runs_in(&FIRST, std::process::id()) {
+        return Ok(());
+    }
+    let reason = "the database was used before this process was forked off and cannot be used \
+                  here, start a new program instead";
+    Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
+}
+
+/// Remembers the first process that asks, and tells whether this one is it.
+fn runs_in(first: &AtomicU32, process: u32) -> bool {
+    match first.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => true,
+        Err(first) => first == process,
     }
 }
 
@@ -447,4 +456,31 @@ fn parse_record_key(key: &[u8]) -> Option<(UserId, u16)> {
 
 fn use_key(used: u64, id: &UserId) -> Vec<u8> {
     [BY_USE, &used.to_be_bytes(), id.as_str().as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sled_runs_in_the_process_where_it_ran_first_and_in_no_other() {
+        let first = AtomicU32::new(0);
+        assert!(runs_in(&first, 7));
+        assert!(runs_in(&first, 7));
+        assert!(!runs_in(&first, 8));
+    }
+
+    #[test]
+    fn record_keys_are_read_back_and_none_begins_another() {
+        let ids = ["", "a", "a\0", "a\0\0\0", "ab", "u/"];
+        for id in ids.map(UserId::new) {
+            let key = record_key(&id);
+            assert_eq!(parse_record_key(&piece_key(&key, 258)), Some((id.clone(), 258)));
+            for other in ids.map(UserId::new) {
+                assert_eq!(record_key(&other).starts_with(&key), other == id);
+            }
+        }
+        assert_eq!(parse_record_key(b"u/\0\x05a\0\0"), None);
+        assert_eq!(parse_record_key(b"meta/head\0\0"), None);
+    }
 }

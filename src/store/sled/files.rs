@@ -111,18 +111,18 @@ impl Files {
                 let _ = std::fs::remove_dir_all(self.database(stray));
             }
         }
-        let _ = std::fs::remove_file(self.next_snapshot());
+        self.discard_next_snapshot();
     }
 
     /// Writes the next snapshot beside the one in use.
     pub(super) fn write_next_snapshot(&self, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.next_snapshot();
-        let write =
-            || private().write(true).create(true).truncate(true).open(&path)?.write_all(bytes);
-        write().map_err(|error| {
-            let _ = std::fs::remove_file(&path);
-            failed("write the snapshot", &path, error)
-        })
+        write_private(&path, bytes).map_err(|error| failed("write the snapshot", &path, error))
+    }
+
+    /// Removes the next snapshot again.
+    pub(super) fn discard_next_snapshot(&self) {
+        let _ = std::fs::remove_file(self.next_snapshot());
     }
 
     /// Makes the names in the directory survive a power cut.
@@ -148,6 +148,14 @@ pub(super) fn private() -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+/// Writes a file that nobody but its owner can read, or none at all.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = private().write(true).create(true).truncate(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes)).inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 /// Makes a directory and its parents, open to nobody but their owner.

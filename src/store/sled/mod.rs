@@ -135,7 +135,7 @@ impl Store for SledStore {
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
         let view = self.view(deadline)?;
         if let Some(known) = view.user(id) {
-            return known;
+            return known.map_err(|error| error.at(self.files.snapshot()));
         }
         let mut writer = Writer::open(self, deadline)?;
         let user = writer.user(id)?;
@@ -146,7 +146,8 @@ impl Store for SledStore {
     fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let view = self.view(deadline)?;
         if view.snapshot().complete {
-            return view.snapshot().users();
+            let users = view.snapshot().users();
+            return users.map_err(|error| error.at(self.files.snapshot()));
         }
         let mut writer = Writer::open(self, deadline)?;
         let users = writer.users();
@@ -183,5 +184,36 @@ impl fmt::Debug for SledStore {
             .field("dir", &self.files.dir())
             .field("on_damage", &self.on_damage)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_forked_child_is_refused_whatever_it_asks() {
+        let dir = std::env::temp_dir().join(format!("keyfob-forked-{}", std::process::id()));
+        let soon = Deadline::after(Duration::from_secs(10));
+        let mut store = SledStore::open(&dir, "app", OnDamage::Refuse, soon).unwrap();
+        // As a child sees it: the same store, another process.
+        store.process ^= 1;
+        let ada = UserId::new("ada");
+        let errors = [
+            store.current(soon).unwrap_err(),
+            store.location(soon).unwrap_err(),
+            store.user(&ada, soon).unwrap_err(),
+            store.users(soon).unwrap_err(),
+            store.commit(soon, &mut |_| Ok(vec![])).unwrap_err(),
+            store.recent(None, soon).unwrap_err(),
+            store.refresh_flight(&ada, soon).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind, StoreErrorKind::Forked);
+            assert!(error.to_string().contains("open it again here"), "{error}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

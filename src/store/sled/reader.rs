@@ -15,6 +15,8 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::StoredUser;
 
+/// How often a reader looks again at once because a writer was faster, before it waits.
+const TURNS: u32 = 100;
 /// How many users from outside the snapshot are remembered.
 const FOUND: usize = 1024;
 
@@ -109,18 +111,18 @@ impl SledStore {
             return Ok(view);
         }
         let mut naps = Naps::until(deadline);
-        loop {
-            match self.look()? {
+        for turn in 0.. {
+            let error = match self.look()? {
                 Look::Is(view) => return Ok(view),
-                Look::Changed if !deadline.has_passed() => {}
-                Look::Changed => return Err(self.busy("others kept writing")),
-                Look::Wait(error) => {
-                    if !naps.nap() {
-                        return Err(error);
-                    }
-                }
+                Look::Changed if turn < TURNS => continue,
+                Look::Changed => self.busy("others kept writing"),
+                Look::Wait(error) => error,
+            };
+            if !naps.nap() {
+                return Err(error);
             }
         }
+        Err(self.busy("others kept writing"))
     }
 
     /// Returns what was read last.

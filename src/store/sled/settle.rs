@@ -81,7 +81,8 @@ impl<'a> Writer<'a> {
         if agreed && !self.known.as_ref().is_some_and(|known| known.is_thin()) {
             return Ok(());
         }
-        let mut snapshot = Snapshot::take(&open.database, place.database, head, store.codec)?;
+        let mut snapshot = Snapshot::take(&open.database, place.database, head, store.codec)
+            .map_err(|error| error.at(open.database.path()))?;
         let mut seen = head.generation;
         if let Some(known) = &self.known {
             seen = seen.max(known.generation);

@@ -11,6 +11,7 @@
 //! 8. The generation becomes even. The database is closed, the locks are given back.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::SledStore;
@@ -144,7 +145,8 @@ impl<'a> Writer<'a> {
         if changes.is_empty() {
             return Ok(None);
         }
-        let codec = self.hold.store.codec;
+        let store = self.hold.store;
+        let codec = store.codec;
         let open = self.opened()?;
         let mut head = open.head.clone();
         head.number += 1;
@@ -170,10 +172,13 @@ impl<'a> Writer<'a> {
             let before = newest.user(&id)?;
             anew |= before.as_ref().is_some_and(|before| loses_secrets(before, user.as_deref()));
             let place = |user: &StoredUser| user.is_logged_in().then_some(user.used);
+            let encode = |user: Box<StoredUser>| {
+                codec.encode(&user).map_err(|error| error.at(store.files.dir()))
+            };
             edits.push(Edit {
                 used_before: before.as_deref().and_then(place),
                 used: user.as_deref().and_then(place),
-                record: user.map(|user| codec.encode(&user)).transpose()?,
+                record: user.map(encode).transpose()?,
                 id,
             });
         }
@@ -243,29 +248,50 @@ impl<'a> Writer<'a> {
             std::fs::remove_dir_all(&path)
                 .map_err(|error| failed("remove an unfinished database", &path, error))?;
         }
-        let database = Database::open(&path, self.deadline)?;
-        database.write_app(&store.app)?;
-        if let Some(old) = &self.open {
-            old.database.copy_to(&database, edits)?;
-        }
-        database.write(head, edits)?;
-        database.sync()?;
-        store.files.sync()?;
-        Ok(database)
+        let make = || {
+            let database = Database::open(&path, self.deadline)?;
+            database.write_app(&store.app)?;
+            if let Some(old) = &self.open {
+                old.database.copy_to(&database, edits)?;
+            }
+            database.write(head, edits)?;
+            database.sync()?;
+            store.files.sync()?;
+            Ok(database)
+        };
+        make().inspect_err(|_| {
+            let _ = std::fs::remove_dir_all(&path);
+        })
     }
 
-    /// Finds out whether a commit has happened although it failed, by settling the store again:
-    /// what is in the database by then will stay.
+    /// Finds out whether a commit has happened although it failed: what is in the database when
+    /// it is opened again will stay.
     fn has_happened(&mut self, number: u64, error: StoreError) -> Result<u64, StoreError> {
         let untouched = matches!(self.file.read(), Ok(Some(said)) if said == self.place);
         if untouched || self.is_damaged() {
             return Err(error);
         }
+        // Closed, because a full disk sticks to it; and it takes room to open it again.
         self.open = None;
-        match self.settle_again() {
-            Ok(()) if self.opened()?.head.number == number => Ok(number),
+        self.hold.store.files.discard_next_snapshot();
+        let settled = self.settle_again();
+        match &self.open {
+            Some(open) if open.head.number == number => {
+                if settled.is_err() {
+                    // It could not be published, but this process knows it from here on.
+                    open.database.sync()?;
+                    self.known = Some(self.take_snapshot(open)?);
+                }
+                Ok(number)
+            }
             _ => Err(error),
         }
+    }
+
+    fn take_snapshot(&self, open: &Open) -> Result<Arc<Snapshot>, StoreError> {
+        let codec = self.hold.store.codec;
+        let place = self.place.database;
+        Snapshot::take(&open.database, place, &open.head, codec).map(Arc::new)
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -282,11 +308,16 @@ impl<'a> Writer<'a> {
 }
 
 impl Newest<'_> {
+    fn decode(&self, record: &[u8]) -> Result<Arc<StoredUser>, StoreError> {
+        let user = self.codec.decode(record);
+        user.map(Arc::new).map_err(|error| error.at(self.open.database.path()))
+    }
+
     fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let mut users = Vec::new();
         self.open.database.each_record(&mut |_, record| {
-            users.push(Arc::new(self.codec.decode(&record)?));
-            Ok(std::ops::ControlFlow::Continue(()))
+            users.push(self.decode(&record)?);
+            Ok(ControlFlow::Continue(()))
         })?;
         users.sort_unstable_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(users)
@@ -308,7 +339,7 @@ impl Tables for Newest<'_> {
 
     fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
         let record = self.open.database.record(id)?;
-        record.map(|record| self.codec.decode(&record).map(Arc::new)).transpose()
+        record.map(|record| self.decode(&record)).transpose()
     }
 
     fn last_used(
@@ -319,8 +350,8 @@ impl Tables for Newest<'_> {
         self.open.database.each_by_use(&mut |id| {
             found = self.user(&id)?.filter(|user| user.is_logged_in() && wanted(user));
             Ok(match found {
-                Some(_) => std::ops::ControlFlow::Break(()),
-                None => std::ops::ControlFlow::Continue(()),
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
             })
         })?;
         Ok(found)

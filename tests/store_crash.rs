@@ -1,0 +1,314 @@
+//! Processes that are killed at any moment: no acknowledged commit is lost, numbers never go
+//! back, the store always opens, and a flight has one holder.
+//!
+//! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats
+//! the choices of a run, though not the moments.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+
+mod store_support;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keyfob::StoreErrorKind;
+use keyfob::store::{Change, OnDamage, SledStore, Store, StoredUser};
+
+use store_support::*;
+
+#[test]
+fn child_process() {
+    let Some(words) = child_words() else { return };
+    let open = || SledStore::open(words[1].as_ref(), APP, OnDamage::Refuse, soon()).unwrap();
+    match &*words[0] {
+        "count" => count(&open()),
+        "write" => write(&open(), &words[2]),
+        "read" => read(&open()),
+        "fly" => fly(&open(), words[1].as_ref()),
+        role => panic!("no such role: {role}"),
+    }
+}
+
+/// The state after each commit follows from its number: who is there, and who is logged in.
+fn step(number: u64) -> Vec<Change> {
+    let mut counter = padded(user("counter", 1), (number % 5 * 1_500) as usize);
+    counter.epoch = number;
+    let mut changes = vec![put(counter), Change::Current(Some(id("counter")))];
+    let guest = || user_with("guest", number, "guests-own");
+    match number % 4 {
+        1 => changes.push(put(guest())),
+        3 => changes.push(put(logged_out(guest()))),
+        _ => {}
+    }
+    if number % 16 == 8 {
+        changes.push(Change::Remove(id("guest")));
+    }
+    changes
+}
+
+fn count(store: &dyn Store) {
+    loop {
+        say(commit_numbered(store, step));
+    }
+}
+
+/// Checks that the state is the one that belongs to its number, and returns the number.
+fn check(store: &dyn Store, dir: &Path) -> u64 {
+    let reached = number(store);
+    if reached == 0 {
+        assert!(names(store).is_empty());
+        return 0;
+    }
+    assert_eq!(store.current(soon()).unwrap(), Some(id("counter")));
+    assert_eq!(get(store, "counter").unwrap().epoch, reached);
+    let guest = get(store, "guest").is_some_and(|guest| guest.is_logged_in());
+    assert_eq!(guest, matches!(reached % 4, 1 | 2), "{reached}");
+    if !guest {
+        let traces = files_with(dir, "guests-own");
+        // A log-in that never happened may have been on its way into the next snapshot.
+        assert!(traces.iter().all(|path| path.ends_with("snapshot.tmp")), "{reached} {traces:?}");
+    }
+    reached
+}
+
+#[test]
+fn a_kill_loses_no_acknowledged_commit() {
+    const ROUNDS: u32 = 250;
+    let mut random = Random::from_env();
+    let dir = Dir::new();
+    let data = dir.data();
+    let long_lived = dir.open();
+    let (mut reached, mut acknowledged, mut unfinished) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        let mut child = spawn_child(&["count", data.to_str().unwrap()]);
+        let mut heard = reached;
+        for _ in 0..random.below(4) {
+            heard = child.hear().expect("the child goes on until it is killed").parse().unwrap();
+        }
+        // Let it get anywhere within the next commit, or within its start.
+        thread::sleep(Duration::from_micros(random.below(9_000)));
+        child.kill();
+        while let Some(line) = child.hear() {
+            heard = line.parse().unwrap();
+        }
+        if data.join("generation").exists() {
+            unfinished += u32::from(generation(&data).0 % 2 == 1);
+        }
+        acknowledged += heard - reached;
+        // Who repairs: a reader that was there, one that comes, or the next writer.
+        let found = match round % 3 {
+            0 => check(&long_lived, &data),
+            1 => check(&dir.open(), &data),
+            _ => heard,
+        };
+        assert!(found == heard || found == heard + 1, "round {round}: {found} after {heard}");
+        reached = found;
+    }
+    let store = dir.open();
+    let last = check(&store, &data);
+    assert!(last >= reached);
+    assert_eq!(check(&long_lived, &data), last);
+    println!("{ROUNDS} kills, {unfinished} within a commit, {acknowledged} commits acknowledged");
+    assert!(unfinished > 0 && acknowledged > 50);
+}
+
+/// Counts its own user and the one of all, and says how far its own is.
+fn write(store: &dyn Store, name: &str) {
+    loop {
+        let mut own = 0;
+        let committed = store.commit(soon(), &mut |tables| {
+            let next = |name: &str| -> Result<StoredUser, _> {
+                let before = tables.user(&id(name))?;
+                let mut next = user(name, tables.number());
+                if let Some(before) = before {
+                    (next.epoch, next.created) = (before.epoch + 1, before.created);
+                }
+                Ok(next)
+            };
+            let mut mine = next(name)?;
+            own = mine.epoch;
+            if own % 11 == 0 {
+                mine = logged_out(mine);
+                mine.epoch = own;
+            }
+            let mut all = next("all")?;
+            all.epoch = tables.number();
+            Ok(vec![put(mine), put(all)])
+        });
+        say(format!("{own} {}", committed.unwrap()));
+    }
+}
+
+/// Demands of everything it reads that it is whole and never older than before.
+fn read(store: &dyn Store) {
+    let mut newest = 0;
+    loop {
+        for _ in 0..50 {
+            let users = store.users(soon()).unwrap();
+            let sum: u64 =
+                users.iter().filter(|user| user.id.as_str() != "all").map(|u| u.epoch).sum();
+            let all =
+                users.iter().find(|user| user.id.as_str() == "all").map_or(0, |all| all.epoch);
+            assert_eq!(sum, all, "half a commit");
+            assert!(all >= newest, "{all} after {newest}");
+            let number = number(store);
+            assert!(number >= all, "{number} after {all}");
+            newest = number;
+        }
+        say(newest);
+    }
+}
+
+#[test]
+fn writers_and_readers_that_are_killed_lose_nothing_and_see_no_half_of_it() {
+    const WRITERS: usize = 4;
+    const READERS: usize = 4;
+    const TIME: Duration = Duration::from_secs(15);
+    let mut random = Random::from_env();
+    let dir = Dir::new();
+    let data = dir.data().to_str().unwrap().to_owned();
+    let acknowledged: Vec<_> = (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
+    let kills = AtomicU64::new(0);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for slot in 0..WRITERS + READERS {
+            let (data, kills, acknowledged) = (&data, &kills, &acknowledged);
+            let mut random = Random::new(random.below(u64::MAX));
+            scope.spawn(move || {
+                let name = format!("writer {slot}");
+                while began.elapsed() < TIME {
+                    let mut child = match slot {
+                        0..WRITERS => spawn_child(&["write", data, &name]),
+                        _ => spawn_child(&["read", data]),
+                    };
+                    // Readers hear more in the same time.
+                    let mut patience = random.below(12) * if slot < WRITERS { 1 } else { 40 };
+                    let hear = |child: &mut Child| {
+                        let line = child.hear()?;
+                        if let Some((own, _)) = line.split_once(' ') {
+                            let own = own.parse().unwrap();
+                            assert_eq!(acknowledged[slot].load(Ordering::Relaxed).max(own), own);
+                            acknowledged[slot].store(own, Ordering::Relaxed);
+                        }
+                        Some(())
+                    };
+                    while patience > 0 && began.elapsed() < TIME {
+                        assert!(hear(&mut child).is_some(), "a child of slot {slot} has failed");
+                        patience -= 1;
+                    }
+                    thread::sleep(Duration::from_micros(random.below(9_000)));
+                    child.kill();
+                    kills.fetch_add(1, Ordering::Relaxed);
+                    while hear(&mut child).is_some() {}
+                }
+            });
+        }
+    });
+    let store = dir.open();
+    let users = store.users(soon()).unwrap();
+    let mut sum = 0;
+    for (slot, acknowledged) in acknowledged.iter().enumerate() {
+        let name = format!("writer {slot}");
+        let own = users.iter().find(|user| user.id.as_str() == name).map_or(0, |user| user.epoch);
+        let acknowledged = acknowledged.load(Ordering::Relaxed);
+        assert!(own >= acknowledged, "{name}: {own} of {acknowledged}");
+        sum += own;
+    }
+    assert_eq!(get(&store, "all").unwrap().epoch, sum);
+    assert_eq!(number(&store), sum);
+    println!("{} kills, {sum} commits", kills.load(Ordering::Relaxed));
+}
+
+/// Takes the flight again and again, and a second lock inside it that must always be free.
+fn fly(store: &dyn Store, dir: &Path) {
+    // Opened first, so that a kill gives it back first.
+    let witness = File::options().append(true).create(true).open(dir.join("witness")).unwrap();
+    loop {
+        let flight = store.refresh_flight(&id("ada"), soon()).unwrap().unwrap();
+        witness.try_lock().expect("somebody else is in flight");
+        thread::yield_now();
+        witness.unlock().unwrap();
+        drop(flight);
+        say("flown");
+    }
+}
+
+#[test]
+fn a_flight_has_one_holder_among_processes_that_are_killed() {
+    const TIME: Duration = Duration::from_secs(6);
+    let mut random = Random::from_env();
+    let dir = Dir::new();
+    drop(dir.open());
+    let data = dir.data().to_str().unwrap().to_owned();
+    let flights = AtomicU64::new(0);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let (data, flights) = (&data, &flights);
+            let mut random = Random::new(random.below(u64::MAX));
+            scope.spawn(move || {
+                while began.elapsed() < TIME {
+                    let mut child = spawn_child(&["fly", data]);
+                    for _ in 0..random.below(200) {
+                        child.hear().expect("a child has seen another one in flight");
+                        flights.fetch_add(1, Ordering::Relaxed);
+                    }
+                    child.kill();
+                }
+            });
+        }
+    });
+    println!("{} flights", flights.load(Ordering::Relaxed));
+    let store = dir.open();
+    assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_some());
+}
+
+#[test]
+fn eight_processes_that_begin_together_agree_who_is_first() {
+    let mut random = Random::from_env();
+    for _ in 0..5 {
+        let dir = Dir::new();
+        let data = dir.data().to_str().unwrap().to_owned();
+        let mut children: Vec<_> = (0..8).map(|_| spawn_child(&["count", &data])).collect();
+        let mut numbers = Vec::new();
+        for child in &mut children {
+            numbers.push(child.hear().unwrap().parse::<u64>().unwrap());
+        }
+        let victim = random.below(8) as usize;
+        children[victim].kill();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!((numbers.len(), numbers[0]), (8, 1));
+    }
+}
+
+#[test]
+fn a_writer_that_is_killed_gives_the_lock_back() {
+    let dir = Dir::new();
+    let stopped = AtomicBool::new(false);
+    let errors = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..10 {
+                let mut child = spawn_child(&["count", dir.data().to_str().unwrap()]);
+                child.hear().unwrap();
+                child.kill();
+            }
+            stopped.store(true, Ordering::Relaxed);
+        });
+        let store = dir.open();
+        while !stopped.load(Ordering::Relaxed) {
+            match store.commit(soon(), &mut |tables| Ok(step(tables.number()))) {
+                Ok(_) => {}
+                Err(error) => errors.lock().unwrap().push((error.kind, error.to_string())),
+            }
+        }
+    });
+    let errors = errors.into_inner().unwrap();
+    assert!(!errors.iter().any(|(kind, _)| *kind == StoreErrorKind::Busy), "{errors:?}");
+    assert!(errors.is_empty(), "{errors:?}");
+}

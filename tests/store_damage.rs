@@ -1,0 +1,597 @@
+//! What a damaged store does: it goes on with nothing lost, or it says so and keeps the bytes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+
+mod store_support;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use keyfob::store::{Change, OnDamage, SledStore, Store};
+use keyfob::{Event, StoreError, StoreErrorKind};
+
+use store_support::*;
+
+/// A store with some history, and what is in it.
+fn with_history() -> (Dir, Vec<String>) {
+    let dir = Dir::new();
+    let store = dir.open();
+    for name in ["ada", "eve", "joe", "mia"] {
+        log_in(&store, name);
+        for round in 0..5 {
+            commit(&store, &[put(padded(user(name, 1), 500 * round))]);
+        }
+    }
+    commit(&store, &[put(logged_out(user("joe", 3)))]);
+    for round in 0..10 {
+        commit(&store, &[put(padded(user("zoe", 30), 100 * round))]);
+    }
+    let _flight = store.refresh_flight(&id("ada"), soon()).unwrap();
+    let all = names(&store);
+    assert_eq!(all.len(), 5);
+    (dir, all)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Flip(u64),
+    Cut(u64),
+    Zero(u64),
+    Garbage,
+    Empty,
+    Delete,
+}
+
+/// Positions are in thousandths of the file's length.
+fn harm(path: &Path, harm: Harm) {
+    let Ok(mut bytes) = std::fs::read(path) else { return };
+    let at = |share: u64| (bytes.len() as u64 * share / 1000) as usize;
+    match harm {
+        Harm::Flip(share) => {
+            let at = at(share);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 0x10;
+            }
+        }
+        Harm::Cut(share) => bytes.truncate(at(share)),
+        Harm::Zero(share) => {
+            let from = at(share);
+            let to = bytes.len().min(from + 4096);
+            bytes[from..to].fill(0);
+        }
+        Harm::Garbage => {
+            let mut random = Random::new(bytes.len() as u64);
+            bytes.iter_mut().for_each(|byte| *byte = random.below(256) as u8);
+        }
+        Harm::Empty => bytes.clear(),
+        Harm::Delete => return std::fs::remove_file(path).unwrap(),
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+const HARMS: &[Harm] = &[
+    Harm::Flip(0),
+    Harm::Flip(200),
+    Harm::Flip(500),
+    Harm::Flip(999),
+    Harm::Cut(10),
+    Harm::Cut(500),
+    Harm::Cut(990),
+    Harm::Zero(0),
+    Harm::Zero(400),
+    Harm::Garbage,
+    Harm::Empty,
+    Harm::Delete,
+];
+
+/// What came of a harmed store.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Whole,
+    Refused(PathBuf),
+}
+
+/// Uses the store as a program would, and demands that it is whole or says that it is not.
+fn use_it(dir: &Dir, all: &[String], what: &str) -> Outcome {
+    let used = || -> Result<(), StoreError> {
+        let store = dir.try_open(OnDamage::Refuse)?;
+        check(&store, all, what)?;
+        store.commit(soon(), &mut |tables| {
+            // Damage may show here for the first time, and must show then.
+            for name in all {
+                assert!(tables.user(&id(name))?.is_some(), "{what}: {name} is lost in silence");
+            }
+            Ok(vec![Change::Location(Some("after".into()))])
+        })?;
+        let store = dir.try_open(OnDamage::Refuse)?;
+        check(&store, all, what)?;
+        assert_eq!(store.location(soon())?.as_deref(), Some("after"), "{what}");
+        Ok(())
+    };
+    match used() {
+        Ok(()) => Outcome::Whole,
+        Err(error) => {
+            assert_eq!(error.kind, StoreErrorKind::Damaged, "{what}: {error}");
+            let path = error.path.clone().unwrap_or_default();
+            assert!(path.starts_with(dir.data().canonicalize().unwrap()), "{what}: {error}");
+            assert!(error.to_string().contains("open the store to recover"), "{what}: {error}");
+            Outcome::Refused(path)
+        }
+    }
+}
+
+fn check(store: &dyn Store, all: &[String], what: &str) -> Result<(), StoreError> {
+    let users = store.users(soon())?;
+    let names: Vec<_> = users.iter().map(|user| user.id.to_string()).collect();
+    assert_eq!(names, all, "{what}: somebody is lost in silence");
+    for name in all {
+        let user = store.user(&id(name), soon())?.unwrap();
+        assert_eq!(user.is_logged_in(), name != "joe", "{what}");
+    }
+    assert_eq!(store.current(soon())?, Some(id("mia")), "{what}");
+    Ok(())
+}
+
+fn copy_of(dir: &Dir) -> Dir {
+    let copied = Dir::new();
+    copy(&dir.data(), &copied.data());
+    copied
+}
+
+/// The directory of the database in use.
+fn database(dir: &Dir) -> PathBuf {
+    dir.data().join(format!("db.{}", generation(&dir.data()).1))
+}
+
+/// Without it sled takes a log that was cut for the whole one.
+fn remove_sleds_snapshot(dir: &Dir) {
+    for entry in std::fs::read_dir(database(dir)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("snap.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// How much of the log is in use, in thousandths; the rest of it is padding.
+fn used(dir: &Dir) -> u64 {
+    let log = std::fs::read(database(dir).join("db")).unwrap();
+    log.iter().rposition(|byte| *byte != 0).unwrap() as u64 * 1000 / log.len() as u64
+}
+
+#[test]
+fn the_small_files_can_be_lost_or_damaged_without_any_loss() {
+    let (dir, all) = with_history();
+    let names = ["generation", "snapshot", "lock", "snapshot.tmp"].map(str::to_owned);
+    let flights = (0..16).map(|stripe| format!("refresh.{stripe}"));
+    for name in names.into_iter().chain(flights) {
+        for &way in HARMS {
+            let copied = copy_of(&dir);
+            harm(&copied.data().join(&name), way);
+            let what = format!("{name} {way:?}");
+            assert_eq!(use_it(&copied, &all, &what), Outcome::Whole, "{what}");
+            assert!(copied.open().refresh_flight(&id("ada"), soon()).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn both_small_files_together_can_be_lost_without_any_loss() {
+    let (dir, all) = with_history();
+    for way in [Harm::Garbage, Harm::Empty, Harm::Delete] {
+        let copied = copy_of(&dir);
+        for name in ["generation", "snapshot"] {
+            harm(&copied.data().join(name), way);
+        }
+        let newest = number(&dir.open());
+        let store = copied.open();
+        assert_eq!(number(&store), newest);
+        // What was told before is gone with the snapshot, and that is told.
+        assert!(store.recent(Some(newest - 1), soon()).unwrap().lagged);
+        assert_eq!(use_it(&copied, &all, &format!("{way:?}")), Outcome::Whole);
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_the_snapshot_is_seen() {
+    let (dir, all) = with_history();
+    let length = dir.data().join("snapshot").metadata().unwrap().len();
+    for at in (0..length).step_by(97).chain(0..40) {
+        let copied = copy_of(&dir);
+        let path = copied.data().join("snapshot");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at as usize] ^= 0x02;
+        std::fs::write(&path, bytes).unwrap();
+        check(&copied.open(), &all, &format!("byte {at}")).unwrap();
+    }
+}
+
+/// Harms a file of the database and demands: whole, or refused with the bytes kept; and in both
+/// cases everything is there after recovery, because the snapshot has it.
+fn harm_database(dir: &Dir, all: &[String], file: &str, way: Harm) -> Outcome {
+    let what = format!("{file} {way:?}");
+    let copied = copy_of(dir);
+    harm(&database(&copied).join(file), way);
+    let outcome = use_it(&copied, all, &what);
+    if let Outcome::Refused(kept) = &outcome {
+        assert!(kept.to_string_lossy().ends_with(".damaged"), "{what}: {kept:?}");
+        assert!(kept.is_dir(), "{what}: {kept:?}");
+        // Asked again it says the same, and never begins anew.
+        assert_eq!(use_it(&copied, all, &what), outcome, "{what}");
+        recover(&copied, all, &what, kept);
+    }
+    outcome
+}
+
+fn recover(dir: &Dir, all: &[String], what: &str, kept: &Path) {
+    let before = dir.open().recent(None, soon()).unwrap().number;
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    let number = commit(&store, &[Change::Location(Some("recovered".into()))]);
+    assert_eq!(number, before + 2, "{what}");
+    check(&store, all, what).unwrap();
+    let events = store.recent(Some(before), soon()).unwrap();
+    let kept = kept.to_string_lossy().into_owned();
+    assert_eq!(events.events, [(before + 1, Event::StoreDamaged { kept: kept.clone() })], "{what}");
+    assert!(Path::new(&kept).is_dir(), "{what}");
+    assert_eq!(use_it(dir, all, what), Outcome::Whole);
+}
+
+#[test]
+fn a_damaged_database_is_whole_or_refused_and_kept() {
+    let (dir, all) = with_history();
+    // Of every age: as sled leaves it when it is new, and after it was opened again.
+    let files = std::fs::read_dir(database(&dir)).unwrap();
+    let files: Vec<_> =
+        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(files.iter().any(|name| name.starts_with("snap.")), "{files:?}");
+    let mut refused = 0;
+    for file in files.iter().filter(|name| *name != "blobs") {
+        for &way in HARMS {
+            refused += u32::from(harm_database(&dir, &all, file, way) != Outcome::Whole);
+        }
+    }
+    println!("refused {refused} of {}", HARMS.len() * 3);
+    assert!(refused > 5);
+}
+
+#[test]
+fn random_damage_is_never_silent() {
+    let mut random = Random::from_env();
+    let (dir, all) = with_history();
+    let used = used(&dir);
+    for round in 0..120 {
+        let at = random.below(used + 1);
+        let way = [Harm::Flip(at), Harm::Cut(at), Harm::Zero(at)][round % 3];
+        harm_database(&dir, &all, "db", way);
+    }
+}
+
+#[test]
+fn a_database_that_lost_its_end_is_refused_also_without_the_snapshot() {
+    let (dir, all) = with_history();
+    for share in [0, 1, 2, 5, 8].map(|tenths| used(&dir) * tenths / 10) {
+        let copied = copy_of(&dir);
+        remove_sleds_snapshot(&copied);
+        harm(&database(&copied).join("db"), Harm::Cut(share));
+        std::fs::remove_file(copied.data().join("snapshot")).unwrap();
+        let outcome = use_it(&copied, &all, &format!("cut at {share}"));
+        assert!(matches!(outcome, Outcome::Refused(_)), "{share}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_database_that_lost_its_end_is_refused_also_after_a_writer_died() {
+    let (dir, all) = with_history();
+    let (count, number) = generation(&dir.data());
+    for share in [1, 5, 8].map(|tenths| used(&dir) * tenths / 10) {
+        let copied = copy_of(&dir);
+        remove_sleds_snapshot(&copied);
+        harm(&database(&copied).join("db"), Harm::Cut(share));
+        set_generation(&copied.data(), count + 1, number);
+        let outcome = use_it(&copied, &all, &format!("cut at {share}"));
+        assert!(matches!(outcome, Outcome::Refused(_)), "{share}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_database_that_is_gone_is_refused() {
+    let (dir, all) = with_history();
+    std::fs::remove_dir_all(database(&dir)).unwrap();
+    let Outcome::Refused(path) = use_it(&dir, &all, "gone") else { panic!("not noticed") };
+    assert!(!path.exists());
+    // Readers have all they need.
+    check(&dir.open(), &all, "gone").unwrap();
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    commit(&store, &[Change::Location(None)]);
+    check(&store, &all, "gone").unwrap();
+}
+
+#[test]
+fn recovery_with_nothing_left_says_so_and_never_counts_back() {
+    let (dir, _) = with_history();
+    let before = number(&dir.open());
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    std::fs::write(database(&dir).join("db"), "garbage").unwrap();
+    let error = dir.try_open(OnDamage::Refuse).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Damaged);
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    let recent = store.recent(Some(before), soon()).unwrap();
+    assert!(recent.number > before);
+    assert!(matches!(&recent.events[..], [(_, Event::StoreDamaged { kept })]
+        if Path::new(kept).join("db").exists()));
+    assert!(names(&store).is_empty());
+    assert_eq!(log_in(&store, "ada"), recent.number + 1);
+    assert_eq!(names(&dir.open()), ["ada"]);
+}
+
+#[test]
+fn several_damaged_databases_are_all_kept() {
+    let (dir, all) = with_history();
+    for round in 1..=3 {
+        std::fs::write(database(&dir).join("db"), "garbage").unwrap();
+        let store = dir.try_open(OnDamage::Recover).unwrap();
+        commit(&store, &[Change::Location(None)]);
+        check(&store, &all, "again").unwrap();
+        let kept = std::fs::read_dir(dir.data()).unwrap().filter(|entry| {
+            entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".damaged")
+        });
+        assert_eq!(kept.count(), round);
+    }
+}
+
+#[test]
+fn what_sled_left_unfinished_is_no_damage() {
+    let (dir, all) = with_history();
+    std::fs::write(database(&dir).join("snap.0000000000000FFF.generating"), "").unwrap();
+    assert_eq!(use_it(&dir, &all, "generating"), Outcome::Whole);
+}
+
+/// Seals a snapshot of any version.
+fn seal(version: &str, body: &[u8]) -> Vec<u8> {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in version.bytes().chain([b' ']).chain(body.iter().copied()) {
+        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    [format!("keyfob snapshot {version} {sum:016x}\n").as_bytes(), body].concat()
+}
+
+fn is_newer(dir: &Dir, what: &str) {
+    for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
+        let opened = dir.try_open(on_damage);
+        let error = opened.and_then(|store| store.commit(soon(), &mut |_| panic!("{what}")));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::NewerVersion, "{what}: {error}");
+        let text = error.to_string();
+        assert!(text.contains("a newer keyfob wrote") && text.contains("format 2"), "{text}");
+        assert!(text.contains(dir.data().to_str().unwrap()), "{text}");
+    }
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
+    let (dir, all) = with_history();
+    let path = dir.data().join("snapshot");
+    let ours = std::fs::read(&path).unwrap();
+    let theirs = seal("2", b"who knows");
+    std::fs::write(&path, &theirs).unwrap();
+    is_newer(&dir, "the snapshot");
+    assert_eq!(std::fs::read(&path).unwrap(), theirs);
+    std::fs::write(&path, ours).unwrap();
+
+    let head = b"meta/head\0\0";
+    let config = sled::Config::new().path(database(&dir)).segment_size(512 * 1024);
+    let db = config.open().unwrap();
+    let mine = db.insert(head, b"\0\x01{\"v\":2,\"all\":\"new\"}").unwrap().unwrap();
+    drop(db);
+    assert_eq!(
+        dir.open().commit(soon(), &mut |_| Ok(vec![])).unwrap_err().kind,
+        StoreErrorKind::NewerVersion
+    );
+    std::fs::remove_file(&path).unwrap();
+    is_newer(&dir, "the database");
+
+    config.open().unwrap().insert(head, mine).unwrap();
+    assert_eq!(use_it(&dir, &all, "the old one is back"), Outcome::Whole);
+}
+
+#[test]
+fn events_of_a_newer_version_are_told_as_lagged() {
+    let dir = Dir::new();
+    let store = dir.open();
+    let event = Event::CurrentUserChanged { from: None, to: Some(id("ada")) };
+    commit(&store, &[Change::Tell(event.clone()), put(user("ada", 1))]);
+    let path = dir.data().join("snapshot");
+    let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+    let (_, body) = text.split_once('\n').unwrap();
+    let body = body.replace("current_user_changed", "something_else_hap_n");
+    std::fs::write(&path, seal("1", body.as_bytes())).unwrap();
+    let store = dir.open();
+    let recent = store.recent(Some(0), soon()).unwrap();
+    assert!(recent.lagged && recent.events.is_empty());
+    assert_eq!(names(&store), ["ada"]);
+    commit(&store, &[Change::Tell(event.clone())]);
+    let recent = dir.open().recent(Some(1), soon()).unwrap();
+    assert_eq!((recent.lagged, recent.events), (false, vec![(2, event)]));
+}
+
+/// Two copies of a store, before and after a commit.
+fn around(change: &[Change]) -> (Dir, Dir) {
+    let before = Dir::new();
+    let store = before.open();
+    for name in ["ada", "eve"] {
+        log_in(&store, name);
+    }
+    let after = copy_of(&before);
+    commit(&after.open(), change);
+    (before, after)
+}
+
+#[test]
+fn a_commit_that_was_synced_is_there_although_its_writer_died() {
+    let (before, after) = around(&[put(user("joe", 3)), Change::Current(Some(id("joe")))]);
+    let (count, database) = generation(&after.data());
+    // Killed between the sync of the database and the rename of the snapshot.
+    std::fs::copy(before.data().join("snapshot"), after.data().join("snapshot")).unwrap();
+    set_generation(&after.data(), count - 1, database);
+    let early = before.open();
+    let store = after.open();
+    assert_eq!(store.current(soon()).unwrap(), Some(id("joe")));
+    assert_eq!((number(&store), number(&early)), (3, 2));
+    let (repaired, _) = generation(&after.data());
+    assert!(repaired > count && repaired.is_multiple_of(2));
+    assert!(store.recent(Some(2), soon()).unwrap().lagged);
+    assert_eq!(log_in(&store, "mia"), 4);
+}
+
+#[test]
+fn a_commit_that_was_not_synced_is_not_there() {
+    let (before, _) = around(&[]);
+    let (count, database) = generation(&before.data());
+    set_generation(&before.data(), count + 1, database);
+    std::fs::write(before.data().join("snapshot.tmp"), "half a snap").unwrap();
+    let store = before.open();
+    assert_eq!((number(&store), names(&store).len()), (2, 2));
+    assert!(!store.recent(Some(0), soon()).unwrap().lagged);
+    assert!(!before.data().join("snapshot.tmp").exists());
+}
+
+#[test]
+fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
+    let (before, _) = around(&[]);
+    let store = before.open();
+    let (count, database) = generation(&before.data());
+    let lock = std::fs::File::open(before.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    set_generation(&before.data(), count + 1, database);
+    for store in [&store, &before.try_open(OnDamage::Refuse).unwrap()] {
+        assert_eq!(store.users(now()).unwrap().len(), 2);
+        assert_eq!(store.current(now()).unwrap(), Some(id("eve")));
+    }
+    // With a damaged snapshot there is nothing to go by, and it is not taken for an empty store.
+    harm(&before.data().join("snapshot"), Harm::Flip(500));
+    assert_eq!(store.users(now()).unwrap().len(), 2);
+    let error = SledStore::open(&before.data(), APP, OnDamage::Refuse, now()).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Busy, "{error}");
+    lock.unlock().unwrap();
+    assert_eq!(names(&before.open()).len(), 2);
+}
+
+#[test]
+fn a_log_out_that_was_cut_short_is_whole_or_not_at_all() {
+    let out = logged_out(user_with("ada", 1, "hush"));
+    let before = Dir::new();
+    commit(&before.open(), &[put(user_with("ada", 1, "hush")), put(user("eve", 1))]);
+    let after = copy_of(&before);
+    commit(&after.open(), &[put(out)]);
+    let (count, _) = generation(&after.data());
+    assert_eq!(generation(&after.data()).1, 1);
+
+    // The new database was there, and nothing named it yet.
+    let cut = copy_of(&before);
+    copy(&after.data().join("db.1"), &cut.data().join("db.1"));
+    set_generation(&cut.data(), count - 1, 0);
+    let store = cut.open();
+    assert!(get(&store, "ada").unwrap().is_logged_in());
+    assert!(!cut.data().join("db.1").exists());
+    assert_eq!(log_in(&store, "joe"), 2);
+
+    // The generation named it, and the old one was still there, and the old snapshot.
+    let cut = copy_of(&before);
+    copy(&after.data().join("db.1"), &cut.data().join("db.1"));
+    set_generation(&cut.data(), count - 1, 1);
+    let store = cut.open();
+    assert!(!get(&store, "ada").unwrap().is_logged_in());
+    assert!(get(&store, "eve").unwrap().is_logged_in());
+    assert_eq!(files_with(&cut.data(), "hush"), NOWHERE);
+    assert_eq!(log_in(&store, "joe"), 3);
+
+    // Neither that nor the generation: the highest one that was finished is the truth.
+    for unfinished in [false, true] {
+        let cut = copy_of(&after);
+        std::fs::remove_file(cut.data().join("generation")).unwrap();
+        copy(&before.data().join("db.0"), &cut.data().join("db.0"));
+        if unfinished {
+            std::fs::create_dir(cut.data().join("db.2")).unwrap();
+            std::fs::write(cut.data().join("db.2/conf"), "").unwrap();
+        }
+        let store = cut.open();
+        assert!(!get(&store, "ada").unwrap().is_logged_in());
+        commit(&store, &[Change::Location(None)]);
+        assert_eq!(files_with(&cut.data(), "hush"), NOWHERE);
+    }
+}
+
+#[test]
+fn a_first_commit_that_was_cut_short_leaves_an_empty_store() {
+    let whole = Dir::new();
+    log_in(&whole.open(), "ada");
+    for way in [Harm::Cut(0), Harm::Cut(500), Harm::Garbage, Harm::Delete] {
+        for file in ["db", "conf"] {
+            let cut = copy_of(&whole);
+            harm(&cut.data().join("db.0").join(file), way);
+            remove_sleds_snapshot(&cut);
+            std::fs::remove_file(cut.data().join("snapshot")).unwrap();
+            set_generation(&cut.data(), 1, 0);
+            let store = cut.open();
+            let number = number(&store);
+            assert_eq!(names(&store).len() as u64, number);
+            assert_eq!(log_in(&store, "eve"), number + 1, "{way:?} {file}");
+        }
+    }
+}
+
+/// Run it with `KEYFOB_SMALL_DISK` naming a directory on a file system of a few megabytes.
+#[test]
+#[ignore = "needs a small file system of its own"]
+fn a_full_disk_loses_nothing_and_hinders_no_reader() {
+    let disk = PathBuf::from(std::env::var("KEYFOB_SMALL_DISK").unwrap());
+    let (data, filler) = (disk.join("data"), disk.join("filler"));
+    let open = || SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap();
+    let fill = |leave: u64| {
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        let size = file.metadata().unwrap().len();
+        file.set_len(size.saturating_sub(leave)).unwrap();
+    };
+    let store = open();
+    commit_numbered(&store, numbered);
+    let (mut full, mut done) = (0, 0);
+    for step in 0..60 {
+        for log_out in [false, true] {
+            fill(step * 24 * 1024);
+            let before = number(&store);
+            let committed = store.commit(soon(), &mut |tables| {
+                let mut changes = numbered(tables.number());
+                if log_out {
+                    changes.push(Change::Remove(id("guest")));
+                }
+                Ok(changes)
+            });
+            let after = match committed {
+                Ok(number) => number,
+                Err(error) => {
+                    assert_eq!(error.kind, StoreErrorKind::Full, "{error}");
+                    before
+                }
+            };
+            (full, done) = (full + u32::from(after == before), done + u32::from(after > before));
+            for store in [&store, &open()] {
+                assert_eq!(number(store), after);
+                assert_eq!(get(store, "counter").unwrap().epoch, after);
+            }
+            std::fs::remove_file(&filler).unwrap();
+            let number_again = commit_numbered(&open(), numbered);
+            assert_eq!(number_again, after + 1);
+            assert_eq!(get(&store, "counter").unwrap().epoch, number_again);
+        }
+    }
+    println!("{full} commits found no room, {done} did");
+    assert!(full > 0 && done > 0);
+}
+
+fn numbered(number: u64) -> Vec<Change> {
+    // Small ones need no room but for opening, large ones fail in the middle.
+    let mut counter = padded(user("counter", 1), [3_000, 600_000, 200_000][number as usize % 3]);
+    counter.epoch = number;
+    vec![put(counter), Change::Current(Some(id("counter"))), put(user("guest", 1))]
+}
