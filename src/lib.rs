@@ -40,6 +40,7 @@
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, getrandom, httparse, jsonwebtoken |
+//! | `cli` | the `keyfob` command | lexopt, rpassword |
 
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
@@ -83,3 +84,8 @@ pub use session::{DEFAULT_DEADLINE, Events, Session, SessionBuilder, Subscriptio
 pub use sync::SyncConfiguration;
 pub use token::{AccessToken, RefreshToken};
 pub use user::User;
+
+// The README's programs are compiled, and run where they can be, with the tests.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

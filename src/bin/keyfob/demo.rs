@@ -1,0 +1,283 @@
+//! The whole story, told step by step on a backend of its own. Each step is checked as it is told.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+use std::{env, fs, io, process};
+
+use keyfob::server::Server;
+use keyfob::transport::Request;
+use keyfob::{
+    Clock, Credentials, Error, Event, LocalState, LogoutReason, Provider, RemovalReason,
+    ServerErrorCode, Session, SystemClock, TransportError, TransportErrorKind, User, UserState,
+};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::{Output, note};
+
+const APP_ID: &str = "keyfob-demo";
+const EMAIL: &str = "ada@example.org";
+const PASSWORD: &str = "correct horse battery staple";
+const ACCESS_LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// How long anything may take before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tells the story.
+///
+/// # Errors
+/// [`Failure::Demo`] with the first step that did not hold.
+pub(crate) fn run(out: &Output) -> Result<(), Failure> {
+    let mut story = Story { out, steps: Vec::new() };
+    let played = Scratch::new().and_then(|scratch| {
+        play(&mut story, &scratch.0)?;
+        scratch.remove()
+    });
+    if let Err(failure) = played {
+        let (step, message) = (story.steps.len(), failure.message());
+        let title = story.steps.last().copied().unwrap_or("Before the first step");
+        return Err(Failure::Demo(format!("step {step} did not hold: {title}: {message}")));
+    }
+    story.tell("Every step held.");
+    if out.is_json() { out.json_line(&json!({"steps": story.steps})) } else { Ok(()) }
+}
+
+fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
+    let clock = DemoClock::default();
+
+    story.step("A backend starts, in this process");
+    let server = Server::builder()
+        .app_id(APP_ID)
+        .access_token_lifetime(ACCESS_LIFETIME)
+        .clock(clock.clone())
+        .built_in_functions()
+        .start()
+        .map_err(Failure::Serve)?;
+    story.tell(format_args!("app {} at {}", server.app_id(), server.base_url()));
+    let builder = || {
+        Session::builder(server.app_id(), server.base_url())
+            .data_dir(dir)
+            .clock(clock.clone())
+            .deadline(PATIENCE)
+    };
+    let session = builder().open()?;
+
+    story.step("Ada registers with e-mail address and password");
+    session.email_password().register(EMAIL, &PASSWORD.into())?;
+    story.tell(EMAIL);
+
+    story.step("A wrong password is refused, with an error that is a type");
+    match session.log_in(&Credentials::email_password(EMAIL, "wrong")) {
+        Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
+            story.tell(format_args!("ServerErrorCode::InvalidPassword: {error}"));
+        }
+        Err(error) => return Err(error.into()),
+        Ok(_) => return unmet("the wrong password was accepted"),
+    }
+    ensure(session.users()?.is_empty(), "somebody is here, though nobody logged in")?;
+
+    story.step("Ada logs in");
+    let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD))?;
+    ensure(session.current_user()?.as_ref() == Some(&ada), "Ada is not the current user")?;
+    story.tell(format_args!("user {}, the current one", ada.id()));
+
+    story.step("A function runs on the backend, as Ada");
+    story.tell(format_args!("sum(1, 2) = {}", sum(&ada)?));
+
+    story.step("The session is closed and opened again from disk, without a network");
+    let id = ada.id().clone();
+    drop((ada, session));
+    let no_network = |request: &Request| {
+        Err(TransportError::new(TransportErrorKind::Connect, origin(request.url()))
+            .because("the network is off"))
+    };
+    let offline = builder().transport(no_network).open()?;
+    let ada = current(&offline)?;
+    ensure(*ada.id() == id, "the current user is not Ada")?;
+    ensure(ada.profile()?.email() == Some(EMAIL), "the profile is not there")?;
+    let identities = ada.identities()?;
+    ensure(
+        identities.iter().any(|identity| identity.provider == Provider::EmailPassword),
+        "the identity is not there",
+    )?;
+    story.tell(format_args!("from disk: user {id}, profile {}", json!(ada.profile()?.data())));
+    match sum(&ada) {
+        Err(Failure::Keyfob(error @ Error::Transport(_))) if error.is_retryable() => {
+            story.tell(format_args!("a call fails, and may be tried again: {error}"));
+        }
+        Err(failure) => return Err(failure),
+        Ok(_) => return unmet("a call was answered without a network"),
+    }
+    ensure(ada.state()? == UserState::LoggedIn, "Ada is not logged in any more")?;
+    drop((ada, offline));
+
+    story.step("The access token expires, and the next call gets a new one first");
+    let session = builder().open()?;
+    let ada = current(&session)?;
+    let mut events = session.events()?;
+    let expired = ada.access_token_expires_at()?;
+    clock.advance(ACCESS_LIFETIME);
+    story.tell(format_args!("half an hour later: sum(1, 2) = {}", sum(&ada)?));
+    let expires_at = ada.access_token_expires_at()?;
+    ensure(expires_at > expired, "the token is still the old one")?;
+    let refreshes = server.count("POST", "/api/client/v2.0/auth/session");
+    ensure(refreshes == 1, "there was not exactly one refresh")?;
+
+    story.step("A second user logs in, without an account, and both stay logged in");
+    let guest = session.log_in(&Credentials::anonymous())?;
+    ensure(current(&session)? == guest, "the guest is not the current user")?;
+    for user in session.users()? {
+        let seen: Value = user.functions().call("whoami", ())?;
+        ensure(seen["user_id"] == user.id().as_str(), "the backend takes one for the other")?;
+        story.tell(format_args!("the backend knows user {}", user.id()));
+    }
+
+    story.step("Ada is made the current user again");
+    session.switch_user(&ada)?;
+    ensure(current(&session)? == ada, "Ada is not the current user")?;
+
+    story.step("Ada logs out, and the guest is current; then the guest is removed");
+    ada.log_out()?;
+    ensure(ada.state()? == UserState::LoggedOut, "Ada is not logged out")?;
+    ensure(ada.profile()?.email() == Some(EMAIL), "the profile went with the log-out")?;
+    ensure(current(&session)? == guest, "the guest is not the current user")?;
+    match sum(&ada) {
+        Err(Failure::Keyfob(error @ Error::LocalState(LocalState::NotLoggedIn(_)))) => {
+            story.tell(format_args!("a call as Ada: {error}"));
+        }
+        Err(failure) => return Err(failure),
+        Ok(_) => return unmet("a call was made as a user who is logged out"),
+    }
+    session.remove_user(&guest)?;
+    ensure(session.users()? == [ada.clone()], "the guest is still here")?;
+    ensure(session.current_user()?.is_none(), "somebody is still current")?;
+
+    story.step("A listener has heard it all, in order");
+    let (ada, guest) = (ada.id().clone(), guest.id().clone());
+    let change = |from: Option<_>, to: Option<_>| Event::CurrentUserChanged { from, to };
+    let expected = [
+        Event::TokenRefreshed { user: ada.clone(), expires_at },
+        Event::LoggedIn { user: guest.clone(), provider: Provider::Anonymous },
+        change(Some(ada.clone()), Some(guest.clone())),
+        change(Some(guest.clone()), Some(ada.clone())),
+        Event::LoggedOut { user: ada.clone(), reason: LogoutReason::Requested },
+        change(Some(ada), Some(guest.clone())),
+        Event::Removed { user: guest.clone(), reason: RemovalReason::Requested },
+        change(Some(guest), None),
+    ];
+    for expected in expected {
+        let heard = events.next_timeout(PATIENCE);
+        if heard.as_ref() != Some(&expected) {
+            return unmet(format!("expected {expected:?}, heard {heard:?}"));
+        }
+        story.tell(json!(expected));
+    }
+    Ok(())
+}
+
+fn sum(user: &User) -> Result<i64, Failure> {
+    let sum = user.functions().call("sum", (1, 2))?;
+    ensure(sum == 3, "the backend cannot add")?;
+    Ok(sum)
+}
+
+fn current(session: &Session) -> Result<User, Failure> {
+    session.current_user()?.ok_or_else(|| Failure::Demo("there is no current user".to_owned()))
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<(), Failure> {
+    if holds { Ok(()) } else { unmet(otherwise) }
+}
+
+fn unmet<T>(what: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Demo(what.into()))
+}
+
+fn origin(url: &str) -> &str {
+    let end = url.match_indices('/').nth(2).map_or(url.len(), |(at, _)| at);
+    &url[..end]
+}
+
+struct Story<'a> {
+    out: &'a Output,
+    /// The titles of the steps so far.
+    steps: Vec<&'static str>,
+}
+
+impl Story<'_> {
+    fn step(&mut self, title: &'static str) {
+        self.steps.push(title);
+        self.line(&format!("{:2}. {title}", self.steps.len()));
+    }
+
+    fn tell(&self, what: impl Display) {
+        self.line(&format!("    {what}"));
+    }
+
+    fn line(&self, line: &str) {
+        if self.out.is_json() {
+            note(line);
+        } else {
+            // A story goes on when nobody listens: the exit code tells how it ended.
+            let _ = self.out.text(line);
+        }
+    }
+}
+
+/// A clock that runs ahead of the machine's, for the backend and the session alike.
+#[derive(Clone, Default)]
+struct DemoClock(Arc<AtomicU64>);
+
+impl DemoClock {
+    fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_secs(), Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for DemoClock {
+    fn now(&self) -> SystemTime {
+        SystemClock.now() + self.ahead()
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic() + self.ahead()
+    }
+}
+
+/// A directory that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, Failure> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let name = format!("keyfob-demo-{}-{}", process::id(), since.as_nanos());
+        let dir = env::temp_dir().join(name);
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&dir).map_err(|error| no_scratch("made", &dir, &error))?;
+        Ok(Self(dir))
+    }
+
+    fn remove(self) -> Result<(), Failure> {
+        fs::remove_dir_all(&self.0).map_err(|error| no_scratch("removed", &self.0, &error))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Gone already if all went well; otherwise another failure is being told.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn no_scratch(what: &str, dir: &Path, error: &io::Error) -> Failure {
+    Failure::Demo(format!("the directory {} cannot be {what}: {error}", dir.display()))
+}

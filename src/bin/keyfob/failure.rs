@@ -1,0 +1,140 @@
+//! Why the command ends without its result, and with which exit code.
+
+use std::error::Error as StdError;
+use std::io;
+
+use keyfob::Error;
+
+/// What the command ends with instead of a result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A step of the demo did not hold.
+    Demo(String),
+    /// The library said no.
+    Keyfob(Error),
+    /// Done here, but the backend does not know.
+    NotTold { done: String, error: Error },
+    /// Standard output cannot be written.
+    Output(io::Error),
+    /// The backend could not be started.
+    Serve(io::Error),
+    /// The command line, the environment or standard input asks for what cannot be done.
+    Usage(String),
+}
+
+impl Failure {
+    /// Returns the exit code. An answer that makes no sense counts as a refusal.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Keyfob(error) | Self::NotTold { error, .. } => match error {
+                error if error.is_timeout() => 4,
+                Error::Config { .. } => 2,
+                Error::LocalState(_) | Error::LoginEnded(_) => 3,
+                Error::Transport(_) => 4,
+                Error::Store(_) => 5,
+                _ => 1,
+            },
+            // Whoever read the output has had enough of it: that is no failure of ours.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Demo(_) | Self::Output(_) | Self::Serve(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+
+    /// Returns the kind, for programs: one word that does not change.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Demo(_) => "demo",
+            Self::Keyfob(error) | Self::NotTold { error, .. } => match error {
+                Error::Config { .. } => "config",
+                Error::Decode(_) => "decode",
+                Error::LocalState(_) => "local_state",
+                Error::LoginEnded(_) => "login_ended",
+                Error::Server(_) => "server",
+                Error::Store(_) => "store",
+                Error::Transport(_) => "transport",
+                _ => "other",
+            },
+            Self::Output(_) => "output",
+            Self::Serve(_) => "serve",
+            Self::Usage(_) => "usage",
+        }
+    }
+
+    /// Returns the error of the library, if it is one.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Keyfob(error) | Self::NotTold { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns what to tell, with all causes, each once.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Demo(what) | Self::Usage(what) => what.clone(),
+            Self::Keyfob(error) => with_causes(error),
+            Self::NotTold { done, error } => {
+                format!("{done} here, but the backend could not be told: {}", with_causes(error))
+            }
+            Self::Output(error) => {
+                format!("standard output cannot be written: {}", with_causes(error))
+            }
+            Self::Serve(error) => format!("the backend cannot start: {}", with_causes(error)),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Keyfob(error)
+    }
+}
+
+fn with_causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfob::{
+        LocalState, StoreError, StoreErrorKind, TransportError, TransportErrorKind, UserId,
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_exit_code() {
+        let code = |error: Error| Failure::from(error).exit_code();
+        assert_eq!(code(LocalState::NoCurrentUser.into()), 3);
+        assert_eq!(code(LocalState::UnknownUser(UserId::new("x")).into()), 3);
+        assert_eq!(code(TransportError::new(TransportErrorKind::Tls, "https://a").into()), 4);
+        assert_eq!(code(TransportError::new(TransportErrorKind::Timeout, "https://a").into()), 4);
+        assert_eq!(code(StoreError::new(StoreErrorKind::Access, "no").into()), 5);
+        assert_eq!(code(StoreError::new(StoreErrorKind::Busy, "no").into()), 4);
+        let config = Error::Config { what: "the base URL", reason: "no".to_owned() };
+        assert_eq!(code(config), 2);
+        assert_eq!(Failure::Output(io::ErrorKind::BrokenPipe.into()).exit_code(), 0);
+        assert_eq!(Failure::Output(io::ErrorKind::StorageFull.into()).exit_code(), 1);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = TransportError::new(TransportErrorKind::Connect, "http://127.0.0.1:1")
+            .because(io::Error::other("refused"));
+        assert_eq!(
+            Failure::from(Error::from(error)).message(),
+            "cannot connect: http://127.0.0.1:1: refused"
+        );
+    }
+}
