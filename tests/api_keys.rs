@@ -1,5 +1,7 @@
 //! API keys: made, listed and ended with the refresh token.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use keyfob::{ApiKeyId, Error, ServerErrorCode, UserState};

@@ -379,6 +379,28 @@ fn the_store_is_for_its_owner_alone() {
     assert!(seen > 4, "{seen}");
 }
 
+#[test]
+fn a_token_is_in_no_file_once_its_user_has_logged_out() {
+    fn holds(path: &Path, text: &str) -> bool {
+        if path.is_dir() {
+            return fs::read_dir(path).unwrap().any(|entry| holds(&entry.unwrap().path(), text));
+        }
+        fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    let backend = Backend::start(&[]);
+    let at = backend.place("left-over-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let token = at.json(&["token"])["access_token"].as_str().unwrap().to_owned();
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(holds(&at.store, signature), "not where it is looked for");
+    at.json(&["logout"]);
+    assert!(holds(&at.store, EMAIL), "the profile stays");
+    assert!(!holds(&at.store, signature) && !holds(&at.store, "eyJ"));
+    assert!(!holds(&at.store, PASSWORD));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn without_a_store_option_the_platform_says_where() {

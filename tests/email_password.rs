@@ -1,5 +1,7 @@
 //! Confirmation and password reset: what is sent, and what a refusal says.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use keyfob::{Secret, ServerErrorCode};

@@ -1,5 +1,7 @@
 //! Events: what happened, in order, to whoever listens, whatever the listener does.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::mpsc;

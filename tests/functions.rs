@@ -1,5 +1,7 @@
 //! Function calls: what is sent, and what a result may be read as.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Linking accounts, and deleting users.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use keyfob::{

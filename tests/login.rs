@@ -1,5 +1,7 @@
 //! Logging in: what is sent, what is stored, and what a failure leaves behind.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! The test program starts itself again as its own children; what a child does is named in its
 //! environment, and [`child`] is the way in.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "server")]
 
 mod support;

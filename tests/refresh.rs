@@ -1,5 +1,7 @@
 //! Access tokens: refreshed when they are due, by one for all, and never at the price of a login.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::{Arc, Barrier, Mutex};

@@ -1,5 +1,7 @@
 //! What a user hands to a sync engine.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use keyfob::ejson::{Binary, ObjectId};

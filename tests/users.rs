@@ -1,5 +1,7 @@
 //! Several users on one device: who is current, who follows, and what a log-out leaves.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use keyfob::{

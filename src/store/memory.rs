@@ -163,7 +163,7 @@ impl State {
                 Change::Tell(event) => events.push(event),
             }
         }
-        self.ring.push(self.number, &events);
+        self.ring.push_in_memory(self.number, &events);
     }
 }
 

@@ -11,10 +11,12 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::Recent;
 use crate::event::Event;
 
-/// How many commits with events are remembered.
+/// How many commits with events are remembered, and how many bytes of events, where each commit
+/// writes the ring to disk.
 const COMMITS: usize = 64;
-/// How many bytes of events are remembered.
 const BYTES: usize = 16 * 1024;
+/// The same where nothing is written: commits can come in faster than a listener is scheduled.
+const COMMITS_IN_MEMORY: usize = 1024;
 
 /// All events of the commits after `since`, oldest first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -37,6 +39,15 @@ impl Ring {
 
     /// Remembers the events of a commit, and forgets the oldest ones if there are too many.
     pub(super) fn push(&mut self, number: u64, events: &[Event]) {
+        self.push_within(number, events, COMMITS, BYTES);
+    }
+
+    /// As [`Ring::push`], with the bounds of a ring that is not written.
+    pub(super) fn push_in_memory(&mut self, number: u64, events: &[Event]) {
+        self.push_within(number, events, COMMITS_IN_MEMORY, usize::MAX);
+    }
+
+    fn push_within(&mut self, number: u64, events: &[Event], commits: usize, limit: usize) {
         if events.is_empty() {
             return;
         }
@@ -45,10 +56,11 @@ impl Ring {
             return;
         };
         self.told.push_back(Told { number, events });
-        let mut bytes: usize = self.told.iter().map(Told::size).sum();
-        while self.told.len() > COMMITS || bytes > BYTES {
+        let counted = limit != usize::MAX;
+        let mut bytes = if counted { self.told.iter().map(Told::size).sum() } else { 0 };
+        while self.told.len() > commits || bytes > limit {
             let Some(oldest) = self.told.pop_front() else { break };
-            bytes -= oldest.size();
+            bytes = bytes.saturating_sub(oldest.size());
             self.since = oldest.number;
         }
     }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod backend;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -61,6 +61,48 @@ pub(crate) struct Serve {
     pub(crate) refresh_ttl: Option<Duration>,
 }
 
+/// Parses the arguments, without the name of the program.
+///
+/// # Errors
+/// [`Failure::Usage`] with what is wrong, and where the help is.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Invocation, Failure> {
+    let mut words = Words::new(arguments);
+    let mut entry = None;
+    let command = match command(&mut words, &mut entry) {
+        Ok(command) => command,
+        Err(Stop::Help) => Command::Text(entry.map_or_else(help, help_of)),
+        Err(Stop::Version) => Command::Text(format!("keyfob {}", env!("CARGO_PKG_VERSION"))),
+        Err(Stop::Usage(message)) => {
+            let of = entry.map(|entry| format!(" {}", entry.name())).unwrap_or_default();
+            return Err(Failure::Usage(format!("{message} (see `keyfob{of} --help`)")));
+        }
+    };
+    Ok(Invocation { command, settings: words.into_settings() })
+}
+
+/// Tells whether errors are wanted as JSON, for arguments that could not be parsed.
+pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
+fn command(words: &mut Words, entry: &mut Option<&'static Entry>) -> Result<Command, Stop> {
+    let name = match words.next()? {
+        Some(Word::Value(name)) => name,
+        Some(word) => return unexpected(word),
+        None => return usage("there is no command"),
+    };
+    let Some(found) = COMMANDS.iter().find(|entry| name == OsStr::new(entry.name())) else {
+        return usage(format!("there is no command {name:?}"));
+    };
+    *entry = Some(found);
+    let command = (found.parse)(words)?;
+    match words.given_beyond(found.options) {
+        Some(option) => usage(format!("{option} means nothing to `{}`", found.name())),
+        None => Ok(command),
+    }
+}
+
+/// A command, with its help.
 struct Entry {
     usage: &'static str,
     about: &'static str,
@@ -70,8 +112,11 @@ struct Entry {
     parse: fn(&mut Words) -> Result<Command, Stop>,
 }
 
-const DEFAULT_ADDR: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
+impl Entry {
+    fn name(&self) -> &'static str {
+        self.usage.split(' ').next().unwrap_or_default()
+    }
+}
 
 const COMMANDS: &[Entry] = &[
     Entry {
@@ -177,53 +222,6 @@ const COMMANDS: &[Entry] = &[
     },
 ];
 
-/// Parses the arguments, without the name of the program.
-///
-/// # Errors
-/// [`Failure::Usage`] with what is wrong, and where the help is.
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Invocation, Failure> {
-    let mut words = Words::new(arguments);
-    let mut entry = None;
-    let command = match command(&mut words, &mut entry) {
-        Ok(command) => command,
-        Err(Stop::Help) => Command::Text(entry.map_or_else(help, help_of)),
-        Err(Stop::Version) => Command::Text(format!("keyfob {}", env!("CARGO_PKG_VERSION"))),
-        Err(Stop::Usage(message)) => {
-            let of = entry.map(|entry| format!(" {}", entry.name())).unwrap_or_default();
-            return Err(Failure::Usage(format!("{message} (see `keyfob{of} --help`)")));
-        }
-    };
-    Ok(Invocation { command, settings: words.into_settings() })
-}
-
-/// Tells whether errors are wanted as JSON, for arguments that could not be parsed.
-pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
-    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
-}
-
-fn command(words: &mut Words, entry: &mut Option<&'static Entry>) -> Result<Command, Stop> {
-    let name = match words.next()? {
-        Some(Word::Value(name)) => name,
-        Some(word) => return unexpected(word),
-        None => return usage("there is no command"),
-    };
-    let Some(found) = COMMANDS.iter().find(|entry| name == OsStr::new(entry.name())) else {
-        return usage(format!("there is no command {name:?}"));
-    };
-    *entry = Some(found);
-    let command = (found.parse)(words)?;
-    match words.given_beyond(found.options) {
-        Some(option) => usage(format!("{option} means nothing to `{}`", found.name())),
-        None => Ok(command),
-    }
-}
-
-impl Entry {
-    fn name(&self) -> &'static str {
-        self.usage.split(' ').next().unwrap_or_default()
-    }
-}
-
 fn parse_register(words: &mut Words) -> Result<Command, Stop> {
     let mut email = None;
     while let Some(word) = words.next()? {
@@ -268,6 +266,9 @@ fn parse_call(words: &mut Words) -> Result<Command, Stop> {
     }
     Ok(Command::Call { name, arguments })
 }
+
+const DEFAULT_ADDR: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
 
 fn parse_serve(words: &mut Words) -> Result<Command, Stop> {
     let mut serve = Serve { data: None, addr: DEFAULT_ADDR, access_ttl: None, refresh_ttl: None };

@@ -111,10 +111,14 @@ impl SledStore {
             return Ok(view);
         }
         let mut naps = Naps::until(deadline);
-        for turn in 0.. {
+        let mut turns = 0;
+        loop {
             let error = match self.look()? {
                 Look::Is(view) => return Ok(view),
-                Look::Changed if turn < TURNS => continue,
+                Look::Changed if turns < TURNS => {
+                    turns += 1;
+                    continue;
+                }
                 Look::Changed => self.busy("others kept writing"),
                 Look::Wait(error) => error,
             };
@@ -122,7 +126,6 @@ impl SledStore {
                 return Err(error);
             }
         }
-        Err(self.busy("others kept writing"))
     }
 
     /// Returns what was read last.

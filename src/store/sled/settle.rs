@@ -2,7 +2,7 @@
 //!
 //! It finds the database that holds the truth, proves that it has lost nothing, completes what a
 //! dead writer began, and removes what a dead writer left. A database that is damaged is kept
-//! under another name, and what happens then is for [`OnDamage`](super::OnDamage) to say.
+//! under another name, and what happens then is for [`OnDamage`] to say.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,27 +57,14 @@ impl<'a> Writer<'a> {
         let place = self.place;
         let open = self.open.insert(open(store, place, self.deadline)?);
         let head = &open.head;
-        if let Some(known) = &self.known
-            && known.number > head.number
-        {
-            let why = format!("it ends at commit {} of {}", head.number, known.number);
-            return Err(lost(&store.files.database(place.database), why));
-        }
-        if place.is_settled() && head.generation < place.count {
-            return Err(lost(
-                &store.files.database(place.database),
-                "its newest commit is missing",
-            ));
-        }
+        prove_whole(head, place, self.known.as_deref())
+            .map_err(|error| error.at(open.database.path()))?;
         store.files.sweep(place.database);
-        let agrees = |known: &Arc<Snapshot>| {
-            let counts = (known.generation, head.generation);
+        let agreed = self.known.as_ref().is_some_and(|known| {
             place.is_settled()
-                && counts == (place.count, place.count)
-                && known.number == head.number
-                && known.database == place.database
-        };
-        let agreed = self.known.as_ref().is_some_and(agrees);
+                && (known.generation, head.generation) == (place.count, place.count)
+                && (known.number, known.database) == (head.number, place.database)
+        });
         if agreed && !self.known.as_ref().is_some_and(|known| known.is_thin()) {
             return Ok(());
         }
@@ -114,12 +101,14 @@ impl<'a> Writer<'a> {
             } else {
                 "the database is gone"
             };
-            let reason =
-                format!("{what}; to go on with what the snapshot holds, open the store to recover");
+            let reason = format!(
+                "{what}, open the store with OnDamage::Recover to go on with what its snapshot \
+                 still holds"
+            );
             return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(path).because(error));
         }
-        // Nobody has seen a number that is higher than half of the generation: each commit takes
-        // two. That counts where the snapshot is not the newest one, or is gone.
+        // Where the snapshot is not the newest one, or is gone, the generation tells how far the
+        // numbers may have come: each commit takes two.
         let up_to_date = |known: &&Arc<Snapshot>| {
             known.generation.saturating_add(u64::from(!self.place.is_settled())) >= self.place.count
         };
@@ -127,7 +116,7 @@ impl<'a> Writer<'a> {
         let mut snapshot =
             self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(store.codec));
         if !current {
-            snapshot.number = snapshot.number.max(self.place.count / 2);
+            snapshot.number = snapshot.number.max(self.place.count.div_ceil(2));
             snapshot.ring = Ring::since(snapshot.number);
         }
         snapshot.number += 1;
@@ -253,7 +242,22 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
     Ok(Open { database, head })
 }
 
+/// Demands that a database has all that it must have: at least the commits that the snapshot knows
+/// of, and the generation that its file says. sled opens one that lost its end without a word.
+fn prove_whole(head: &Head, place: Generation, known: Option<&Snapshot>) -> Result<(), StoreError> {
+    let newest = known.map_or(0, |known| known.number);
+    if newest > head.number {
+        let why = format!("it ends at commit {} of {newest}", head.number);
+        return Err(StoreError::new(StoreErrorKind::Damaged, why));
+    }
+    if place.is_settled() && head.generation < place.count {
+        let why = format!("it ends at generation {} of {}", head.generation, place.count);
+        return Err(StoreError::new(StoreErrorKind::Damaged, why));
+    }
+    Ok(())
+}
+
 /// Says that the database is not what it was.
-fn lost(path: &Path, why: impl Into<std::borrow::Cow<'static, str>>) -> StoreError {
+fn lost(path: &Path, why: &'static str) -> StoreError {
     StoreError::new(StoreErrorKind::Damaged, why).at(path)
 }

@@ -1,0 +1,189 @@
+//! Any API from any listener, from many threads at once: nothing hangs, and every listener hears
+//! every event once, in the order of the commits.
+//!
+//! `KEYFOB_LISTENER_OPERATIONS` says how many (a million take minutes), `KEYFOB_SEED` repeats the
+//! choices of a run, though not how its threads interleave.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::{Change, Decide, Flight, MemoryStore, Recent, Store, StoredUser};
+use keyfob::{Credentials, Deadline, Event, Session, StoreError, UserId};
+use support::backend::{Backend, Random, seed, setting};
+use support::{APP, ManualClock, START, URL};
+
+/// A store that writes down what each commit told.
+#[derive(Clone, Default)]
+struct Recorder {
+    inner: MemoryStore,
+    told: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Store for Recorder {
+    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
+        self.inner.current(deadline)
+    }
+
+    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
+        self.inner.location(deadline)
+    }
+
+    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        self.inner.user(id, deadline)
+    }
+
+    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.inner.users(deadline)
+    }
+
+    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
+        self.inner.commit(deadline, &mut |tables| {
+            let changes = decide(tables)?;
+            let told = changes.iter().filter_map(|change| match change {
+                Change::Tell(event) => Some(event.clone()),
+                _ => None,
+            });
+            self.told.lock().unwrap().extend(told);
+            Ok(changes)
+        })
+    }
+
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+        self.inner.recent(number, deadline)
+    }
+
+    fn refresh_flight(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>, StoreError> {
+        self.inner.refresh_flight(user, deadline)
+    }
+}
+
+/// Does something at random; whether it works is another matter.
+fn act(session: &Session, random: &mut Random) {
+    let account = format!("account-{}", random.below(6));
+    let user = session.users().unwrap();
+    let user = (!user.is_empty()).then(|| user[random.below(user.len())].clone());
+    let _ = match (random.below(12), user) {
+        (0 | 1, _) => session.log_in(&Credentials::jwt(account.as_str())).map(drop),
+        (2, _) => session.log_in(&Credentials::anonymous()).map(drop),
+        (3 | 4, Some(user)) => session.switch_user(&user),
+        (5, Some(user)) => user.log_out(),
+        (6, Some(user)) => session.remove_user(&user),
+        (7, Some(user)) => user.refresh_access_token().map(drop),
+        (8, Some(user)) => user.link(&Credentials::api_key(account.as_str())),
+        (9, Some(user)) => user.valid_access_token().map(drop),
+        (10, Some(user)) => user.refresh_profile().map(drop),
+        (11, Some(user)) => user.changes().map(drop),
+        _ => session.current_user().map(drop),
+    };
+}
+
+#[test]
+fn any_api_from_any_listener_neither_hangs_nor_loses_nor_doubles_an_event() {
+    const THREADS: usize = 6;
+    const LISTENERS: usize = 3;
+    let operations =
+        usize::try_from(setting("KEYFOB_LISTENER_OPERATIONS").unwrap_or(6_000)).unwrap();
+    let seed = seed();
+    println!("KEYFOB_SEED={seed} KEYFOB_LISTENER_OPERATIONS={operations}");
+    let clock = ManualClock::at(START);
+    let store = Recorder::default();
+    let session = Session::builder(APP, URL)
+        .clock(clock.clone())
+        .transport(Backend::new(&clock))
+        .store(store.clone())
+        .location_lookup(false)
+        .deadline(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let heard: Vec<Arc<Mutex<Vec<Event>>>> = (0..LISTENERS).map(|_| Arc::default()).collect();
+    // What listeners do makes events, which make listeners do more: only so much of it.
+    let allowance = Arc::new(AtomicUsize::new(operations));
+    let seeds = Arc::new(AtomicU64::new(seed));
+    let subscriptions: Vec<_> = heard
+        .iter()
+        .map(|heard| {
+            let (heard, session) = (heard.clone(), session.clone());
+            let (allowance, seeds) = (allowance.clone(), seeds.clone());
+            let (listener, store) = (session.clone(), store.clone());
+            session
+                .subscribe(move |event| {
+                    let told = store.told.lock().unwrap().len();
+                    let mut heard = heard.lock().unwrap();
+                    heard.push(event.clone());
+                    let keeps_up = told < heard.len() + 200;
+                    drop(heard);
+                    let spend = |left: usize| left.checked_sub(1);
+                    if keeps_up
+                        && allowance.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend).is_ok()
+                    {
+                        let seed = seeds.fetch_add(0x9e37_79b9, Ordering::SeqCst) | 1;
+                        act(&listener, &mut Random(seed));
+                    }
+                })
+                .unwrap()
+        })
+        .collect();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (session, clock) = (session.clone(), clock.clone());
+            let (heard, store) = (&heard, &store);
+            scope.spawn(move || {
+                let mut random = Random(seed.wrapping_add(thread as u64 * 7919) | 1);
+                for _ in 0..operations / THREADS {
+                    // Whoever falls behind by a queue's length is told so; that is not the matter here.
+                    let behind = |heard: &Arc<Mutex<Vec<Event>>>| {
+                        store.told.lock().unwrap().len() > heard.lock().unwrap().len() + 200
+                    };
+                    while heard.iter().any(behind) {
+                        thread::yield_now();
+                    }
+                    clock.advance(Duration::from_millis(10));
+                    act(&session, &mut random);
+                }
+            });
+        }
+    });
+    // Quiet comes once the listeners have spent what they may and heard what there is to hear.
+    allowance.store(0, Ordering::SeqCst);
+    let mark = Event::LoggedIn { user: UserId::new("mark"), provider: keyfob::Provider::Jwt };
+    let tell = |tables: &dyn keyfob::store::Tables| {
+        assert!(tables.number() > 0);
+        Ok(vec![Change::Tell(mark.clone())])
+    };
+    let deadline = || Deadline::after(Duration::from_secs(60));
+    // Whoever was still inside a listener tells after the mark, so it is set until nobody is.
+    loop {
+        store.commit(deadline(), &mut |tables| tell(tables)).unwrap();
+        let end = deadline();
+        let all_heard = || {
+            heard
+                .iter()
+                .all(|heard| heard.lock().unwrap().len() >= store.told.lock().unwrap().len())
+        };
+        while !all_heard() && !end.has_passed() {
+            thread::yield_now();
+        }
+        assert!(!end.has_passed(), "a listener never heard all of it");
+        if store.told.lock().unwrap().last() == Some(&mark) {
+            break;
+        }
+    }
+    drop(subscriptions);
+    let told = store.told.lock().unwrap();
+    for heard in heard {
+        let heard = heard.lock().unwrap();
+        let first = heard.iter().zip(told.iter()).position(|(heard, told)| heard != told);
+        assert_eq!((heard.len(), first), (told.len(), None), "{:?}", first.map(|at| &heard[at]));
+    }
+    println!("{} events", told.len());
+}
