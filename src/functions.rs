@@ -60,8 +60,9 @@ impl<'a> Functions<'a> {
     /// Source: realm-core `app.cpp`, `App::call_function`.
     pub fn call<T: DeserializeOwned>(&self, name: &str, arguments: impl Serialize) -> Result<T> {
         let answer = self.send(name, &arguments)?;
-        ejson::from_slice(answer.body())
-            .map_err(|error| Error::decode(format!("the result of function `{name}`"), error))
+        ejson::from_slice(answer.body()).map_err(|error| {
+            Error::decode(format!("the result of function `{name}`"), ejson::explain(&error))
+        })
     }
 
     /// Calls a function and returns the text of its result, as the backend sent it.

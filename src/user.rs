@@ -232,7 +232,7 @@ impl User {
 fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
     let Some(document) = token.user_data()? else { return Ok(None) };
     ejson::from_slice(document.get().as_bytes())
-        .map_err(|error| Error::decode("the custom user data", error))
+        .map_err(|error| Error::decode("the custom user data", ejson::explain(&error)))
 }
 
 impl PartialEq for User {

@@ -37,6 +37,34 @@ pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 use crate::error::{Error, Result};
 
+/// Says why a text does not fit a type, without the text: serde quotes what it found, which may be
+/// a secret.
+pub(crate) fn explain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
+    if !quotes.iter().any(|start| text.starts_with(start)) {
+        return match error.classify() {
+            // Somebody's own words about a value.
+            serde_json::error::Category::Data if !is_about_fields(&text) => {
+                let (line, column) = (error.line(), error.column());
+                format!("a value does not fit at line {line} column {column}")
+            }
+            _ => text,
+        };
+    }
+    match (text.find(['`', '"']), text.rfind(", expected ")) {
+        (Some(from), Some(to)) if from < to => {
+            format!("{}{}", text[..from].trim_end(), &text[to..])
+        }
+        _ => text,
+    }
+}
+
+/// Tells whether serde speaks of a field by the name that the type gives it.
+fn is_about_fields(text: &str) -> bool {
+    text.starts_with("missing field ") || text.starts_with("invalid length ")
+}
+
 /// Writes the arguments of a function: a list, or nothing for none.
 pub(crate) fn list(arguments: &impl Serialize) -> Result<Vec<u8>> {
     let wrong = |reason: &str| Error::decode("the arguments of a function", reason);
@@ -45,5 +73,41 @@ pub(crate) fn list(arguments: &impl Serialize) -> Result<Vec<u8>> {
         Some(b'[') => Ok(list),
         _ if list == b"null" => Ok(b"[]".to_vec()),
         _ => Err(wrong("expected a list: a tuple, a slice, or () for none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_explained_and_not_quoted() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "it is never read")]
+        enum Colour {
+            Red,
+        }
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "it is never read")]
+        struct Named {
+            name: Colour,
+        }
+        let explained = |text: &str| explain(&from_slice::<Named>(text.as_bytes()).unwrap_err());
+        for (text, expected) in [
+            (r#"{"name":"s\"ecret"}"#, "unknown variant, expected `Red` at line 1 column 20"),
+            (r#""secret""#, "invalid type: string, expected struct Named at line 1 column 8"),
+            ("{}", "missing field `name` at line 1 column 2"),
+            ("[", "EOF while parsing a list at line 1 column 1"),
+        ] {
+            let text = explained(text);
+            assert!(text.starts_with(expected.split(" at line").next().unwrap()), "{text}");
+            assert!(!text.contains("ecret"), "{text}");
+        }
+        let error = from_slice::<u8>(b"300").unwrap_err();
+        assert!(explain(&error).starts_with("invalid value: integer, expected u8"));
+        let error = from_slice::<std::net::Ipv4Addr>(br#""secret""#).unwrap_err();
+        assert!(!explain(&error).contains("secret"));
     }
 }

@@ -9,6 +9,9 @@ pub mod events {}
 #[doc = include_str!("flutter.md")]
 pub mod flutter {}
 
+#[doc = include_str!("lessons.md")]
+pub mod lessons {}
+
 #[doc = include_str!("storage.md")]
 pub mod storage {}
 
