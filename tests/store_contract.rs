@@ -1,6 +1,6 @@
 //! The laws of `Store`, held against every store there is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
 mod store_support;
 

@@ -4,7 +4,7 @@
 //! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats
 //! the choices of a run, though not the moments.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
 mod store_support;
 

@@ -1,6 +1,6 @@
 //! What a damaged store does: it goes on with nothing lost, or it says so and keeps the bytes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
 mod store_support;
 

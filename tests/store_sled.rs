@@ -1,6 +1,6 @@
 //! What `SledStore` promises beyond the laws of every store: sharing, files, secrecy, limits.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
 mod store_support;
 
