@@ -75,11 +75,35 @@ impl<'a> Functions<'a> {
         })
     }
 
+    /// Calls a function with BSON values, and returns its result as one: every type of BSON comes
+    /// through as it is, 32-bit numbers too.
+    ///
+    /// # Errors
+    /// As [`Functions::call`].
+    #[cfg(feature = "bson")]
+    pub fn call_bson(&self, name: &str, arguments: &[bson::Bson]) -> Result<bson::Bson> {
+        let wrong = |reason: &dyn std::fmt::Display| {
+            Error::decode(format!("the result of function `{name}`"), reason)
+        };
+        let arguments = arguments.iter().cloned().map(bson::Bson::into_canonical_extjson);
+        let arguments = serde_json::Value::Array(arguments.collect()).to_string();
+        let answer = self.send_text(name, arguments.as_bytes())?;
+        let result: serde_json::Value = match answer.body().trim_ascii() {
+            b"" => serde_json::Value::Null,
+            body => serde_json::from_slice(body).map_err(|error| wrong(&ejson::explain(&error)))?,
+        };
+        // Its own words may quote the value.
+        bson::Bson::try_from(result).map_err(|_| wrong(&"it is no extended JSON"))
+    }
+
     fn send(&self, name: &str, arguments: &impl Serialize) -> Result<Response> {
+        self.send_text(name, &ejson::list(arguments)?)
+    }
+
+    fn send_text(&self, name: &str, arguments: &[u8]) -> Result<Response> {
         let session = self.user.session();
-        let arguments = ejson::list(arguments)?;
         let service = self.service.as_deref();
-        let route = Route::call(session.app_id(), name, service, &arguments);
+        let route = Route::call(session.app_id(), name, service, arguments);
         session.inner.send_as(self.user.id(), &route, session.deadline())
     }
 }

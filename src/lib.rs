@@ -39,6 +39,7 @@
 //! | feature | adds | dependencies |
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
+//! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, getrandom, httparse, jsonwebtoken |
 //! | `cli` | the `keyfob` command | lexopt, rpassword |
 

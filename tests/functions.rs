@@ -98,3 +98,28 @@ fn a_redirect_is_reported_and_not_followed() {
     assert_eq!(user.functions().call::<()>("f", ()).unwrap_err().status(), Some(307));
     assert_eq!(script.routes(), [CALL]);
 }
+
+#[cfg(feature = "bson")]
+#[test]
+fn bson_comes_through_with_every_type() {
+    use bson::{Bson, doc, oid::ObjectId};
+    let (script, _, _, user) = logged_in();
+    script.on(CALL, |sent| Ok(json_answer(200, &sent.body.as_ref().unwrap()["arguments"][0])));
+    let value = Bson::Document(doc! {
+        "int": 1_i32, "long": 1_i64, "double": 1.0, "none": Bson::Null,
+        "id": ObjectId::from_bytes([7; 12]), "list": [true, "x"],
+        "date": bson::DateTime::from_millis(-5),
+        "bytes": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2] },
+        "decimal": Bson::Decimal128("1.50".parse().unwrap()),
+    });
+    assert_eq!(user.functions().call_bson("echo", std::slice::from_ref(&value)).unwrap(), value);
+    assert_eq!(
+        script.sent()[0].body.as_ref().unwrap()["arguments"][0]["int"],
+        json!({"$numberInt": "1"})
+    );
+    script.on(CALL, |_| Ok(Response::new(200, "")));
+    assert_eq!(user.functions().call_bson("f", &[]).unwrap(), Bson::Null);
+    script.on(CALL, |_| Ok(Response::new(200, r#"{"$oid":"SECRET"}"#)));
+    let error = user.functions().call_bson("f", &[]).unwrap_err();
+    assert!(matches!(error, Error::Decode(_)) && !error.to_string().contains("SECRET"), "{error}");
+}
