@@ -47,6 +47,7 @@
 
 mod account;
 mod api_keys;
+mod calendar;
 mod clock;
 mod credentials;
 pub mod ejson;

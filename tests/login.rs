@@ -330,3 +330,17 @@ fn every_provider_sends_its_own_fields_byte_for_byte() {
     }
     assert!(Credentials::function(7).is_err());
 }
+
+#[test]
+fn a_location_that_cannot_be_told_now_is_asked_for_again() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 503, Value::Null).lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).open().unwrap();
+    session.log_in(&password()).unwrap();
+    let asked = script.count(LOCATION);
+    script.reply(LOCATION, 404, Value::Null);
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked + 1);
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked + 1, "a backend without the question is where it is");
+}

@@ -1,5 +1,7 @@
 //! Dates as text: `2026-01-31T12:00:00.5Z`, or with an offset from UTC.
 
+use crate::calendar::days;
+
 /// Reads an ISO 8601 date and time as milliseconds since the epoch. `None` if it is none.
 pub(super) fn parse(text: &str) -> Option<i64> {
     let (date, rest) = text.split_once('T')?;
@@ -49,14 +51,6 @@ fn days_in_month(year: i64, month: i64) -> i64 {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     }
-}
-
-/// Counts the days from the epoch to a date of the Gregorian calendar. Years begin in March here,
-/// so that the leap day is the last one.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let month = (month + 9) % 12;
-    year * 365 + year / 4 - year / 100 + year / 400 + (month * 306 + 5) / 10 + day - 1 - 719_468
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub(super) struct Location {
     said: Option<String>,
     /// Where sync engines connect.
     pub(super) websocket: String,
+    /// Whether the backend was able to say. If it was not, it is asked again.
+    is_certain: bool,
 }
 
 impl Inner {
@@ -242,7 +244,7 @@ impl Inner {
     /// or as the backend says now, in this order.
     pub(super) fn location(&self, deadline: Deadline) -> Result<Location> {
         if !self.asks_location {
-            return Ok(self.at_base_url());
+            return Ok(self.at_base_url(true));
         }
         if let Some(known) = &*self.location.read().unwrap_or_else(PoisonError::into_inner) {
             return Ok(known.clone());
@@ -251,7 +253,9 @@ impl Inner {
             match self.location_lookups.join(&()) {
                 Role::Lead(lead) => {
                     let found = self.remembered_location(deadline);
-                    if let Ok(found) = &found {
+                    if let Ok(found) = &found
+                        && found.is_certain
+                    {
                         self.remember_location(found);
                     }
                     lead.done(found.clone());
@@ -275,7 +279,8 @@ impl Inner {
         }
     }
 
-    /// Asks the backend where it is. A backend that does not know the question is where it is.
+    /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
+    /// now, is where it is.
     fn look_up_location(&self, deadline: Deadline) -> Result<Location> {
         let route = Route::location(&self.app_id);
         let answer = self.deliver(&self.base_url, &route, None, deadline)?;
@@ -287,26 +292,27 @@ impl Inner {
         if wire::is_unknown_app(&error) {
             return Err(error.into());
         }
-        Ok(self.at_base_url())
+        Ok(self.at_base_url(matches!(error.status, 404 | 405 | 501)))
     }
 
     /// A location is followed only to where tokens are as safe as at the configured base URL.
     fn trusted(&self, said: String) -> Location {
-        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url() };
+        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(true) };
         let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
         match BaseUrl::parse(&hosts.http, self.insecure_http) {
             Ok(host) if safe(host.as_str(), "https:") => {
                 let websocket = hosts.websocket.filter(|url| safe(url, "wss:"));
                 let websocket = websocket.unwrap_or_else(|| host.websocket());
-                Location { websocket: websocket + &self.sync_path(), host, said: Some(said) }
+                let websocket = websocket + &self.sync_path();
+                Location { host, said: Some(said), websocket, is_certain: true }
             }
-            _ => self.at_base_url(),
+            _ => self.at_base_url(true),
         }
     }
 
-    fn at_base_url(&self) -> Location {
+    fn at_base_url(&self, is_certain: bool) -> Location {
         let websocket = self.base_url.websocket() + &self.sync_path();
-        Location { host: self.base_url.clone(), said: None, websocket }
+        Location { host: self.base_url.clone(), said: None, websocket, is_certain }
     }
 
     fn sync_path(&self) -> String {

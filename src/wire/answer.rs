@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::date;
 use crate::account::{Identity, Profile};
 use crate::api_keys::ApiKey;
 use crate::credentials::Provider;
@@ -195,11 +196,21 @@ pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
         code: code.as_deref().map(Into::into),
         message: words.unwrap_or_default(),
         log_link: text(&body.link),
-        retry_after: answer
-            .header("retry-after")
-            .and_then(|value| value.trim().parse().ok())
-            .map(Duration::from_secs),
+        retry_after: retry_after(answer),
     }
+}
+
+/// Reads how long the backend asks to be left alone: seconds, or a date to be held against the
+/// answer's own.
+///
+/// Source: RFC 9110, section 10.2.3.
+fn retry_after(answer: &Response) -> Option<Duration> {
+    let value = answer.header("retry-after")?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (then, now) = (date::parse(value)?, date::parse(answer.header("date")?.trim())?);
+    Some(Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs()))
 }
 
 /// Tells whether an answer refuses the token that came with the request, so that a new one helps.
@@ -280,6 +291,24 @@ mod tests {
         );
         for odd in ["", "<html>no</html>", "[1]", r#"{"error":{"a":1},"error_code":5}"#, "null"] {
             assert_eq!(read(odd), plain(""), "{odd}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (value, expected) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-5", None),
+        ] {
+            let answer = Response::new(429, "").with_header("Date", date);
+            let answer = answer.with_header("Retry-After", value);
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(error("x", &answer).retry_after, expected, "{value}");
         }
     }
 

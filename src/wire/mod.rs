@@ -3,6 +3,7 @@
 //! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
 
 mod answer;
+mod date;
 mod route;
 
 pub(crate) use self::answer::*;
