@@ -40,7 +40,7 @@
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
-//! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, getrandom, httparse, jsonwebtoken |
+//! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `cli` | the `keyfob` command | lexopt, rpassword |
 
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]

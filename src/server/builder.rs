@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Server;
+use super::auth::EmailSettings;
 use super::functions::{Context, FunctionError, Functions};
 use super::http::{HttpServer, Limits, reachable};
 use super::journal::Journal;
+use super::outbox::Mail;
 use super::password::Passwords;
-use super::routes::Service;
+use super::providers::{self, AuthFunctionAnswer};
+use super::routes::{CustomData, Service};
 use super::state::State;
 use super::throttle::Throttle;
 use super::token::Tokens;
-use crate::{Clock, SystemClock};
+use super::{Apple, Confirmation, CustomJwt, Facebook, Google, Reset, Server};
+use crate::{Clock, Secret, SystemClock};
 
 /// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -34,7 +37,10 @@ pub struct ServerBuilder {
     rotate_refresh_tokens: bool,
     rotation_grace: Duration,
     clock: Arc<dyn Clock>,
+    custom_data: Option<Box<CustomData>>,
+    email: EmailSettings,
     functions: Functions,
+    providers: providers::Settings,
     login_attempts: Option<u32>,
     limits: Limits,
 }
@@ -72,7 +78,10 @@ impl ServerBuilder {
             rotate_refresh_tokens: false,
             rotation_grace: Self::DEFAULT_ROTATION_GRACE,
             clock: Arc::new(SystemClock),
+            custom_data: None,
+            email: EmailSettings::default(),
             functions: Functions::default(),
+            providers: providers::Settings::default(),
             login_attempts: Some(Self::DEFAULT_LOGIN_ATTEMPTS),
             limits: Limits {
                 connections: Self::DEFAULT_MAX_CONNECTIONS,
@@ -188,6 +197,134 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds a function of a service, which clients call by the service's name and the function's.
+    /// Otherwise as with [`function`](Self::function).
+    #[must_use]
+    pub fn service_function<F>(
+        mut self,
+        service: impl Into<String>,
+        name: impl Into<String>,
+        function: F,
+    ) -> Self
+    where
+        F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
+    {
+        self.functions.add_to_service(service.into(), name.into(), function);
+        self
+    }
+
+    /// Sets where custom user data comes from: what this returns for a user id is in the access
+    /// tokens that are made from then on. It must be an object of at most 24 KiB as JSON, or else
+    /// log-ins of the user fail with status 500.
+    ///
+    /// Not asked for users whose data was [set](Server::set_custom_data). Runs on the thread of the
+    /// user's connection.
+    #[must_use]
+    pub fn custom_data<F>(mut self, source: F) -> Self
+    where
+        F: Fn(&str) -> Option<Value> + Send + Sync + 'static,
+    {
+        self.custom_data = Some(Box::new(source));
+        self
+    }
+
+    /// Sets how e-mail addresses are confirmed. Defaults to [`Confirmation::Automatic`].
+    ///
+    /// An account that is not confirmed cannot be logged in with. A function that says no to a
+    /// registration takes the account back.
+    #[must_use]
+    pub fn confirmation(mut self, confirmation: Confirmation) -> Self {
+        self.email.confirmation = confirmation;
+        self
+    }
+
+    /// Sets how forgotten passwords are replaced. Defaults to [`Reset::Email`].
+    ///
+    /// A password that was replaced ends the user's server sessions: refresh tokens are refused
+    /// from there on, access tokens stay good until they expire.
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.email.reset = reset;
+        self
+    }
+
+    /// Sets the page that mails to confirm an address link to; `token` and `tokenId` are appended.
+    /// Defaults to `/confirm` at this server, which asks for a click.
+    #[must_use]
+    pub fn confirm_url(mut self, url: impl Into<String>) -> Self {
+        self.email.confirm_url = Some(url.into());
+        self
+    }
+
+    /// Sets the page that mails to replace a password link to; `token` and `tokenId` are appended.
+    /// Defaults to `/reset` at this server, which asks for the new password.
+    #[must_use]
+    pub fn reset_url(mut self, url: impl Into<String>) -> Self {
+        self.email.reset_url = Some(url.into());
+        self
+    }
+
+    /// Sets what is told of every mail, after it is in the [outbox](Server::outbox). Runs on the
+    /// thread of the connection that caused it.
+    #[must_use]
+    pub fn on_mail<F>(mut self, on_mail: F) -> Self
+    where
+        F: Fn(&Mail) + Send + Sync + 'static,
+    {
+        self.email.outbox.on_mail = Some(Box::new(on_mail));
+        self
+    }
+
+    /// Adds a server API key, in the place of an earlier one of that name. Log-ins with it are a
+    /// user of its own, of type `server`. At least 16 characters; make them random.
+    #[must_use]
+    pub fn server_api_key(mut self, name: impl Into<String>, key: impl Into<Secret>) -> Self {
+        self.providers.server_keys.push((name.into(), key.into()));
+        self
+    }
+
+    /// Takes log-ins with tokens of your own: the provider `custom-token`.
+    #[must_use]
+    pub fn custom_jwt(mut self, custom_jwt: CustomJwt) -> Self {
+        self.providers.custom_jwt = Some(custom_jwt);
+        self
+    }
+
+    /// Takes log-ins with Google: the provider `oauth2-google`.
+    #[must_use]
+    pub fn google(mut self, google: Google) -> Self {
+        self.providers.google = Some(google);
+        self
+    }
+
+    /// Takes log-ins with Apple: the provider `oauth2-apple`.
+    #[must_use]
+    pub fn apple(mut self, apple: Apple) -> Self {
+        self.providers.apple = Some(apple);
+        self
+    }
+
+    /// Takes log-ins with Facebook: the provider `oauth2-facebook`.
+    #[must_use]
+    pub fn facebook(mut self, facebook: Facebook) -> Self {
+        self.providers.facebook = Some(facebook);
+        self
+    }
+
+    /// Takes log-ins by a function: the provider `custom-function`.
+    ///
+    /// It gets what the client sent, in canonical or relaxed extended JSON and without `options`,
+    /// and says who that is. Its error's message goes to the client, with status 401 and the code
+    /// `AuthError`.
+    #[must_use]
+    pub fn auth_function<F>(mut self, function: F) -> Self
+    where
+        F: Fn(&Value) -> Result<AuthFunctionAnswer, FunctionError> + Send + Sync + 'static,
+    {
+        self.providers.function = Some(Box::new(function));
+        self
+    }
+
     /// Sets how many failed log-ins of one account are let pass within 15 minutes; an address may
     /// have ten times as many, over all accounts. Further attempts get status 429 and
     /// `Retry-After`, whether the password is right or not. `None` sets no limit, zero counts as
@@ -244,7 +381,8 @@ impl ServerBuilder {
     ///
     /// - `InvalidInput` if the app id has other characters than those allowed or is not the one
     ///   the data directory belongs to, if a lifetime is under a second, or if the address can be
-    ///   reached from elsewhere without [`allow_public`](Self::allow_public).
+    ///   reached from elsewhere without [`allow_public`](Self::allow_public), or if a provider's
+    ///   keys or addresses cannot be used.
     /// - `ResourceBusy` if another server has the data directory open, `InvalidData` if what is in
     ///   it cannot be read.
     /// - Whatever the operating system has to say about the address or the directory.
@@ -271,6 +409,7 @@ impl ServerBuilder {
         {
             *time = (*time).clamp(Duration::from_millis(1), LONGEST);
         }
+        let providers = self.providers.open(&self.app_id)?;
         let listener = TcpListener::bind(self.addr)?;
         let base_url = format!("http://{}", reachable(listener.local_addr()?));
         let state = State::open(self.data_dir.as_deref(), &self.app_id)?;
@@ -279,9 +418,12 @@ impl ServerBuilder {
             app_id: self.app_id,
             base_url,
             clock: self.clock,
+            custom_data_source: self.custom_data,
+            email: self.email,
             functions: self.functions,
             journal: Journal::default(),
             passwords: Passwords::new(),
+            providers,
             refresh_lifetime,
             rotate_refresh_tokens: self.rotate_refresh_tokens,
             rotation_grace: seconds(self.rotation_grace),

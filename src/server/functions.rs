@@ -20,6 +20,7 @@ pub struct Context {
     user_id: UserId,
     identities: Vec<UserIdentity>,
     data: Map<String, Value>,
+    custom_data: Option<Map<String, Value>>,
 }
 
 /// One of the ways in which a user logs in.
@@ -35,12 +36,15 @@ pub struct FunctionError(String);
 
 type Function = dyn Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync;
 
-/// The functions of an app, by name.
+/// The functions of an app, by name, and those of its services.
 #[derive(Default)]
-pub(super) struct Functions(BTreeMap<String, Box<Function>>);
+pub(super) struct Functions {
+    own: BTreeMap<String, Box<Function>>,
+    services: BTreeMap<String, BTreeMap<String, Box<Function>>>,
+}
 
 impl Context {
-    fn new(user: &User) -> Self {
+    fn new(user: &User, custom_data: Option<Map<String, Value>>) -> Self {
         let identity = |identity: &super::state::Identity| UserIdentity {
             id: identity.id.clone(),
             provider_type: identity.provider_type.clone(),
@@ -49,6 +53,7 @@ impl Context {
             user_id: UserId::new(&user.id),
             identities: user.identities.iter().map(identity).collect(),
             data: user.data.clone(),
+            custom_data,
         }
     }
 
@@ -67,9 +72,9 @@ impl Context {
         &self.data
     }
 
-    /// Returns the caller's custom user data. There is none yet: `None`.
+    /// Returns the caller's custom user data, as it was when the access token was made.
     pub fn custom_data(&self) -> Option<&Map<String, Value>> {
-        None
+        self.custom_data.as_ref()
     }
 }
 
@@ -128,7 +133,15 @@ impl Functions {
     where
         F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
     {
-        self.0.insert(name, Box::new(function));
+        self.own.insert(name, Box::new(function));
+    }
+
+    /// Adds a service's function, in the place of an earlier one of that name.
+    pub(super) fn add_to_service<F>(&mut self, service: String, name: String, function: F)
+    where
+        F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
+    {
+        self.services.entry(service).or_default().insert(name, Box::new(function));
     }
 
     /// Adds `sum`, `echo` and `whoami`.
@@ -139,7 +152,7 @@ impl Functions {
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.own.keys().map(String::as_str)
     }
 }
 
@@ -159,20 +172,31 @@ impl Service {
         request: &Request,
         caller: &mut Caller,
     ) -> Result<Reply, Refusal> {
-        let user = self.user_of_access_token(request, caller)?;
+        let (user, access) = self.caller_of_access_token(request, caller)?;
         let invalid = || Refusal::bad_request("invalid function call request");
         let call: Call = auth::body(request).map_err(|_| invalid())?;
         let name = call.name.ok_or_else(invalid)?;
-        if let Some(service) = call.service.filter(|service| !service.is_empty()) {
-            let message = format!("service not found: '{service}'");
-            return Err(Refusal::new(404, "ServiceNotFound", message));
-        }
-        let Some(function) = self.functions.0.get(&name) else {
-            let message = format!("function not found: '{name}'");
-            return Err(Refusal::new(404, "FunctionNotFound", message));
+        let not_found = |code, what: &str, name: &str| {
+            Err(Refusal::new(404, code, format!("{what} not found: '{name}'")))
         };
+        let function = match call.service.filter(|service| !service.is_empty()) {
+            None => match self.functions.own.get(&name) {
+                Some(function) => function,
+                None => return not_found("FunctionNotFound", "function", &name),
+            },
+            Some(service) => match self.functions.services.get(&service) {
+                None => return not_found("ServiceNotFound", "service", &service),
+                Some(commands) => match commands.get(&name) {
+                    Some(function) => function,
+                    None => {
+                        return not_found("ServiceCommandNotFound", "service command", &name);
+                    }
+                },
+            },
+        };
+        let context = Context::new(&user, access.user_data);
         // No lock is held here: a function may take its time, or panic.
-        match function(&Context::new(&user), &call.arguments.unwrap_or_default()) {
+        match function(&context, &call.arguments.unwrap_or_default()) {
             Ok(value) => Ok(Reply::Json(200, ejson::canonical(value))),
             Err(FunctionError(message)) => {
                 Err(Refusal::new(400, "FunctionExecutionError", message))

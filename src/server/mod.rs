@@ -1,7 +1,7 @@
 //! A local backend: the same protocol from the other side, for tests and for one machine.
 //!
-//! [`Server`] speaks what App Services clients speak (location, registration, log-in, server
-//! sessions, profile, functions), in the process that starts it and on a port of this machine. It
+//! [`Server`] speaks what App Services clients speak (location, e-mail accounts, log-in with every
+//! provider, linking, server sessions, profile, API keys, functions), in the process that starts it and on a port of this machine. It
 //! shares no code with the client half of this crate, so that each is a check on the other.
 //!
 //! ```no_run
@@ -17,19 +17,25 @@
 //! ```
 //!
 //! What it holds on to: no token, password or key appears in `Debug`, in the journal or in an
-//! error; passwords are kept as argon2id hashes; refresh tokens are kept as ids, not as texts.
+//! error; passwords are kept as argon2id hashes, API keys and mailed tokens as SHA-256 ones; refresh
+//! tokens are kept as ids, not as texts.
 //!
 //! Inside, `http` has the sockets, threads and limits; `routes` decides which request goes where and
-//! gives answers their form; `auth` and `functions` do what was asked; `state`, `token`, `password`,
-//! `throttle` and `journal` are what is known.
+//! gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
+//! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known.
 
 mod auth;
 mod builder;
+mod confirmation;
+mod digest;
 mod ejson;
 mod functions;
 mod http;
 mod journal;
+mod outbox;
+mod pages;
 mod password;
+mod providers;
 mod random;
 mod refusal;
 mod routes;
@@ -41,11 +47,21 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 pub use self::builder::ServerBuilder;
+pub use self::confirmation::{
+    Confirmation, ConfirmationCall, ConfirmationFunction, Reset, ResetCall, ResetFunction, Verdict,
+};
 pub use self::functions::{Context, FunctionError, UserIdentity};
 use self::http::HttpServer;
 pub use self::journal::JournalEntry;
+pub use self::outbox::{Mail, MailKind};
+pub use self::providers::{
+    Apple, AuthFunctionAnswer, CustomJwt, Facebook, Google, JwtKeys, MetadataField,
+};
 use self::routes::Service;
+use crate::Deadline;
 
 /// A running backend. It stops when this is dropped.
 ///
@@ -120,6 +136,41 @@ impl Server {
     /// `NotFound` if there is no such user. Otherwise the data directory cannot be written.
     pub fn enable_user(&self, user_id: impl AsRef<str>) -> io::Result<()> {
         self.set_disabled(user_id.as_ref(), false)
+    }
+
+    /// Sets a user's custom data, or removes it with `None`. It is in the access tokens that are
+    /// made from then on, and kept with the user.
+    ///
+    /// What is set here goes before what the [source](ServerBuilder::custom_data) has.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such user; `InvalidInput` if the data is no object, or larger than
+    /// 24 KiB as JSON. Otherwise the data directory cannot be written.
+    pub fn set_custom_data(&self, user_id: impl AsRef<str>, data: Option<Value>) -> io::Result<()> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let data = match data {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(data)) if auth::fits(&data) => Some(data),
+            Some(Value::Object(_)) => return Err(invalid("custom user data is too large")),
+            Some(_) => return Err(invalid("custom user data must be an object")),
+        };
+        let found = self.service.state.set_custom_data(user_id.as_ref(), data)?;
+        found.then_some(()).ok_or_else(no_such_user)
+    }
+
+    /// Returns the mails that would have been sent and were not [taken](Self::wait_for_mail) yet,
+    /// oldest first: the last 1024. They are in memory alone.
+    ///
+    /// A mail is in here before the request that caused it is answered.
+    pub fn outbox(&self) -> Vec<Mail> {
+        self.service.email.outbox.to_vec()
+    }
+
+    /// Takes the oldest mail of this kind to this address out of the outbox. Blocks until there is
+    /// one, or the deadline has passed: then `None`.
+    pub fn wait_for_mail(&self, to: &str, kind: MailKind, deadline: Deadline) -> Option<Mail> {
+        self.service.email.outbox.take(to, kind, deadline)
     }
 
     /// Stops the server, as dropping it does: accepts no more connections, closes those that are

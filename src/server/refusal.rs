@@ -84,6 +84,14 @@ impl Refusal {
         }
     }
 
+    pub(super) fn invalid_password() -> Self {
+        Self::new(401, "InvalidPassword", "unauthorized")
+    }
+
+    pub(super) fn auth_error(message: impl Into<String>) -> Self {
+        Self::new(401, "AuthError", message)
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalServerError", message)
     }

@@ -5,10 +5,13 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
+use super::auth::EmailSettings;
 use super::functions::Functions;
 use super::http::{Handler, Outcome, Rejection, Request, Response, http_date};
 use super::journal::Journal;
+use super::pages::{self, Page};
 use super::password::Passwords;
+use super::providers::Providers;
 use super::random;
 use super::refusal::Refusal;
 use super::state::State;
@@ -21,9 +24,12 @@ pub(super) struct Service {
     pub app_id: String,
     pub base_url: String,
     pub clock: Arc<dyn Clock>,
+    pub custom_data_source: Option<Box<CustomData>>,
+    pub email: EmailSettings,
     pub functions: Functions,
     pub journal: Journal,
     pub passwords: Passwords,
+    pub providers: Providers,
     /// Seconds.
     pub refresh_lifetime: i64,
     pub rotate_refresh_tokens: bool,
@@ -34,10 +40,14 @@ pub(super) struct Service {
     pub tokens: Tokens,
 }
 
+/// Where custom user data comes from, by user id.
+pub(super) type CustomData = dyn Fn(&str) -> Option<Value> + Send + Sync;
+
 /// An answer that is no error.
 pub(super) enum Reply {
     /// 204.
     Empty,
+    Html(String),
     Json(u16, Value),
 }
 
@@ -50,12 +60,24 @@ pub(super) struct Caller {
 /// A place where something can be asked.
 #[derive(Debug, Eq, PartialEq)]
 enum Route<'a> {
+    ApiKey { id: &'a str },
+    ApiKeys,
+    CallConfirmation,
     CallFunction,
+    CallReset,
+    Confirm,
+    DeleteUser,
+    DisableApiKey { id: &'a str },
+    EnableApiKey { id: &'a str },
     Health,
     Location,
     LogIn { provider: &'a str },
+    Page(Page),
     Profile,
     Register,
+    Reset,
+    SendConfirmation,
+    SendReset,
     Session,
 }
 
@@ -87,12 +109,30 @@ impl Service {
         };
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
         match (&route, method) {
+            (Route::ApiKey { id }, "GET") => self.api_key(request, id, caller),
+            (Route::ApiKey { id }, "DELETE") => self.delete_api_key(request, id, caller),
+            (Route::ApiKeys, "GET") => self.list_api_keys(request, caller),
+            (Route::ApiKeys, "POST") => self.create_api_key(request, caller),
+            (Route::CallConfirmation, "POST") => self.call_confirmation(request),
             (Route::CallFunction, "POST") => self.call_function(request, caller),
+            (Route::CallReset, "POST") => self.call_reset(request),
+            (Route::Confirm, "POST") => self.confirm(request),
+            (Route::DeleteUser, "DELETE") => self.delete_user(request, caller),
+            (Route::DisableApiKey { id }, "PUT") => {
+                self.set_api_key_disabled(request, id, true, caller)
+            }
+            (Route::EnableApiKey { id }, "PUT") => {
+                self.set_api_key_disabled(request, id, false, caller)
+            }
             (Route::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
             (Route::Location, "GET") => Ok(self.location(request)),
             (Route::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
+            (Route::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
             (Route::Profile, "GET") => self.profile(request, caller),
             (Route::Register, "POST") => self.register(request),
+            (Route::Reset, "POST") => self.reset(request),
+            (Route::SendConfirmation, "POST") => self.send_confirmation(request),
+            (Route::SendReset, "POST") => self.send_reset(request),
             (Route::Session, "POST") => self.refresh(request, caller),
             (Route::Session, "DELETE") => self.log_out(request, caller),
             _ => {
@@ -140,6 +180,11 @@ impl Service {
         }
         let (status, body) = match answer {
             Ok(Reply::Empty) => return Response { status: 204, headers, body: Vec::new() },
+            Ok(Reply::Html(page)) => {
+                headers.extend(pages::HEADERS.map(|(name, value)| (name, value.to_owned())));
+                headers.push(("Content-Type", "text/html; charset=utf-8".to_owned()));
+                return Response { status: 200, headers, body: page.into_bytes() };
+            }
             Ok(Reply::Json(status, value)) => (status, value),
             Err(refusal) => {
                 headers.extend(refusal.headers);
@@ -187,8 +232,20 @@ impl Route<'_> {
     /// Returns the methods that a route knows, as the `Allow` field lists them.
     fn allow(&self) -> &'static str {
         match self {
-            Self::Health | Self::Location | Self::Profile => "GET, HEAD, OPTIONS",
-            Self::CallFunction | Self::LogIn { .. } | Self::Register => "OPTIONS, POST",
+            Self::Health | Self::Location | Self::Page(_) | Self::Profile => "GET, HEAD, OPTIONS",
+            Self::CallConfirmation
+            | Self::CallFunction
+            | Self::CallReset
+            | Self::Confirm
+            | Self::LogIn { .. }
+            | Self::Register
+            | Self::Reset
+            | Self::SendConfirmation
+            | Self::SendReset => "OPTIONS, POST",
+            Self::ApiKey { .. } => "DELETE, GET, HEAD, OPTIONS",
+            Self::ApiKeys => "GET, HEAD, OPTIONS, POST",
+            Self::DeleteUser => "DELETE, OPTIONS",
+            Self::DisableApiKey { .. } | Self::EnableApiKey { .. } => "OPTIONS, PUT",
             Self::Session => "DELETE, OPTIONS, POST",
         }
     }
@@ -197,7 +254,9 @@ impl Route<'_> {
 /// Finds a path's route and, for those that have one, the app it names.
 fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Route<'a>)> {
     let client = match segments {
+        ["confirm"] => return Some((None, Route::Page(Page::Confirm))),
         ["health"] => return Some((None, Route::Health)),
+        ["reset"] => return Some((None, Route::Page(Page::Reset))),
         ["api", "client", "v2.0", client @ ..] => client,
         _ => return None,
     };
@@ -206,11 +265,29 @@ fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Route<'a>)> {
         route => (None, route),
     };
     let route = match (app, route) {
+        (None, ["auth", "api_keys"]) => Route::ApiKeys,
+        (None, ["auth", "api_keys", id]) => Route::ApiKey { id },
+        (None, ["auth", "api_keys", id, "disable"]) => Route::DisableApiKey { id },
+        (None, ["auth", "api_keys", id, "enable"]) => Route::EnableApiKey { id },
+        (None, ["auth", "delete"]) => Route::DeleteUser,
         (None, ["auth", "profile"]) => Route::Profile,
         (None, ["auth", "session"]) => Route::Session,
         (Some(_), ["location"]) => Route::Location,
         (Some(_), ["functions", "call"]) => Route::CallFunction,
-        (Some(_), ["auth", "providers", "local-userpass", "register"]) => Route::Register,
+        (Some(_), ["auth", "providers", "local-userpass", operation @ ..])
+            if operation != ["login"] =>
+        {
+            match operation {
+                ["confirm"] => Route::Confirm,
+                ["confirm", "call"] => Route::CallConfirmation,
+                ["confirm", "send"] => Route::SendConfirmation,
+                ["register"] => Route::Register,
+                ["reset"] => Route::Reset,
+                ["reset", "call"] => Route::CallReset,
+                ["reset", "send"] => Route::SendReset,
+                _ => return None,
+            }
+        }
         (Some(_), ["auth", "providers", provider, "login"]) => Route::LogIn { provider },
         _ => return None,
     };

@@ -9,7 +9,9 @@
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::random;
 use super::state::{Deployment, Identity, Session};
 use crate::Secret;
 
@@ -43,8 +45,22 @@ struct AccessClaims {
     exp: i64,
     iat: i64,
     iss: String,
+    /// Makes two tokens of one second differ. Tokens of earlier versions have none.
+    #[serde(default)]
+    jti: String,
     sub: String,
     typ: String,
+    /// The custom user data, for clients to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user_data: Option<Map<String, Value>>,
+}
+
+/// What an access token says.
+#[derive(Debug, PartialEq)]
+pub(super) struct Access {
+    pub user_id: String,
+    pub session_id: String,
+    pub user_data: Option<Map<String, Value>>,
 }
 
 /// The claims of a refresh token.
@@ -94,15 +110,23 @@ impl Tokens {
     }
 
     /// Makes an access token for a server session. `now` is in seconds since the epoch.
-    pub(super) fn access(&self, session: &Session, now: i64) -> Result<Secret, TokenFault> {
+    pub(super) fn access(
+        &self,
+        session: &Session,
+        user_data: Option<Map<String, Value>>,
+        now: i64,
+    ) -> Result<Secret, TokenFault> {
+        let jti = random::id().map_err(|_| TokenFault::Invalid)?;
         self.sign(&AccessClaims {
             baas_device_id: session.device_id.clone(),
             baas_domain_id: self.domain_id.clone(),
             exp: now.saturating_add(self.access_lifetime),
             iat: now,
             iss: session.id.clone(),
+            jti,
             sub: session.user_id.clone(),
             typ: ACCESS.to_owned(),
+            user_data,
         })
     }
 
@@ -125,9 +149,13 @@ impl Tokens {
         })
     }
 
-    /// Checks an access token and returns its user's id.
-    pub(super) fn check_access(&self, token: &str, now: i64) -> Result<String, TokenFault> {
-        self.check::<AccessClaims>(token, ACCESS, now).map(|claims| claims.sub)
+    /// Checks an access token and returns what it says.
+    pub(super) fn check_access(&self, token: &str, now: i64) -> Result<Access, TokenFault> {
+        self.check::<AccessClaims>(token, ACCESS, now).map(|claims| Access {
+            user_id: claims.sub,
+            session_id: claims.iss,
+            user_data: claims.user_data,
+        })
     }
 
     /// Checks a refresh token and returns its session's id.
@@ -217,8 +245,11 @@ mod tests {
     #[test]
     fn claims_are_those_of_the_service() {
         let tokens = tokens();
+        let mut access = claims(&tokens.access(&session(), None, 5000).unwrap());
+        let jti = access.as_object_mut().unwrap().remove("jti").unwrap();
+        assert!(random::is_id(jti.as_str().unwrap()));
         assert_eq!(
-            claims(&tokens.access(&session(), 5000).unwrap()),
+            access,
             json!({
                 "baas_device_id": "4".repeat(24), "baas_domain_id": "d".repeat(24),
                 "exp": 6800, "iat": 5000, "iss": "1".repeat(24), "sub": "2".repeat(24),
@@ -241,11 +272,34 @@ mod tests {
     }
 
     #[test]
+    fn custom_data_goes_in_and_out_and_no_two_tokens_are_the_same() {
+        let tokens = tokens();
+        let data = json!({"likes": ["tea"]}).as_object().cloned();
+        let token = tokens.access(&session(), data.clone(), 5000).unwrap();
+        assert_eq!(claims(&token)["user_data"], json!({"likes": ["tea"]}));
+        assert_eq!(tokens.check_access(token.expose(), 5000).unwrap().user_data, data);
+        assert_ne!(tokens.access(&session(), data, 5000).unwrap(), token);
+    }
+
+    #[test]
+    fn tokens_of_earlier_versions_without_a_jti_are_taken() {
+        let tokens = tokens();
+        let old = json!({
+            "baas_device_id": "4".repeat(24), "baas_domain_id": "d".repeat(24),
+            "exp": 6800, "iat": 5000, "iss": "1".repeat(24), "sub": "2".repeat(24),
+            "typ": "access",
+        });
+        let old = tokens.sign(&old).unwrap();
+        assert_eq!(tokens.check_access(old.expose(), 5000).unwrap().user_id, "2".repeat(24));
+    }
+
+    #[test]
     fn each_token_is_good_for_its_own_purpose_until_its_last_second() {
         let tokens = tokens();
-        let access = tokens.access(&session(), 5000).unwrap();
+        let access = tokens.access(&session(), None, 5000).unwrap();
         let refresh = tokens.refresh(&session()).unwrap();
-        assert_eq!(tokens.check_access(access.expose(), 6799), Ok("2".repeat(24)));
+        let said = tokens.check_access(access.expose(), 6799).unwrap();
+        assert_eq!((said.user_id, said.session_id), ("2".repeat(24), "1".repeat(24)));
         assert_eq!(tokens.check_access(access.expose(), 6800), Err(TokenFault::Expired));
         assert_eq!(tokens.check_access(refresh.expose(), 5000), Err(TokenFault::WrongType));
         assert_eq!(tokens.check_refresh(refresh.expose(), 8999), Ok("1".repeat(24)));
@@ -256,14 +310,14 @@ mod tests {
     #[test]
     fn tokens_that_are_not_ours_are_refused() {
         let tokens = tokens();
-        let token = tokens.access(&session(), 5000).unwrap();
+        let token = tokens.access(&session(), None, 5000).unwrap();
         let parts: Vec<_> = token.expose().split('.').collect();
         let unsigned = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let mut other = Tokens::new(&[8; 32], &deployment_of(&tokens), 1800);
-        let forged = other.access(&session(), 5000).unwrap();
+        let forged = other.access(&session(), None, 5000).unwrap();
         other.domain_id = "f".repeat(24);
         other.signing = EncodingKey::from_secret(&[7; 32]);
-        let foreign = other.access(&session(), 5000).unwrap();
+        let foreign = other.access(&session(), None, 5000).unwrap();
         for bad in [
             String::new(),
             "a.b".into(),

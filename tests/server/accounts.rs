@@ -218,24 +218,6 @@ fn a_device_id_that_is_sent_is_kept_and_zeros_are_not() {
 }
 
 #[test]
-fn providers_that_are_not_there_are_named() {
-    let (_server, client) = start();
-    for provider in ["api-key", "custom-token", "custom-function", "oauth2-google", "nonsense"] {
-        let message = format!("authentication via '{provider}' is unsupported");
-        client.try_log_in(provider, "{}").assert_error(404, "AuthProviderNotFound", &message);
-    }
-}
-
-#[test]
-fn linking_is_refused_in_words() {
-    let (_server, client) = start();
-    let user = client.anonymous();
-    let path = client.app("/auth/providers/local-userpass/login?link=true");
-    let answer = client.send("POST", &path, Some(&user.access), "{}");
-    answer.assert_error(400, "BadRequest", "linking identities is not supported");
-}
-
-#[test]
 fn malformed_bodies_are_refused_and_not_quoted() {
     let (_server, client) = start();
     for body in [

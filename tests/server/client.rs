@@ -228,3 +228,37 @@ pub fn statuses(text: &str) -> Vec<u16> {
     let status = |answer: &str| answer.get(..3)?.parse().ok();
     text.split("HTTP/1.1 ").skip(1).filter_map(status).collect()
 }
+
+impl Client {
+    /// Links credentials to the user of an access token.
+    pub fn link(&self, access: &str, provider: &str, body: &Value) -> Answer {
+        let path = self.app(&format!("/auth/providers/{provider}/login?link=true"));
+        self.send("POST", &path, Some(access), &body.to_string())
+    }
+
+    pub fn log_in(&self, provider: &str, body: &Value) -> LogIn {
+        LogIn::read(&self.try_log_in(provider, &body.to_string()))
+    }
+
+    /// Sends something about an e-mail account.
+    pub fn email(&self, operation: &str, body: &Value) -> Answer {
+        let path = self.app(&format!("/auth/providers/local-userpass/{operation}"));
+        self.send("POST", &path, None, &body.to_string())
+    }
+
+    pub fn create_key(&self, refresh: &str, name: &str) -> Answer {
+        self.send("POST", "/auth/api_keys", Some(refresh), &json!({"name": name}).to_string())
+    }
+
+    pub fn delete_user(&self, access: &str) -> Answer {
+        self.send("DELETE", "/auth/delete", Some(access), "")
+    }
+}
+
+/// Returns the provider types of a user's identities, in their order.
+#[track_caller]
+pub fn providers(profile: &Answer) -> Vec<String> {
+    let profile = profile.json();
+    let identities = profile["identities"].as_array().expect("identities").iter();
+    identities.map(|identity| identity["provider_type"].as_str().unwrap().to_owned()).collect()
+}

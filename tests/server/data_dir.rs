@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyfob::server::{Server, ServerBuilder};
+use keyfob::Deadline;
+use keyfob::server::{AuthFunctionAnswer, Confirmation, MailKind, Server, ServerBuilder};
+use serde_json::json;
 
-use crate::client::{Client, LogIn, ManualClock};
+use crate::client::{Client, LogIn, ManualClock, providers};
 
 /// A directory that is gone when the test is over.
 struct TempDir(PathBuf);
@@ -52,6 +54,102 @@ fn users_sessions_and_tokens_survive_a_restart() {
     let again = LogIn::read(&client.try_password("ada@example.org", "hunter22"));
     assert_eq!(again.user_id, ada.user_id);
     assert_eq!(client.register("ada@example.org", "hunter22").status, 409);
+}
+
+#[test]
+fn links_keys_and_custom_data_survive_a_restart_and_so_do_deletions() {
+    let dir = TempDir::new("more");
+    let start = || {
+        let builder = builder(&dir).server_api_key("cron", "0123456789abcdef");
+        builder.auth_function(|_| Ok(AuthFunctionAnswer::new("ada"))).start().unwrap()
+    };
+    let server = start();
+    let client = Client::new(&server);
+    let ada = client.ada();
+    assert_eq!(client.link(&ada.access, "custom-function", &json!({})).status, 200);
+    let key = |name: &str| client.create_key(&ada.refresh, name).json();
+    let (good, disabled, deleted) = (key("good"), key("disabled"), key("deleted"));
+    let path = |key: &serde_json::Value| format!("/auth/api_keys/{}", key["_id"].as_str().unwrap());
+    client.send("PUT", &format!("{}/disable", path(&disabled)), Some(&ada.refresh), "");
+    client.send("DELETE", &path(&deleted), Some(&ada.refresh), "");
+    let list = client.send("GET", "/auth/api_keys", Some(&ada.refresh), "").json();
+    server.set_custom_data(&ada.user_id, Some(json!({"likes": "tea"}))).unwrap();
+    let cron = client.log_in("api-key", &json!({"key": "0123456789abcdef"}));
+    client.register("bob", "hunter22");
+    let bob = LogIn::read(&client.try_password("bob", "hunter22"));
+    assert_eq!(client.delete_user(&bob.access).status, 204);
+    server.shutdown();
+
+    let server = start();
+    let client = Client::new(&server);
+    assert_eq!(client.log_in("custom-function", &json!({})).user_id, ada.user_id);
+    assert_eq!(client.send("GET", "/auth/api_keys", Some(&ada.refresh), "").json(), list);
+    assert_eq!(client.log_in("api-key", &json!({"key": good["key"]})).user_id, ada.user_id);
+    for key in [disabled, deleted] {
+        assert_eq!(
+            client.try_log_in("api-key", &json!({"key": key["key"]}).to_string()).status,
+            401
+        );
+    }
+    let profile = client.profile(&ada.access);
+    assert_eq!(providers(&profile), ["local-userpass", "custom-function", "api-key"]);
+    let again = client.log_in("api-key", &json!({"key": "0123456789abcdef"}));
+    assert_eq!(again.user_id, cron.user_id);
+    assert_eq!(client.profile(&again.access).json()["type"], "server");
+    assert_eq!(client.try_password("bob", "hunter22").error().1, "InvalidPassword");
+    assert_eq!(client.profile(&bob.access).error().1, "InvalidSession");
+    let access = client.refresh(&ada.refresh).json()["access_token"].clone();
+    server.set_custom_data(&ada.user_id, None).unwrap();
+    let without = client.refresh(&ada.refresh).json()["access_token"].clone();
+    assert!(access.as_str().unwrap().len() > without.as_str().unwrap().len());
+}
+
+#[test]
+fn accounts_wait_for_their_confirmation_over_a_restart() {
+    let dir = TempDir::new("pending");
+    let start = || builder(&dir).confirmation(Confirmation::Email).start().unwrap();
+    let server = start();
+    Client::new(&server).register("ada@example.org", "hunter22");
+    let now = Deadline::after(Duration::ZERO);
+    let mail = server.wait_for_mail("ada@example.org", MailKind::Confirmation, now).unwrap();
+    server.shutdown();
+    let server = start();
+    let client = Client::new(&server);
+    assert_eq!(client.try_password("ada@example.org", "hunter22").error().1, "AuthError");
+    let tokens = json!({"token": mail.token.expose(), "tokenId": mail.token_id});
+    assert_eq!(client.email("confirm", &tokens).status, 200);
+    server.shutdown();
+    let server = start();
+    assert_eq!(Client::new(&server).try_password("ada@example.org", "hunter22").status, 200);
+}
+
+/// Records as the first version wrote them.
+#[test]
+fn a_directory_of_version_1_is_read_and_goes_on() {
+    let dir = TempDir::new("version-1");
+    let server = builder(&dir).start().unwrap();
+    let ada = Client::new(&server).ada();
+    server.shutdown();
+    let db = sled::open(dir.0.join("db")).unwrap();
+    let mut records = 0;
+    for entry in db.iter().collect::<Vec<_>>() {
+        let (key, value) = entry.unwrap();
+        let mut value: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!(value["v"], 2);
+        value["v"] = json!(1);
+        let new = ["pending", "confirm", "reset", "server", "custom_data"];
+        assert!(new.iter().all(|name| value.get(name).is_none()), "{value}");
+        db.insert(key, value.to_string().as_bytes()).unwrap();
+        records += 1;
+    }
+    assert_eq!(records, 4, "an account, a user, a session and the names");
+    drop(db);
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    assert_eq!(client.refresh(&ada.refresh).status, 201);
+    assert_eq!(client.ada().user_id, ada.user_id);
+    assert_eq!(client.create_key(&ada.refresh, "key").status, 201);
+    assert_eq!(client.email("reset/send", &json!({"email": "ada@example.org"})).status, 200);
 }
 
 #[test]
@@ -134,6 +232,9 @@ fn neither_passwords_nor_tokens_are_on_disk() {
     let client = Client::new(&server);
     client.register("ada@example.org", "correct horse battery");
     let user = LogIn::read(&client.try_password("ada@example.org", "correct horse battery"));
+    let key = client.create_key(&user.refresh, "key").json()["key"].as_str().unwrap().to_owned();
+    client.email("reset/send", &json!({"email": "ada@example.org"}));
+    let mail = server.outbox().remove(0);
     server.shutdown();
     let mut files = 0;
     let mut open = vec![dir.0.clone()];
@@ -144,7 +245,14 @@ fn neither_passwords_nor_tokens_are_on_disk() {
         }
         files += 1;
         let bytes = fs::read(&path).unwrap();
-        for secret in ["correct horse", user.access.as_str(), user.refresh.as_str()] {
+        let secrets = [
+            "correct horse",
+            user.access.as_str(),
+            user.refresh.as_str(),
+            key.as_str(),
+            mail.token.expose(),
+        ];
+        for secret in secrets {
             let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "{secret} in {}", path.display());
         }
@@ -169,11 +277,11 @@ fn records_of_a_newer_version_are_refused_by_name() {
     let dir = TempDir::new("version");
     builder(&dir).start().unwrap();
     let db = sled::open(dir.0.join("db")).unwrap();
-    db.insert("u/5f0000000000000000000000", r#"{"v":2}"#).unwrap();
+    db.insert("u/5f0000000000000000000000", r#"{"v":3}"#).unwrap();
     drop(db);
     let error = builder(&dir).start().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
-    assert!(error.to_string().contains("has version 2"), "{error}");
+    assert!(error.to_string().contains("has version 3"), "{error}");
 }
 
 #[test]

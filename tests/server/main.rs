@@ -6,8 +6,15 @@
 mod client;
 
 mod accounts;
+mod api_keys;
+mod confirm_reset;
+mod custom_data;
 mod data_dir;
+mod delete;
 mod functions;
 mod http;
 mod limits;
+mod link;
+mod providers;
 mod sessions;
+mod stub;

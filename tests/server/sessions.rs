@@ -59,7 +59,7 @@ fn tokens_have_the_claims_of_the_service() {
     let names = |claims: &Value| claims.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(
         names(&access),
-        ["baas_device_id", "baas_domain_id", "exp", "iat", "iss", "sub", "typ"]
+        ["baas_device_id", "baas_domain_id", "exp", "iat", "iss", "jti", "sub", "typ"]
     );
     assert_eq!(
         names(&refresh),

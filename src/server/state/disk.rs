@@ -2,11 +2,12 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `s/<session>`, `u/<user>`, `deployment` |
+//! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment` |
 //! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
 //! | `lock` (0600) | held for as long as a server has the folder open |
 //!
-//! A record's version is its field `v`; records of a newer version are refused by name. The
+//! A record's version is its field `v`; records of a newer version are refused by name. Version 2
+//! has API keys, accounts that wait for confirmation, and custom user data; version 1 is read. The
 //! database is synced by us after each batch, because sled's own flush is no `fsync` on Linux.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -21,7 +22,7 @@ use super::Deployment;
 use super::tables::{Change, Record, Tables};
 use crate::server::random;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const DEPLOYMENT: &str = "deployment";
 
 pub(super) struct Disk {
@@ -122,6 +123,7 @@ impl Disk {
             let key = String::from_utf8_lossy(&key);
             let record = match key.split_at_checked(2) {
                 Some(("a/", _)) => Record::Account(decode(&key, &value)?),
+                Some(("k/", _)) => Record::ApiKey(decode(&key, &value)?),
                 Some(("s/", _)) => Record::Session(decode(&key, &value)?),
                 Some(("u/", _)) => Record::User(decode(&key, &value)?),
                 _ => continue,
@@ -140,13 +142,19 @@ impl Disk {
                 Change::Put(Record::Account(account)) => {
                     batch.insert(format!("a/{}", account.email).as_str(), encode(account)?);
                 }
+                Change::Put(Record::ApiKey(key)) => {
+                    batch.insert(format!("k/{}", key.id).as_str(), encode(key)?);
+                }
                 Change::Put(Record::Session(session)) => {
                     batch.insert(format!("s/{}", session.id).as_str(), encode(session)?);
                 }
                 Change::Put(Record::User(user)) => {
                     batch.insert(format!("u/{}", user.id).as_str(), encode(user)?);
                 }
+                Change::RemoveAccount(email) => batch.remove(format!("a/{email}").as_str()),
+                Change::RemoveApiKey(id) => batch.remove(format!("k/{id}").as_str()),
                 Change::RemoveSession(id) => batch.remove(format!("s/{id}").as_str()),
+                Change::RemoveUser(id) => batch.remove(format!("u/{id}").as_str()),
             }
         }
         let db = self.database()?;
@@ -299,7 +307,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::{Account, Identity, LogIn, State};
+    use crate::server::state::{Account, Entry, Evidence, Identity, State};
 
     fn account(email: &str) -> Account {
         Account {
@@ -307,6 +315,9 @@ mod tests {
             email: email.to_owned(),
             password: "$argon2id$".to_owned(),
             created_at: 1,
+            pending: false,
+            confirm: None,
+            reset: None,
         }
     }
 
@@ -332,14 +343,10 @@ mod tests {
         state.close();
         assert!(state.add_account(account("d")).is_err());
         assert!(state.account("a").is_some() && state.account("d").is_none());
-        let login = LogIn {
-            identity: Identity { id: "1".into(), provider_type: "anon-user".into() },
-            data: serde_json::Map::new(),
-            device_id: String::new(),
-            now: 1,
-            lifetime: 1,
-        };
-        assert!(state.log_in(login).is_err());
+        let evidence =
+            Evidence::new(Identity { id: "1".into(), provider_type: "anon-user".into() });
+        let entry = Entry { device_id: String::new(), now: 1, lifetime: 1 };
+        assert!(state.log_in(evidence, entry).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -1,78 +1,40 @@
-//! Registration, log-in, server sessions and profiles.
+//! Log-in, linking, server sessions, profiles, deletion.
+//!
+//! `identify` knows the providers' credentials, `email` the accounts behind one of them, `api_keys`
+//! the keys that users make.
+
+mod api_keys;
+mod email;
+mod identify;
+
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use std::sync::Arc;
-
+pub(super) use self::email::EmailSettings;
 use super::http::Request;
 use super::random;
 use super::refusal::Refusal;
 use super::routes::{Caller, Reply, Service};
-use super::state::{Account, Identity, LogIn, Session, User};
+use super::state::{ANONYMOUS, Basis, Entry, Evidence, Identity, Linked, LoggedIn, Session, User};
+use super::token::Access;
 use crate::{Secret, UserId};
-
-pub(super) const ANONYMOUS: &str = "anon-user";
-pub(super) const EMAIL_PASSWORD: &str = "local-userpass";
 
 /// Longer addresses are refused: they would be kept as they are.
 const MAX_EMAIL: usize = 1024;
+/// Custom user data beyond this is refused: it travels in the header of every request.
+pub(super) const MAX_CUSTOM_DATA: usize = 24 * 1024;
 
+/// What a log-in says about the device.
 #[derive(Deserialize)]
-struct Registration {
-    #[serde(default)]
-    email: String,
-    #[serde(default = "no_secret", deserialize_with = "secret")]
-    password: Secret,
-}
-
-/// Log-in says `username` where registration says `email`.
-#[derive(Deserialize)]
-struct UserPassword {
-    username: Option<String>,
-    #[serde(default, deserialize_with = "optional_secret")]
-    password: Option<Secret>,
-    #[serde(default)]
-    options: Value,
-}
-
-#[derive(Deserialize)]
-struct Anonymous {
+struct Options {
     #[serde(default)]
     options: Value,
 }
 
 impl Service {
-    /// `POST …/auth/providers/local-userpass/register`. The address is confirmed at once.
-    pub(super) fn register(&self, request: &Request) -> Result<Reply, Refusal> {
-        let Registration { email, password } = body(request)?;
-        if email.is_empty() || email.len() > MAX_EMAIL {
-            return Err(Refusal::invalid_parameter("email invalid"));
-        }
-        if !(6..=128).contains(&password.expose().chars().count()) {
-            return Err(Refusal::invalid_parameter(
-                "password must be between 6 and 128 characters",
-            ));
-        }
-        let taken = || Refusal::new(409, "AccountNameInUse", "name already in use");
-        if self.state.account(&email).is_some() {
-            return Err(taken());
-        }
-        let account = Account {
-            id: random::id()?,
-            email,
-            password: self.passwords.turn().hash(&password)?,
-            created_at: self.now(),
-        };
-        // Somebody else may have taken the name while this one's password was hashed.
-        if self.state.add_account(account)? {
-            Ok(Reply::Json(201, json!({})))
-        } else {
-            Err(taken())
-        }
-    }
-
     /// `POST …/auth/providers/<provider>/login`.
     pub(super) fn log_in(
         &self,
@@ -80,49 +42,84 @@ impl Service {
         provider: &str,
         caller: &mut Caller,
     ) -> Result<Reply, Refusal> {
-        if self.wants_link(request) {
-            return Err(Refusal::bad_request("linking identities is not supported"));
+        if wants_link(request) {
+            return self.link(request, provider, caller);
         }
-        let (identity, data, options) = match provider {
-            ANONYMOUS => {
-                let Anonymous { options } = body(request)?;
-                let id = format!("{}-{}", random::id()?, random::letters(8)?);
-                (identity(id, ANONYMOUS), Map::new(), options)
-            }
-            EMAIL_PASSWORD => {
-                let UserPassword { username, password, options } = body(request)?;
-                let username = username.ok_or_else(|| Refusal::missing_parameter("username"))?;
-                let password = password.ok_or_else(|| Refusal::missing_parameter("password"))?;
-                let account = self.check_password(request, &username, &password)?;
-                let data = Map::from_iter([("email".to_owned(), account.email.clone().into())]);
-                (identity(account.id.clone(), EMAIL_PASSWORD), data, options)
-            }
-            other => {
-                let message = format!("authentication via '{other}' is unsupported");
-                return Err(Refusal::new(404, "AuthProviderNotFound", message));
-            }
-        };
-        let login = LogIn {
-            identity,
-            data,
+        let evidence = self.identify(request, provider)?;
+        let outdated = outdated(&evidence);
+        let Options { options } = body(request)?;
+        let entry = Entry {
             device_id: device_id(&options)?,
             now: self.now(),
             lifetime: self.refresh_lifetime,
         };
-        let (user, session) = self.state.log_in(login)?;
-        let Some(session) = session else {
-            return Err(Refusal::new(401, "UserDisabled", "user disabled"));
+        let (user, session) = match self.state.log_in(evidence, entry)? {
+            LoggedIn::Done(user, session) => (user, session),
+            LoggedIn::Disabled => return Err(Refusal::new(401, "UserDisabled", "user disabled")),
+            LoggedIn::Outdated => return Err(outdated),
         };
         caller.user_id = Some(UserId::new(&user.id));
         Ok(Reply::Json(
             200,
             json!({
-                "access_token": self.access_token(&session)?.expose(),
+                "access_token": self.access_token(&session, &user)?.expose(),
                 "refresh_token": self.refresh_token(&session)?.expose(),
                 "user_id": user.id,
                 "device_id": session.device_id,
             }),
         ))
+    }
+
+    /// `POST …/auth/providers/<provider>/login?link=true`: gives the user of the access token one
+    /// more identity. The refresh token stays the same and is not sent again.
+    ///
+    /// Source: realm-core `object-store/sync/app.cpp`, `App::link_user`.
+    fn link(
+        &self,
+        request: &Request,
+        provider: &str,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let (user, access) = self.caller_of_access_token(request, caller)?;
+        // An access token outlives its session, but must not beget others then.
+        let session = self.state.session(&access.session_id).ok_or_else(Refusal::no_session)?;
+        if provider == ANONYMOUS {
+            return Err(Refusal::bad_request("invalid user link request"));
+        }
+        let evidence = self.identify(request, provider).map_err(for_link)?;
+        match self.state.link(&user.id, &evidence)? {
+            Linked::Done => {}
+            Linked::InUse => {
+                let message = "the identity belongs to another user";
+                return Err(Refusal::new(409, "IdentityAlreadyInUse", message));
+            }
+            Linked::SecondAccount => {
+                let message = "the user has an email/password identity already";
+                return Err(Refusal::bad_request(message));
+            }
+            Linked::Disabled => return Err(Refusal::user_disabled_session()),
+            Linked::NoUser => return Err(Refusal::user_gone()),
+            Linked::Outdated => return Err(for_link(outdated(&evidence))),
+        }
+        let user = self.state.user(&user.id).ok_or_else(Refusal::user_gone)?;
+        Ok(Reply::Json(
+            200,
+            json!({
+                "access_token": self.access_token(&session, &user)?.expose(),
+                "user_id": user.id,
+                "device_id": session.device_id,
+            }),
+        ))
+    }
+
+    /// `DELETE /auth/delete`: the user, with all that is its own.
+    pub(super) fn delete_user(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let user = self.user_of_access_token(request, caller)?;
+        if self.state.delete_user(&user.id)? { Ok(Reply::Empty) } else { Err(Refusal::user_gone()) }
     }
 
     /// `POST /auth/session`: a new access token for a refresh token, and with rotation a new
@@ -135,7 +132,7 @@ impl Service {
             return Err(Refusal::user_disabled_session());
         }
         if !self.rotate_refresh_tokens {
-            let access_token = self.access_token(&session)?;
+            let access_token = self.access_token(&session, &user)?;
             return Ok(Reply::Json(201, json!({"access_token": access_token.expose()})));
         }
         let successor = self
@@ -145,7 +142,7 @@ impl Service {
         Ok(Reply::Json(
             201,
             json!({
-                "access_token": self.access_token(&successor)?.expose(),
+                "access_token": self.access_token(&successor, &user)?.expose(),
                 "refresh_token": self.refresh_token(&successor)?.expose(),
             }),
         ))
@@ -176,7 +173,7 @@ impl Service {
                 "domain_id": self.state.deployment().domain_id,
                 "identities": user.identities.iter().map(identity).collect::<Vec<_>>(),
                 "data": user.data,
-                "type": "normal",
+                "type": if user.server { "server" } else { "normal" },
             }),
         ))
     }
@@ -187,15 +184,24 @@ impl Service {
         request: &Request,
         caller: &mut Caller,
     ) -> Result<Arc<User>, Refusal> {
-        let id = self
+        self.caller_of_access_token(request, caller).map(|(user, _)| user)
+    }
+
+    /// Returns the user whose access token came with the request, and what else the token says.
+    pub(super) fn caller_of_access_token(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<(Arc<User>, Access), Refusal> {
+        let access = self
             .tokens
             .check_access(bearer(request)?, self.now())
             .map_err(Refusal::access_token)?;
-        caller.user_id = Some(UserId::new(&id));
-        match self.state.user(&id) {
+        caller.user_id = Some(UserId::new(&access.user_id));
+        match self.state.user(&access.user_id) {
             None => Err(Refusal::user_gone()),
             Some(user) if user.disabled => Err(Refusal::user_disabled_session()),
-            Some(user) => Ok(user),
+            Some(user) => Ok((user, access)),
         }
     }
 
@@ -214,55 +220,58 @@ impl Service {
         self.state.session(&id).filter(|session| !outlived(session)).ok_or_else(Refusal::no_session)
     }
 
-    /// Returns the account with this name and password. A name that does not exist and a password
-    /// that is wrong take the same time and get the same answer.
-    fn check_password(
-        &self,
-        request: &Request,
-        username: &str,
-        password: &Secret,
-    ) -> Result<Arc<Account>, Refusal> {
-        // What cannot be an account's name need not be remembered as one.
-        let name = if username.len() > MAX_EMAIL { "" } else { username };
-        self.check_throttle(name, request)?;
-        let turn = self.passwords.turn();
-        // Those who waited for their turn meanwhile must not get more attempts than one by one.
-        self.check_throttle(name, request)?;
-        let account = self.state.account(name);
-        let hash = account.as_ref().map(|account| account.password.as_str());
-        match (turn.verify(password, hash), account) {
-            (true, Some(account)) => {
-                self.throttle.succeeded(name);
-                Ok(account)
-            }
-            _ => {
-                self.throttle.failed(name, request.peer, self.clock.monotonic());
-                Err(Refusal::new(401, "InvalidPassword", "unauthorized"))
-            }
-        }
-    }
-
-    fn check_throttle(&self, name: &str, request: &Request) -> Result<(), Refusal> {
-        self.throttle.check(name, request.peer, self.clock.monotonic()).map_err(|wait| {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            Refusal::without_code(429, "too many failed log-in attempts")
-                .with_header("Retry-After", seconds.to_string())
-        })
-    }
-
-    /// The seam for linking: the same route and body as a log-in, with the user's access token.
-    fn wants_link(&self, request: &Request) -> bool {
-        let query = request.query.as_deref().unwrap_or_default();
-        query.split('&').any(|pair| pair == "link=true")
-    }
-
-    fn access_token(&self, session: &Session) -> Result<Secret, Refusal> {
-        self.tokens.access(session, self.now()).map_err(|_| unsigned())
+    fn access_token(&self, session: &Session, user: &User) -> Result<Secret, Refusal> {
+        let data = self.custom_data(user)?;
+        self.tokens.access(session, data, self.now()).map_err(|_| unsigned())
     }
 
     fn refresh_token(&self, session: &Session) -> Result<Secret, Refusal> {
         self.tokens.refresh(session).map_err(|_| unsigned())
     }
+
+    /// Returns the custom data that was set for a user, or else what the app's source has.
+    fn custom_data(&self, user: &User) -> Result<Option<Map<String, Value>>, Refusal> {
+        let data = match (&user.custom_data, &self.custom_data_source) {
+            (Some(data), _) => Some(data.clone()),
+            (None, None) => None,
+            (None, Some(source)) => match source(&user.id) {
+                None | Some(Value::Null) => None,
+                Some(Value::Object(data)) => Some(data),
+                Some(_) => return Err(Refusal::internal("custom user data must be an object")),
+            },
+        };
+        if data.as_ref().is_some_and(|data| !fits(data)) {
+            return Err(Refusal::internal("the custom user data is too large for a token"));
+        }
+        Ok(data)
+    }
+}
+
+/// Tells whether custom data fits into a token.
+pub(super) fn fits(data: &Map<String, Value>) -> bool {
+    serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA)
+}
+
+fn wants_link(request: &Request) -> bool {
+    let query = request.query.as_deref().unwrap_or_default();
+    query.split('&').any(|pair| pair == "link=true")
+}
+
+/// The answer if what a log-in was based on is gone before it counts.
+fn outdated(evidence: &Evidence) -> Refusal {
+    match evidence.basis {
+        Basis::Account { .. } => Refusal::invalid_password(),
+        _ => Refusal::auth_error("unauthorized"),
+    }
+}
+
+/// realm-web takes a 401 that says `unauthorized` for an expired access token, and would refresh
+/// and link for ever.
+fn for_link(mut refusal: Refusal) -> Refusal {
+    if refusal.status == 401 && refusal.message == "unauthorized" {
+        refusal.message = "the credentials to link were not accepted".to_owned();
+    }
+    refusal
 }
 
 /// Reads a body. Clients say JSON also where they send nothing, so nothing counts as `{}`; fields
@@ -321,8 +330,4 @@ fn no_secret() -> Secret {
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
     String::deserialize(deserializer).map(Secret::from)
-}
-
-fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
-    Option::<String>::deserialize(deserializer).map(|text| text.map(Secret::from))
 }

@@ -1,0 +1,145 @@
+//! API keys of users.
+//!
+//! All of this wants the refresh token.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body;
+use crate::UserId;
+use crate::server::http::Request;
+use crate::server::refusal::Refusal;
+use crate::server::routes::{Caller, Reply, Service};
+use crate::server::state::{API_KEY, ApiKey, KeyRefusal, MAX_KEYS, Session};
+use crate::server::{digest, random};
+
+/// A name may have this many characters.
+const MAX_NAME: usize = 128;
+
+#[derive(Deserialize)]
+struct NewKey {
+    name: Option<String>,
+}
+
+impl Service {
+    /// `POST /auth/api_keys`: the one answer with the key in it.
+    pub(in crate::server) fn create_api_key(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let session = self.session_of_key_owner(request, caller)?;
+        let NewKey { name } = body(request)?;
+        let name = name.ok_or_else(|| Refusal::missing_parameter("name"))?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if name.is_empty() || !name.bytes().all(allowed) {
+            return Err(Refusal::invalid_parameter(
+                "API key name can only contain ASCII letters, numbers, underscores, and hyphens",
+            ));
+        }
+        if name.len() > MAX_NAME {
+            let message = format!("API key name can have at most {MAX_NAME} characters");
+            return Err(Refusal::invalid_parameter(message));
+        }
+        let secret = random::hex(&random::bytes::<32>()?);
+        let key = ApiKey {
+            id: random::id()?,
+            user_id: session.user_id.clone(),
+            name,
+            hash: digest::sha256(&secret),
+            number: 0,
+            disabled: false,
+        };
+        let key = self.state.add_api_key(key)?.map_err(|why| match why {
+            KeyRefusal::Anonymous => {
+                Refusal::without_code(403, "anonymous users cannot have API keys")
+            }
+            KeyRefusal::NameTaken => {
+                Refusal::new(409, "APIKeyAlreadyExists", "API key with name already exists")
+            }
+            KeyRefusal::NoUser => Refusal::user_gone(),
+            KeyRefusal::TooMany => {
+                Refusal::bad_request(format!("a user can have at most {MAX_KEYS} API keys"))
+            }
+        })?;
+        let mut answer = object(&key);
+        answer["key"] = secret.into();
+        Ok(Reply::Json(201, answer))
+    }
+
+    /// `GET /auth/api_keys`.
+    pub(in crate::server) fn list_api_keys(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let session = self.session_of_key_owner(request, caller)?;
+        let keys = self.state.api_keys(&session.user_id);
+        Ok(Reply::Json(200, keys.iter().map(|key| object(key)).collect()))
+    }
+
+    /// `GET /auth/api_keys/<id>`.
+    pub(in crate::server) fn api_key(
+        &self,
+        request: &Request,
+        id: &str,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let session = self.session_of_key_owner(request, caller)?;
+        let key = self.state.api_key(&session.user_id, id).ok_or_else(not_found)?;
+        Ok(Reply::Json(200, object(&key)))
+    }
+
+    /// `PUT /auth/api_keys/<id>/enable` and `…/disable`. Server sessions that the key began go on.
+    pub(in crate::server) fn set_api_key_disabled(
+        &self,
+        request: &Request,
+        id: &str,
+        disabled: bool,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let session = self.session_of_key_owner(request, caller)?;
+        let found = self.state.set_api_key_disabled(&session.user_id, id, disabled)?;
+        if found { Ok(Reply::Empty) } else { Err(not_found()) }
+    }
+
+    /// `DELETE /auth/api_keys/<id>`.
+    pub(in crate::server) fn delete_api_key(
+        &self,
+        request: &Request,
+        id: &str,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
+        let session = self.session_of_key_owner(request, caller)?;
+        let used = session.identity.provider_type == API_KEY && session.identity.id == id;
+        if used && self.state.api_key(&session.user_id, id).is_some() {
+            let message = "the API key that one is logged in with cannot be deleted";
+            return Err(Refusal::without_code(403, message));
+        }
+        let found = self.state.delete_api_key(&session.user_id, id)?;
+        if found { Ok(Reply::Empty) } else { Err(not_found()) }
+    }
+
+    fn session_of_key_owner(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<std::sync::Arc<Session>, Refusal> {
+        let session = self.session_of_refresh_token(request)?;
+        caller.user_id = Some(UserId::new(&session.user_id));
+        match self.state.user(&session.user_id) {
+            None => Err(Refusal::no_session()),
+            Some(user) if user.disabled => Err(Refusal::user_disabled_session()),
+            Some(_) => Ok(session),
+        }
+    }
+}
+
+/// A key as clients see it, without the key.
+fn object(key: &ApiKey) -> Value {
+    json!({"_id": key.id, "name": key.name, "disabled": key.disabled})
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(404, "APIKeyNotFound", "API key not found")
+}

@@ -1,0 +1,300 @@
+//! E-mail accounts: registering, confirming, replacing a password.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{MAX_EMAIL, body, no_secret, secret};
+use crate::Secret;
+use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
+use crate::server::http::Request;
+use crate::server::outbox::{Mail, MailKind, Outbox};
+use crate::server::refusal::Refusal;
+use crate::server::routes::{Reply, Service};
+use crate::server::state::{Account, Purpose};
+use crate::server::{digest, random};
+
+/// How long a token that was mailed is worth something, in seconds: as with the service.
+const PROOF_LIFETIME: i64 = 30 * 60;
+
+/// How e-mail accounts work here.
+#[derive(Default)]
+pub(in crate::server) struct EmailSettings {
+    pub confirmation: Confirmation,
+    pub confirm_url: Option<String>,
+    pub reset: Reset,
+    pub reset_url: Option<String>,
+    pub outbox: Outbox,
+}
+
+#[derive(Deserialize)]
+struct Registration {
+    #[serde(default)]
+    email: String,
+    #[serde(default = "no_secret", deserialize_with = "secret")]
+    password: Secret,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(default)]
+    email: String,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    #[serde(default = "no_secret", deserialize_with = "secret")]
+    token: Secret,
+    #[serde(default, rename = "tokenId")]
+    token_id: String,
+    #[serde(default = "no_secret", deserialize_with = "secret")]
+    password: Secret,
+}
+
+#[derive(Deserialize)]
+struct ResetByFunction {
+    #[serde(default)]
+    email: String,
+    #[serde(default = "no_secret", deserialize_with = "secret")]
+    password: Secret,
+    #[serde(default)]
+    arguments: Option<Vec<Value>>,
+}
+
+impl Service {
+    /// `POST …/auth/providers/local-userpass/register`.
+    pub(in crate::server) fn register(&self, request: &Request) -> Result<Reply, Refusal> {
+        let Registration { email, password } = body(request)?;
+        if email.is_empty() || email.len() > MAX_EMAIL {
+            return Err(Refusal::invalid_parameter("email invalid"));
+        }
+        check_length(&password)?;
+        let taken = || Refusal::new(409, "AccountNameInUse", "name already in use");
+        if self.state.account(&email).is_some() {
+            return Err(taken());
+        }
+        let account = Account {
+            id: random::id()?,
+            email,
+            password: self.passwords.turn().hash(&password)?,
+            created_at: self.now(),
+            pending: !matches!(self.email.confirmation, Confirmation::Automatic),
+            confirm: None,
+            reset: None,
+        };
+        let (id, email) = (account.id.clone(), account.email.clone());
+        // Somebody else may have taken the name while this one's password was hashed.
+        if !self.state.add_account(account)? {
+            return Err(taken());
+        }
+        match &self.email.confirmation {
+            Confirmation::Automatic => {}
+            Confirmation::Email => self.mail(&id, &email, Purpose::Confirm)?,
+            Confirmation::Function(_) => {
+                if let Err(refusal) = self.run_confirmation(&id, &email) {
+                    self.state.drop_pending_account(&id)?;
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(Reply::Json(201, json!({})))
+    }
+
+    /// `POST …/confirm`: confirms an address with the token that was sent to it.
+    pub(in crate::server) fn confirm(&self, request: &Request) -> Result<Reply, Refusal> {
+        let Tokens { token, token_id, .. } = body(request)?;
+        let account = self.account_of(&token, &token_id)?;
+        if !account.pending {
+            return Err(already_confirmed());
+        }
+        let hash = digest::sha256(token.expose());
+        if self.state.confirm_account(&account.id, Some((&hash, self.now())))? {
+            Ok(Reply::Json(200, json!({})))
+        } else {
+            Err(token_invalid())
+        }
+    }
+
+    /// `POST …/confirm/send`: sends one more mail.
+    pub(in crate::server) fn send_confirmation(&self, request: &Request) -> Result<Reply, Refusal> {
+        let account = self.known_account(request)?;
+        if !account.pending {
+            return Err(already_confirmed());
+        }
+        match self.email.confirmation {
+            Confirmation::Email => self.mail(&account.id, &account.email, Purpose::Confirm)?,
+            _ => {
+                let message =
+                    format!("cannot send mail to {}: confirmation is not by email", account.email);
+                return Err(Refusal::without_code(400, message));
+            }
+        }
+        Ok(Reply::Json(200, json!({})))
+    }
+
+    /// `POST …/confirm/call`: runs the confirmation function once more.
+    pub(in crate::server) fn call_confirmation(&self, request: &Request) -> Result<Reply, Refusal> {
+        let account = self.known_account(request)?;
+        let other_mode = match self.email.confirmation {
+            Confirmation::Automatic => "automatic confirmation is enabled",
+            Confirmation::Email => "confirmation by email is enabled",
+            Confirmation::Function(_) if !account.pending => return Err(already_confirmed()),
+            Confirmation::Function(_) => {
+                self.run_confirmation(&account.id, &account.email)?;
+                return Ok(Reply::Json(200, json!({})));
+            }
+        };
+        let message = format!("cannot run confirmation for {}: {other_mode}", account.email);
+        Err(Refusal::without_code(400, message))
+    }
+
+    /// `POST …/reset/send`: mails a token that lets the password be replaced.
+    pub(in crate::server) fn send_reset(&self, request: &Request) -> Result<Reply, Refusal> {
+        if matches!(self.email.reset, Reset::Function(_)) {
+            let message = "please use reset password via function";
+            return Err(Refusal::without_code(400, message));
+        }
+        let account = self.known_account(request)?;
+        self.mail(&account.id, &account.email, Purpose::Reset)?;
+        Ok(Reply::Json(200, json!({})))
+    }
+
+    /// `POST …/reset`: replaces a password with the token that was mailed, and ends the user's
+    /// sessions.
+    pub(in crate::server) fn reset(&self, request: &Request) -> Result<Reply, Refusal> {
+        let Tokens { token, token_id, password } = body(request)?;
+        let account = self.account_of(&token, &token_id)?;
+        check_length(&password)?;
+        let hash = digest::sha256(token.expose());
+        // Hashing the password is too much work for a token that is worth nothing.
+        if !account.accepts(Purpose::Reset, &hash, self.now()) {
+            return Err(token_invalid());
+        }
+        let password = self.passwords.turn().hash(&password)?;
+        if !self.state.reset_password(&account.id, password, Some((&hash, self.now())))? {
+            return Err(token_invalid());
+        }
+        self.throttle.succeeded(&account.email);
+        Ok(Reply::Json(200, json!({})))
+    }
+
+    /// `POST …/reset/call`: lets the function decide on a new password.
+    pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, Refusal> {
+        let ResetByFunction { email, password, arguments } = body(request)?;
+        let Reset::Function(function) = &self.email.reset else {
+            let message = "cannot run reset password function: reset by email is enabled";
+            return Err(Refusal::without_code(400, message));
+        };
+        check_length(&password)?;
+        let account = self.state.account(&email).ok_or_else(not_found)?;
+        let (token, token_id) = self.new_proof(&account.id, Purpose::Reset)?;
+        let call = ResetCall {
+            username: email,
+            password: password.clone(),
+            token,
+            token_id,
+            arguments: arguments.unwrap_or_default(),
+        };
+        match function(&call) {
+            Verdict::Success => {
+                let password = self.passwords.turn().hash(&password)?;
+                if !self.state.reset_password(&account.id, password, None)? {
+                    return Err(not_found());
+                }
+                self.throttle.succeeded(&account.email);
+            }
+            Verdict::Pending => {}
+            Verdict::Fail => {
+                let message = format!("failed to reset password for user \"{}\"", account.email);
+                return Err(Refusal::bad_request(message));
+            }
+        }
+        Ok(Reply::Json(200, json!({})))
+    }
+
+    /// Lets the function decide on an account that waits.
+    fn run_confirmation(&self, id: &str, email: &str) -> Result<(), Refusal> {
+        let Confirmation::Function(function) = &self.email.confirmation else { return Ok(()) };
+        let (token, token_id) = self.new_proof(id, Purpose::Confirm)?;
+        match function(&ConfirmationCall { username: email.to_owned(), token, token_id }) {
+            Verdict::Success => {
+                if !self.state.confirm_account(id, None)? {
+                    return Err(not_found());
+                }
+                Ok(())
+            }
+            Verdict::Pending => Ok(()),
+            Verdict::Fail => {
+                Err(Refusal::bad_request(format!("failed to confirm user \"{email}\"")))
+            }
+        }
+    }
+
+    fn mail(&self, id: &str, email: &str, purpose: Purpose) -> Result<(), Refusal> {
+        let (token, token_id) = self.new_proof(id, purpose)?;
+        let (kind, page, url) = match purpose {
+            Purpose::Confirm => (MailKind::Confirmation, "confirm", &self.email.confirm_url),
+            Purpose::Reset => (MailKind::PasswordReset, "reset", &self.email.reset_url),
+        };
+        let own;
+        let url = match url {
+            Some(url) => url,
+            None => {
+                own = format!("{}/{page}", self.base_url);
+                &own
+            }
+        };
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let link = format!("{url}{separator}token={}&tokenId={token_id}", token.expose());
+        let to = email.to_owned();
+        self.email.outbox.put(Mail { to, kind, token, token_id, link: Secret::new(link) });
+        Ok(())
+    }
+
+    /// Makes a token, the only one for this purpose that counts from here on, and names it by the
+    /// account's id.
+    fn new_proof(&self, id: &str, purpose: Purpose) -> Result<(Secret, String), Refusal> {
+        let token = Secret::new(random::hex(&random::bytes::<64>()?));
+        let until = self.now().saturating_add(PROOF_LIFETIME);
+        if !self.state.put_proof(id, purpose, digest::sha256(token.expose()), until)? {
+            return Err(not_found());
+        }
+        Ok((token, id.to_owned()))
+    }
+
+    /// Returns the account that a token is about, whether the token is any good or not.
+    fn account_of(&self, token: &Secret, token_id: &str) -> Result<Arc<Account>, Refusal> {
+        let invalid = || Refusal::bad_request("invalid token data");
+        let token = token.expose();
+        if token.is_empty() || token.len() > MAX_EMAIL {
+            return Err(invalid());
+        }
+        self.state.account_with_id(token_id).ok_or_else(invalid)
+    }
+
+    fn known_account(&self, request: &Request) -> Result<Arc<Account>, Refusal> {
+        let Address { email } = body(request)?;
+        self.state.account(&email).ok_or_else(not_found)
+    }
+}
+
+fn check_length(password: &Secret) -> Result<(), Refusal> {
+    if (6..=128).contains(&password.expose().chars().count()) {
+        Ok(())
+    } else {
+        Err(Refusal::invalid_parameter("password must be between 6 and 128 characters"))
+    }
+}
+
+fn already_confirmed() -> Refusal {
+    Refusal::new(400, "UserAlreadyConfirmed", "already confirmed")
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(404, "UserNotFound", "user not found")
+}
+
+fn token_invalid() -> Refusal {
+    Refusal::new(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
+}

@@ -1,0 +1,167 @@
+//! Who somebody is: what each provider wants, and what it makes of it.
+
+use serde_json::{Map, Value};
+
+use super::{MAX_EMAIL, body, identity};
+use crate::Secret;
+use crate::server::http::Request;
+use crate::server::providers::{
+    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, Fault, GOOGLE, MAX_ID, Proved, Time,
+};
+use crate::server::refusal::Refusal;
+use crate::server::routes::Service;
+use crate::server::state::{ANONYMOUS, API_KEY, Account, Basis, EMAIL_PASSWORD, Evidence};
+use crate::server::{digest, random};
+
+impl Service {
+    /// Checks credentials. Fields that are not the provider's are left alone.
+    pub(super) fn identify(&self, request: &Request, provider: &str) -> Result<Evidence, Refusal> {
+        let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
+        let providers = &self.providers;
+        let unsupported = || {
+            let message = format!("authentication via '{provider}' is unsupported");
+            Refusal::new(404, "AuthProviderNotFound", message)
+        };
+        let field = |name| credential(request, name);
+        let proved = match provider {
+            ANONYMOUS => {
+                let id = format!("{}-{}", random::id()?, random::letters(8)?);
+                return Ok(Evidence::new(identity(id, ANONYMOUS)));
+            }
+            EMAIL_PASSWORD => {
+                let (username, password) = (field("username")?, field("password")?);
+                return self.identify_account(request, username.expose(), &password);
+            }
+            API_KEY => return self.identify_key(&field("key")?),
+            CUSTOM_FUNCTION => return self.identify_by_function(request, unsupported),
+            CUSTOM_TOKEN => {
+                let jwt = providers.custom_jwt.as_ref().ok_or_else(unsupported)?;
+                jwt.identify(field("token")?.expose(), time)
+            }
+            APPLE => {
+                let apple = providers.apple.as_ref().ok_or_else(unsupported)?;
+                apple.identify(field("id_token")?.expose(), time)
+            }
+            GOOGLE => {
+                let google = providers.google.as_ref().ok_or_else(unsupported)?;
+                match optional_credential(request, "id_token")? {
+                    Some(token) => google.tokens.identify(token.expose(), time),
+                    None => google.identify_code(field("authCode")?.expose(), time),
+                }
+            }
+            FACEBOOK => {
+                let facebook = providers.facebook.as_ref().ok_or_else(unsupported)?;
+                facebook.identify(field("accessToken")?.expose())
+            }
+            _ => return Err(unsupported()),
+        };
+        let Proved { id, data } = proved.map_err(|fault| match fault {
+            Fault::Refused => Refusal::auth_error("unauthorized"),
+            Fault::Unreachable => {
+                let message = format!("what '{provider}' needs could not be fetched");
+                Refusal::new(503, "InternalServerError", message)
+            }
+        })?;
+        Ok(Evidence { data, current: true, ..Evidence::new(identity(id, provider)) })
+    }
+
+    fn identify_account(
+        &self,
+        request: &Request,
+        username: &str,
+        password: &Secret,
+    ) -> Result<Evidence, Refusal> {
+        let account = self.check_password(request, username, password)?;
+        if account.pending {
+            return Err(Refusal::auth_error("unauthorized"));
+        }
+        let Account { id, email, password, .. } = Account::clone(&account);
+        Ok(Evidence {
+            data: Map::from_iter([("email".to_owned(), email.into())]),
+            basis: Basis::Account { password },
+            ..Evidence::new(identity(id, EMAIL_PASSWORD))
+        })
+    }
+
+    fn identify_key(&self, key: &Secret) -> Result<Evidence, Refusal> {
+        let hash = digest::sha256(key.expose());
+        if let Some((identity, name)) = self.providers.server_key(&hash) {
+            return Ok(Evidence {
+                data: Map::from_iter([("name".to_owned(), name.into())]),
+                basis: Basis::ServerKey,
+                ..Evidence::new(identity)
+            });
+        }
+        let key = self.state.api_key_with_hash(&hash).filter(|key| !key.disabled);
+        let key = key.ok_or_else(|| Refusal::auth_error("unauthorized"))?;
+        Ok(Evidence { basis: Basis::ApiKey, ..Evidence::new(identity(key.id.clone(), API_KEY)) })
+    }
+
+    fn identify_by_function(
+        &self,
+        request: &Request,
+        unsupported: impl Fn() -> Refusal,
+    ) -> Result<Evidence, Refusal> {
+        let function = self.providers.function.as_ref().ok_or_else(unsupported)?;
+        let mut payload: Map<String, Value> = body(request)?;
+        // The client's, not the user's: see section 2.1 of the protocol.
+        payload.remove("options");
+        let answer = function(&Value::Object(payload))
+            .map_err(|error| Refusal::auth_error(error.to_string()))?;
+        if answer.id.is_empty() || answer.id.len() > MAX_ID {
+            return Err(Refusal::auth_error("the function returned no id"));
+        }
+        let identity = identity(answer.id, CUSTOM_FUNCTION);
+        Ok(Evidence { data: answer.data, current: true, ..Evidence::new(identity) })
+    }
+
+    /// Returns the account with this name and password. A name that does not exist and a password
+    /// that is wrong take the same time and get the same answer.
+    fn check_password(
+        &self,
+        request: &Request,
+        username: &str,
+        password: &Secret,
+    ) -> Result<std::sync::Arc<Account>, Refusal> {
+        // What cannot be an account's name need not be remembered as one.
+        let name = if username.len() > MAX_EMAIL { "" } else { username };
+        self.check_throttle(name, request)?;
+        let turn = self.passwords.turn();
+        // Those who waited for their turn meanwhile must not get more attempts than one by one.
+        self.check_throttle(name, request)?;
+        let account = self.state.account(name);
+        let hash = account.as_ref().map(|account| account.password.as_str());
+        match (turn.verify(password, hash), account) {
+            (true, Some(account)) => {
+                self.throttle.succeeded(name);
+                Ok(account)
+            }
+            _ => {
+                self.throttle.failed(name, request.peer, self.clock.monotonic());
+                Err(Refusal::invalid_password())
+            }
+        }
+    }
+
+    fn check_throttle(&self, name: &str, request: &Request) -> Result<(), Refusal> {
+        self.throttle.check(name, request.peer, self.clock.monotonic()).map_err(|wait| {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            Refusal::without_code(429, "too many failed log-in attempts")
+                .with_header("Retry-After", seconds.to_string())
+        })
+    }
+}
+
+/// Reads one text out of what was sent.
+fn credential(request: &Request, name: &str) -> Result<Secret, Refusal> {
+    optional_credential(request, name)?.ok_or_else(|| Refusal::missing_parameter(name))
+}
+
+fn optional_credential(request: &Request, name: &str) -> Result<Option<Secret>, Refusal> {
+    let mut sent: Map<String, Value> = body(request)?;
+    match sent.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(Secret::from(text))),
+        Some(_) => Err(Refusal::bad_request(format!("{name} must be a string"))),
+    }
+}

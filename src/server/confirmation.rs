@@ -1,0 +1,119 @@
+//! How e-mail addresses are confirmed, and passwords replaced.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::Secret;
+
+/// How a registered e-mail address is confirmed.
+#[derive(Default)]
+#[non_exhaustive]
+pub enum Confirmation {
+    /// At once.
+    #[default]
+    Automatic,
+    /// With a token that is mailed to it: see [`Server::outbox`](super::Server::outbox).
+    Email,
+    /// By a function that decides, or passes the token on in its own way.
+    Function(Box<ConfirmationFunction>),
+}
+
+/// How a forgotten password is replaced.
+#[derive(Default)]
+#[non_exhaustive]
+pub enum Reset {
+    /// With a token that is mailed: see [`Server::outbox`](super::Server::outbox).
+    #[default]
+    Email,
+    /// By a function that decides, or passes the token on in its own way.
+    Function(Box<ResetFunction>),
+}
+
+/// What decides about an e-mail address.
+pub type ConfirmationFunction = dyn Fn(&ConfirmationCall) -> Verdict + Send + Sync;
+
+/// What decides about a new password.
+pub type ResetFunction = dyn Fn(&ResetCall) -> Verdict + Send + Sync;
+
+/// A confirmation that is to be decided.
+///
+/// Source: the service's custom confirmation functions.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConfirmationCall {
+    /// The e-mail address.
+    pub username: String,
+    /// Confirms the address later, together with `token_id`.
+    pub token: Secret,
+    /// What goes with the token.
+    pub token_id: String,
+}
+
+/// A new password that is to be decided.
+///
+/// Source: the service's custom password reset functions.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ResetCall {
+    /// The e-mail address.
+    pub username: String,
+    /// The new password.
+    pub password: Secret,
+    /// Lets the password be replaced later, together with `token_id`.
+    pub token: Secret,
+    /// What goes with the token.
+    pub token_id: String,
+    /// What the client sent along, as it was sent.
+    pub arguments: Vec<Value>,
+}
+
+/// What a function decides.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Do it now.
+    Success,
+    /// Wait for the token.
+    Pending,
+    /// Do not.
+    Fail,
+}
+
+impl Confirmation {
+    /// Confirms by a function.
+    pub fn function<F>(function: F) -> Self
+    where
+        F: Fn(&ConfirmationCall) -> Verdict + Send + Sync + 'static,
+    {
+        Self::Function(Box::new(function))
+    }
+}
+
+impl Reset {
+    /// Replaces passwords by a function.
+    pub fn function<F>(function: F) -> Self
+    where
+        F: Fn(&ResetCall) -> Verdict + Send + Sync + 'static,
+    {
+        Self::Function(Box::new(function))
+    }
+}
+
+impl fmt::Debug for Confirmation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Automatic => "Automatic",
+            Self::Email => "Email",
+            Self::Function(_) => "Function(..)",
+        })
+    }
+}
+
+impl fmt::Debug for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Email => "Email",
+            Self::Function(_) => "Function(..)",
+        })
+    }
+}

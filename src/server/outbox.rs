@@ -1,0 +1,130 @@
+//! The mail that is not sent.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::{Deadline, Secret};
+
+/// Mails beyond this push the oldest ones out.
+const CAPACITY: usize = 1024;
+
+/// A mail as it would have been sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Mail {
+    /// The address.
+    pub to: String,
+    /// What the mail is for.
+    pub kind: MailKind,
+    /// The secret that the mail brings.
+    pub token: Secret,
+    /// What goes with the token.
+    pub token_id: String,
+    /// The link in the mail, with both in it.
+    pub link: Secret,
+}
+
+/// What a mail is for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum MailKind {
+    /// To confirm the address.
+    Confirmation,
+    /// To replace the password.
+    PasswordReset,
+}
+
+pub(super) type OnMail = dyn Fn(&Mail) + Send + Sync;
+
+/// Where mails are put.
+#[derive(Default)]
+pub(super) struct Outbox {
+    mails: Mutex<VecDeque<Mail>>,
+    arrived: Condvar,
+    pub on_mail: Option<Box<OnMail>>,
+}
+
+impl Outbox {
+    pub(super) fn put(&self, mail: Mail) {
+        {
+            let mut mails = self.mails();
+            if mails.len() == CAPACITY {
+                mails.pop_front();
+            }
+            mails.push_back(mail.clone());
+        }
+        self.arrived.notify_all();
+        // No lock is held here: this is somebody else's code.
+        if let Some(on_mail) = &self.on_mail {
+            on_mail(&mail);
+        }
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<Mail> {
+        self.mails().iter().cloned().collect()
+    }
+
+    /// Takes out the oldest mail of this kind to this address, waiting for one.
+    pub(super) fn take(&self, to: &str, kind: MailKind, deadline: Deadline) -> Option<Mail> {
+        let mut mails = self.mails();
+        loop {
+            let wanted = |mail: &Mail| mail.to == to && mail.kind == kind;
+            if let Some(index) = mails.iter().position(wanted) {
+                return mails.remove(index);
+            }
+            if deadline.has_passed() {
+                return None;
+            }
+            mails = self
+                .arrived
+                .wait_timeout(mails, deadline.remaining())
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn mails(&self) -> MutexGuard<'_, VecDeque<Mail>> {
+        self.mails.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn mail(to: usize) -> Mail {
+        Mail {
+            to: to.to_string(),
+            kind: MailKind::Confirmation,
+            token: Secret::new("planted"),
+            token_id: String::new(),
+            link: Secret::new("http://planted"),
+        }
+    }
+
+    #[test]
+    fn the_outbox_is_bounded_and_its_mails_show_no_secret() {
+        let outbox = Outbox::default();
+        (0..=CAPACITY).for_each(|to| outbox.put(mail(to)));
+        assert_eq!(outbox.to_vec().len(), CAPACITY);
+        assert_eq!(outbox.to_vec()[0].to, "1");
+        assert!(!format!("{:?}", outbox.to_vec()).contains("planted"));
+    }
+
+    #[test]
+    fn a_mail_is_waited_for_and_taken_once() {
+        let outbox = Outbox::default();
+        let now = Deadline::after(Duration::ZERO);
+        std::thread::scope(|scope| {
+            let (outbox, soon) = (&outbox, Deadline::after(Duration::from_secs(10)));
+            let taken = scope.spawn(move || outbox.take("7", MailKind::Confirmation, soon));
+            outbox.put(mail(6));
+            outbox.put(mail(7));
+            assert_eq!(taken.join().unwrap(), Some(mail(7)));
+        });
+        assert_eq!(outbox.take("7", MailKind::Confirmation, now), None);
+        assert_eq!(outbox.take("6", MailKind::PasswordReset, now), None);
+        assert_eq!(outbox.take("6", MailKind::Confirmation, now), Some(mail(6)));
+    }
+}

@@ -1,0 +1,76 @@
+//! The pages that mails link to, unless an app has its own: `/confirm` and `/reset`.
+//!
+//! Nothing happens until somebody presses the button: programs that look at links before people do
+//! would use up the token.
+
+/// What a page does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Page {
+    Confirm,
+    Reset,
+}
+
+/// Header fields of a page: it may run its own script and ask its own server, no more, and tells
+/// nobody its address, which has the token in it.
+pub(super) const HEADERS: [(&str, &str); 4] = [
+    ("Cache-Control", "no-store"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+         connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+];
+
+impl Page {
+    /// Writes the page. `app_id` has no characters that mean anything in HTML or JavaScript.
+    pub(super) fn html(self, app_id: &str) -> String {
+        let (title, operation, field) = match self {
+            Self::Confirm => ("Confirm your e-mail address", "confirm", ""),
+            Self::Reset => (
+                "Choose a new password",
+                "reset",
+                r#"<p><input type="password" id="password" autocomplete="new-password" autofocus>"#,
+            ),
+        };
+        TEMPLATE
+            .replace("{title}", title)
+            .replace("{field}", field)
+            .replace("{app}", app_id)
+            .replace("{operation}", operation)
+    }
+}
+
+const TEMPLATE: &str = r#"<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<style>body { font-family: sans-serif; margin: 3em auto; max-width: 30em }</style>
+<h1>{title}</h1>
+<form id="form">{field}<p><button>{title}</button></form>
+<p id="result" role="status">
+<script>
+const query = new URLSearchParams(location.search);
+const result = document.getElementById("result");
+document.getElementById("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const body = { token: query.get("token") ?? "", tokenId: query.get("tokenId") ?? "" };
+  const password = document.getElementById("password");
+  if (password) body.password = password.value;
+  try {
+    const answer = await fetch(
+      "/api/client/v2.0/app/{app}/auth/providers/local-userpass/{operation}",
+      {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+      },
+    );
+    result.textContent = answer.ok ? "Done." : (await answer.json()).error;
+  } catch (error) {
+    result.textContent = String(error);
+  }
+});
+</script>
+</html>
+"#;

@@ -1,0 +1,215 @@
+//! Tokens that somebody else made and signed.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use jsonwebtoken::Validation;
+use serde_json::{Map, Value};
+
+use super::keys::{JwtKeys, Keys};
+use super::{Fault, MAX_ID, Proved};
+
+/// A token may have this many bytes.
+const MAX_TOKEN: usize = 64 * 1024;
+
+/// How the provider `custom-token` takes log-ins with tokens of your own.
+///
+/// A token must be signed with one of the keys, name the audience in `aud`, have a `sub`, which
+/// becomes the id of the identity, and an `exp` that has not come. Times are judged by the server's
+/// clock.
+#[derive(Clone, Debug)]
+pub struct CustomJwt {
+    keys: JwtKeys,
+    audience: Option<String>,
+    issuer: Option<String>,
+    fields: Vec<MetadataField>,
+    leeway: Duration,
+}
+
+/// One claim that is copied from a token into the profile.
+#[derive(Clone, Debug)]
+pub struct MetadataField {
+    name: String,
+    field_name: String,
+    required: bool,
+}
+
+impl CustomJwt {
+    /// How far the clocks of the issuer and the server may differ by default: 60 seconds.
+    pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
+
+    /// Takes tokens signed with these keys, made for this app, by any issuer.
+    pub fn new(keys: JwtKeys) -> Self {
+        Self {
+            keys,
+            audience: None,
+            issuer: None,
+            fields: Vec::new(),
+            leeway: Self::DEFAULT_LEEWAY,
+        }
+    }
+
+    /// Sets the audience that tokens must name. Defaults to the app id.
+    #[must_use]
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Sets the issuer that tokens must name. By default `iss` is not looked at.
+    #[must_use]
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Adds a claim that is copied into the profile at every log-in.
+    #[must_use]
+    pub fn metadata_field(mut self, field: MetadataField) -> Self {
+        self.fields.push(field);
+        self
+    }
+
+    /// Sets by how much `exp` may have passed, and `nbf` may be ahead. Defaults to 60 seconds.
+    #[must_use]
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    pub(super) fn open(self, app_id: &str) -> io::Result<JwtProvider> {
+        let verifier = Verifier {
+            keys: self.keys.open()?,
+            audiences: vec![self.audience.unwrap_or_else(|| app_id.to_owned())],
+            issuers: self.issuer.into_iter().collect(),
+            leeway: self.leeway.as_secs_f64(),
+        };
+        Ok(JwtProvider { verifier, fields: self.fields })
+    }
+}
+
+impl MetadataField {
+    /// Copies the claim `name`, a path with dots into the token, to the profile's field
+    /// `field_name`. A token without it is taken.
+    pub fn new(name: impl Into<String>, field_name: impl Into<String>) -> Self {
+        Self { name: name.into(), field_name: field_name.into(), required: false }
+    }
+
+    /// Sets whether a token without this claim is refused.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+        let mut parts = self.name.split('.');
+        let first = claims.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
+    }
+}
+
+/// The provider `custom-token`, in use.
+pub(in crate::server) struct JwtProvider {
+    verifier: Verifier,
+    fields: Vec<MetadataField>,
+}
+
+impl JwtProvider {
+    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, Fault> {
+        let claims = self.verifier.verify(token, time)?;
+        let mut data = Map::new();
+        for field in &self.fields {
+            match field.find(&claims) {
+                Some(value) => {
+                    data.insert(field.field_name.clone(), value.clone());
+                }
+                None if field.required => return Err(Fault::Refused),
+                None => {}
+            }
+        }
+        Ok(Proved { id: subject(&claims)?.to_owned(), data })
+    }
+}
+
+/// What time it is, by the server's clock.
+#[derive(Clone, Copy)]
+pub(in crate::server) struct Time {
+    /// Seconds since the epoch.
+    pub now: i64,
+    pub monotonic: Duration,
+}
+
+/// Decides whether a token is good.
+pub(super) struct Verifier {
+    pub keys: Keys,
+    /// One of these must be among the token's.
+    pub audiences: Vec<String>,
+    /// The token's must be one of these, if there are any.
+    pub issuers: Vec<String>,
+    /// Seconds.
+    pub leeway: f64,
+}
+
+impl Verifier {
+    /// Returns the claims of a token that is good. It has a subject.
+    pub(super) fn verify(&self, token: &str, time: Time) -> Result<Map<String, Value>, Fault> {
+        if token.len() > MAX_TOKEN {
+            return Err(Fault::Refused);
+        }
+        // Fails for `none`, which is no algorithm.
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Fault::Refused)?;
+        let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
+        let mut validation = Validation::new(header.alg);
+        // The crate would ask the system what time it is; we ask our clock, below.
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation)
+            .map_err(|_| Fault::Refused)?
+            .claims;
+        self.check(&claims, time.now as f64)?;
+        Ok(claims)
+    }
+
+    fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), Fault> {
+        let lasts = number(claims, "exp").is_some_and(|exp| now < exp + self.leeway);
+        let begun = match claims.get("nbf") {
+            None => true,
+            Some(_) => number(claims, "nbf").is_some_and(|nbf| nbf <= now + self.leeway),
+        };
+        let names = |name: &Value| {
+            name.as_str().is_some_and(|name| self.audiences.iter().any(|known| known == name))
+        };
+        let ours = match claims.get("aud") {
+            Some(Value::Array(audiences)) => audiences.iter().any(names),
+            Some(audience) => names(audience),
+            None => false,
+        };
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let issued = self.issuers.is_empty()
+            || issuer.is_some_and(|issuer| self.issuers.iter().any(|known| known == issuer));
+        let all = lasts && begun && ours && issued && subject(claims).is_ok();
+        if all { Ok(()) } else { Err(Fault::Refused) }
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("audiences", &self.audiences)
+            .field("issuers", &self.issuers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns who the token is about.
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, Fault> {
+    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+    if subject.is_empty() || subject.len() > MAX_ID { Err(Fault::Refused) } else { Ok(subject) }
+}
+
+fn number(claims: &Map<String, Value>, name: &str) -> Option<f64> {
+    claims.get(name).and_then(Value::as_f64)
+}

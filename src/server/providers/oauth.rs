@@ -1,0 +1,297 @@
+//! Google, Apple and Facebook.
+
+use std::io;
+
+use serde_json::{Map, Value};
+
+use super::fetch::Remote;
+use super::jwt::{CustomJwt, Time, Verifier, subject};
+use super::keys::JwtKeys;
+use super::{Fault, MAX_ID, Proved};
+use crate::Secret;
+use crate::server::digest;
+
+/// How the provider `oauth2-google` takes log-ins: with an `id_token`, or with an `authCode` if
+/// there is a [client secret](Self::client_secret).
+#[derive(Clone, Debug)]
+pub struct Google {
+    client_ids: Vec<String>,
+    client_secret: Option<Secret>,
+    redirect_uri: String,
+    keys: JwtKeys,
+    issuers: Vec<String>,
+    token_url: String,
+}
+
+/// How the provider `oauth2-apple` takes log-ins: with an `id_token`.
+#[derive(Clone, Debug)]
+pub struct Apple {
+    client_ids: Vec<String>,
+    keys: JwtKeys,
+    issuers: Vec<String>,
+}
+
+/// How the provider `oauth2-facebook` takes log-ins: with an `accessToken`, by asking who it is of.
+#[derive(Clone, Debug)]
+pub struct Facebook {
+    graph_url: String,
+    app_secret: Option<Secret>,
+}
+
+impl Google {
+    /// Takes tokens that Google made for this client id.
+    pub fn new(client_id: impl Into<String>) -> Self {
+        Self {
+            client_ids: vec![client_id.into()],
+            client_secret: None,
+            redirect_uri: String::new(),
+            keys: JwtKeys::jwks("https://www.googleapis.com/oauth2/v3/certs"),
+            issuers: vec![
+                "https://accounts.google.com".to_owned(),
+                "accounts.google.com".to_owned(),
+            ],
+            token_url: "https://oauth2.googleapis.com/token".to_owned(),
+        }
+    }
+
+    /// Takes tokens for this client id, too. Codes are exchanged as the first one.
+    #[must_use]
+    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_ids.push(client_id.into());
+        self
+    }
+
+    /// Sets the secret that codes are exchanged with. Without one, log-ins with a code are refused.
+    #[must_use]
+    pub fn client_secret(mut self, secret: impl Into<Secret>) -> Self {
+        self.client_secret = Some(secret.into());
+        self
+    }
+
+    /// Sets the `redirect_uri` that codes are exchanged with. Defaults to the empty text, which is
+    /// right for codes that an app on a device was given.
+    #[must_use]
+    pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = uri.into();
+        self
+    }
+
+    /// Sets the keys that tokens are checked with. Defaults to Google's.
+    #[must_use]
+    pub fn keys(mut self, keys: JwtKeys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Sets the issuer that tokens must name. Defaults to Google's names.
+    #[must_use]
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuers = vec![issuer.into()];
+        self
+    }
+
+    /// Sets where codes are exchanged for tokens. Defaults to Google's address.
+    #[must_use]
+    pub fn token_url(mut self, url: impl Into<String>) -> Self {
+        self.token_url = url.into();
+        self
+    }
+
+    pub(super) fn open(self) -> io::Result<GoogleProvider> {
+        let exchange = self.client_secret.map(|secret| {
+            let client_id = self.client_ids.first().cloned().unwrap_or_default();
+            let endpoint = Remote::new(self.token_url)?;
+            Ok::<_, io::Error>(Exchange {
+                client_id,
+                secret,
+                endpoint,
+                redirect_uri: self.redirect_uri,
+            })
+        });
+        Ok(GoogleProvider {
+            exchange: exchange.transpose()?,
+            tokens: TokenProvider(verifier(self.keys, self.client_ids, self.issuers)?),
+        })
+    }
+}
+
+impl Apple {
+    /// Takes tokens that Apple made for this client id: a bundle id or a services id.
+    pub fn new(client_id: impl Into<String>) -> Self {
+        Self {
+            client_ids: vec![client_id.into()],
+            keys: JwtKeys::jwks("https://appleid.apple.com/auth/keys"),
+            issuers: vec!["https://appleid.apple.com".to_owned()],
+        }
+    }
+
+    /// Takes tokens for this client id, too.
+    #[must_use]
+    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_ids.push(client_id.into());
+        self
+    }
+
+    /// Sets the keys that tokens are checked with. Defaults to Apple's.
+    #[must_use]
+    pub fn keys(mut self, keys: JwtKeys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Sets the issuer that tokens must name. Defaults to Apple's name.
+    #[must_use]
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuers = vec![issuer.into()];
+        self
+    }
+
+    pub(super) fn open(self) -> io::Result<TokenProvider> {
+        Ok(TokenProvider(verifier(self.keys, self.client_ids, self.issuers)?))
+    }
+}
+
+impl Facebook {
+    /// Takes tokens of Facebook's users. Without an [app secret](Self::app_secret) a token that was
+    /// made for any other app is taken as well.
+    pub fn new() -> Self {
+        Self { graph_url: "https://graph.facebook.com".to_owned(), app_secret: None }
+    }
+
+    /// Sets the address of the graph, without `/me`. Defaults to Facebook's.
+    #[must_use]
+    pub fn graph_url(mut self, url: impl Into<String>) -> Self {
+        self.graph_url = url.into();
+        self
+    }
+
+    /// Sets the app's secret, by which Facebook refuses tokens that were made for other apps.
+    #[must_use]
+    pub fn app_secret(mut self, secret: impl Into<Secret>) -> Self {
+        self.app_secret = Some(secret.into());
+        self
+    }
+
+    pub(super) fn open(self) -> io::Result<FacebookProvider> {
+        let url = format!("{}/me", self.graph_url.trim_end_matches('/'));
+        Ok(FacebookProvider { me: Remote::new(url)?, app_secret: self.app_secret })
+    }
+}
+
+impl Default for Facebook {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Takes tokens of OpenID Connect.
+pub(in crate::server) struct TokenProvider(Verifier);
+
+impl TokenProvider {
+    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, Fault> {
+        let claims = self.0.verify(token, time)?;
+        Ok(Proved { id: subject(&claims)?.to_owned(), data: profile(&claims) })
+    }
+}
+
+pub(in crate::server) struct GoogleProvider {
+    pub tokens: TokenProvider,
+    exchange: Option<Exchange>,
+}
+
+struct Exchange {
+    client_id: String,
+    secret: Secret,
+    endpoint: Remote,
+    redirect_uri: String,
+}
+
+impl GoogleProvider {
+    /// Exchanges a code for a token, and takes that.
+    ///
+    /// Source: RFC 6749 section 4.1.3, OpenID Connect Core section 3.1.3.
+    pub(in crate::server) fn identify_code(&self, code: &str, time: Time) -> Result<Proved, Fault> {
+        let exchange = self.exchange.as_ref().ok_or(Fault::Refused)?;
+        let answer = exchange.endpoint.post(&[
+            ("grant_type", "authorization_code"),
+            ("code", code),
+            ("client_id", &exchange.client_id),
+            ("client_secret", exchange.secret.expose()),
+            ("redirect_uri", &exchange.redirect_uri),
+        ]);
+        let body = accepted(answer.map_err(|_| Fault::Unreachable)?)?;
+        self.tokens.identify(body["id_token"].as_str().ok_or(Fault::Unreachable)?, time)
+    }
+}
+
+pub(in crate::server) struct FacebookProvider {
+    me: Remote,
+    app_secret: Option<Secret>,
+}
+
+impl FacebookProvider {
+    /// Asks whose token this is.
+    ///
+    /// Source: Facebook's Graph API, `/me` and `appsecret_proof`.
+    pub(in crate::server) fn identify(&self, token: &str) -> Result<Proved, Fault> {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Fault::Refused);
+        }
+        let fields = ("fields", "id,name,email,first_name,last_name,picture");
+        let proof =
+            self.app_secret.as_ref().map(|secret| digest::hmac_sha256(secret.expose(), token));
+        let answer = match &proof {
+            Some(proof) => self.me.get(&[fields, ("appsecret_proof", proof)], Some(token)),
+            None => self.me.get(&[fields], Some(token)),
+        };
+        let body = accepted(answer.map_err(|_| Fault::Unreachable)?)?;
+        let Value::Object(user) = body else { return Err(Fault::Unreachable) };
+        match user.get("id").and_then(Value::as_str) {
+            Some(id) if !id.is_empty() && id.len() <= MAX_ID => {
+                Ok(Proved { id: id.to_owned(), data: profile(&user) })
+            }
+            _ => Err(Fault::Unreachable),
+        }
+    }
+}
+
+fn verifier(keys: JwtKeys, audiences: Vec<String>, issuers: Vec<String>) -> io::Result<Verifier> {
+    let leeway = CustomJwt::DEFAULT_LEEWAY.as_secs_f64();
+    Ok(Verifier { keys: keys.open()?, audiences, issuers, leeway })
+}
+
+/// Tells the provider's refusals from its failures.
+fn accepted((status, body): (u16, Value)) -> Result<Value, Fault> {
+    match status {
+        200..300 => Ok(body),
+        400..500 if status != 429 => Err(Fault::Refused),
+        _ => Err(Fault::Unreachable),
+    }
+}
+
+/// Returns what the profile takes from a provider's claims.
+///
+/// Source: OpenID Connect Core section 5.1 for the names on the left, the service's profile for
+/// those on the right.
+fn profile(claims: &Map<String, Value>) -> Map<String, Value> {
+    const NAMES: [(&str, &str); 9] = [
+        ("birthdate", "birthday"),
+        ("email", "email"),
+        ("family_name", "last_name"),
+        ("first_name", "first_name"),
+        ("gender", "gender"),
+        ("given_name", "first_name"),
+        ("last_name", "last_name"),
+        ("name", "name"),
+        ("picture", "picture"),
+    ];
+    let text = |name: &str| match claims.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        // Facebook's way of naming a picture.
+        object => object["data"]["url"].as_str().map(str::to_owned),
+    };
+    NAMES
+        .iter()
+        .filter_map(|(claim, field)| Some(((*field).to_owned(), Value::String(text(claim)?))))
+        .collect()
+}

@@ -1,0 +1,132 @@
+//! E-mail accounts.
+
+use std::io;
+use std::sync::Arc;
+
+use super::State;
+use super::records::{Account, EMAIL_PASSWORD, Identity, Proof};
+use super::tables::{Change, Tables};
+
+/// What a secret sent by mail is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::server) enum Purpose {
+    Confirm,
+    Reset,
+}
+
+impl Account {
+    /// Tells whether this is the secret's hash, and it is still worth something.
+    pub(in crate::server) fn accepts(&self, purpose: Purpose, hash: &str, now: i64) -> bool {
+        let proof = match purpose {
+            Purpose::Confirm => &self.confirm,
+            Purpose::Reset => &self.reset,
+        };
+        proof.as_ref().is_some_and(|proof| proof.hash == hash && now < proof.until)
+    }
+}
+
+impl State {
+    pub(in crate::server) fn account(&self, email: &str) -> Option<Arc<Account>> {
+        self.tables().accounts.get(email).cloned()
+    }
+
+    pub(in crate::server) fn account_with_id(&self, id: &str) -> Option<Arc<Account>> {
+        self.tables().account_with_id(id).cloned()
+    }
+
+    /// Adds an account. False if its address is taken.
+    pub(in crate::server) fn add_account(&self, account: Account) -> io::Result<bool> {
+        self.change(|tables| {
+            let free = !tables.accounts.contains_key(&account.email);
+            let changes = if free { vec![Change::put(account)] } else { vec![] };
+            Ok((free, changes))
+        })
+    }
+
+    /// Takes back an account that was never confirmed.
+    pub(in crate::server) fn drop_pending_account(&self, id: &str) -> io::Result<()> {
+        self.change(|tables| {
+            let account = tables.account_with_id(id).filter(|account| account.pending);
+            let change = account.map(|account| Change::RemoveAccount(account.email.clone()));
+            Ok(((), change.into_iter().collect()))
+        })
+    }
+
+    /// Makes a secret the one that counts, in the place of an earlier one. False if the account is
+    /// gone.
+    pub(in crate::server) fn put_proof(
+        &self,
+        id: &str,
+        purpose: Purpose,
+        hash: String,
+        until: i64,
+    ) -> io::Result<bool> {
+        let proof = Some(Proof { hash, until });
+        self.change_account(id, |account, _| {
+            match purpose {
+                Purpose::Confirm => account.confirm = proof,
+                Purpose::Reset => account.reset = proof,
+            }
+            Some(vec![])
+        })
+    }
+
+    /// Confirms an account. With a secret's hash, that must be the one that counts, at this time.
+    pub(in crate::server) fn confirm_account(
+        &self,
+        id: &str,
+        proof: Option<(&str, i64)>,
+    ) -> io::Result<bool> {
+        self.change_account(id, |account, _| {
+            if let Some((hash, now)) = proof
+                && !account.accepts(Purpose::Confirm, hash, now)
+            {
+                return None;
+            }
+            account.pending = false;
+            account.confirm = None;
+            Some(vec![])
+        })
+    }
+
+    /// Replaces an account's password and ends the sessions of its user. With a secret's hash, that
+    /// must be the one that counts, at this time.
+    pub(in crate::server) fn reset_password(
+        &self,
+        id: &str,
+        password: String,
+        proof: Option<(&str, i64)>,
+    ) -> io::Result<bool> {
+        self.change_account(id, |account, tables| {
+            if let Some((hash, now)) = proof
+                && !account.accepts(Purpose::Reset, hash, now)
+            {
+                return None;
+            }
+            account.password = password;
+            account.reset = None;
+            let identity =
+                Identity { id: account.id.clone(), provider_type: EMAIL_PASSWORD.to_owned() };
+            let user = tables.user_of(&identity);
+            let sessions = user.iter().flat_map(|user| tables.sessions_of(&user.id));
+            Some(sessions.map(|session| Change::RemoveSession(session.id.clone())).collect())
+        })
+    }
+
+    /// Changes an account, together with whatever else `change` says; `None` leaves all as it is.
+    fn change_account(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Account, &Tables) -> Option<Vec<Change>>,
+    ) -> io::Result<bool> {
+        self.change(|tables| {
+            let Some(account) = tables.account_with_id(id) else { return Ok((false, vec![])) };
+            let mut account = Account::clone(account);
+            let Some(mut changes) = change(&mut account, tables) else {
+                return Ok((false, vec![]));
+            };
+            changes.push(Change::put(account));
+            Ok((true, changes))
+        })
+    }
+}

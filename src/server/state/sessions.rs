@@ -1,0 +1,77 @@
+//! Server sessions: what stands behind refresh tokens.
+
+use std::io;
+use std::sync::Arc;
+
+use super::records::{Replaced, Session};
+use super::tables::{Change, Record};
+use super::{PRUNED_AT_ONCE, State};
+use crate::server::random;
+
+impl State {
+    pub(in crate::server) fn session(&self, id: &str) -> Option<Arc<Session>> {
+        self.tables().sessions.get(id).cloned()
+    }
+
+    /// Gives a session its successor and returns that, or the one it has already. `None` if the
+    /// session is gone, or was replaced too long ago.
+    pub(in crate::server) fn rotate(
+        &self,
+        id: &str,
+        now: i64,
+        lifetime: i64,
+        grace: i64,
+    ) -> io::Result<Option<Arc<Session>>> {
+        let successor_id = random::id()?;
+        self.change(|tables| {
+            let Some(old) = tables.sessions.get(id) else { return Ok((None, vec![])) };
+            if let Some(replaced) = &old.replaced {
+                let successor = tables.sessions.get(&replaced.by).cloned();
+                return Ok((successor.filter(|_| now < replaced.until), vec![]));
+            }
+            let successor = Arc::new(Session {
+                id: successor_id,
+                issued_at: now,
+                expires_at: now.saturating_add(lifetime),
+                ..Session::clone(old)
+            });
+            let until = now.saturating_add(grace);
+            let old = Session {
+                replaced: Some(Replaced { by: successor.id.clone(), until }),
+                ..Session::clone(old)
+            };
+            let mut changes =
+                vec![Change::put(old), Change::Put(Record::Session(Arc::clone(&successor)))];
+            changes.extend(tables.expired(now, PRUNED_AT_ONCE));
+            Ok((Some(successor), changes))
+        })
+    }
+
+    /// Ends a log-in: the session, its predecessors and its successors. False if it is gone.
+    pub(in crate::server) fn log_out(&self, id: &str) -> io::Result<bool> {
+        self.change(|tables| {
+            let Some(session) = tables.sessions.get(id) else { return Ok((false, vec![])) };
+            let changes = tables
+                .sessions_of(&session.user_id)
+                .filter(|other| other.login == session.login)
+                .map(|other| Change::RemoveSession(other.id.clone()))
+                .collect();
+            Ok((true, changes))
+        })
+    }
+
+    /// Ends all of a user's sessions and returns how many there were, or `None` without such a
+    /// user.
+    pub(in crate::server) fn revoke_sessions(&self, user_id: &str) -> io::Result<Option<usize>> {
+        self.change(|tables| {
+            if !tables.users.contains_key(user_id) {
+                return Ok((None, vec![]));
+            }
+            let changes: Vec<_> = tables
+                .sessions_of(user_id)
+                .map(|session| Change::RemoveSession(session.id.clone()))
+                .collect();
+            Ok((Some(changes.len()), changes))
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! Users: logging in, linking, deleting.
+
+use std::io;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::records::{API_KEY, EMAIL_PASSWORD, Identity, Session, User};
+use super::tables::{Change, Record, Tables};
+use super::{PRUNED_AT_ONCE, State};
+use crate::server::random;
+
+/// Who somebody has proved to be.
+pub(in crate::server) struct Evidence {
+    pub identity: Identity,
+    /// What the provider says about them.
+    pub data: Map<String, Value>,
+    /// Whether `data` is newer than what a user that exists already has.
+    pub current: bool,
+    pub basis: Basis,
+}
+
+/// What the proof was, if it may be gone by the time it counts.
+pub(in crate::server) enum Basis {
+    /// The account of the identity, with this hash of its password.
+    Account {
+        password: String,
+    },
+    /// The API key that is the identity.
+    ApiKey,
+    /// One of the server's own API keys: the user is of type `server`.
+    ServerKey,
+    Other,
+}
+
+/// What a new server session needs.
+pub(in crate::server) struct Entry {
+    pub device_id: String,
+    /// Seconds since the epoch.
+    pub now: i64,
+    /// Seconds.
+    pub lifetime: i64,
+}
+
+/// What came of a log-in.
+pub(in crate::server) enum LoggedIn {
+    Done(Arc<User>, Arc<Session>),
+    Disabled,
+    /// What the log-in was based on has been changed or removed meanwhile.
+    Outdated,
+}
+
+/// What came of linking.
+pub(in crate::server) enum Linked {
+    /// The identity is the user's now, or has been before.
+    Done,
+    /// The identity is another user's.
+    InUse,
+    /// The user has another e-mail account.
+    SecondAccount,
+    Disabled,
+    NoUser,
+    /// As with [`LoggedIn::Outdated`].
+    Outdated,
+}
+
+impl Evidence {
+    pub(in crate::server) fn new(identity: Identity) -> Self {
+        Self { identity, data: Map::new(), current: false, basis: Basis::Other }
+    }
+
+    fn still_holds(&self, tables: &Tables) -> bool {
+        match &self.basis {
+            Basis::Account { password } => tables
+                .account_with_id(&self.identity.id)
+                .is_some_and(|account| !account.pending && account.password == *password),
+            Basis::ApiKey => {
+                tables.api_keys.get(&self.identity.id).is_some_and(|key| !key.disabled)
+            }
+            Basis::ServerKey | Basis::Other => true,
+        }
+    }
+
+    /// Returns the user with this identity. An API key belongs to a user before it is used.
+    fn owner(&self, tables: &Tables) -> Option<Arc<User>> {
+        match self.basis {
+            Basis::ApiKey => {
+                let key = tables.api_keys.get(&self.identity.id)?;
+                tables.users.get(&key.user_id).cloned()
+            }
+            _ => tables.user_of(&self.identity),
+        }
+    }
+
+    /// Returns the user as it is with this identity, if that is anything new.
+    fn added_to(&self, user: &User) -> Option<User> {
+        let mut with = user.clone();
+        if !with.identities.contains(&self.identity) {
+            with.identities.push(self.identity.clone());
+        }
+        for (name, value) in &self.data {
+            if self.current || !with.data.contains_key(name) {
+                with.data.insert(name.clone(), value.clone());
+            }
+        }
+        let changed = with.identities.len() != user.identities.len() || with.data != user.data;
+        changed.then_some(with)
+    }
+}
+
+impl State {
+    pub(in crate::server) fn user(&self, id: &str) -> Option<Arc<User>> {
+        self.tables().users.get(id).cloned()
+    }
+
+    /// Starts a server session for the user with this identity, creating the user if there is none.
+    pub(in crate::server) fn log_in(
+        &self,
+        evidence: Evidence,
+        entry: Entry,
+    ) -> io::Result<LoggedIn> {
+        let (user_id, session_id) = (random::id()?, random::id()?);
+        self.change(|tables| {
+            let mut changes = Vec::new();
+            if !evidence.still_holds(tables) {
+                return Ok((LoggedIn::Outdated, changes));
+            }
+            let user = match evidence.owner(tables) {
+                Some(user) if user.disabled => return Ok((LoggedIn::Disabled, changes)),
+                Some(user) => evidence.added_to(&user).map_or(user.clone(), |with| {
+                    let user = Arc::new(with);
+                    changes.push(Change::Put(Record::User(Arc::clone(&user))));
+                    user
+                }),
+                None => {
+                    let user = Arc::new(User {
+                        id: user_id,
+                        identities: vec![evidence.identity.clone()],
+                        data: evidence.data,
+                        disabled: false,
+                        server: matches!(evidence.basis, Basis::ServerKey),
+                        custom_data: None,
+                        created_at: entry.now,
+                    });
+                    changes.push(Change::Put(Record::User(Arc::clone(&user))));
+                    user
+                }
+            };
+            let session = Arc::new(Session {
+                login: session_id.clone(),
+                id: session_id,
+                user_id: user.id.clone(),
+                identity: evidence.identity,
+                device_id: entry.device_id,
+                issued_at: entry.now,
+                expires_at: entry.now.saturating_add(entry.lifetime),
+                replaced: None,
+            });
+            changes.push(Change::Put(Record::Session(Arc::clone(&session))));
+            changes.extend(tables.expired(entry.now, PRUNED_AT_ONCE));
+            Ok((LoggedIn::Done(user, session), changes))
+        })
+    }
+
+    /// Gives a user one more identity, unless it has it already.
+    pub(in crate::server) fn link(&self, user_id: &str, evidence: &Evidence) -> io::Result<Linked> {
+        self.change(|tables| {
+            let refused = |why| Ok((why, vec![]));
+            let Some(user) = tables.users.get(user_id) else { return refused(Linked::NoUser) };
+            if user.disabled {
+                return refused(Linked::Disabled);
+            }
+            if !evidence.still_holds(tables) {
+                return refused(Linked::Outdated);
+            }
+            match evidence.owner(tables) {
+                Some(owner) if owner.id != user.id => return refused(Linked::InUse),
+                None if matches!(evidence.basis, Basis::ServerKey) => {
+                    return refused(Linked::InUse);
+                }
+                _ => {}
+            }
+            let is_account = |identity: &Identity| identity.provider_type == EMAIL_PASSWORD;
+            if is_account(&evidence.identity)
+                && user.identities.iter().any(|has| is_account(has) && *has != evidence.identity)
+            {
+                return refused(Linked::SecondAccount);
+            }
+            Ok((Linked::Done, evidence.added_to(user).map(Change::put).into_iter().collect()))
+        })
+    }
+
+    /// Deletes a user with all that is its own: sessions, e-mail accounts, API keys, custom data.
+    /// False if there is none.
+    pub(in crate::server) fn delete_user(&self, user_id: &str) -> io::Result<bool> {
+        self.change(|tables| {
+            let Some(user) = tables.users.get(user_id) else { return Ok((false, vec![])) };
+            let sessions = tables.sessions_of(user_id);
+            let keys = tables.api_keys_of(user_id);
+            let accounts = user
+                .identities
+                .iter()
+                .filter(|identity| identity.provider_type == EMAIL_PASSWORD)
+                .filter_map(|identity| tables.account_with_id(&identity.id));
+            let changes = sessions
+                .map(|session| Change::RemoveSession(session.id.clone()))
+                .chain(keys.map(|key| Change::RemoveApiKey(key.id.clone())))
+                .chain(accounts.map(|account| Change::RemoveAccount(account.email.clone())))
+                .chain([Change::RemoveUser(user_id.to_owned())])
+                .collect();
+            Ok((true, changes))
+        })
+    }
+
+    /// Disables or enables a user. False if there is none.
+    pub(in crate::server) fn set_disabled(
+        &self,
+        user_id: &str,
+        disabled: bool,
+    ) -> io::Result<bool> {
+        self.change_user(user_id, |user| user.disabled = disabled)
+    }
+
+    /// Sets or removes a user's custom data. False if there is no such user.
+    pub(in crate::server) fn set_custom_data(
+        &self,
+        user_id: &str,
+        data: Option<Map<String, Value>>,
+    ) -> io::Result<bool> {
+        self.change_user(user_id, |user| user.custom_data = data)
+    }
+
+    fn change_user(&self, user_id: &str, change: impl FnOnce(&mut User)) -> io::Result<bool> {
+        self.change(|tables| {
+            let Some(user) = tables.users.get(user_id) else { return Ok((false, vec![])) };
+            let mut user = User::clone(user);
+            change(&mut user);
+            Ok((true, vec![Change::put(user)]))
+        })
+    }
+}
+
+/// Takes an API key's identity from its user.
+pub(super) fn without_key(user: &User, key_id: &str) -> Option<User> {
+    let is_key = |identity: &Identity| identity.provider_type == API_KEY && identity.id == key_id;
+    user.identities.iter().any(is_key).then(|| {
+        let mut user = user.clone();
+        user.identities.retain(|identity| !is_key(identity));
+        user
+    })
+}

@@ -1,0 +1,275 @@
+//! The client against the real server, over real sockets and on a real disk: every provider and
+//! every operation, from one end to the other.
+
+#![cfg(feature = "server")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::{Duration, SystemTime};
+
+use keyfob::server::{
+    AuthFunctionAnswer, Confirmation, CustomJwt, JwtKeys, MailKind, MetadataField, Reset, Server,
+    ServerBuilder,
+};
+use keyfob::{
+    Clock, Credentials, Deadline, Error, LinkRefusal, Provider, Secret, ServerErrorCode, Session,
+    SystemClock, User, UserState,
+};
+use serde_json::{Value, json};
+use support::{Dir, ManualClock};
+
+struct Live {
+    server: Server,
+    session: Session,
+    clock: ManualClock,
+    dir: Dir,
+}
+
+/// A server as configured, and a session on it; both live by one clock.
+fn live(configure: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Live {
+    let now = SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let clock = ManualClock::at(i64::try_from(now.as_secs()).unwrap());
+    let builder = Server::builder().clock(clock.clone()).built_in_functions();
+    let server = configure(builder).start().unwrap();
+    let dir = Dir::new();
+    let session = open(&server, &dir, &clock);
+    Live { server, session, clock, dir }
+}
+
+fn open(server: &Server, dir: &Dir, clock: &ManualClock) -> Session {
+    let builder = Session::builder(server.app_id(), server.base_url()).clock(clock.clone());
+    builder.data_dir(dir.path()).open().unwrap()
+}
+
+fn ada() -> Credentials {
+    Credentials::email_password("ada@example.org", "hunter22")
+}
+
+fn register(session: &Session, email: &str) {
+    session.email_password().register(email, &Secret::new("hunter22")).unwrap();
+}
+
+fn providers(user: &User) -> Vec<Provider> {
+    user.identities().unwrap().into_iter().map(|identity| identity.provider).collect()
+}
+
+/// A token that a test's own issuer signs with a secret.
+fn signed(claims: &Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(b"0123456789abcdef0123456789abcdef");
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+}
+
+#[test]
+fn an_anonymous_user_links_an_address_and_a_key_and_is_the_same_user_by_each() {
+    let Live { session, server, clock, dir: _dir } = live(|server| server);
+    register(&session, "ada@example.org");
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    let refused = user.link(&Credentials::email_password("ada@example.org", "wrong!")).unwrap_err();
+    assert_eq!(refused.link_refusal(), Some(LinkRefusal::RegisterFirst), "{refused}");
+    user.link(&ada()).unwrap();
+    user.link(&ada()).unwrap();
+    assert_eq!(providers(&user), [Provider::Anonymous, Provider::EmailPassword]);
+    let (key, secret) = user.api_keys().create("ci").unwrap();
+    let again = session.log_in(&Credentials::api_key(secret.expose())).unwrap();
+    assert_eq!(again, user);
+    assert_eq!(session.log_in(&ada()).unwrap(), user);
+    assert!(providers(&user).contains(&Provider::ApiKey));
+    // Somebody else cannot have the same account.
+    let other = session.log_in(&Credentials::new_anonymous()).unwrap();
+    let refused = other.link(&ada()).unwrap_err();
+    assert_eq!(refused.link_refusal(), Some(LinkRefusal::IdentityAlreadyInUse), "{refused}");
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut, "it is no longer anonymous");
+    // Linking with a token that has expired refreshes first.
+    session.log_in(&ada()).unwrap();
+    clock.advance(Duration::from_secs(31 * 60));
+    let refreshes = server.count("POST", "/api/client/v2.0/auth/session");
+    user.link(&ada()).unwrap();
+    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), refreshes + 1);
+    assert_eq!(user.api_keys().get(&key.id).unwrap().unwrap().name, "ci");
+}
+
+#[test]
+fn api_keys_are_made_disabled_enabled_and_deleted() {
+    let Live { session, server: _server, clock: _clock, dir: _dir } = live(|server| server);
+    register(&session, "ada@example.org");
+    let user = session.log_in(&ada()).unwrap();
+    let keys = user.api_keys();
+    assert_eq!(keys.list().unwrap(), []);
+    let (key, secret) = keys.create("ci-1").unwrap();
+    let error = keys.create("ci-1").unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::ApiKeyAlreadyExists));
+    let error = keys.create("no spaces").unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidParameter));
+    assert_eq!(keys.list().unwrap(), std::slice::from_ref(&key));
+    let credentials = Credentials::api_key(secret.expose());
+    session.log_in(&credentials).unwrap();
+    keys.disable(&key.id).unwrap();
+    assert!(!keys.get(&key.id).unwrap().unwrap().is_enabled);
+    let error = session.log_in(&credentials).unwrap_err();
+    assert_eq!((error.status(), error.needs_login()), (Some(401), false));
+    keys.enable(&key.id).unwrap();
+    assert_eq!(session.log_in(&credentials).unwrap(), user);
+    session.log_in(&ada()).unwrap();
+    keys.delete(&key.id).unwrap();
+    keys.delete(&key.id).unwrap();
+    assert_eq!(keys.get(&key.id).unwrap(), None);
+    let error = keys.enable(&key.id).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::ApiKeyNotFound));
+    session.log_in(&credentials).unwrap_err();
+}
+
+#[test]
+fn a_deleted_user_is_gone_everywhere() {
+    let Live { session, server, clock, dir } = live(|server| server);
+    register(&session, "ada@example.org");
+    let user = session.log_in(&ada()).unwrap();
+    let elsewhere = Dir::new();
+    let other = open(&server, &elsewhere, &clock);
+    let there = other.log_in(&ada()).unwrap();
+    session.delete_user(&user).unwrap();
+    assert_eq!(user.state().unwrap(), UserState::Removed);
+    assert_eq!(open(&server, &dir, &clock).users().unwrap(), []);
+    let error = session.log_in(&ada()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidPassword));
+    // Another device finds out with its next call.
+    let error = there.functions().call::<i64>("sum", (1, 2)).unwrap_err();
+    assert!(matches!(error, Error::LoginEnded(_)), "{error}");
+    assert_eq!(there.state().unwrap(), UserState::LoggedOut);
+}
+
+#[test]
+fn jwt_and_function_logins_give_the_same_user_each_time() {
+    let Live { session, server, clock, dir: _dir } = live(|server| {
+        let keys = JwtKeys::hs256("0123456789abcdef0123456789abcdef");
+        let field = MetadataField::new("person.name", "name");
+        server.custom_jwt(CustomJwt::new(keys).metadata_field(field)).auth_function(|payload| {
+            match payload["badge"].as_str() {
+                Some(badge) => Ok(AuthFunctionAnswer::new(badge)),
+                None => Err("no badge".into()),
+            }
+        })
+    });
+    let exp = clock.seconds() + 600;
+    let claims =
+        json!({"sub": "s-1", "aud": server.app_id(), "exp": exp, "person": {"name": "Ada"}});
+    let user = session.log_in(&Credentials::jwt(signed(&claims))).unwrap();
+    assert_eq!(session.log_in(&Credentials::jwt(signed(&claims))).unwrap(), user);
+    assert_eq!(user.identities().unwrap()[0].id, "s-1");
+    assert_eq!(user.profile().unwrap().name(), Some("Ada"));
+    for wrong in [
+        json!({"sub": "s-1", "aud": "another-app", "exp": exp}),
+        json!({"sub": "s-1", "aud": server.app_id(), "exp": exp - 1200}),
+        json!({"aud": server.app_id(), "exp": exp}),
+    ] {
+        let error = session.log_in(&Credentials::jwt(signed(&wrong))).unwrap_err();
+        assert_eq!(error.server_code(), Some(&ServerErrorCode::AuthError), "{wrong}");
+    }
+    let badge = |badge: &Value| Credentials::function(json!({"badge": badge})).unwrap();
+    let guard = session.log_in(&badge(&json!("b-7"))).unwrap();
+    assert_eq!(session.log_in(&badge(&json!("b-7"))).unwrap(), guard);
+    assert_eq!(providers(&guard), [Provider::Function]);
+    let error = session.log_in(&badge(&json!(null))).unwrap_err();
+    assert!(error.to_string().contains("no badge"), "{error}");
+}
+
+#[test]
+fn an_address_is_confirmed_and_a_password_reset_by_mail() {
+    let Live { session, server, clock, .. } =
+        live(|server| server.confirmation(Confirmation::Email).reset(Reset::Email));
+    let accounts = session.email_password();
+    let mail = |kind| {
+        let deadline = Deadline::after(Duration::from_secs(30));
+        server.wait_for_mail("ada@example.org", kind, deadline).expect("a mail")
+    };
+    register(&session, "ada@example.org");
+    assert_eq!(
+        session.log_in(&ada()).unwrap_err().server_code(),
+        Some(&ServerErrorCode::AuthError)
+    );
+    let first = mail(MailKind::Confirmation);
+    clock.advance(Duration::from_secs(31 * 60));
+    let error = accounts.confirm(&first.token, &first.token_id).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::UserpassTokenInvalid));
+    accounts.resend_confirmation("ada@example.org").unwrap();
+    let second = mail(MailKind::Confirmation);
+    accounts.confirm(&second.token, &second.token_id).unwrap();
+    let user = session.log_in(&ada()).unwrap();
+    let error = accounts.resend_confirmation("ada@example.org").unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::UserAlreadyConfirmed));
+    let error = accounts.send_reset("eve@example.org").unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::UserNotFound));
+    accounts.send_reset("ada@example.org").unwrap();
+    let reset = mail(MailKind::PasswordReset);
+    let error = accounts.complete_reset(&Secret::new("x"), &reset.token, &reset.token_id);
+    assert_eq!(error.unwrap_err().status(), Some(400));
+    accounts.complete_reset(&Secret::new("another1"), &reset.token, &reset.token_id).unwrap();
+    session.log_in(&ada()).unwrap_err();
+    let credentials = Credentials::email_password("ada@example.org", "another1");
+    assert_eq!(session.log_in(&credentials).unwrap(), user);
+}
+
+#[test]
+fn custom_data_comes_with_the_next_token() {
+    let Live { session, server, clock: _clock, dir: _dir } = live(|server| server);
+    register(&session, "ada@example.org");
+    let user = session.log_in(&ada()).unwrap();
+    assert_eq!(user.custom_data::<Value>().unwrap(), None);
+    let data = json!({"language": "de", "count": 7});
+    server.set_custom_data(user.id(), Some(data)).unwrap();
+    assert_eq!(user.custom_data::<Value>().unwrap(), None, "it is as old as the token");
+    let fresh: Value = user.refresh_custom_data().unwrap().unwrap();
+    assert_eq!((&fresh["language"], &fresh["count"]), (&json!("de"), &json!(7)));
+    server.shutdown();
+    assert_eq!(user.custom_data::<Value>().unwrap(), Some(fresh));
+}
+
+#[test]
+fn a_disabled_user_and_a_revoked_session_end_the_login_and_nothing_else() {
+    let Live { session, server, clock: _clock, dir: _dir } = live(|server| server);
+    register(&session, "ada@example.org");
+    let user = session.log_in(&ada()).unwrap();
+    server.revoke_sessions(user.id()).unwrap();
+    let sum: i64 = user.functions().call("sum", (1, 2)).unwrap();
+    assert_eq!(sum, 3, "an access token outlives its session");
+    assert!(user.refresh_access_token().unwrap_err().needs_login());
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+    session.log_in(&ada()).unwrap();
+    server.disable_user(user.id()).unwrap();
+    assert!(user.functions().call::<i64>("sum", (1, 2)).unwrap_err().needs_login());
+    let error = session.log_in(&ada()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::UserDisabled));
+    server.enable_user(user.id()).unwrap();
+    assert_eq!(session.log_in(&ada()).unwrap(), user);
+}
+
+#[test]
+fn service_functions_are_called_by_their_service() {
+    let Live { session, server: _server, clock: _clock, dir: _dir } = live(|server| {
+        server.service_function("clock", "now", |_, _| Ok(json!({"$date": {"$numberLong": "5"}})))
+    });
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    let now: keyfob::ejson::DateTime =
+        user.functions().of_service("clock").call("now", ()).unwrap();
+    assert_eq!(now.millis(), 5);
+    let error = user.functions().of_service("calendar").call::<()>("now", ()).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::ServiceNotFound));
+}
+
+#[test]
+fn many_users_at_once_get_their_own_answers() {
+    let Live { session, server: _server, clock: _clock, dir: _dir } = live(|server| server);
+    let users: Vec<_> =
+        (0..4).map(|_| session.log_in(&Credentials::new_anonymous()).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for user in &users {
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let who: Value = user.functions().call("whoami", ()).unwrap();
+                    assert_eq!(who["user_id"], user.id().as_str());
+                }
+            });
+        }
+    });
+}

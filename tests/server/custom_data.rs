@@ -1,0 +1,104 @@
+//! Custom user data, service functions, and the names of tokens.
+
+use std::io::ErrorKind;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use keyfob::server::{Server, ServerBuilder};
+use serde_json::{Value, json};
+
+use crate::client::{Client, LogIn};
+
+fn start(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, Client) {
+    let builder = Server::builder().function("mine", |context, _| {
+        Ok(context.custom_data().cloned().map_or(Value::Null, Value::Object))
+    });
+    let server = set(builder).start().unwrap();
+    let client = Client::new(&server);
+    (server, client)
+}
+
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+fn refreshed(client: &Client, user: &LogIn) -> String {
+    client.refresh(&user.refresh).json()["access_token"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn custom_data_comes_with_the_next_access_token() {
+    let (server, client) = start(|builder| builder);
+    let user = client.ada();
+    assert_eq!(claims(&user.access).get("user_data"), None);
+    server.set_custom_data(&user.user_id, Some(json!({"likes": "tea", "n": 7}))).unwrap();
+    assert_eq!(client.call(&user.access, "mine", &json!([])).json(), Value::Null, "not before");
+    let access = refreshed(&client, &user);
+    assert_eq!(claims(&access)["user_data"], json!({"likes": "tea", "n": 7}));
+    let mine = client.call(&access, "mine", &json!([])).json();
+    assert_eq!(mine, json!({"likes": "tea", "n": {"$numberInt": "7"}}));
+    assert_eq!(claims(&client.ada().access)["user_data"]["likes"], "tea");
+    server.set_custom_data(&user.user_id, None).unwrap();
+    assert_eq!(claims(&refreshed(&client, &user)).get("user_data"), None);
+}
+
+#[test]
+fn the_app_can_have_a_source_of_its_own() {
+    let (server, client) = start(|builder| {
+        builder.custom_data(|user_id| Some(json!({"_id": user_id, "from": "source"})))
+    });
+    let user = client.anonymous();
+    let data = json!({"_id": user.user_id, "from": "source"});
+    assert_eq!(claims(&user.access)["user_data"], data);
+    server.set_custom_data(&user.user_id, Some(json!({"from": "set"}))).unwrap();
+    assert_eq!(claims(&refreshed(&client, &user))["user_data"], json!({"from": "set"}));
+}
+
+#[test]
+fn custom_data_must_be_an_object_and_fit_into_a_header() {
+    let (server, client) = start(|builder| builder);
+    let user = client.ada();
+    for bad in [json!([1]), json!("x"), json!({"x": "y".repeat(24 * 1024)})] {
+        let error = server.set_custom_data(&user.user_id, Some(bad)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    let most = json!({"x": "y".repeat(24 * 1024 - 8)});
+    server.set_custom_data(&user.user_id, Some(most)).unwrap();
+    assert_eq!(client.profile(&refreshed(&client, &user)).status, 200);
+    let error = server.set_custom_data("nobody", Some(json!({}))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+
+    let (_server, client) = start(|builder| builder.custom_data(|_| Some(json!([]))));
+    let answer = client.try_log_in("anon-user", "{}");
+    answer.assert_error(500, "InternalServerError", "custom user data must be an object");
+}
+
+#[test]
+fn two_access_tokens_of_one_moment_differ() {
+    let (_server, client) = start(|builder| builder);
+    let user = client.anonymous();
+    assert_ne!(refreshed(&client, &user), refreshed(&client, &user));
+}
+
+#[test]
+fn functions_of_services_are_called_by_both_names() {
+    let (_server, client) = start(|builder| {
+        builder.service_function("mongodb-atlas", "count", |context, arguments| {
+            Ok(json!([context.identities().len(), arguments]))
+        })
+    });
+    let user = client.anonymous();
+    let call = |service: &str, name: &str| {
+        let body = json!({"service": service, "name": name, "arguments": [{"a": "b"}]});
+        client.send("POST", &client.app("/functions/call"), Some(&user.access), &body.to_string())
+    };
+    let answer = call("mongodb-atlas", "count");
+    assert_eq!(answer.json(), json!([{"$numberInt": "1"}, [{"a": "b"}]]));
+    let message = "service not found: 'other'";
+    call("other", "count").assert_error(404, "ServiceNotFound", message);
+    let message = "service command not found: 'find'";
+    call("mongodb-atlas", "find").assert_error(404, "ServiceCommandNotFound", message);
+    let message = "function not found: 'count'";
+    call("", "count").assert_error(404, "FunctionNotFound", message);
+}
