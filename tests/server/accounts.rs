@@ -173,7 +173,7 @@ fn unknown_fields_providers_and_options_are_ignored() {
     let body = json!({
         "provider": "something-else", "username": "ada@example.org", "password": "hunter22",
         "options": {"device": {"platform": "Linux", "sdkVersion": "", "appId": 7}},
-        "future": [{"a": 1}],
+        "future": [{"a": 1}], "token": 7, "key": null,
     });
     assert_eq!(client.try_log_in("local-userpass", &body.to_string()).status, 200);
     let answer = client.try_log_in("anon-user", r#"{"provider":"anon-user","options":null}"#);

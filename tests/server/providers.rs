@@ -399,3 +399,26 @@ fn a_disabled_user_cannot_log_in_by_any_way() {
     by_key.assert_error(401, "UserDisabled", "user disabled");
     try_jwt(&client, &key.token(&claims())).assert_error(401, "UserDisabled", "user disabled");
 }
+
+#[test]
+fn settings_show_no_secret() {
+    let google = Google::new("web").client_secret("planted-secret");
+    let facebook = Facebook::new().app_secret("planted-secret");
+    let jwt = CustomJwt::new(JwtKeys::hs256("planted-secret-planted-secret-32"));
+    let shown = format!("{google:?} {facebook:?} {jwt:?}");
+    let builder = Server::builder()
+        .google(google)
+        .facebook(facebook)
+        .custom_jwt(jwt)
+        .server_api_key("cron", "planted-secret-planted-secret");
+    let shown = format!("{shown} {builder:?}");
+    assert!(!shown.contains("planted"), "{shown}");
+}
+
+#[test]
+fn tokens_with_critical_extensions_are_refused() {
+    let key = Key::Hs256(SECRET.into());
+    let (_server, client, _) = start(jwt(JwtKeys::hs256(SECRET)));
+    let header = json!({"alg": "HS256", "crit": ["x"], "x": 1});
+    assert_refused(&try_jwt(&client, &key.token_with(&header, &claims())));
+}

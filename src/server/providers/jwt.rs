@@ -160,6 +160,10 @@ impl Verifier {
         }
         // Fails for `none`, which is no algorithm.
         let header = jsonwebtoken::decode_header(token).map_err(|_| Fault::Refused)?;
+        // Extensions that must be understood are not (RFC 7515 section 4.1.11).
+        if header.crit.is_some() {
+            return Err(Fault::Refused);
+        }
         let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
         let mut validation = Validation::new(header.alg);
         // The crate would ask the system what time it is; we ask our clock, below.

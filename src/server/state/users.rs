@@ -249,3 +249,91 @@ pub(super) fn without_key(user: &User, key_id: &str) -> Option<User> {
         user
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::state::{ANONYMOUS, Account, ApiKey};
+
+    fn state() -> State {
+        let state = State::open(None, "app").unwrap();
+        let account = Account {
+            id: "a".into(),
+            email: "ada".into(),
+            password: "hash".into(),
+            created_at: 0,
+            pending: false,
+            confirm: None,
+            reset: None,
+        };
+        assert!(state.add_account(account).unwrap());
+        state
+    }
+
+    fn evidence(id: &str, provider_type: &str, basis: Basis) -> Evidence {
+        let identity = Identity { id: id.into(), provider_type: provider_type.into() };
+        Evidence { basis, ..Evidence::new(identity) }
+    }
+
+    fn account(password: &str) -> Evidence {
+        evidence("a", EMAIL_PASSWORD, Basis::Account { password: password.into() })
+    }
+
+    fn log_in(state: &State, evidence: Evidence) -> LoggedIn {
+        let entry = Entry { device_id: String::new(), now: 0, lifetime: 1 };
+        state.log_in(evidence, entry).unwrap()
+    }
+
+    fn user_of(came: LoggedIn) -> Arc<User> {
+        let LoggedIn::Done(user, _) = came else { panic!("refused") };
+        user
+    }
+
+    /// Between the check of a password and the log-in there is time for another request.
+    #[test]
+    fn a_password_that_was_replaced_meanwhile_logs_nobody_in() {
+        let state = state();
+        assert!(matches!(log_in(&state, account("old hash")), LoggedIn::Outdated));
+        let user = user_of(log_in(&state, account("hash")));
+        assert!(state.reset_password("a", "new".into(), None).unwrap());
+        assert_eq!(state.revoke_sessions(&user.id).unwrap(), Some(0), "they have ended");
+        assert!(matches!(log_in(&state, account("hash")), LoggedIn::Outdated));
+        let linked = state.link(&user.id, &account("hash")).unwrap();
+        assert!(matches!(linked, Linked::Outdated));
+    }
+
+    #[test]
+    fn an_account_that_was_deleted_meanwhile_does_not_come_back() {
+        let state = state();
+        let user = user_of(log_in(&state, account("hash")));
+        assert!(state.delete_user(&user.id).unwrap());
+        assert!(!state.delete_user(&user.id).unwrap());
+        assert!(matches!(log_in(&state, account("hash")), LoggedIn::Outdated));
+        assert!(state.account("ada").is_none() && state.account_with_id("a").is_none());
+        let other = user_of(log_in(&state, evidence("x", ANONYMOUS, Basis::Other)));
+        assert_ne!(other.id, user.id);
+    }
+
+    #[test]
+    fn an_api_key_that_was_disabled_or_deleted_meanwhile_logs_nobody_in() {
+        let state = state();
+        let user = user_of(log_in(&state, account("hash")));
+        let key = ApiKey {
+            id: "k".into(),
+            user_id: user.id.clone(),
+            name: "key".into(),
+            hash: "h".into(),
+            number: 0,
+            disabled: false,
+        };
+        assert!(state.add_api_key(key).unwrap().is_ok());
+        let by_key = || evidence("k", API_KEY, Basis::ApiKey);
+        assert_eq!(user_of(log_in(&state, by_key())).id, user.id);
+        assert!(state.set_api_key_disabled(&user.id, "k", true).unwrap());
+        assert!(matches!(log_in(&state, by_key()), LoggedIn::Outdated));
+        assert!(state.delete_api_key(&user.id, "k").unwrap());
+        assert!(matches!(log_in(&state, by_key()), LoggedIn::Outdated));
+        assert!(state.api_key_with_hash("h").is_none() && state.api_keys(&user.id).is_empty());
+        assert_eq!(state.user(&user.id).unwrap().identities.len(), 1);
+    }
+}
