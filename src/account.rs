@@ -1,9 +1,10 @@
-//! What is known of a user: plain data that the wire, the store and the user handle share.
+//! What is known of a user and its keys: plain data that the wire, the store and the user handle share.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::credentials::Provider;
+use crate::id::ApiKeyId;
 
 /// Whether a user can make calls from here.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -30,6 +31,19 @@ pub struct Identity {
     pub id: String,
     /// The provider.
     pub provider: Provider,
+}
+
+/// What is known of an API key. The key itself is given out once, by
+/// [`ApiKeys::create`](crate::ApiKeys::create).
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Its name, unique for the user.
+    pub name: String,
+    /// Whether it can be used to log in.
+    pub is_enabled: bool,
 }
 
 /// What the backend keeps about a user: name, e-mail address and whatever else its providers give.

@@ -1,23 +1,12 @@
 //! A user's API keys: log-ins for machines, made by the user.
 
+use crate::account::ApiKey;
 use crate::error::Result;
 use crate::id::ApiKeyId;
 use crate::secret::Secret;
 use crate::transport::Response;
 use crate::user::User;
 use crate::wire::{self, Route};
-
-/// What is known of an API key. The key itself is given out once, by [`ApiKeys::create`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct ApiKey {
-    /// Its id.
-    pub id: ApiKeyId,
-    /// Its name, unique for the user.
-    pub name: String,
-    /// Whether it can be used to log in.
-    pub is_enabled: bool,
-}
 
 /// The client for a user's API keys; had from [`User::api_keys`].
 ///

@@ -69,8 +69,8 @@ pub mod transport;
 mod user;
 mod wire;
 
-pub use account::{Identity, Profile, UserState};
-pub use api_keys::{ApiKey, ApiKeys};
+pub use account::{ApiKey, Identity, Profile, UserState};
+pub use api_keys::ApiKeys;
 pub use clock::{Clock, Deadline, SystemClock};
 pub use credentials::{Credentials, Provider};
 pub use email_password::EmailPassword;

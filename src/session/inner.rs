@@ -330,6 +330,11 @@ impl Drop for Inner {
     }
 }
 
+/// Returns a user's record in a commit's decision; a user without one is not known here.
+pub(super) fn known(tables: &dyn Tables, user: &UserId) -> Result<Arc<StoredUser>> {
+    tables.user(user)?.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
+}
+
 pub(super) fn is_success(answer: &Response) -> bool {
     (200..300).contains(&answer.status())
 }

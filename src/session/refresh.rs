@@ -7,7 +7,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::inner::{Inner, is_success, out_of_time};
+use super::inner::{Inner, is_success, known, out_of_time};
 use super::single::{Role, Waited};
 use crate::clock::Deadline;
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
@@ -195,9 +195,7 @@ impl Inner {
     ) -> Result<AccessToken> {
         let skew = token::skew(refreshed.access_token.claims(), sent, self.now());
         self.commit(deadline, |tables| {
-            let record = tables
-                .user(user)?
-                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            let record = known(tables, user)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::inner::{Inner, is_success, success};
+use super::inner::{Inner, is_success, known, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
 use crate::credentials::{Credentials, Kind, Provider};
@@ -71,9 +71,8 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<()> {
         self.commit(deadline, |tables| {
-            let known = tables.user(&login.user)?;
-            let mut record = match &known {
-                Some(record) => StoredUser::clone(record),
+            let mut record = match tables.user(&login.user)? {
+                Some(record) => StoredUser::clone(&record),
                 None => {
                     let mut record = StoredUser::new(login.user.clone());
                     record.created = tables.number();
@@ -131,9 +130,7 @@ impl Inner {
         let answer = self.send(&route, Some(token.expose()), deadline)?;
         let (identities, profile) = wire::profile(success(&route, answer)?.body())?;
         self.commit(deadline, |tables| {
-            let record = tables
-                .user(user)?
-                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            let record = known(tables, user)?;
             if record.epoch != before.epoch {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }
@@ -185,9 +182,7 @@ impl Inner {
         changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let token = self.commit(deadline, |tables| {
-            let record = tables
-                .user(user)?
-                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            let record = known(tables, user)?;
             Ok((changes(tables, &record)?, record.refresh_token.clone()))
         })?;
         token.map_or(Ok(()), |token| self.end_server_session(&token, deadline))
@@ -206,9 +201,7 @@ impl Inner {
     /// Makes a logged-in user current.
     pub(super) fn switch_to(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.commit(deadline, |tables| {
-            let record = tables
-                .user(user)?
-                .ok_or_else(|| Error::from(LocalState::UnknownUser(user.clone())))?;
+            let record = known(tables, user)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }

@@ -6,8 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::date;
-use crate::account::{Identity, Profile};
-use crate::api_keys::ApiKey;
+use crate::account::{ApiKey, Identity, Profile};
 use crate::credentials::Provider;
 use crate::error::{Error, Result, ServerError, ServerErrorCode};
 use crate::id::{ApiKeyId, DeviceId, UserId};
