@@ -172,7 +172,9 @@ impl User {
     ///
     /// # Errors
     /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here
-    /// stands. [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
+    /// stands. In a store that is sealed this is no error where trying again can help: the backend
+    /// is told with the next log-in or refresh of anybody.
+    /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
     /// changed.
     ///
     /// Source: realm-core `app.cpp`, `App::log_out`.

@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use keyfob::store::{Decide, Flight, MemoryStore, Recent, Store, StoredUser};
 use keyfob::{
-    Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
-    TransportErrorKind, User, UserId, UserState,
+    Credentials, Deadline, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
+    StoreError, TransportErrorKind, User, UserId, UserState,
 };
 use serde_json::Value;
 use support::*;
@@ -197,4 +200,76 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
     assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
     drop(session);
     assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
+}
+
+/// A store in memory that says it is sealed.
+#[derive(Clone, Default)]
+struct Sealed(MemoryStore);
+
+impl Store for Sealed {
+    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
+        self.0.current(deadline)
+    }
+
+    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
+        self.0.location(deadline)
+    }
+
+    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        self.0.user(id, deadline)
+    }
+
+    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.0.users(deadline)
+    }
+
+    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
+        self.0.commit(deadline, decide)
+    }
+
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+        self.0.recent(number, deadline)
+    }
+
+    fn is_sealed(&self) -> bool {
+        true
+    }
+
+    fn refresh_flight(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>, StoreError> {
+        self.0.refresh_flight(user, deadline)
+    }
+}
+
+#[test]
+fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Sealed::default());
+    let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = open();
+    let ada = session.log_in(&password()).unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    ada.log_out().unwrap();
+    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
+    assert!(ada.access_token().unwrap_err().needs_login());
+    // The program is closed and opened again; somebody else logs in; the backend is still away.
+    drop(session);
+    let session = open();
+    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    let bob = session.log_in(&password()).unwrap();
+    script.clear();
+    script.reply(LOGOUT, 204, Value::Null);
+    script.reply(REFRESH, 201, serde_json::json!({"access_token": access("b2")}));
+    bob.refresh_access_token().unwrap();
+    assert_eq!(script.routes(), [REFRESH, LOGOUT]);
+    assert_eq!(script.sent()[1].bearer, Some(refresh("r1")));
+    bob.refresh_access_token().unwrap_or_else(|_| bob.access_token().unwrap());
+    assert_eq!(script.count(LOGOUT), 1, "it is told once");
+    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
+    // What trying again cannot help is an error, and nothing is kept.
+    script.reply(LOGOUT, 500, Value::Null);
+    assert_eq!(bob.log_out().unwrap_err().status(), Some(500));
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -159,6 +160,7 @@ impl SessionBuilder {
             location_lookups: Single::new(),
             refreshes: Single::new(),
             cooldowns: Mutex::new(HashMap::new()),
+            has_untold: AtomicBool::new(true),
             early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
         };
         Ok(Session { inner: Arc::new(inner), limit: self.deadline })

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::UNIX_EPOCH;
 
@@ -38,6 +39,8 @@ pub(crate) struct Inner {
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: Single<UserId, Landed>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
+    /// Whether there may be log-outs that the backend has not been told of.
+    pub(super) has_untold: AtomicBool,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
 }

@@ -168,7 +168,9 @@ impl Inner {
             let answer = self.send(&route, Some(refresh_token.expose()), network)?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
-                return self.store_refreshed(user, record.epoch, refreshed, sent, deadline);
+                let token = self.store_refreshed(user, record.epoch, refreshed, sent, deadline)?;
+                self.tell_untold(deadline);
+                return Ok(token);
             }
             let error = wire::error(route.attempt, &answer);
             let now = self.now().saturating_add(record.skew);

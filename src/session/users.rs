@@ -5,6 +5,8 @@
 //! in the commit that makes the current user leave, so it holds after a restart as well.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::inner::{Inner, is_success, known, success};
 use crate::account::{Identity, Profile, UserState};
@@ -37,7 +39,9 @@ impl Inner {
             // Nothing is stored, so nobody else will ever end this server session.
             let _ = self.end_server_session(&login.refresh_token, deadline);
         }
-        stored.map(|()| login.user)
+        stored?;
+        self.tell_untold(deadline);
+        Ok(login.user)
     }
 
     /// Finds the anonymous user who was used last and is logged in, and makes it current.
@@ -185,7 +189,56 @@ impl Inner {
             let record = known(tables, user)?;
             Ok((changes(tables, &record)?, record.refresh_token.clone()))
         })?;
-        token.map_or(Ok(()), |token| self.end_server_session(&token, deadline))
+        let Some(token) = token else { return Ok(()) };
+        match self.end_server_session(&token, deadline) {
+            Err(error) if error.is_retryable() && self.store.is_sealed() => {
+                if self.tell_later(user, &token, deadline)? { Ok(()) } else { Err(error) }
+            }
+            told => told,
+        }
+    }
+
+    /// Keeps the refresh token of a log-out that the backend could not be told of. `false` if the
+    /// user is not known here any more, or has logged in again.
+    fn tell_later(&self, user: &UserId, token: &RefreshToken, deadline: Deadline) -> Result<bool> {
+        let kept = self.commit(deadline, |tables| match tables.user(user)? {
+            Some(record) if !record.is_logged_in() => {
+                let mut record = StoredUser::clone(&record);
+                record.ended = Some(token.clone());
+                Ok((vec![Change::Put(Box::new(record))], true))
+            }
+            _ => Ok((Vec::new(), false)),
+        })?;
+        self.has_untold.store(true, Ordering::Relaxed);
+        Ok(kept)
+    }
+
+    /// Tells the backend of log-outs that it could not be told of, now that it answers: for at most
+    /// five seconds, and as well as it goes.
+    pub(super) fn tell_untold(&self, deadline: Deadline) {
+        const LIMIT: Duration = Duration::from_secs(5);
+        if !self.store.is_sealed() || !self.has_untold.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let deadline = deadline.at_most(LIMIT);
+        let told = self.store.users(deadline).map_err(Error::from).and_then(|records| {
+            let untold = records.iter().filter_map(|record| Some((record, record.ended.as_ref()?)));
+            for (record, token) in untold {
+                self.end_server_session(token, deadline)?;
+                self.commit(deadline, |tables| match tables.user(&record.id)? {
+                    Some(newest) if newest.ended.as_ref() == Some(token) => {
+                        let mut record = StoredUser::clone(&newest);
+                        record.ended = None;
+                        Ok((vec![Change::Put(Box::new(record))], ()))
+                    }
+                    _ => Ok((Vec::new(), ())),
+                })?;
+            }
+            Ok(())
+        });
+        if told.is_err() {
+            self.has_untold.store(true, Ordering::Relaxed);
+        }
     }
 
     fn end_server_session(&self, token: &RefreshToken, deadline: Deadline) -> Result<()> {

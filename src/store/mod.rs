@@ -63,6 +63,10 @@ pub struct StoredUser {
     /// backend's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warned: Option<i64>,
+    /// The refresh token of a login that has ended here and of which the backend could not be told
+    /// yet. Only in a store that [is sealed](Store::is_sealed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<RefreshToken>,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -159,6 +163,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the events of the commits after `number`; `None` asks for the newest number alone.
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError>;
 
+    /// Tells whether what is stored is protected from whoever reads the disk, so that a token may be
+    /// kept although nobody is logged in with it. Defaults to `false`.
+    fn is_sealed(&self) -> bool {
+        false
+    }
+
     /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
     /// that has passed it is tried once. `None` means that somebody else held it all the time.
     fn refresh_flight(
@@ -184,6 +194,7 @@ impl StoredUser {
             identities: Vec::new(),
             profile: Profile::default(),
             warned: None,
+            ended: None,
             more: Map::new(),
         }
     }
