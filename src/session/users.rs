@@ -52,6 +52,9 @@ impl Inner {
         {
             return Ok(Some(current));
         }
+        if !self.store.users(deadline)?.iter().any(|record| is_anonymous(record)) {
+            return Ok(None);
+        }
         self.commit(deadline, |tables| match tables.last_used(&is_anonymous)? {
             Some(record) => Ok((switch_to(tables, &record), Some(record.id.clone()))),
             None => Ok((Vec::new(), None)),
