@@ -18,5 +18,8 @@ pub mod storage {}
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
+#[doc = include_str!("speed.md")]
+pub mod speed {}
+
 #[doc = include_str!("changes.md")]
 pub mod changes {}

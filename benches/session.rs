@@ -1,0 +1,144 @@
+//! What a session costs, beside the least that the same thing can cost on this machine.
+//!
+//! Each pair is measured in one run: `floor` is the bare thing, `session` is ours. Read the ratio;
+//! the times are the machine's. Every answer is checked.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench may panic")]
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use keyfob::server::Server;
+use keyfob::store::MemoryStore;
+use keyfob::{Credentials, Session, User};
+
+fn main() {
+    divan::main();
+    let _ = std::fs::remove_dir_all(&LIVE.dir);
+}
+
+/// A server, and a user on disk who is logged in to it.
+struct Live {
+    server: Server,
+    dir: PathBuf,
+    user: User,
+}
+
+static LIVE: LazyLock<Live> = LazyLock::new(|| {
+    let server = Server::builder().built_in_functions().start().unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}", std::process::id()));
+    let user = open(&server, &dir).log_in(&Credentials::anonymous()).unwrap();
+    Live { server, dir, user }
+});
+
+fn open(server: &Server, dir: &Path) -> Session {
+    Session::builder(server.app_id(), server.base_url()).data_dir(dir).open().unwrap()
+}
+
+/// The directory of the one app in the data directory.
+fn app_dir() -> PathBuf {
+    std::fs::read_dir(&LIVE.dir).unwrap().next().unwrap().unwrap().path()
+}
+
+mod fresh_token {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, RwLock};
+
+    use super::*;
+
+    /// One positioned read of 32 bytes of an open file.
+    #[divan::bench]
+    fn disk_floor(bencher: divan::Bencher<'_, '_>) {
+        LazyLock::force(&LIVE);
+        let file = File::open(app_dir().join("generation")).unwrap();
+        bencher.bench_local(|| {
+            let mut bytes = [0; 32];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        });
+    }
+
+    #[divan::bench]
+    fn disk_session(bencher: divan::Bencher<'_, '_>) {
+        let user = &LIVE.user;
+        let token = user.access_token().unwrap();
+        bencher.bench_local(|| assert!(user.valid_access_token().unwrap() == token));
+    }
+
+    /// An atomic load and the clone of an `Arc`.
+    #[divan::bench]
+    fn memory_floor(bencher: divan::Bencher<'_, '_>) {
+        let (number, value) = (AtomicU64::new(7), RwLock::new(Arc::new(7)));
+        bencher.bench_local(|| {
+            assert_eq!(number.load(Ordering::Acquire), 7);
+            Arc::clone(&value.read().unwrap())
+        });
+    }
+
+    #[divan::bench]
+    fn memory_session(bencher: divan::Bencher<'_, '_>) {
+        let server = &LIVE.server;
+        let builder = Session::builder(server.app_id(), server.base_url());
+        let session = builder.store(MemoryStore::new()).open().unwrap();
+        let user = session.log_in(&Credentials::anonymous()).unwrap();
+        let token = user.access_token().unwrap();
+        bencher.bench_local(|| assert!(user.valid_access_token().unwrap() == token));
+    }
+}
+
+mod open_and_know_the_current_user {
+    use super::*;
+
+    /// Two small files, opened, read and parsed.
+    #[divan::bench]
+    fn floor(bencher: divan::Bencher<'_, '_>) {
+        LazyLock::force(&LIVE);
+        let dir = app_dir();
+        bencher.bench_local(|| {
+            let generation = std::fs::read(dir.join("generation")).unwrap();
+            let snapshot = std::fs::read(dir.join("snapshot")).unwrap();
+            let body = snapshot.splitn(2, |byte| *byte == b'\n').last().unwrap();
+            let parsed = serde_json::from_slice::<serde_json::Value>(body);
+            (generation, parsed.map(|value| value.is_object()).unwrap_or_default())
+        });
+    }
+
+    #[divan::bench]
+    fn session(bencher: divan::Bencher<'_, '_>) {
+        let Live { server, dir, user } = &*LIVE;
+        bencher.bench_local(|| {
+            assert_eq!(open(server, dir).current_user().unwrap().as_ref(), Some(user));
+        });
+    }
+}
+
+mod call {
+    use super::*;
+
+    /// The same bytes with a bare agent.
+    #[divan::bench]
+    fn floor(bencher: divan::Bencher<'_, '_>) {
+        let Live { server, user, .. } = &*LIVE;
+        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+        let path = format!("api/client/v2.0/app/{}/functions/call", server.app_id());
+        let url = format!("{}/{path}", server.base_url());
+        let bearer = format!("Bearer {}", user.access_token().unwrap().expose());
+        let body = r#"{"arguments":[{"$numberInt":"1"},{"$numberInt":"2"}],"name":"sum"}"#;
+        bencher.bench_local(|| {
+            let request = agent.post(&url).header("authorization", &bearer);
+            let request = request.header("content-type", "application/json");
+            let answer = request.send(body).unwrap().body_mut().read_to_vec().unwrap();
+            assert_eq!(answer, br#"{"$numberInt":"3"}"#);
+        });
+    }
+
+    #[divan::bench]
+    fn session(bencher: divan::Bencher<'_, '_>) {
+        let user = &LIVE.user;
+        bencher.bench_local(|| {
+            assert_eq!(user.functions().call::<i64>("sum", (1, 2)).unwrap(), 3);
+        });
+    }
+}
