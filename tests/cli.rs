@@ -110,6 +110,108 @@ fn every_command_gives_its_json() {
 }
 
 #[test]
+fn accounts_are_linked_and_deleted_and_keys_log_in_until_they_are_disabled() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("link-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let guest = at.json(&["login", "--anonymous"])["user_id"].clone();
+    let linked = at.json_with(PASSWORD, &["link", "--email", EMAIL]);
+    assert_eq!(linked["user_id"], guest);
+    let providers: Vec<_> = linked["identities"].as_array().unwrap().iter().collect();
+    assert_eq!(providers.len(), 2);
+    assert_eq!(providers[1]["provider"], "local-userpass");
+    let error = at.refused_with(1, "wrong-password", &["link", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("InvalidPassword"));
+
+    let key = at.json(&["api-keys", "create", "ci"]);
+    let (id, secret) = (key["id"].as_str().unwrap(), key["key"].as_str().unwrap());
+    assert_eq!((&key["name"], &key["enabled"]), (&json!("ci"), &json!(true)));
+    let listed = json!({"id": id, "name": "ci", "enabled": true});
+    assert_eq!(at.json(&["api-keys", "list"]), json!([listed]), "the secret is shown once");
+    assert_eq!(at.json(&["api-keys", "get", id]), listed);
+    assert_eq!(at.json_with(secret, &["login", "--api-key"])["user_id"], guest);
+    assert_eq!(at.json(&["api-keys", "disable", id]), json!({}));
+    let error = at.refused_with(1, secret, &["login", "--api-key"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    assert_eq!(at.json(&["api-keys", "enable", id]), json!({}));
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    assert_eq!(at.json(&["api-keys", "delete", id]), json!({}));
+    assert_eq!(at.json(&["api-keys", "get", id]), json!(null));
+
+    assert_eq!(at.json(&["profile"]), json!({"email": EMAIL}));
+    assert_eq!(at.json(&["profile", "--refresh"]), json!({"email": EMAIL}));
+    assert_eq!(at.json(&["custom-data"]), json!(null));
+    assert_eq!(at.json(&["custom-data", "--refresh"]), json!(null));
+
+    let run = at.run(&["delete"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("--yes"), "{run:?}");
+    assert_eq!(at.json(&["delete", "--yes"]), json!({"user_id": guest}));
+    assert_eq!(at.json(&["users"]), json!([]));
+    let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("InvalidPassword"));
+}
+
+#[test]
+fn addresses_are_confirmed_and_passwords_reset_by_the_mails_that_serve_prints() {
+    let mut backend = Backend::start(&["--mail"]);
+    let at = backend.place("mail-store");
+    let mut mail = |kind: &str| {
+        let line: Value = serde_json::from_str(&backend.running.stdout.next()).unwrap();
+        let mail = &line["mail"];
+        assert_eq!((&mail["to"], &mail["kind"]), (&json!(EMAIL), &json!(kind)));
+        let text = |key: &str| mail[key].as_str().unwrap().to_owned();
+        (text("token"), text("token_id"))
+    };
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let (token, token_id) = mail("confirmation");
+    let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    let error = at.refused(1, &["confirm", "--token", "wrong", "--token-id", &token_id]);
+    assert_error(&error, "server", json!(400), error["code"].clone());
+    assert_eq!(at.json(&["resend-confirmation", "--email", EMAIL]), json!({}));
+    let newest = mail("confirmation");
+    assert_ne!(newest.0, token);
+    let confirm = ["confirm", "--token", &newest.0, "--token-id", &newest.1];
+    assert_eq!(at.json(&confirm), json!({}));
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let error = at.refused(1, &["retry-confirmation", "--email", EMAIL]);
+    assert_error(&error, "server", json!(400), error["code"].clone());
+
+    assert_eq!(at.json(&["reset-password", "--email", EMAIL]), json!({}));
+    let (token, token_id) = mail("password-reset");
+    let reset = ["complete-reset", "--token", &token, "--token-id", &token_id];
+    assert_eq!(at.json_with("another-password", &reset), json!({}));
+    at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    at.json_with("another-password", &["login", "--email", EMAIL]);
+    at.refused_with(1, PASSWORD, &["call-reset", "--email", EMAIL, "1"]);
+}
+
+#[test]
+fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
+    let dir = Dir::new("jwt-secret");
+    let (file, secret) = (dir.0.join("secret"), "0123456789abcdef0123456789abcdef");
+    fs::write(&file, format!("{secret}\n")).unwrap();
+    let backend = Backend::start(&["--jwt-secret-file", file.to_str().unwrap()]);
+    let at = backend.place("jwt-store");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let signed = |audience: &str| {
+        let claims = json!({"sub": "s-1", "aud": audience, "exp": now + 600});
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    };
+    let user = at.json_with(&signed(APP_ID), &["login", "--jwt"]);
+    assert_eq!(user["provider"], "custom-token");
+    assert_eq!(at.json_with(&signed(APP_ID), &["login", "--jwt"]), user);
+    let error = at.refused_with(1, &signed("another-app"), &["login", "--jwt"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    for how in ["--google-id-token", "--google-auth-code", "--apple", "--facebook"] {
+        at.refused_with(1, "x", &["login", how]);
+    }
+    at.refused(1, &["login", "--function", "{\"id\":1}"]);
+}
+
+#[test]
 fn without_json_results_are_words_on_standard_output() {
     let backend = Backend::start(&[]);
     let at = backend.place("words-store");

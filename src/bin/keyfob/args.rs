@@ -4,14 +4,15 @@
 //! there is not, no message repeats what was not expected: it may be a secret in the wrong place.
 
 use std::ffi::{OsStr, OsString};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyfob::UserId;
+use keyfob::{ApiKeyId, Secret, UserId};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::parsing;
 use crate::words::{SESSION, Settings, Stop, Word, Words, help_of_options, unexpected, usage};
 
 /// What is to be done, and where.
@@ -24,17 +25,41 @@ pub(crate) struct Invocation {
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Command {
+    ApiKeys(ApiKeys),
     Call {
         name: String,
         arguments: Vec<Value>,
     },
+    CallReset {
+        email: String,
+        arguments: Vec<Value>,
+    },
+    CompleteReset(MailToken),
+    Confirm(MailToken),
+    CustomData {
+        refresh: bool,
+    },
+    Delete(Option<UserId>),
     Demo,
+    Link(Login),
     LogIn(Login),
     LogOut(Option<UserId>),
+    Profile {
+        refresh: bool,
+    },
     Register {
         email: String,
     },
     Remove(Option<UserId>),
+    ResendConfirmation {
+        email: String,
+    },
+    ResetPassword {
+        email: String,
+    },
+    RetryConfirmation {
+        email: String,
+    },
     Serve(Serve),
     Switch(UserId),
     /// Help, or the version.
@@ -45,11 +70,36 @@ pub(crate) enum Command {
     Whoami,
 }
 
-/// How to log in.
+/// How to log in, or what to link. Secrets are not here: they are read from standard input.
 #[derive(Debug)]
 pub(crate) enum Login {
     Anonymous { new: bool },
+    ApiKey,
+    Apple,
     Email(String),
+    Facebook,
+    Function(Value),
+    GoogleAuthCode,
+    GoogleIdToken,
+    Jwt,
+}
+
+/// The pair from a mail.
+#[derive(Debug)]
+pub(crate) struct MailToken {
+    pub(crate) token: Secret,
+    pub(crate) token_id: String,
+}
+
+/// What to do with API keys.
+#[derive(Debug)]
+pub(crate) enum ApiKeys {
+    Create(String),
+    Delete(ApiKeyId),
+    Disable(ApiKeyId),
+    Enable(ApiKeyId),
+    Get(ApiKeyId),
+    List,
 }
 
 /// What backend to run.
@@ -59,6 +109,12 @@ pub(crate) struct Serve {
     pub(crate) addr: SocketAddr,
     pub(crate) access_ttl: Option<Duration>,
     pub(crate) refresh_ttl: Option<Duration>,
+    /// Whether addresses have to be confirmed, and passwords are reset, by mail.
+    pub(crate) mail: bool,
+    /// The file with the secret of those who sign custom JWTs.
+    pub(crate) jwt_secret_file: Option<PathBuf>,
+    /// Where the keys of those are who sign custom JWTs.
+    pub(crate) jwt_jwks: Option<String>,
 }
 
 /// Parses the arguments, without the name of the program.
@@ -128,33 +184,85 @@ const COMMANDS: &[Entry] = &[
         parse: |words| words.end().map(|()| Command::Demo),
     },
     Entry {
-        usage: "serve [--data DIR] [--addr HOST:PORT] [--access-ttl S] [--refresh-ttl S]",
+        usage: "serve [--data DIR] [--addr HOST:PORT] [--access-ttl S] [--refresh-ttl S] [--mail] \
+                [--jwt-secret-file FILE | --jwt-jwks URL]",
         about: "Run a backend for development and tests, until interrupted",
         details: "  --data DIR        keep users in DIR; without it they go when the backend ends\n\
                   \x20 --addr HOST:PORT  listen there (default 127.0.0.1:9090; port 0 takes a free one)\n\
                   \x20 --access-ttl S    access tokens live S seconds\n\
-                  \x20 --refresh-ttl S   refresh tokens live S seconds\n\n\
+                  \x20 --refresh-ttl S   refresh tokens live S seconds\n\
+                  \x20 --mail            addresses are confirmed and passwords reset by mail, which is\n\
+                  \x20                   not sent but printed with its link\n\
+                  \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
+                  \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\n\
                   Functions to call: sum, echo, whoami.\n\
-                  JSON: {\"base_url\",\"app_id\"} on the first line.",
+                  JSON: {\"base_url\",\"app_id\"} on the first line, then\n\
+                  {\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.",
         options: &["--app-id", "--json"],
-        parse: parse_serve,
+        parse: parsing::serve,
     },
     Entry {
         usage: "register --email E",
         about: "Register an e-mail address; the password is read from standard input",
         details: "JSON: {}",
         options: SESSION,
-        parse: parse_register,
+        parse: |words| Ok(Command::Register { email: parsing::email(words)? }),
     },
     Entry {
-        usage: "login --email E | login --anonymous [--new]",
-        about: "Log in, and make that user current; the password is read from standard input",
-        details: "  --email E    with an e-mail address that was registered\n\
-                  \x20 --anonymous  without an account, as the anonymous user who is here already\n\
-                  \x20 --new        always as a new anonymous user\n\n\
-                  JSON: {\"user_id\",\"provider\"}",
+        usage: "confirm --token T --token-id I",
+        about: "Confirm an e-mail address with the pair from the confirmation mail",
+        details: "JSON: {}",
         options: SESSION,
-        parse: parse_login,
+        parse: |words| parsing::mail_token(words).map(Command::Confirm),
+    },
+    Entry {
+        usage: "resend-confirmation --email E",
+        about: "Have the confirmation mail sent again",
+        details: "JSON: {}",
+        options: SESSION,
+        parse: |words| Ok(Command::ResendConfirmation { email: parsing::email(words)? }),
+    },
+    Entry {
+        usage: "retry-confirmation --email E",
+        about: "Have the app's own confirmation function run again",
+        details: "JSON: {}",
+        options: SESSION,
+        parse: |words| Ok(Command::RetryConfirmation { email: parsing::email(words)? }),
+    },
+    Entry {
+        usage: "reset-password --email E",
+        about: "Have a mail sent with which the password can be set anew",
+        details: "JSON: {}",
+        options: SESSION,
+        parse: |words| Ok(Command::ResetPassword { email: parsing::email(words)? }),
+    },
+    Entry {
+        usage: "complete-reset --token T --token-id I",
+        about: "Set a new password, read from standard input, with the pair from the reset mail",
+        details: "JSON: {}",
+        options: SESSION,
+        parse: |words| parsing::mail_token(words).map(Command::CompleteReset),
+    },
+    Entry {
+        usage: "call-reset --email E [ARG…]",
+        about: "Have the app's own function set a new password, read from standard input",
+        details: "Each ARG is (extended) JSON, or else a string.\n\nJSON: {}",
+        options: SESSION,
+        parse: parsing::call_reset,
+    },
+    Entry {
+        usage: "login HOW",
+        about: "Log in, and make that user current; secrets are read from standard input",
+        details: parsing::HOW_TO_LOG_IN,
+        options: SESSION,
+        parse: |words| parsing::login(words).map(Command::LogIn),
+    },
+    Entry {
+        usage: "link HOW",
+        about: "Attach another account to the current user; HOW as for login",
+        details: "JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}",
+        options: SESSION,
+        parse: |words| parsing::login(words).map(Command::Link),
     },
     Entry {
         usage: "whoami",
@@ -199,6 +307,37 @@ const COMMANDS: &[Entry] = &[
         parse: |words| words.perhaps_a_user().map(Command::Remove),
     },
     Entry {
+        usage: "delete [ID] --yes",
+        about: "Delete a user on the backend and here, the current one without ID",
+        details: "The account is gone for good; --yes says that this is meant.\n\n\
+                  JSON: {\"user_id\"}",
+        options: SESSION,
+        parse: parsing::delete,
+    },
+    Entry {
+        usage: "profile [--refresh]",
+        about: "Show the current user's profile; uses no network without --refresh",
+        details: "JSON: the document",
+        options: SESSION,
+        parse: |words| Ok(Command::Profile { refresh: parsing::refresh(words)? }),
+    },
+    Entry {
+        usage: "custom-data [--refresh]",
+        about: "Show the current user's custom data; uses no network without --refresh",
+        details: "JSON: the document, null if there is none",
+        options: SESSION,
+        parse: |words| Ok(Command::CustomData { refresh: parsing::refresh(words)? }),
+    },
+    Entry {
+        usage: "api-keys create NAME | list | get ID | enable ID | disable ID | delete ID",
+        about: "Make and manage the current user's API keys",
+        details: "A key is shown once, when it is made.\n\n\
+                  JSON: {\"id\",\"name\",\"enabled\"}, at creation with \"key\"; a list of them; null \
+                  if there is none;\n{} for enable, disable and delete",
+        options: SESSION,
+        parse: |words| parsing::api_keys(words).map(Command::ApiKeys),
+    },
+    Entry {
         usage: "token",
         about: "Print an access token that the backend accepts, refreshed if need be",
         details: "JSON: {\"access_token\",\"expires_at\"}, in seconds since the epoch",
@@ -211,7 +350,7 @@ const COMMANDS: &[Entry] = &[
         details: "Each ARG is (extended) JSON, or else a string. Options after `--` are arguments.\n\n\
                   JSON: the result",
         options: SESSION,
-        parse: parse_call,
+        parse: parsing::call,
     },
     Entry {
         usage: "watch",
@@ -222,83 +361,9 @@ const COMMANDS: &[Entry] = &[
     },
 ];
 
-fn parse_register(words: &mut Words) -> Result<Command, Stop> {
-    let mut email = None;
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) if option == "--email" => email = Some(words.text(&option)?),
-            word => return unexpected(word),
-        }
-    }
-    match email {
-        Some(email) => Ok(Command::Register { email }),
-        None => usage("--email is missing"),
-    }
-}
-
-fn parse_login(words: &mut Words) -> Result<Command, Stop> {
-    let (mut email, mut anonymous, mut new) = (None, false, false);
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--anonymous" => anonymous = true,
-                "--email" => email = Some(words.text("--email")?),
-                "--new" => new = true,
-                _ => return unexpected(Word::Option(option)),
-            },
-            word => return unexpected(word),
-        }
-    }
-    match (email, anonymous) {
-        (Some(_), true) => usage("--email and --anonymous exclude each other"),
-        (Some(_), false) if new => usage("--new goes with --anonymous"),
-        (Some(email), false) => Ok(Command::LogIn(Login::Email(email))),
-        (None, true) => Ok(Command::LogIn(Login::Anonymous { new })),
-        (None, false) => usage("--email or --anonymous is missing"),
-    }
-}
-
-fn parse_call(words: &mut Words) -> Result<Command, Stop> {
-    let name = words.one("the NAME of the function")?;
-    let mut arguments = Vec::new();
-    while let Some(argument) = words.next_argument()? {
-        arguments.push(serde_json::from_str(&argument).unwrap_or(Value::String(argument)));
-    }
-    Ok(Command::Call { name, arguments })
-}
-
-const DEFAULT_ADDR: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
-
-fn parse_serve(words: &mut Words) -> Result<Command, Stop> {
-    let mut serve = Serve { data: None, addr: DEFAULT_ADDR, access_ttl: None, refresh_ttl: None };
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--access-ttl" => serve.access_ttl = Some(words.lifetime(&option)?),
-                "--addr" => serve.addr = address(&words.text(&option)?)?,
-                "--data" => serve.data = Some(words.path(&option)?),
-                "--refresh-ttl" => serve.refresh_ttl = Some(words.lifetime(&option)?),
-                _ => return unexpected(Word::Option(option)),
-            },
-            word => return unexpected(word),
-        }
-    }
-    Ok(Command::Serve(serve))
-}
-
-fn address(text: &str) -> Result<SocketAddr, Stop> {
-    let addresses = text.to_socket_addrs();
-    match addresses.ok().and_then(|mut addresses| addresses.next()) {
-        Some(address) if address.ip().to_canonical().is_loopback() => Ok(address),
-        Some(_) => usage("--addr can be reached from other machines, and nothing is encrypted"),
-        None => usage("--addr is no HOST:PORT, such as 127.0.0.1:9090"),
-    }
-}
-
 fn help() -> String {
     let commands: String =
-        COMMANDS.iter().map(|entry| format!("  {:10}{}\n", entry.name(), entry.about)).collect();
+        COMMANDS.iter().map(|entry| format!("  {:20}{}\n", entry.name(), entry.about)).collect();
     format!(
         "Keeps users logged in to an App Services-compatible backend.\n\n\
          Usage: keyfob [OPTION…] COMMAND\n\nCommands:\n{commands}\n{}\n\
@@ -375,7 +440,21 @@ mod tests {
             &[][..],
             &["--json"],
             &["frobnicate"],
-            &["confirm", "--token", "t", "--token-id", "i"],
+            &["confirm", "--token", "t"],
+            &["confirm", "--token-id", "i"],
+            &["reset-password"],
+            &["delete"],
+            &["delete", "id"],
+            &["login", "--jwt", "--api-key"],
+            &["login", "--function", "7"],
+            &["login", "--function", "{"],
+            &["link"],
+            &["api-keys"],
+            &["api-keys", "burn", "id"],
+            &["api-keys", "create"],
+            &["api-keys", "list", "id"],
+            &["profile", "--fresh"],
+            &["serve", "--jwt-jwks", "http://127.0.0.1:1", "--jwt-secret-file", "f"],
             &["whoami", "--new"],
             &["switch"],
             &["switch", "a", "b"],
@@ -416,6 +495,11 @@ mod tests {
             &["login", "--email", "ada@example.org", "--password", "hunter22"],
             &["login", "--email", "ada@example.org", "-phunter22"],
             &["login", "--anonymous=hunter22"],
+            &["login", "--api-key", "hunter22"],
+            &["login", "--jwt=hunter22"],
+            &["login", "--function", "hunter22"],
+            &["link", "--apple", "hunter22"],
+            &["complete-reset", "--token", "t", "--token-id", "i", "hunter22"],
             &["register", "--email=ada@example.org", "hunter22"],
         ] {
             assert!(!refused(line).contains("hunter22"), "{line:?}");

@@ -7,6 +7,7 @@ use keyfob::{Credentials, Error, LocalState, Session, User, UserId, UserState};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::accounts;
 use crate::args::{Command, Login};
 use crate::failure::Failure;
 use crate::input;
@@ -17,10 +18,14 @@ use crate::words::Settings;
 pub(crate) fn run(command: Command, settings: &Settings, out: &Output) -> Result<(), Failure> {
     let session = open(settings)?;
     match command {
+        Command::ApiKeys(command) => accounts::api_keys(&current(&session)?, command, out),
         Command::Call { name, arguments } => call(&session, &name, &arguments, out),
+        Command::CustomData { refresh } => custom_data(&session, refresh, out),
+        Command::Delete(id) => delete(&session, id, out),
+        Command::Link(login) => link(&session, login, out),
         Command::LogIn(login) => log_in(&session, login, out),
         Command::LogOut(id) => log_out(&session, id, out),
-        Command::Register { email } => register(&session, &email, out),
+        Command::Profile { refresh } => profile(&session, refresh, out),
         Command::Remove(id) => remove(&session, id, out),
         Command::Switch(id) => switch(&session, id, out),
         Command::Token => token(&session, out),
@@ -29,6 +34,7 @@ pub(crate) fn run(command: Command, settings: &Settings, out: &Output) -> Result
         Command::Whoami => whoami(&session, out),
         // They open no session, and `main` has them.
         Command::Demo | Command::Serve(_) | Command::Text(_) => Ok(()),
+        command => accounts::run(&session, command, out),
     }
 }
 
@@ -52,24 +58,59 @@ fn open(settings: &Settings) -> Result<Session, Failure> {
     Ok(builder.open()?)
 }
 
-fn register(session: &Session, email: &str, out: &Output) -> Result<(), Failure> {
-    let password = input::password(true)?;
-    session.email_password().register(email, &password)?;
-    out.result(&json!({}), format_args!("registered {}", printable(email)))
-}
-
 fn log_in(session: &Session, login: Login, out: &Output) -> Result<(), Failure> {
-    let credentials = match login {
-        Login::Anonymous { new: false } => Credentials::anonymous(),
-        Login::Anonymous { new: true } => Credentials::new_anonymous(),
-        Login::Email(email) => Credentials::email_password(email, input::password(false)?),
-    };
+    let credentials = credentials(login)?;
     let user = session.log_in(&credentials)?;
     let provider = credentials.provider();
     out.result(
         &json!({"user_id": user.id(), "provider": provider}),
         format_args!("logged in as {} ({provider})", shown(&user)),
     )
+}
+
+fn link(session: &Session, login: Login, out: &Output) -> Result<(), Failure> {
+    let user = current(session)?;
+    let credentials = credentials(login)?;
+    user.link(&credentials)?;
+    out.result(
+        &json!({"user_id": user.id(), "identities": user.identities()?}),
+        format_args!("linked to {} ({})", shown(&user), credentials.provider()),
+    )
+}
+
+/// Reads what goes with a way to log in.
+fn credentials(login: Login) -> Result<Credentials, Failure> {
+    Ok(match login {
+        Login::Anonymous { new: false } => Credentials::anonymous(),
+        Login::Anonymous { new: true } => Credentials::new_anonymous(),
+        Login::ApiKey => Credentials::api_key(input::secret("API key")?),
+        Login::Apple => Credentials::apple(input::secret("token")?),
+        Login::Email(email) => Credentials::email_password(email, input::password(false)?),
+        Login::Facebook => Credentials::facebook(input::secret("token")?),
+        Login::Function(payload) => Credentials::function(payload)?,
+        Login::GoogleAuthCode => Credentials::google_auth_code(input::secret("code")?),
+        Login::GoogleIdToken => Credentials::google_id_token(input::secret("token")?),
+        Login::Jwt => Credentials::jwt(input::secret("token")?),
+    })
+}
+
+fn delete(session: &Session, id: Option<UserId>, out: &Output) -> Result<(), Failure> {
+    let user = id.map_or_else(|| current(session), |id| known(session, id))?;
+    session.delete_user(&user)?;
+    done(&user, format_args!("{} is deleted", shown(&user)), out)
+}
+
+fn profile(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
+    let user = current(session)?;
+    let profile = if refresh { user.refresh_profile() } else { user.profile() }?;
+    out.json_line(profile.data())
+}
+
+fn custom_data(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
+    let user = current(session)?;
+    let data: Option<Box<RawValue>> =
+        if refresh { user.refresh_custom_data() } else { user.custom_data() }?;
+    out.json_line(&data)
 }
 
 fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {

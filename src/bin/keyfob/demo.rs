@@ -20,6 +20,7 @@ use crate::output::{Output, note};
 
 const APP_ID: &str = "keyfob-demo";
 const EMAIL: &str = "ada@example.org";
+const OTHER_EMAIL: &str = "eve@example.org";
 const PASSWORD: &str = "correct horse battery staple";
 const ACCESS_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
@@ -155,8 +156,29 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(session.users()? == [ada.clone()], "the guest is still here")?;
     ensure(session.current_user()?.is_none(), "somebody is still current")?;
 
+    story.step("Somebody new links an account, and is the same user by it");
+    let eve = session.log_in(&Credentials::new_anonymous())?;
+    let credentials = Credentials::email_password(OTHER_EMAIL, PASSWORD);
+    session.email_password().register(OTHER_EMAIL, &PASSWORD.into())?;
+    eve.link(&credentials)?;
+    let linked = eve.identities()?;
+    ensure(linked.len() == 2, "the account is not linked")?;
+    ensure(session.log_in(&credentials)? == eve, "the account is another user's")?;
+    story.tell(format_args!("{} and {}", linked[0].provider, linked[1].provider));
+
+    story.step("And deletes the account, which is gone then");
+    session.delete_user(&eve)?;
+    ensure(eve.state()? == UserState::Removed, "the user is still here")?;
+    match session.log_in(&credentials) {
+        Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
+            story.tell(error);
+        }
+        Err(error) => return Err(error.into()),
+        Ok(_) => return unmet("the deleted account can still log in"),
+    }
+
     story.step("A listener has heard it all, in order");
-    let (ada, guest) = (ada.id().clone(), guest.id().clone());
+    let (ada, guest, eve) = (ada.id().clone(), guest.id().clone(), eve.id().clone());
     let change = |from: Option<_>, to: Option<_>| Event::CurrentUserChanged { from, to };
     let expected = [
         Event::TokenRefreshed { user: ada.clone(), expires_at },
@@ -167,6 +189,12 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         change(Some(ada), Some(guest.clone())),
         Event::Removed { user: guest.clone(), reason: RemovalReason::Requested },
         change(Some(guest), None),
+        Event::LoggedIn { user: eve.clone(), provider: Provider::Anonymous },
+        change(None, Some(eve.clone())),
+        Event::IdentityLinked { user: eve.clone(), provider: Provider::EmailPassword },
+        Event::LoggedIn { user: eve.clone(), provider: Provider::EmailPassword },
+        Event::Removed { user: eve.clone(), reason: RemovalReason::Deleted },
+        change(Some(eve), None),
     ];
     for expected in expected {
         let heard = events.next_timeout(PATIENCE);

@@ -6,12 +6,14 @@
 //! refused, 2 usage, 3 not logged in or the login has ended, 4 the backend was not reached or the
 //! time was up, 5 the store cannot be used.
 
+mod accounts;
 mod args;
 mod commands;
 mod demo;
 mod failure;
 mod input;
 mod output;
+mod parsing;
 mod serve;
 mod words;
 

@@ -1,11 +1,14 @@
 //! A backend in the foreground.
 
-use keyfob::server::Server;
+use std::path::Path;
+
+use keyfob::Secret;
+use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Reset, Server};
 use serde_json::json;
 
 use crate::args::Serve;
 use crate::failure::Failure;
-use crate::output::{Output, note};
+use crate::output::{Output, note, printable};
 use crate::words::Settings;
 
 /// Runs a backend until the process is ended.
@@ -23,6 +26,21 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     if let Some(lifetime) = options.refresh_ttl {
         builder = builder.refresh_token_lifetime(lifetime);
     }
+    if options.mail {
+        let out = *out;
+        builder = builder
+            .confirmation(Confirmation::Email)
+            .reset(Reset::Email)
+            .on_mail(move |mail| print(mail, &out));
+    }
+    let keys = match (&options.jwt_secret_file, &options.jwt_jwks) {
+        (Some(file), _) => Some(JwtKeys::hs256(secret(file)?)),
+        (None, Some(url)) => Some(JwtKeys::jwks(url)),
+        (None, None) => None,
+    };
+    if let Some(keys) = keys {
+        builder = builder.custom_jwt(CustomJwt::new(keys));
+    }
     let server = builder.start().map_err(Failure::Serve)?;
     let (app_id, base_url) = (server.app_id(), server.base_url());
     out.result(
@@ -38,4 +56,29 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     loop {
         std::thread::park();
     }
+}
+
+/// Prints a mail instead of sending it.
+fn print(mail: &Mail, out: &Output) {
+    let kind = match mail.kind {
+        MailKind::Confirmation => "confirmation",
+        MailKind::PasswordReset => "password-reset",
+        _ => "other",
+    };
+    let json = json!({"mail": {
+        "to": mail.to,
+        "kind": kind,
+        "token": mail.token.expose(),
+        "token_id": mail.token_id,
+        "link": mail.link.expose(),
+    }});
+    let words = format!("mail to {} ({kind}): {}", printable(&mail.to), mail.link.expose());
+    // The backend goes on when nobody reads what it prints.
+    let _ = out.result(&json, words);
+}
+
+fn secret(file: &Path) -> Result<Secret, Failure> {
+    let cannot = |error| Failure::Usage(format!("{} cannot be read: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(cannot)?;
+    Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text)))
 }

@@ -234,7 +234,8 @@ impl Words {
     }
 }
 
-fn text(what: &str, value: OsString) -> Result<String, Stop> {
+/// Turns a word into text.
+pub(crate) fn text(what: &str, value: OsString) -> Result<String, Stop> {
     value.into_string().or_else(|_| usage(format!("{what} is not UTF-8")))
 }
 
