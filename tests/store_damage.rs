@@ -541,11 +541,13 @@ fn a_first_commit_that_was_cut_short_leaves_an_empty_store() {
     }
 }
 
-/// Run it with `KEYFOB_SMALL_DISK` naming a directory on a file system of a few megabytes.
+/// Needs `KEYFOB_SMALL_DISK` to name a directory on a file system of a few megabytes; `.ci/run` makes
+/// one where it may.
 #[test]
-#[ignore = "needs a small file system of its own"]
 fn a_full_disk_loses_nothing_and_hinders_no_reader() {
-    let disk = PathBuf::from(std::env::var("KEYFOB_SMALL_DISK").unwrap());
+    let Some(disk) = std::env::var_os("KEYFOB_SMALL_DISK").map(PathBuf::from) else {
+        return println!("not asked for: KEYFOB_SMALL_DISK names no small file system");
+    };
     let (data, filler) = (disk.join("data"), disk.join("filler"));
     let open = || SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap();
     let fill = |leave: u64| {
