@@ -216,7 +216,7 @@ impl User {
     /// # Errors
     /// [`Error::Store`] if the store cannot be read or watched.
     pub fn changes(&self) -> Result<Events> {
-        self.session.inner.events(Some(self.id.clone()))
+        self.session.inner.events(Some(self.id.clone()), self.session.deadline())
     }
 
     /// Calls `listener` with what happens to this user from now on; see [`Session::subscribe`].

@@ -440,3 +440,18 @@ fn each_operation_tells_what_the_manual_says() {
         assert_eq!(told, expected, "{name}");
     }
 }
+
+#[test]
+fn what_was_committed_is_told_although_the_session_ends() {
+    for _ in 0..20 {
+        let (_, _, session, user) = logged_in();
+        let events = session.events().unwrap();
+        user.log_out().unwrap();
+        drop((session, user));
+        let told: Vec<_> = events.collect();
+        assert!(
+            matches!(told[..], [Event::LoggedOut { .. }, Event::CurrentUserChanged { .. }]),
+            "{told:?}"
+        );
+    }
+}

@@ -180,3 +180,19 @@ fn a_failed_deletion_changes_nothing_here() {
     let error = session.delete_user(&user).unwrap_err();
     assert!(matches!(error, Error::LocalState(LocalState::NotLoggedIn(_))), "{error}");
 }
+
+#[test]
+fn a_profile_fetch_that_was_under_way_does_not_undo_a_link() {
+    let (script, _, _, user) = anonymous();
+    script.reply(LINK, 200, json!({"access_token": access("a2")}));
+    let (during, other) = (user.clone(), script.clone());
+    script.on(PROFILE, move |_| {
+        other.reply(PROFILE, 200, linked_profile());
+        during.link(&password()).unwrap();
+        Ok(json_answer(200, &anonymous_profile_body("ada")))
+    });
+    user.refresh_profile().unwrap();
+    assert_eq!(user.identities().unwrap().len(), 2);
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+}

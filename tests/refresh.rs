@@ -223,7 +223,16 @@ fn any_refusal_ends_a_login_whose_refresh_token_has_expired() {
     script.on(REFRESH, |_| Ok(Response::new(503, "")));
     user.refresh_access_token().unwrap_err();
     assert_eq!(user.state().unwrap(), UserState::LoggedIn, "a busy server refuses nothing");
-    script.on(REFRESH, |_| Ok(Response::new(403, "<html>")));
+    for (status, body) in [(403, "<html>"), (407, "{}"), (404, "")] {
+        script.on(REFRESH, move |_| Ok(Response::new(status, body)));
+        user.refresh_access_token().unwrap_err();
+        assert_eq!(
+            user.state().unwrap(),
+            UserState::LoggedIn,
+            "{status} is not the backend's word"
+        );
+    }
+    script.reply(REFRESH, 403, json!({"error": "no"}));
     assert!(user.refresh_access_token().unwrap_err().needs_login());
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
 }
@@ -421,4 +430,86 @@ fn custom_user_data_comes_with_the_token() {
     assert_eq!(user.refresh_custom_data().unwrap(), Some(expected));
     assert_eq!(user.custom_data::<Custom>().unwrap().unwrap().n, 7);
     assert!(matches!(user.custom_data::<Vec<u8>>().unwrap_err(), Error::Decode(_)));
+}
+
+#[test]
+fn a_removed_user_who_logs_in_again_keeps_its_new_tokens() {
+    let (script, clock, session, user) = logged_in();
+    let now = clock.seconds() + 1860;
+    let (during, other, gone) = (session.clone(), script.clone(), user.clone());
+    script.on(REFRESH, move |_| {
+        during.remove_user(&gone).unwrap();
+        other.lets_in("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
+        during.log_in(&password()).unwrap();
+        Ok(json_answer(
+            201,
+            &json!({"access_token": jwt("late", now, now + 1800), "refresh_token": refresh("late")}),
+        ))
+    });
+    clock.advance(MINUTE * 31);
+    assert_eq!(user.valid_access_token().unwrap().expose(), jwt("a9", now, now + 1800));
+    script.on(REFRESH, move |sent| {
+        assert_eq!(sent.bearer, Some(jwt("r9", now, now + 86400)));
+        Ok(json_answer(201, &json!({"access_token": jwt("a10", now, now + 1800)})))
+    });
+    user.refresh_access_token().unwrap();
+}
+
+#[test]
+fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_request() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = support::store::Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let now = START + 1860;
+    let (busy, mut turn) = (store.clone(), 1);
+    script.on(REFRESH, move |sent| {
+        // This backend accepts each refresh token once.
+        assert_eq!(sent.bearer, Some(refresh(&format!("r{turn}"))));
+        turn += 1;
+        busy.be_busy(turn == 2);
+        let token = jwt(&format!("a{turn}"), now, now + 1800);
+        Ok(json_answer(
+            201,
+            &json!({"access_token": token, "refresh_token": refresh(&format!("r{turn}"))}),
+        ))
+    });
+    clock.advance(MINUTE * 31);
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    store.be_busy(false);
+    script.clear();
+    clock.advance(Duration::from_secs(10));
+    user.functions().call::<()>("f", ()).unwrap();
+    assert_eq!(script.routes(), [CALL], "it was there already");
+    assert_eq!(user.access_token().unwrap().expose(), jwt("a2", now, now + 1800));
+    user.refresh_access_token().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn retry_after_holds_up_refreshes_for_minutes_and_not_for_ever() {
+    let (script, clock, _, user) = logged_in();
+    script.on(REFRESH, |_| {
+        Ok(Response::new(503, "").with_header("Retry-After", "18446744073709551615"))
+    });
+    clock.advance(MINUTE * 31);
+    user.valid_access_token().unwrap_err();
+    refreshes(&script, &clock);
+    clock.advance(MINUTE * 4);
+    assert_eq!(user.valid_access_token().unwrap_err().status(), Some(503));
+    clock.advance(MINUTE * 2);
+    user.valid_access_token().unwrap();
+}
+
+#[test]
+fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
+    let (script, clock, session, user) = logged_in();
+    clock.advance(MINUTE * 27);
+    script.fail(REFRESH, TransportErrorKind::Timeout);
+    let hurried = session.with_deadline(Duration::from_millis(200));
+    let hurried = hurried.user(user.id()).unwrap().unwrap();
+    assert_eq!(hurried.valid_access_token().unwrap().expose(), access("a1"));
+    refreshes(&script, &clock);
+    assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
 }

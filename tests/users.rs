@@ -4,14 +4,12 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use keyfob::store::{Decide, Flight, MemoryStore, Recent, Store, StoredUser};
 use keyfob::{
-    Credentials, Deadline, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
-    StoreError, TransportErrorKind, User, UserId, UserState,
+    Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
+    TransportErrorKind, User, UserId, UserState,
 };
 use serde_json::Value;
+use support::store::Awkward;
 use support::*;
 
 /// Logs users in one after the other; the last one is current.
@@ -202,51 +200,9 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
     assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
 }
 
-/// A store in memory that says it is sealed.
-#[derive(Clone, Default)]
-struct Sealed(MemoryStore);
-
-impl Store for Sealed {
-    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        self.0.current(deadline)
-    }
-
-    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        self.0.location(deadline)
-    }
-
-    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        self.0.user(id, deadline)
-    }
-
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.0.users(deadline)
-    }
-
-    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
-        self.0.commit(deadline, decide)
-    }
-
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
-        self.0.recent(number, deadline)
-    }
-
-    fn is_sealed(&self) -> bool {
-        true
-    }
-
-    fn refresh_flight(
-        &self,
-        user: &UserId,
-        deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
-        self.0.refresh_flight(user, deadline)
-    }
-}
-
 #[test]
 fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Sealed::default());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
     script.lets_in("ada", &access("a1"), &refresh("r1"));
     let session = open();

@@ -31,6 +31,10 @@ struct Extended<D>(D);
 /// The name by which serde_json asks itself for the text of a value.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
+/// The name by which serde_json passes a number on as text, where somebody in the program has turned
+/// on its feature `arbitrary_precision`.
+const NUMBER: &str = "$serde_json::private::Number";
+
 macro_rules! pass {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -61,7 +65,6 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
     pass! {
         deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes
         deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
-        deserialize_i128 deserialize_u128
     }
 
     pass_wrapped! {
@@ -75,7 +78,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
 
     numbers! { Wanted::Integer,
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i128 deserialize_u128
     }
     numbers! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
 
@@ -159,7 +162,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
         let Some(key) = fields.next_key::<Cow<'de, str>>()? else {
             return self.visitor.visit_map(ExtendedMap { first: None, rest: fields });
         };
-        if !matches!(&*key, "$numberInt" | "$numberLong" | "$numberDouble") {
+        if !matches!(&*key, "$numberInt" | "$numberLong" | "$numberDouble" | NUMBER) {
             return self.visitor.visit_map(ExtendedMap { first: Some(key), rest: fields });
         }
         let digits: Cow<'de, str> = fields.next_value()?;
@@ -167,7 +170,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
             return Err(A::Error::custom(format_args!("expected nothing beside {key}")));
         }
         let wrong = || A::Error::custom(format_args!("expected a number as text in {key}"));
-        if key == "$numberDouble" {
+        if key == NUMBER
+            && let Ok(whole) = digits.parse::<u64>()
+        {
+            return self.visitor.visit_u64(whole);
+        }
+        if key == "$numberDouble" || key == NUMBER && digits.parse::<i64>().is_err() {
             number(self, digits.parse().map_err(|_| wrong())?)
         } else {
             self.visitor.visit_i64(digits.parse().map_err(|_| wrong())?)
@@ -309,6 +317,7 @@ mod tests {
             assert_eq!(read::<u8>(text), 5, "{text}");
             assert_eq!(read::<f64>(text), 5.0, "{text}");
             assert_eq!(read::<Option<i32>>(text), Some(5), "{text}");
+            assert_eq!(read::<i128>(text), 5, "{text}");
         }
         assert!(read::<f64>(r#"{"$numberDouble":"NaN"}"#).is_nan());
         assert_eq!(read::<f64>(r#"{"$numberDouble":"-Infinity"}"#), f64::NEG_INFINITY);

@@ -57,11 +57,16 @@ impl Formatter for Canonical {
         match i64::try_from(value) {
             Ok(value) => self.integer(out, value),
             Err(_) if self.in_key => write!(out, "{value}"),
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "expected a whole number that fits 64 bits with a sign",
-            )),
+            Err(_) => Err(too_large()),
         }
+    }
+
+    fn write_i128<W: ?Sized + Write>(&mut self, out: &mut W, value: i128) -> io::Result<()> {
+        self.integer(out, i64::try_from(value).map_err(|_| too_large())?)
+    }
+
+    fn write_u128<W: ?Sized + Write>(&mut self, out: &mut W, value: u128) -> io::Result<()> {
+        self.integer(out, i64::try_from(value).map_err(|_| too_large())?)
     }
 
     fn write_f32<W: ?Sized + Write>(&mut self, out: &mut W, value: f32) -> io::Result<()> {
@@ -82,6 +87,11 @@ impl Formatter for Canonical {
         self.in_key = false;
         Ok(())
     }
+}
+
+fn too_large() -> io::Error {
+    let expected = "expected a whole number that fits 64 bits with a sign";
+    io::Error::new(io::ErrorKind::InvalidInput, expected)
 }
 
 #[cfg(test)]
@@ -110,6 +120,8 @@ mod tests {
     #[test]
     fn a_number_that_fits_no_bson_type_is_refused() {
         assert!(to_vec(&u64::MAX).is_err());
+        assert!(to_vec(&u128::MAX).is_err());
+        assert_eq!(text(-5i128), r#"{"$numberInt":"-5"}"#);
     }
 
     #[test]

@@ -414,8 +414,10 @@ impl fmt::Display for Printable<'_> {
             if count == LIMIT {
                 return f.write_str("…");
             }
-            if character.is_control() {
-                write!(f, "{}", character.escape_default())?;
+            // What turns the text around it is as bad as what moves the cursor.
+            let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if character.is_control() || turns {
+                write!(f, "{}", character.escape_unicode())?;
             } else {
                 write!(f, "{character}")?;
             }
@@ -497,6 +499,8 @@ mod tests {
             Error::from(error).to_string(),
             "the backend refused to log in: no\\u{1b}[2Jway (status 401, Bad\\u{7}Code)"
         );
+        let error = Error::decode("the answer", "a\u{202e}b\n");
+        assert_eq!(error.to_string(), "the answer cannot be read: a\\u{202e}b\\u{a}");
     }
 
     #[test]

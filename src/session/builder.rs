@@ -157,9 +157,11 @@ impl SessionBuilder {
             hub: Hub::new(),
             app_dir,
             location: RwLock::new(None),
+            location_is_news: AtomicBool::new(false),
             location_lookups: Single::new(),
             refreshes: Single::new(),
             cooldowns: Mutex::new(HashMap::new()),
+            unsaved: Mutex::new(HashMap::new()),
             has_untold: AtomicBool::new(true),
             early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
         };

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ struct State {
 
 struct Queue {
     /// Events of commits up to this one happened before the listener came.
-    since: u64,
+    since: AtomicU64,
     of: Option<UserId>,
     state: Mutex<QueueState>,
     filled: Condvar,
@@ -84,8 +85,9 @@ impl Hub {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        for queue in state.queues.drain(..).filter_map(|queue| queue.upgrade()) {
-            queue.close();
+        // The dispatcher still delivers what was committed, and closes the queues then.
+        if !state.running {
+            state.close_queues();
         }
         self.wake.notify_all();
     }
@@ -95,9 +97,15 @@ impl Hub {
         self: &Arc<Self>,
         store: &Arc<dyn Store>,
         of: Option<UserId>,
+        deadline: Deadline,
     ) -> Result<Events> {
-        let since = store.recent(None, Deadline::after(STORE_DEADLINE))?.number;
-        let queue = Arc::new(Queue { since, of, state: Mutex::default(), filled: Condvar::new() });
+        let since = store.recent(None, deadline)?.number;
+        let queue = Arc::new(Queue {
+            since: since.into(),
+            of,
+            state: Mutex::default(),
+            filled: Condvar::new(),
+        });
         let mut state = self.lock();
         state.queues.push(Arc::downgrade(&queue));
         if !state.running {
@@ -114,26 +122,43 @@ impl Hub {
 
     fn dispatch(&self, store: &dyn Store, mut seen: u64) {
         while self.wait() {
-            // A store that cannot be read now is read later; the commits are not lost.
-            let Ok(recent) = store.recent(Some(seen), Deadline::after(STORE_DEADLINE)) else {
-                continue;
-            };
-            if recent.number == seen {
-                continue;
-            }
-            let queues: Vec<_> = self.lock().queues.iter().filter_map(Weak::upgrade).collect();
-            for queue in queues {
-                if recent.lagged && queue.since < recent.number {
-                    queue.push(&Event::Lagged);
-                }
-                for (number, event) in &recent.events {
-                    if *number > queue.since {
-                        queue.push(event);
-                    }
-                }
-            }
-            seen = recent.number;
+            self.deliver(store, &mut seen);
         }
+        let mut state = self.lock();
+        if state.closed && state.queues.iter().any(|queue| queue.strong_count() > 0) {
+            drop(state);
+            self.deliver(store, &mut seen);
+            state = self.lock();
+        }
+        if state.closed {
+            state.close_queues();
+        }
+    }
+
+    fn deliver(&self, store: &dyn Store, seen: &mut u64) {
+        // A store that cannot be read now is read later; the commits are not lost.
+        let Ok(recent) = store.recent(Some(*seen), Deadline::after(STORE_DEADLINE)) else { return };
+        if recent.number == *seen {
+            return;
+        }
+        // Another store is in this place, and its numbers say nothing about those before.
+        let replaced = recent.number < *seen;
+        let queues: Vec<_> = self.lock().queues.iter().filter_map(Weak::upgrade).collect();
+        for queue in queues {
+            if replaced {
+                queue.since.store(0, Ordering::Relaxed);
+            }
+            let since = queue.since.load(Ordering::Relaxed);
+            if recent.lagged && since < recent.number {
+                queue.push(&Event::Lagged);
+            }
+            for (number, event) in &recent.events {
+                if *number > since {
+                    queue.push(event);
+                }
+            }
+        }
+        *seen = recent.number;
     }
 
     /// Waits for a reason to look; `false` once nobody listens any more.
@@ -151,6 +176,14 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn close_queues(&mut self) {
+        for queue in self.queues.drain(..).filter_map(|queue| queue.upgrade()) {
+            queue.close();
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::UNIX_EPOCH;
 
 use super::events::{Events, Hub};
-use super::refresh::{Cooldown, Ended, Landed};
+use super::refresh::{Brought, Cooldown, Ended, Landed};
 use super::single::{Role, Single, Waited};
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline};
@@ -34,11 +34,15 @@ pub(crate) struct Inner {
     pub(super) hub: Arc<Hub>,
     /// Where the backend is, once that is known.
     pub(super) location: RwLock<Option<Location>>,
+    /// Whether that was asked for here and is not stored yet.
+    pub(super) location_is_news: AtomicBool,
     pub(super) location_lookups: Single<(), Result<Location>>,
     /// Where the files of this app are, if they are anywhere.
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: Single<UserId, Landed>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
+    /// Rotated refresh tokens that could not be stored when they came.
+    pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
     /// This process's share of the refresh jitter.
@@ -63,8 +67,8 @@ impl Inner {
     }
 
     /// Subscribes to everything, or to what concerns one user.
-    pub(crate) fn events(&self, of: Option<UserId>) -> Result<Events> {
-        self.hub.events(&self.store, of)
+    pub(crate) fn events(&self, of: Option<UserId>, deadline: Deadline) -> Result<Events> {
+        self.hub.events(&self.store, of, deadline)
     }
 
     /// Returns the time by the wall clock here, in milliseconds since the epoch.
@@ -117,6 +121,7 @@ impl Inner {
                 Ok(Vec::new())
             }
         })?;
+        self.location_is_news.store(false, Ordering::Relaxed);
         self.hub.wake();
         decided.unwrap_or_else(|| {
             let reason = "it committed without asking for the changes";
@@ -126,6 +131,10 @@ impl Inner {
 
     /// A location that was learned is remembered with whatever is committed next.
     fn location_change(&self, tables: &dyn Tables) -> Option<Change> {
+        // Somebody else may have learned something newer than what was read from the store here.
+        if !self.location_is_news.load(Ordering::Relaxed) {
+            return None;
+        }
         let known = self.location.read().unwrap_or_else(PoisonError::into_inner);
         let said = known.as_ref()?.said.clone();
         (tables.location() != said).then_some(Change::Location(said))
@@ -170,6 +179,11 @@ impl Inner {
                 return success(route, answer);
             }
             let error = wire::error(route.attempt, &answer);
+            // A refresh on its way may have made the backend forget this token: wait for what it
+            // brings.
+            let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
+                return Err(out_of_time(&self.base_url, "a refresh by another process").into());
+            };
             match self.end_login(&record, token, &error, deadline)? {
                 Ended::Yes => return Err(Error::LoginEnded(Box::new(error))),
                 Ended::Changed if last_chance => return Err(error.into()),
@@ -197,13 +211,15 @@ impl Inner {
             other => return other,
         };
         // The backend may have moved since it said where it is.
-        if !matches!(error.kind, TransportErrorKind::Connect | TransportErrorKind::Resolve) {
+        if error.may_have_arrived() {
             return Err(Error::Transport(error));
         }
         let moved = self.look_up_location(deadline);
         match moved {
             Ok(moved) if moved.host != location => {
-                self.remember_location(&moved);
+                if moved.is_certain {
+                    self.remember_location(&moved);
+                }
                 self.deliver(&moved.host, route, token, deadline)
             }
             _ => Err(Error::Transport(error)),
@@ -224,6 +240,7 @@ impl Inner {
             body: route.body.clone(),
             deadline,
             fresh: false,
+            limit: route.limit,
         };
         if deadline.has_passed() {
             return Err(out_of_time(to, "nothing was sent").into());
@@ -265,6 +282,8 @@ impl Inner {
                     return found;
                 }
                 Role::Follow(lookup) => match lookup.wait(deadline) {
+                    // Whoever asked had less time than this caller has.
+                    Waited::Done(Err(error)) if error.is_timeout() && !deadline.has_passed() => {}
                     Waited::Done(found) => return found,
                     Waited::Abandoned => {}
                     Waited::TimedOut => {
@@ -289,7 +308,9 @@ impl Inner {
         let answer = self.deliver(&self.base_url, &route, None, deadline)?;
         if is_success(&answer) {
             let said = String::from_utf8(answer.into_body()).unwrap_or_default();
-            return Ok(self.trusted(said));
+            let found = self.trusted(said);
+            self.location_is_news.store(found.is_certain, Ordering::Relaxed);
+            return Ok(found);
         }
         let error = wire::error(route.attempt, &answer);
         if wire::is_unknown_app(&error) {
@@ -300,7 +321,7 @@ impl Inner {
 
     /// A location is followed only to where tokens are as safe as at the configured base URL.
     fn trusted(&self, said: String) -> Location {
-        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(true) };
+        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(false) };
         let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
         match BaseUrl::parse(&hosts.http, self.insecure_http) {
             Ok(host) if safe(host.as_str(), "https:") => {

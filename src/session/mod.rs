@@ -182,7 +182,7 @@ impl Session {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
     pub fn events(&self) -> Result<Events> {
-        self.inner.events(None)
+        self.inner.events(None, self.deadline())
     }
 
     /// Calls `listener` with each event from now on, on a thread of its own, until the returned

@@ -24,6 +24,9 @@ const EARLY_LIMIT: Duration = Duration::from_secs(5);
 /// added as jitter.
 const COOLDOWN: Duration = Duration::from_secs(2);
 
+/// The longest that a backend's `Retry-After` holds up implicit refreshes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
 /// The outcome of a flight, as its passengers get it.
 #[derive(Clone)]
 pub(super) struct Landed {
@@ -32,12 +35,21 @@ pub(super) struct Landed {
     early: bool,
 }
 
+/// What a refresh brought, for the login that it set out for.
+pub(super) struct Brought {
+    epoch: u64,
+    refreshed: Refreshed,
+    skew: i64,
+}
+
 /// Until when no implicit refresh of a user is tried, and why.
 pub(super) struct Cooldown {
     /// By the monotonic clock.
     until: Duration,
     error: Error,
     early: bool,
+    /// How long the attempt could take. Its time-out says nothing to those who have more.
+    budget: Duration,
 }
 
 /// What became of a refresh token that the backend refused.
@@ -77,13 +89,15 @@ impl Inner {
         left: Duration,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        if self.cooling_down(user, true).is_some() {
+        // Most of the caller's time is for what it wants the token for.
+        let budget = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
+        if self.cooling_down(user, Some(budget)).is_some() {
             return Ok(token);
         }
         let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
-        let deadline = deadline.at_most(EARLY_LIMIT.min(left / 4));
+        let deadline = deadline.at_most(budget);
         let outcome = self.fly(user, &token, deadline);
-        self.note_outcome(user, &outcome, true);
+        self.note_outcome(user, &outcome, Some(budget));
         lead.done(Landed { outcome: outcome.clone(), early: true });
         match outcome {
             Err(error) if !error.needs_login() => Ok(token),
@@ -102,14 +116,14 @@ impl Inner {
         explicit: bool,
     ) -> Result<AccessToken> {
         loop {
-            if !explicit && let Some(error) = self.cooling_down(user, false) {
+            if !explicit && let Some(error) = self.cooling_down(user, None) {
                 // Another process may have had more luck meanwhile.
                 return self.replaced(user, stale, deadline)?.ok_or(error);
             }
             match self.refreshes.join(user) {
                 Role::Lead(lead) => {
                     let outcome = self.fly(user, stale, deadline);
-                    self.note_outcome(user, &outcome, false);
+                    self.note_outcome(user, &outcome, None);
                     lead.done(Landed { outcome: outcome.clone(), early: false });
                     return outcome;
                 }
@@ -161,6 +175,9 @@ impl Inner {
             let Some(refresh_token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
+            if let Some(kept) = self.take_unsaved(user, record.epoch) {
+                return self.store_refreshed(user, kept, deadline);
+            }
             let route = Route::refresh();
             // What comes back has to be stored within the deadline as well.
             let network = deadline.at_most(deadline.remaining() * 9 / 10);
@@ -168,7 +185,9 @@ impl Inner {
             let answer = self.send(&route, Some(refresh_token.expose()), network)?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
-                let token = self.store_refreshed(user, record.epoch, refreshed, sent, deadline)?;
+                let skew = token::skew(refreshed.access_token.claims(), sent, self.now());
+                let brought = Brought { epoch: record.epoch, refreshed, skew };
+                let token = self.store_refreshed(user, brought, deadline)?;
                 self.tell_untold(deadline);
                 return Ok(token);
             }
@@ -190,18 +209,16 @@ impl Inner {
     fn store_refreshed(
         &self,
         user: &UserId,
-        epoch: u64,
-        refreshed: Refreshed,
-        sent: i64,
+        brought: Brought,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let skew = token::skew(refreshed.access_token.claims(), sent, self.now());
-        self.commit(deadline, |tables| {
+        let Brought { epoch, refreshed, skew } = &brought;
+        let stored = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }
-            if record.epoch != epoch {
+            if record.epoch != *epoch {
                 // Logged in again meanwhile: what this flight brought belongs to a login that is
                 // over, and the new one has a token of its own.
                 let token = record.access_token.clone();
@@ -215,7 +232,7 @@ impl Inner {
                 Event::TokenRefreshed { user: user.clone(), expires_at: token.expires_at() };
             let mut record = StoredUser::clone(&record);
             record.access_token = Some(token.clone());
-            record.skew = skew;
+            record.skew = *skew;
             if let Some(rotated) = &refreshed.refresh_token {
                 record.refresh_token = Some(rotated.clone());
             }
@@ -223,7 +240,19 @@ impl Inner {
             let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
             changes.extend(warning.map(Change::Tell));
             Ok((changes, token))
-        })
+        });
+        if matches!(stored, Err(Error::Store(_))) && brought.refreshed.refresh_token.is_some() {
+            // The backend may accept no other refresh token any more.
+            let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+            unsaved.insert(user.clone(), brought);
+        }
+        stored
+    }
+
+    /// Takes what an earlier refresh brought and could not be stored, if it belongs to this login.
+    fn take_unsaved(&self, user: &UserId, epoch: u64) -> Option<Brought> {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        unsaved.remove(user).filter(|kept| kept.epoch == epoch)
     }
 
     /// Returns what to tell about a login that will end soon, once a day.
@@ -268,24 +297,34 @@ impl Inner {
     }
 
     /// Returns the failure on whose account no implicit refresh is tried now, if there is one. A
-    /// failure to replace a token that was still good holds up only more of the same.
-    fn cooling_down(&self, user: &UserId, early: bool) -> Option<Error> {
+    /// failure to replace a token that was still good holds up only more of the same, and a
+    /// time-out only those who have no more time; `early` is the time of such a one.
+    fn cooling_down(&self, user: &UserId, early: Option<Duration>) -> Option<Error> {
         let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         let cooldown = cooldowns.get(user)?;
-        let applies = early || !cooldown.early;
+        let applies = match early {
+            Some(budget) => !cooldown.error.is_timeout() || budget <= cooldown.budget,
+            None => !cooldown.early,
+        };
         (applies && self.clock.monotonic() < cooldown.until).then(|| cooldown.error.clone())
     }
 
-    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, early: bool) {
+    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, early: Option<Duration>) {
         let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             // A caller in a hurry must not hold up the patient ones.
-            Err(error) if error.is_timeout() && !early => {}
+            Err(error) if error.is_timeout() && early.is_none() => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 let jitter = COOLDOWN * u32::from(self.early) / 255;
-                let pause = (COOLDOWN + jitter).max(error.retry_after().unwrap_or_default());
-                let until = self.clock.monotonic().saturating_add(pause);
-                cooldowns.insert(user.clone(), Cooldown { until, error: error.clone(), early });
+                let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+                let until = self.clock.monotonic().saturating_add((COOLDOWN + jitter).max(asked));
+                let cooldown = Cooldown {
+                    until,
+                    error: error.clone(),
+                    early: early.is_some(),
+                    budget: early.unwrap_or_default(),
+                };
+                cooldowns.insert(user.clone(), cooldown);
             }
             _ => {
                 cooldowns.remove(user);

@@ -32,8 +32,10 @@ impl Inner {
         let answer = self.send_plain(&route, deadline)?;
         let login = wire::login(answer.body())?;
         let skew = token::skew(login.access_token.claims(), sent, self.now());
+        // If the profile does not come, there has to be time to end the server session.
+        let network = deadline.at_most(deadline.remaining() * 9 / 10);
         let stored = self
-            .fetch_profile(&login, deadline)
+            .fetch_profile(&login, network)
             .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
         if stored.is_err() {
             // Nothing is stored, so nobody else will ever end this server session.
@@ -83,11 +85,13 @@ impl Inner {
                 None => {
                     let mut record = StoredUser::new(login.user.clone());
                     record.created = tables.number();
+                    // Above every epoch of a record with this id that was removed.
+                    record.epoch = tables.number();
                     record
                 }
             };
             record.state = UserState::LoggedIn;
-            record.epoch += 1;
+            record.epoch = record.epoch.saturating_add(1);
             record.used = tables.number();
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
@@ -271,7 +275,12 @@ impl Inner {
         let answer = self.send_as(user, &Route::profile(), deadline)?;
         let (identities, profile) = wire::profile(answer.body())?;
         self.commit(deadline, |tables| {
-            let record = tables.user(user)?.filter(|record| record.epoch == before.epoch);
+            // What a link or another fetch stored meanwhile is newer than what came back here.
+            let record = tables.user(user)?.filter(|record| {
+                record.epoch == before.epoch
+                    && record.identities == before.identities
+                    && record.profile == before.profile
+            });
             let changes = match record {
                 Some(record) if record.identities != identities || record.profile != profile => {
                     let mut record = StoredUser::clone(&record);
@@ -322,7 +331,7 @@ pub(super) fn log_out(
 ) -> Result<Vec<Change>, StoreError> {
     let mut without_tokens = record.clone();
     without_tokens.state = UserState::LoggedOut;
-    without_tokens.epoch += 1;
+    without_tokens.epoch = without_tokens.epoch.saturating_add(1);
     without_tokens.access_token = None;
     without_tokens.refresh_token = None;
     let mut changes = vec![

@@ -59,6 +59,7 @@ pub struct Request {
     pub(crate) body: Option<Vec<u8>>,
     pub(crate) deadline: Deadline,
     pub(crate) fresh: bool,
+    pub(crate) limit: u64,
 }
 
 /// An answer. `Debug` shows no body.
@@ -106,6 +107,12 @@ impl Request {
     /// Returns the moment by which the answer must be whole.
     pub fn deadline(&self) -> Deadline {
         self.deadline
+    }
+
+    /// Returns how many bytes the body of a successful answer may have. That of any other may have
+    /// 1 MiB at most.
+    pub fn max_answer(&self) -> u64 {
+        self.limit
     }
 
     /// Tells whether a connection that was used before must not be used, since one just broke.

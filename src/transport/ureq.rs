@@ -15,8 +15,8 @@ use ureq::{Agent, Timeout};
 use super::{Method, Request, Response, Transport, is_loopback};
 use crate::error::{TransportError, TransportErrorKind as Kind};
 
-/// The largest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// The largest answer that is read of a refusal, in bytes.
+const MAX_REFUSAL: u64 = 1024 * 1024;
 
 /// How long an idle connection is kept for the next request.
 const MAX_IDLE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 
 /// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
-/// connections kept for 10 s, answers of up to 64 MiB. Cloning shares the connections.
+/// connections kept for 10 s. Cloning shares the connections.
 #[derive(Clone, Debug)]
 pub struct UreqTransport {
     agent: Agent,
@@ -82,7 +82,9 @@ impl UreqTransport {
             }
         }
         // Read to the end, or the connection cannot be used again.
-        response.body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+        let success = answer.status().is_success();
+        let limit = if success { request.max_answer() } else { MAX_REFUSAL };
+        response.body = answer.body_mut().with_config().limit(limit).read_to_vec()?;
         Ok(response)
     }
 

@@ -1,8 +1,11 @@
 //! What the backend says: answers and refusals, and what they mean.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::date;
@@ -23,6 +26,7 @@ pub(crate) struct Login {
 }
 
 /// The answer to a refresh. Backends that rotate refresh tokens send a new one along.
+#[derive(Clone)]
 pub(crate) struct Refreshed {
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
@@ -174,16 +178,24 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
 /// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
 /// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
 pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
+    // Raw, so that a large value that is no text costs nothing.
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Body {
-        error: Value,
-        error_code: Value,
-        link: Value,
-        message: Value,
+    struct Body<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+        #[serde(borrow)]
+        error_code: Option<&'a RawValue>,
+        #[serde(borrow)]
+        link: Option<&'a RawValue>,
+        #[serde(borrow)]
+        message: Option<&'a RawValue>,
     }
-    let body: Body = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let body: Body<'_> = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let text = |value: &Option<&RawValue>| {
+        let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
+        Some(text).filter(|text| !text.is_empty())
+    };
     let code = text(&body.error_code);
     let words = match code {
         Some(_) => text(&body.error).or_else(|| text(&body.message)),
@@ -233,12 +245,14 @@ pub(crate) fn refuses_session(answer: &Response) -> bool {
 ///
 /// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
 pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
-    let is_json = serde_json::from_slice::<Map<String, Value>>(answer.body()).is_ok();
+    let is_json = serde_json::from_slice::<HashMap<String, IgnoredAny>>(answer.body()).is_ok();
     match (answer.status(), error("", answer).code) {
         (401, Some(ServerErrorCode::InvalidSession | ServerErrorCode::UserDisabled)) => true,
         (401, None) if is_json => true,
-        (408 | 429, _) => false,
-        (400..=499, _) => expired,
+        // A proxy's own, and "later".
+        (407 | 408 | 429, _) => false,
+        // With a clock that is wrong, anything on the way could end a login otherwise.
+        (400..=499, _) => expired && is_json,
         _ => false,
     }
 }

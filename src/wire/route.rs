@@ -30,6 +30,8 @@ pub(crate) struct Route {
     pub(crate) body: Option<Vec<u8>>,
     /// Whether sending it twice does no harm.
     pub(crate) repeatable: bool,
+    /// How many bytes the answer may have.
+    pub(crate) limit: u64,
 }
 
 /// What a log-in asks the backend to note about the device.
@@ -39,11 +41,18 @@ pub(crate) struct Device {
     pub(crate) app_version: String,
 }
 
+/// The largest answer of the protocol's own that is read: a profile of some kilobytes, a list of keys.
+const MAX_ANSWER: u64 = 1024 * 1024;
+
+/// The largest result of a function that is read.
+const MAX_RESULT: u64 = 64 * 1024 * 1024;
+
 const CLIENT: &str = "/api/client/v2.0";
 
 impl Route {
     fn new(attempt: &'static str, method: Method, path: String) -> Self {
-        Self { attempt, method, path, bearer: Bearer::None, body: None, repeatable: false }
+        let (bearer, limit) = (Bearer::None, MAX_ANSWER);
+        Self { attempt, method, path, bearer, body: None, repeatable: false, limit }
     }
 
     fn bearer(self, bearer: Bearer) -> Self {
@@ -220,7 +229,7 @@ impl Route {
         body.push(b'}');
         let path = format!("{CLIENT}/app/{}/functions/call", segment(app));
         let route = Self::new("call the function", Method::Post, path).bearer(Bearer::Access);
-        Self { body: Some(body), ..route }
+        Self { body: Some(body), limit: MAX_RESULT, ..route }
     }
 }
 

@@ -209,9 +209,9 @@ fn token(session: &Session, out: &Output) -> Result<(), Failure> {
 }
 
 fn call(session: &Session, name: &str, arguments: &[Value], out: &Output) -> Result<(), Failure> {
-    let text = current(session)?.functions().call_text(name, arguments)?;
-    // Some backends send nothing for a function that returns nothing.
-    out.text(if out.is_json() && text.trim().is_empty() { "null" } else { &text })
+    // Checked to be JSON, and printed as it was sent.
+    let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
+    out.text(result.get())
 }
 
 fn watch(session: &Session, out: &Output) -> Result<(), Failure> {
