@@ -40,6 +40,7 @@
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
+//! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `cli` | the `keyfob` command | lexopt, rpassword |
 
@@ -83,6 +84,8 @@ pub use functions::Functions;
 pub use id::{ApiKeyId, DeviceId, UserId};
 pub use secret::Secret;
 pub use session::{DEFAULT_DEADLINE, Events, Session, SessionBuilder, Subscription};
+#[cfg(feature = "encryption")]
+pub use store::EncryptionKey;
 pub use sync::SyncConfiguration;
 pub use token::{AccessToken, RefreshToken};
 pub use user::User;

@@ -40,6 +40,10 @@ macro_rules! laws {
         mod sled_store {
             $(#[test] fn $law() { super::$law(&super::Dir::new()); })*
         }
+        #[cfg(feature = "encryption")]
+        mod sealed_store {
+            $(#[test] fn $law() { super::$law(&super::Dir::sealed()); })*
+        }
     };
 }
 

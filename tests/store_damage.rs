@@ -12,9 +12,35 @@ use keyfob::{Event, StoreError, StoreErrorKind};
 
 use store_support::*;
 
+macro_rules! in_the_clear_and_sealed {
+    ($($test:ident)*) => {
+        mod clear {
+            $(#[test] fn $test() { super::$test(super::Dir::new()); })*
+        }
+        #[cfg(feature = "encryption")]
+        mod sealed {
+            $(#[test] fn $test() { super::$test(super::Dir::sealed()); })*
+        }
+    };
+}
+
+in_the_clear_and_sealed! {
+    the_small_files_can_be_lost_or_damaged_without_any_loss
+    both_small_files_together_can_be_lost_without_any_loss
+    every_flipped_byte_of_the_snapshot_is_seen
+    a_damaged_database_is_whole_or_refused_and_kept
+    random_damage_is_never_silent
+    a_database_that_lost_its_end_is_refused_also_without_the_snapshot
+    a_database_that_is_gone_is_refused
+    recovery_with_nothing_left_says_so_and_never_counts_back
+}
+
 /// A store with some history, and what is in it.
 fn with_history() -> (Dir, Vec<String>) {
-    let dir = Dir::new();
+    with_history_in(Dir::new())
+}
+
+fn with_history_in(dir: Dir) -> (Dir, Vec<String>) {
     let store = dir.open();
     for name in ["ada", "eve", "joe", "mia"] {
         log_in(&store, name);
@@ -133,9 +159,7 @@ fn check(store: &dyn Store, all: &[String], what: &str) -> Result<(), StoreError
 }
 
 fn copy_of(dir: &Dir) -> Dir {
-    let copied = Dir::new();
-    copy(&dir.data(), &copied.data());
-    copied
+    dir.copy()
 }
 
 /// The directory of the database in use.
@@ -159,9 +183,8 @@ fn used(dir: &Dir) -> u64 {
     log.iter().rposition(|byte| *byte != 0).unwrap() as u64 * 1000 / log.len() as u64
 }
 
-#[test]
-fn the_small_files_can_be_lost_or_damaged_without_any_loss() {
-    let (dir, all) = with_history();
+fn the_small_files_can_be_lost_or_damaged_without_any_loss(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     let names = ["generation", "snapshot", "lock", "snapshot.tmp"].map(str::to_owned);
     let flights = (0..16).map(|stripe| format!("refresh.{stripe}"));
     for name in names.into_iter().chain(flights) {
@@ -175,9 +198,8 @@ fn the_small_files_can_be_lost_or_damaged_without_any_loss() {
     }
 }
 
-#[test]
-fn both_small_files_together_can_be_lost_without_any_loss() {
-    let (dir, all) = with_history();
+fn both_small_files_together_can_be_lost_without_any_loss(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     for way in [Harm::Garbage, Harm::Empty, Harm::Delete] {
         let copied = copy_of(&dir);
         for name in ["generation", "snapshot"] {
@@ -192,9 +214,8 @@ fn both_small_files_together_can_be_lost_without_any_loss() {
     }
 }
 
-#[test]
-fn every_flipped_byte_of_the_snapshot_is_seen() {
-    let (dir, all) = with_history();
+fn every_flipped_byte_of_the_snapshot_is_seen(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     let length = dir.data().join("snapshot").metadata().unwrap().len();
     for at in (0..length).step_by(97).chain(0..40) {
         let copied = copy_of(&dir);
@@ -236,9 +257,8 @@ fn recover(dir: &Dir, all: &[String], what: &str, kept: &Path) {
     assert_eq!(use_it(dir, all, what), Outcome::Whole);
 }
 
-#[test]
-fn a_damaged_database_is_whole_or_refused_and_kept() {
-    let (dir, all) = with_history();
+fn a_damaged_database_is_whole_or_refused_and_kept(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     // Of every age: as sled leaves it when it is new, and after it was opened again.
     let files = std::fs::read_dir(database(&dir)).unwrap();
     let files: Vec<_> =
@@ -254,10 +274,9 @@ fn a_damaged_database_is_whole_or_refused_and_kept() {
     assert!(refused > 5);
 }
 
-#[test]
-fn random_damage_is_never_silent() {
+fn random_damage_is_never_silent(dir: Dir) {
     let mut random = Random::from_env();
-    let (dir, all) = with_history();
+    let (dir, all) = with_history_in(dir);
     let used = used(&dir);
     for round in 0..120 {
         let at = random.below(used + 1);
@@ -266,9 +285,8 @@ fn random_damage_is_never_silent() {
     }
 }
 
-#[test]
-fn a_database_that_lost_its_end_is_refused_also_without_the_snapshot() {
-    let (dir, all) = with_history();
+fn a_database_that_lost_its_end_is_refused_also_without_the_snapshot(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     for share in [0, 1, 2, 5, 8].map(|tenths| used(&dir) * tenths / 10) {
         let copied = copy_of(&dir);
         remove_sleds_snapshot(&copied);
@@ -293,9 +311,8 @@ fn a_database_that_lost_its_end_is_refused_also_after_a_writer_died() {
     }
 }
 
-#[test]
-fn a_database_that_is_gone_is_refused() {
-    let (dir, all) = with_history();
+fn a_database_that_is_gone_is_refused(dir: Dir) {
+    let (dir, all) = with_history_in(dir);
     std::fs::remove_dir_all(database(&dir)).unwrap();
     let Outcome::Refused(path) = use_it(&dir, &all, "gone") else { panic!("not noticed") };
     assert!(!path.exists());
@@ -306,9 +323,8 @@ fn a_database_that_is_gone_is_refused() {
     check(&store, &all, "gone").unwrap();
 }
 
-#[test]
-fn recovery_with_nothing_left_says_so_and_never_counts_back() {
-    let (dir, _) = with_history();
+fn recovery_with_nothing_left_says_so_and_never_counts_back(dir: Dir) {
+    let (dir, _) = with_history_in(dir);
     let before = number(&dir.open());
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     std::fs::write(database(&dir).join("db"), "garbage").unwrap();

@@ -178,6 +178,9 @@ pub enum StoreErrorKind {
     Full,
     /// Reading or writing failed.
     Io,
+    /// The encryption key is the wrong one or cannot be had, or one was given for a store in the
+    /// clear, or none for a sealed one. Nothing was changed; with the right key it opens.
+    Key,
     /// The directory holds the users of another app or backend.
     Mismatch,
     /// A newer version of keyfob wrote this.

@@ -17,6 +17,8 @@ use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::{Error, Result};
 use crate::hash::fnv1a;
+#[cfg(feature = "encryption")]
+use crate::store::EncryptionKey;
 use crate::store::{OnDamage, SledStore, Store};
 use crate::transport::{Transport, UreqTransport};
 use crate::wire::{self, Device};
@@ -34,6 +36,8 @@ pub struct SessionBuilder {
     clock: Box<dyn Clock>,
     data_dir: Option<PathBuf>,
     deadline: Duration,
+    #[cfg(feature = "encryption")]
+    encryption: Option<EncryptionKey>,
     location_lookup: bool,
     on_damage: OnDamage,
     store: Option<Arc<dyn Store>>,
@@ -50,6 +54,8 @@ impl SessionBuilder {
             clock: Box::new(SystemClock),
             data_dir: None,
             deadline: DEFAULT_DEADLINE,
+            #[cfg(feature = "encryption")]
+            encryption: None,
             location_lookup: true,
             on_damage: OnDamage::Refuse,
             store: None,
@@ -93,6 +99,17 @@ impl SessionBuilder {
         self
     }
 
+    /// Seals everything that is kept in the data directory with a key. Defaults to none: users and
+    /// tokens are in the clear, in files that only their owner can read.
+    ///
+    /// A directory that is in the clear is sealed when the session is opened; see
+    /// [`SledStore::open_sealed`]. From then on it cannot be opened without the key.
+    #[cfg(feature = "encryption")]
+    pub fn encryption(mut self, key: EncryptionKey) -> Self {
+        self.encryption = Some(key);
+        self
+    }
+
     /// Says whether the backend is asked where requests shall go. Turn it off where a reverse
     /// proxy serves the protocol under another name than the backend's own. Defaults to `true`.
     pub fn location_lookup(mut self, lookup: bool) -> Self {
@@ -123,8 +140,8 @@ impl SessionBuilder {
     /// Opens the session. Uses no network; creates the data directory if need be.
     ///
     /// # Errors
-    /// [`Error::Config`] if the app id or the base URL cannot be used, or if there is no data
-    /// directory; [`Error::Store`] if the store cannot be opened.
+    /// [`Error::Config`] if the app id or the base URL cannot be used, if there is no data
+    /// directory, or if there is a key for a store of your own; [`Error::Store`] if the store cannot be opened.
     pub fn open(self) -> Result<Session> {
         if self.app_id.trim().is_empty() {
             return Err(Error::config("the app id", "it is empty"));
@@ -132,6 +149,11 @@ impl SessionBuilder {
         let base_url = BaseUrl::parse(&self.base_url, self.allow_insecure_http)
             .map_err(|reason| Error::config("the base URL", reason))?;
         let (store, app_dir) = match self.store {
+            #[cfg(feature = "encryption")]
+            Some(_) if self.encryption.is_some() => {
+                let reason = "a store of your own is not sealed here, leave one of the two out";
+                return Err(Error::config("the encryption key", reason));
+            }
             Some(store) => (store, None),
             None => {
                 let root = match self.data_dir {
@@ -141,6 +163,14 @@ impl SessionBuilder {
                 let app = format!("{}\n{base_url}", self.app_id);
                 let dir = app_dir(&root, &self.app_id, &app);
                 let deadline = Deadline::after(self.deadline);
+                #[cfg(feature = "encryption")]
+                let store = match self.encryption.map(|key| key.in_data_dir(&root)) {
+                    Some(key) => {
+                        SledStore::open_sealed(&dir, &app, &key, self.on_damage, deadline)?
+                    }
+                    None => SledStore::open(&dir, &app, self.on_damage, deadline)?,
+                };
+                #[cfg(not(feature = "encryption"))]
                 let store = SledStore::open(&dir, &app, self.on_damage, deadline)?;
                 (Arc::new(store) as Arc<dyn Store>, Some(dir))
             }

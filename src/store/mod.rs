@@ -5,6 +5,8 @@
 //! store sees commits in one order; and at most one holder at a time has a user's refresh flight.
 
 mod gate;
+#[cfg(feature = "encryption")]
+mod key;
 mod memory;
 mod ring;
 mod sled;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+#[cfg(feature = "encryption")]
+pub use self::key::EncryptionKey;
 pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
 use crate::account::{Identity, Profile, UserState};
@@ -218,6 +222,13 @@ impl fmt::Debug for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Flight")
     }
+}
+
+/// Overwrites a secret that is not needed any more.
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // Without this the writes above are dead stores that the optimiser may remove.
+    std::hint::black_box(bytes);
 }
 
 /// Refuses what no store takes, so that all of them refuse the same.

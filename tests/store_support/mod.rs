@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+#[cfg(feature = "encryption")]
+use keyfob::EncryptionKey;
 use keyfob::store::{Change, OnDamage, SledStore, Store, StoredUser};
 use keyfob::{Deadline, StoreError, UserId};
 use serde_json::json;
@@ -19,26 +21,39 @@ use serde_json::json;
 pub const APP: &str = "https://backend.example.org my-app";
 
 /// A directory of a test, removed at its end unless it failed.
-pub struct Dir(PathBuf);
+pub struct Dir {
+    path: PathBuf,
+    sealed: bool,
+}
 
 impl Dir {
     pub fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// A directory whose store is sealed with [`key`].
+    #[cfg(feature = "encryption")]
+    pub fn sealed() -> Self {
+        Self::of(true)
+    }
+
+    fn of(sealed: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("store-{}-{count}", std::process::id());
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self { path, sealed }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The store's own directory, made by the store.
     pub fn data(&self) -> PathBuf {
-        self.0.join("data")
+        self.path.join("data")
     }
 
     pub fn open(&self) -> SledStore {
@@ -46,14 +61,50 @@ impl Dir {
     }
 
     pub fn try_open(&self, on_damage: OnDamage) -> Result<SledStore, StoreError> {
+        match self.sealed {
+            #[cfg(feature = "encryption")]
+            true => self.try_open_with(&key(), on_damage),
+            _ => self.try_open_clear(on_damage),
+        }
+    }
+
+    pub fn try_open_clear(&self, on_damage: OnDamage) -> Result<SledStore, StoreError> {
         SledStore::open(&self.data(), APP, on_damage, soon())
     }
+
+    #[cfg(feature = "encryption")]
+    pub fn try_open_with(
+        &self,
+        key: &EncryptionKey,
+        on_damage: OnDamage,
+    ) -> Result<SledStore, StoreError> {
+        SledStore::open_sealed(&self.data(), APP, key, on_damage, soon())
+    }
+
+    /// A copy of what is on disk.
+    pub fn copy(&self) -> Self {
+        let copied = Self::of(self.sealed);
+        copy(&self.data(), &copied.data());
+        copied
+    }
+}
+
+/// The key of all tests.
+#[cfg(feature = "encryption")]
+pub fn key() -> EncryptionKey {
+    EncryptionKey::from_bytes(*b"the key of all tests, 32 letters")
+}
+
+/// Any other key.
+#[cfg(feature = "encryption")]
+pub fn other_key() -> EncryptionKey {
+    EncryptionKey::from_bytes([7; 32])
 }
 
 impl Drop for Dir {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
+            let _ = std::fs::remove_dir_all(&self.path);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use keyfob::{Credentials, Error, LocalState, Session, User, UserId, UserState};
+use keyfob::{Credentials, EncryptionKey, Error, LocalState, Session, User, UserId, UserState};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -47,8 +47,9 @@ fn open(settings: &Settings) -> Result<Session, Failure> {
     let base_url = settings
         .base_url()?
         .ok_or_else(|| missing("base URL", "--base-url URL", "KEYFOB_BASE_URL"))?;
-    let mut builder =
-        Session::builder(app_id, base_url).app_info("keyfob", env!("CARGO_PKG_VERSION"));
+    let mut builder = Session::builder(app_id, base_url)
+        .app_info("keyfob", env!("CARGO_PKG_VERSION"))
+        .encryption(EncryptionKey::key_file());
     if let Some(dir) = settings.store() {
         builder = builder.data_dir(dir);
     }

@@ -1,7 +1,8 @@
 //! The database: the only place that names sled.
 //!
-//! One tree. `meta/app` says whose users these are, `meta/head` what the newest commit left,
-//! `u/…` are the records, `r/…` orders the logged-in users by their last use. Values longer than
+//! One tree. `meta/app` says whose users these are, `meta/seal` is there if they are sealed,
+//! `meta/head` says what the newest commit left, `u/…` are the records, `r/…` orders the logged-in
+//! users by their last use. Records are opened and sealed here. Values longer than
 //! 4,000 bytes lie in several pieces, so that no page grows to the size from which sled writes it
 //! to a file of its own, which it never syncs.
 //!
@@ -23,11 +24,13 @@ use serde_json::{Map, Value};
 use super::VERSION;
 use super::files::{failed, make_private, make_private_dir, sync_dir};
 use super::lock::Naps;
-use super::record::check_version;
+use super::record::{check_version, decode};
+use super::secrecy::{Codec, Secrecy};
 use super::snapshot::Snapshot;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::store::wipe;
 
 /// Frozen when a database is made, so it must not follow sled's default. With half of it an open
 /// is 15 % faster, but pages would have to be smaller too.
@@ -41,6 +44,7 @@ const COPY: usize = 512;
 
 const APP: &[u8] = b"meta/app";
 const HEAD: &[u8] = b"meta/head";
+const SEAL: &[u8] = b"meta/seal";
 const RECORDS: &[u8] = b"u/";
 const BY_USE: &[u8] = b"r/";
 
@@ -59,7 +63,6 @@ pub(super) struct Head {
 }
 
 /// What a commit does to one user.
-#[derive(Debug)]
 pub(super) struct Edit {
     pub(super) id: UserId,
     /// Where the user is in the order of use before, if it is there.
@@ -70,6 +73,12 @@ pub(super) struct Edit {
     pub(super) record: Option<Vec<u8>>,
 }
 
+impl Drop for Edit {
+    fn drop(&mut self) {
+        wipe(self.record.as_deref_mut().unwrap_or_default());
+    }
+}
+
 /// An open database. Nobody else can open it meanwhile.
 #[derive(Debug)]
 pub(super) struct Database {
@@ -77,6 +86,7 @@ pub(super) struct Database {
     /// Taken out when it is closed.
     db: Option<sled::Db>,
     damage: OnceCell<String>,
+    codec: Codec,
 }
 
 impl Head {
@@ -111,7 +121,9 @@ impl Database {
             .segment_size(SEGMENT)
             .cache_capacity(CACHE)
             .flush_every_ms(None);
-        let mut database = Self { path: path.to_owned(), db: None, damage: OnceCell::new() };
+        let damage = OnceCell::new();
+        let mut database =
+            Self { path: path.to_owned(), db: None, damage, codec: Codec::default() };
         let mut naps = Naps::until(deadline);
         let mut panicked = false;
         let db = loop {
@@ -162,9 +174,28 @@ impl Database {
         }
     }
 
+    /// Finds out whether the records are sealed and can be opened in this way; an error of kind
+    /// `Key` says that they cannot.
+    pub(super) fn unlock(&mut self, secrecy: &Secrecy, app: &str) -> Result<(), StoreError> {
+        let check = self.value(SEAL)?;
+        let codec = secrecy.fit(app, check.as_deref());
+        self.codec = codec.map_err(|error| error.at(&self.path))?;
+        Ok(())
+    }
+
+    /// Returns what the records pass through.
+    pub(super) fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
     /// Returns a user's record.
     pub(super) fn record(&self, id: &UserId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.value(&record_key(id))
+        self.value(&record_key(id))?.map(|bytes| self.open_record(id, bytes)).transpose()
+    }
+
+    fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let record = self.codec.open_record(id, bytes);
+        record.ok_or_else(|| self.damaged("a record is not what was sealed"))
     }
 
     /// Shows all records, in no useful order, until told to stop.
@@ -187,6 +218,7 @@ impl Database {
                     _ => return Err(self.damaged("a record is not whole")),
                 }
             }
+            let record = self.open_record(&id, record)?;
             if show(id, record)?.is_break() {
                 break;
             }
@@ -212,16 +244,7 @@ impl Database {
 
     /// Writes the head and the edits, all or nothing. It is not on disk before [`Self::sync`].
     pub(super) fn write(&self, head: &Head, edits: &[Edit]) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for edit in edits {
-            self.put(&mut batch, &record_key(&edit.id), edit.record.as_deref())?;
-            if let Some(used) = edit.used_before {
-                batch.remove(use_key(used, &edit.id));
-            }
-            if let Some(used) = edit.used {
-                batch.insert(use_key(used, &edit.id), &[]);
-            }
-        }
+        let mut batch = self.batch(edits)?;
         let Ok(head) = serde_json::to_vec(head) else {
             let reason = "the head of the database cannot be written as JSON";
             return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
@@ -230,15 +253,38 @@ impl Database {
         self.guard("write", |db| db.apply_batch(batch))
     }
 
-    /// Writes whose users these are.
-    pub(super) fn write_app(&self, app: &str) -> Result<(), StoreError> {
+    fn batch(&self, edits: &[Edit]) -> Result<sled::Batch, StoreError> {
+        let mut batch = sled::Batch::default();
+        for edit in edits {
+            let record = edit.record.as_deref();
+            let record = record.map(|record| self.codec.seal_record(&edit.id, record)).transpose();
+            let record = record.map_err(|error| error.at(&self.path))?;
+            self.put(&mut batch, &record_key(&edit.id), record.as_deref())?;
+            if let Some(used) = edit.used_before {
+                batch.remove(use_key(used, &edit.id));
+            }
+            if let Some(used) = edit.used {
+                batch.insert(use_key(used, &edit.id), &[]);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Writes whose users these are, and whether they are sealed, into a database without any.
+    pub(super) fn begin(&mut self, app: &str, codec: Codec) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         self.put(&mut batch, APP, Some(app.as_bytes()))?;
+        self.put(&mut batch, SEAL, codec.check())?;
+        self.codec = codec;
         self.guard("write", |db| db.apply_batch(batch))
     }
 
-    /// Copies everything into an empty database but the head and the users that are edited.
+    /// Copies everything into a database that was just begun but the head and the users that are
+    /// edited.
     pub(super) fn copy_to(&self, to: &Self, edits: &[Edit]) -> Result<(), StoreError> {
+        if !self.codec.is_same(&to.codec) {
+            return self.copy_records_to(to, edits);
+        }
         let left_out = |key: &[u8]| {
             let record = parse_record_key(key).map(|(id, _)| id);
             let edited = |edit: &Edit| {
@@ -264,6 +310,28 @@ impl Database {
             }
             to.guard("copy", |db| db.apply_batch(batch))?;
         }
+    }
+
+    /// The same for a database that is sealed in another way.
+    fn copy_records_to(&self, to: &Self, edits: &[Edit]) -> Result<(), StoreError> {
+        let mut copied = Vec::new();
+        let copy = |copied: &mut Vec<Edit>| {
+            let batch = to.batch(copied)?;
+            copied.clear();
+            to.guard("copy", |db| db.apply_batch(batch))
+        };
+        self.each_record(&mut |id, record| {
+            if edits.iter().all(|edit| edit.id != id) {
+                let user = decode(&record).map_err(|error| error.at(&self.path))?;
+                let used = user.is_logged_in().then_some(user.used);
+                copied.push(Edit { id, used_before: None, used, record: Some(record) });
+            }
+            if copied.len() == COPY {
+                copy(&mut copied)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        copy(&mut copied)
     }
 
     /// Puts everything on disk. sled's `flush` alone does not on Linux, where it leaves the size

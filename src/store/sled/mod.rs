@@ -10,7 +10,8 @@
 //! | `settle` | repair after a crash, and what is done about damage |
 //! | `database` | the only place that names sled |
 //! | `snapshot`, `generation` | the two small files |
-//! | `record` | how a user is written; where it is to be sealed |
+//! | `record` | how a user is written |
+//! | `secrecy`, `seal`, `key_file` | how what is written gets sealed, if it does |
 //! | `lock`, `files`, `local`, `checksum` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
@@ -19,10 +20,15 @@ mod checksum;
 mod database;
 mod files;
 mod generation;
+#[cfg(feature = "encryption")]
+mod key_file;
 mod local;
 mod lock;
 mod reader;
 mod record;
+#[cfg(feature = "encryption")]
+mod seal;
+mod secrecy;
 mod settle;
 mod snapshot;
 mod writer;
@@ -34,9 +40,13 @@ use std::sync::{Arc, RwLock};
 use self::files::Files;
 use self::lock::{FileLock, gate};
 use self::reader::View;
-use self::record::Codec;
+use self::secrecy::Secrecy;
+#[cfg(feature = "encryption")]
+use self::snapshot::Snapshot;
 use self::writer::Writer;
 use super::gate::Gate;
+#[cfg(feature = "encryption")]
+use super::key::EncryptionKey;
 use super::{Decide, Flight, Recent, Store, StoredUser};
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
@@ -65,8 +75,10 @@ pub enum OnDamage {
 /// fit into the snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it; it
 /// costs milliseconds and waits for other writers, at most until its deadline.
 ///
-/// Users and tokens are written in the clear, into files that only their owner can read. Logging
-/// out and removing a user rewrite the database, so that no token of theirs stays in it.
+/// Opened with [`open`](Self::open), users and tokens are written in the clear, into files that
+/// only their owner can read; logging out and removing a user rewrite the database, so that no
+/// token of theirs stays in it. With `open_sealed` (feature `encryption`) they are sealed before
+/// they are written.
 ///
 /// Not for network file systems, and not for a process forked off after it was opened: both are
 /// refused with errors of their own kinds.
@@ -74,7 +86,9 @@ pub struct SledStore {
     files: Files,
     app: String,
     on_damage: OnDamage,
-    codec: Codec,
+    secrecy: Secrecy,
+    /// Whether a store in the clear is to be sealed when it is found.
+    converts: bool,
     process: u32,
     gate: Arc<Gate>,
     view: RwLock<Arc<View>>,
@@ -97,20 +111,59 @@ impl SledStore {
         on_damage: OnDamage,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
+        let files = Self::files(dir)?;
+        let store = Self::new(files, app, on_damage, Secrecy::default());
+        store.view(deadline)?;
+        Ok(store)
+    }
+
+    /// Opens the store in a directory, as [`Self::open`] does, with everything in it sealed.
+    ///
+    /// A store in the clear is sealed first, all of it in one commit, into a new database; the old
+    /// one is removed. From then on nobody can open it without the key, and who had it open
+    /// before gets an error of kind `Key`.
+    ///
+    /// [`EncryptionKey::key_file`] is the file `key` in this very directory here.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is sealed with another key, or
+    /// the key cannot be had. Nothing is changed then.
+    #[cfg(feature = "encryption")]
+    pub fn open_sealed(
+        dir: &Path,
+        app: &str,
+        key: &EncryptionKey,
+        on_damage: OnDamage,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
+        let files = Self::files(dir)?;
+        let may_make = || Ok(files.is_fresh()? || Snapshot::is_clear(&files.snapshot())?);
+        let key = key.find(files.dir(), may_make, deadline)?;
+        let mut store = Self::new(files, app, on_damage, Secrecy::sealed(key));
+        store.converts = true;
+        store.view(deadline)?;
+        // What somebody puts in its place later is an error.
+        store.converts = false;
+        Ok(store)
+    }
+
+    fn files(dir: &Path) -> Result<Files, StoreError> {
         local::check(dir)?;
-        let files = Files::make(dir)?;
+        Files::make(dir)
+    }
+
+    fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: Secrecy) -> Self {
         let process = std::process::id();
-        let store = Self {
+        Self {
             gate: gate(files.dir(), process),
             files,
             app: app.to_owned(),
             on_damage,
-            codec: Codec,
+            secrecy,
+            converts: false,
             process,
-            view: RwLock::new(Arc::new(View::nothing(Codec))),
-        };
-        store.view(deadline)?;
-        Ok(store)
+            view: RwLock::new(Arc::new(View::nothing())),
+        }
     }
 
     /// Refuses to work in a forked child, which has neither the parent's threads nor its locks.
@@ -165,6 +218,10 @@ impl Store for SledStore {
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
         Ok(self.view(deadline)?.snapshot().recent(number))
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.secrecy.is_sealed()
     }
 
     fn refresh_flight(

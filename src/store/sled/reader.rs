@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::SledStore;
 use super::generation::{Generation, GenerationFile};
 use super::lock::Naps;
-use super::record::Codec;
+use super::secrecy::Codec;
 use super::snapshot::Snapshot;
 use super::writer::{Hold, Writer};
 use crate::clock::Deadline;
@@ -46,8 +46,9 @@ enum Look {
 
 impl View {
     /// Returns the view of an empty directory.
-    pub(super) fn nothing(codec: Codec) -> Self {
-        Self::new(None, Generation::default(), Arc::new(Snapshot::empty(codec)))
+    pub(super) fn nothing() -> Self {
+        let snapshot = Snapshot::empty(Codec::default());
+        Self::new(None, Generation::default(), Arc::new(snapshot))
     }
 
     pub(super) fn new(
@@ -157,7 +158,7 @@ impl SledStore {
         };
         let Some(file) = file else {
             return if self.files.is_fresh()? {
-                Ok(Look::Is(self.install(View::nothing(self.codec))))
+                Ok(Look::Is(self.install(View::nothing())))
             } else if self.files.generation().exists() {
                 Ok(Look::Changed)
             } else {
@@ -169,16 +170,21 @@ impl SledStore {
         let settled = said.filter(|said| said.is_settled());
         if let Some(seen) = settled {
             let enough = |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count;
-            let snapshot = match remembered.filter(enough) {
-                None => self.load()?.filter(enough),
-                enough => enough,
+            let (snapshot, foreign) = match remembered.filter(enough) {
+                None => self.load_own()?,
+                enough => (enough, None),
             };
             // The generation was read before the snapshot, so what came in between is noticed at
             // the next look.
-            if let Some(snapshot) = snapshot {
+            if let Some(snapshot) = snapshot.filter(enough) {
                 return Ok(Look::Is(self.install(View::new(Some(file), seen, snapshot))));
             }
-            return self.repair(Some((&file, said)));
+            // The database says whether the key is wrong, or the snapshot.
+            return match self.repair(Some((&file, said))) {
+                Err(error) if is_no_obstacle(error.kind) => Err(foreign.unwrap_or(error)),
+                Ok(Look::Wait(error)) => Ok(Look::Wait(foreign.unwrap_or(error))),
+                look => look,
+            };
         }
         // Somebody writes, or died writing.
         match self.repair(Some((&file, said))) {
@@ -203,12 +209,13 @@ impl SledStore {
         let newest = match remembered {
             Some(snapshot) if snapshot.generation.saturating_add(1) >= count => Some(snapshot),
             older => {
-                let both = older.into_iter().chain(self.load()?);
+                let both = older.into_iter().chain(self.load_own()?.0);
                 both.max_by_key(|snapshot| snapshot.generation)
             }
         };
         let nothing_yet = said.is_some_and(Generation::is_first);
-        let newest = newest.or_else(|| nothing_yet.then(|| Snapshot::empty(self.codec).into()));
+        let newest =
+            newest.or_else(|| nothing_yet.then(|| Snapshot::empty(Codec::default()).into()));
         Ok(match newest {
             Some(snapshot) => {
                 let seen = said.unwrap_or(Generation { count: 1, database: 0 });
@@ -243,9 +250,14 @@ impl SledStore {
         }
     }
 
-    pub(super) fn load(&self) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let loaded = Snapshot::load(&self.files.snapshot(), &self.app, self.codec)?;
-        Ok(loaded.map(Arc::new))
+    /// Reads the snapshot, if it is sealed as this store was opened; else why it cannot be read.
+    pub(super) fn load_own(
+        &self,
+    ) -> Result<(Option<Arc<Snapshot>>, Option<StoreError>), StoreError> {
+        match Snapshot::load(&self.files.snapshot(), &self.app, &self.secrecy) {
+            Err(error) if error.kind == StoreErrorKind::Key => Ok((None, Some(error))),
+            loaded => Ok((loaded?.map(Arc::new), None)),
+        }
     }
 
     /// Says what kept the store busy.

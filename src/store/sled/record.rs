@@ -1,4 +1,4 @@
-//! How a user's record is written: versioned JSON, and the place where it gets sealed.
+//! How a user's record is written: versioned JSON. The database and the snapshot see to its sealing.
 
 use std::error::Error as StdError;
 
@@ -7,13 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::StoredUser;
-
-/// Turns records into the bytes that snapshot and database keep, and back.
-///
-/// Everything with a token or a profile in it passes through here on its way to the disk, so this
-/// is where it is sealed. Now it is written as it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Codec;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -26,33 +19,26 @@ struct Read {
     user: StoredUser,
 }
 
-impl Codec {
-    /// Tells whether old values can be read in what the database leaves behind.
-    pub(super) fn leaves_traces(self) -> bool {
-        true
-    }
+/// Returns a user's record. What could not be read again is refused here.
+pub(super) fn encode(user: &StoredUser) -> Result<Vec<u8>, StoreError> {
+    let refused = |error: Box<dyn StdError + Send + Sync>| {
+        let reason = "the user's record cannot be written as JSON that can be read again";
+        StoreError::new(StoreErrorKind::Io, reason).because(error)
+    };
+    let record = serde_json::to_vec(&Written { v: VERSION, user })
+        .map_err(|error| refused(Box::new(error)))?;
+    // Profiles come from elsewhere, and JSON nested too deeply can be written but not read.
+    decode(&record).map_err(|error| refused(Box::new(error)))?;
+    Ok(record)
+}
 
-    /// Returns the bytes to keep. What could not be read again is refused here.
-    pub(super) fn encode(self, user: &StoredUser) -> Result<Vec<u8>, StoreError> {
-        let refused = |error: Box<dyn StdError + Send + Sync>| {
-            let reason = "the user's record cannot be written as JSON that can be read again";
-            StoreError::new(StoreErrorKind::Io, reason).because(error)
-        };
-        let plain = serde_json::to_vec(&Written { v: VERSION, user })
-            .map_err(|error| refused(Box::new(error)))?;
-        // Profiles come from elsewhere, and JSON nested too deeply can be written but not read.
-        self.decode(&plain).map_err(|error| refused(Box::new(error)))?;
-        Ok(plain)
-    }
-
-    /// Reads what [`Self::encode`] returned, in this version or an earlier one.
-    pub(super) fn decode(self, bytes: &[u8]) -> Result<StoredUser, StoreError> {
-        check_version("a user's record", bytes)?;
-        match serde_json::from_slice(bytes) {
-            Ok(Read { user }) => Ok(user),
-            // The cause is left out: it may quote what it could not read.
-            Err(_) => Err(StoreError::new(StoreErrorKind::Damaged, "a user's record is damaged")),
-        }
+/// Reads what [`encode`] returned, in this version or an earlier one.
+pub(super) fn decode(record: &[u8]) -> Result<StoredUser, StoreError> {
+    check_version("a user's record", record)?;
+    match serde_json::from_slice(record) {
+        Ok(Read { user }) => Ok(user),
+        // The cause is left out: it may quote what it could not read.
+        Err(_) => Err(StoreError::new(StoreErrorKind::Damaged, "a user's record is damaged")),
     }
 }
 
@@ -87,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_newer_record_is_refused_by_name_whatever_its_form() {
-        let error = Codec.decode(br#"{"v":2,"user":[1,2,3]}"#).unwrap_err();
+        let error = decode(br#"{"v":2,"user":[1,2,3]}"#).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::NewerVersion);
         assert!(error.to_string().contains("a newer keyfob wrote a user's record (format 2"));
     }
@@ -95,7 +81,7 @@ mod tests {
     #[test]
     fn damage_is_named_and_not_quoted() {
         for bytes in [&b""[..], b"{", b"{}", br#"{"v":1,"user":{"id":"hush"}}"#] {
-            let error = Codec.decode(bytes).unwrap_err();
+            let error = decode(bytes).unwrap_err();
             assert_eq!(error.kind, StoreErrorKind::Damaged);
             assert!(!format!("{error:?}").contains("hush"));
         }
@@ -106,6 +92,6 @@ mod tests {
         let mut user = StoredUser::new(UserId::new("ada"));
         let deep = (0..200).fold(json!(1), |value, _| Value::Array(vec![value]));
         user.more.insert("deep".into(), deep);
-        assert_eq!(Codec.encode(&user).unwrap_err().kind, StoreErrorKind::Io);
+        assert_eq!(encode(&user).unwrap_err().kind, StoreErrorKind::Io);
     }
 }

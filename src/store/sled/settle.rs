@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::database::{Database, Head};
 use super::files::sync_dir;
 use super::generation::{Generation, GenerationFile};
+use super::secrecy::Secrecy;
 use super::snapshot::{Snapshot, check_app};
 use super::writer::{Hold, Open, Plan, Writer};
 use super::{OnDamage, SledStore};
@@ -27,21 +28,25 @@ struct Found {
     place: Generation,
     /// The newest whole snapshot.
     known: Option<Arc<Snapshot>>,
+    /// Why it cannot be read, if it is sealed in another way than the store was opened.
+    foreign: Option<StoreError>,
 }
 
 impl<'a> Writer<'a> {
     /// Settles the store.
     pub(super) fn settle(hold: Hold<'a>, deadline: Deadline) -> Result<Self, StoreError> {
-        let Found { file, place, known } = Found::look(hold.store, deadline)?;
-        let mut writer = Self { open: None, known, file: Arc::new(file), place, deadline, hold };
+        let Found { file, place, known, foreign } = Found::look(hold.store, deadline)?;
+        let file = Arc::new(file);
+        let mut writer = Self { open: None, known, foreign, file, place, deadline, hold };
         writer.open_database()?;
         Ok(writer)
     }
 
     /// Settles the store as if nothing were known of it. The database must be closed.
     pub(super) fn settle_again(&mut self) -> Result<(), StoreError> {
-        let Found { file, place, known } = Found::look(self.hold.store, self.deadline)?;
-        (self.file, self.place, self.known) = (Arc::new(file), place, known);
+        let Found { file, place, known, foreign } = Found::look(self.hold.store, self.deadline)?;
+        (self.file, self.place) = (Arc::new(file), place);
+        (self.known, self.foreign) = (known, foreign);
         self.open_database()
     }
 
@@ -57,18 +62,30 @@ impl<'a> Writer<'a> {
         let place = self.place;
         let open = self.open.insert(open(store, place, self.deadline)?);
         let head = &open.head;
+        let converts = store.secrecy.is_sealed() && open.database.codec().check().is_none();
+        if converts {
+            // It stays the truth until there is another one, and has to prove that it is whole.
+            let clear = Secrecy::default();
+            let known = Snapshot::load(&store.files.snapshot(), &store.app, &clear)?;
+            self.known = known.map(Arc::new);
+        } else {
+            self.foreign = None;
+        }
+        // Of another store, or of an earlier life of this one.
+        self.known = self.known.take().filter(|known| known.codec.is_same(open.database.codec()));
         prove_whole(head, place, self.known.as_deref())
             .map_err(|error| error.at(open.database.path()))?;
         store.files.sweep(place.database);
         let agreed = self.known.as_ref().is_some_and(|known| {
             place.is_settled()
+                && !converts
                 && (known.generation, head.generation) == (place.count, place.count)
                 && (known.number, known.database) == (head.number, place.database)
         });
         if agreed && !self.known.as_ref().is_some_and(|known| known.is_thin()) {
             return Ok(());
         }
-        let mut snapshot = Snapshot::take(&open.database, place.database, head, store.codec)
+        let mut snapshot = Snapshot::take(&open.database, place.database, head)
             .map_err(|error| error.at(open.database.path()))?;
         let mut seen = head.generation;
         if let Some(known) = &self.known {
@@ -83,7 +100,10 @@ impl<'a> Writer<'a> {
         }
         let (head, edits) = (head.clone(), Vec::new());
         self.place.count = place.count.max(seen);
-        self.publish(Plan { head, edits, snapshot, anew: false })
+        if converts {
+            snapshot.codec = store.secrecy.begin(&store.app)?;
+        }
+        self.publish(Plan { head, edits, snapshot, anew: converts })
     }
 
     /// Keeps a damaged database under another name, and goes on with what the snapshot holds if
@@ -92,6 +112,11 @@ impl<'a> Writer<'a> {
         // Closed first, and whatever it holds is let go.
         self.open = None;
         let store = self.hold.store;
+        // With the wrong key nothing is touched: what the snapshot holds is needed with the right
+        // one.
+        if let Some(foreign) = &self.foreign {
+            return Err(foreign.clone().because(error));
+        }
         let number = self.place.database;
         let kept = store.files.set_aside(number)?;
         let path = kept.clone().unwrap_or_else(|| store.files.database(number));
@@ -113,8 +138,10 @@ impl<'a> Writer<'a> {
             known.generation.saturating_add(u64::from(!self.place.is_settled())) >= self.place.count
         };
         let current = self.known.as_ref().filter(up_to_date).is_some();
-        let mut snapshot =
-            self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(store.codec));
+        let mut snapshot = match self.known.as_deref() {
+            Some(known) => known.clone(),
+            None => Snapshot::empty(store.secrecy.begin(&store.app)?),
+        };
         if !current {
             snapshot.number = snapshot.number.max(self.place.count.div_ceil(2));
             snapshot.ring = Ring::since(snapshot.number);
@@ -143,15 +170,16 @@ impl Found {
         let enough = |memory: &Arc<Snapshot>| {
             said.is_some_and(|said| said.is_settled() && memory.generation >= said.count)
         };
-        let known = match memory {
-            Some(memory) if enough(&memory) => Some(memory),
+        let (known, foreign) = match memory {
+            Some(memory) if enough(&memory) => (Some(memory), None),
             older => {
-                let both = older.into_iter().chain(store.load()?);
-                both.max_by_key(|snapshot| snapshot.generation)
+                let (own, foreign) = store.load_own()?;
+                let both = older.into_iter().chain(own);
+                (both.max_by_key(|snapshot| snapshot.generation), foreign)
             }
         };
         match (file, said) {
-            (Some(file), Some(place)) => Ok(Self { file, place, known }),
+            (Some(file), Some(place)) => Ok(Self { file, place, known, foreign }),
             _ if files.is_fresh()? => {
                 let place = Generation { count: 1, database: 0 };
                 let file = GenerationFile::create(&files.generation(), place)?;
@@ -160,9 +188,9 @@ impl Found {
                     // Best effort: who may not read it cannot sync it.
                     let _ = sync_dir(parent);
                 }
-                Ok(Self { file, place, known: None })
+                Ok(Self { file, place, known: None, foreign: None })
             }
-            _ => Self::without_generation(store, known, deadline),
+            _ => Self::without_generation(store, known, foreign, deadline),
         }
     }
 
@@ -172,6 +200,7 @@ impl Found {
     fn without_generation(
         store: &SledStore,
         known: Option<Arc<Snapshot>>,
+        foreign: Option<StoreError>,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
         let files = &store.files;
@@ -202,7 +231,7 @@ impl Found {
         let place = Generation { count, database };
         let file = GenerationFile::create(&files.generation(), place)?;
         files.sync()?;
-        Ok(Self { file, place, known })
+        Ok(Self { file, place, known, foreign })
     }
 }
 
@@ -215,7 +244,7 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
     }
     let opened = Database::open(&path, deadline);
     let opened = opened.and_then(|database| Ok((database.head()?, database)));
-    let (head, database) = match opened {
+    let (head, mut database) = match opened {
         // Nothing was ever committed, so this is what is left of a writer that died early.
         Err(error) if first && error.kind == StoreErrorKind::Damaged => {
             let _ = std::fs::remove_dir_all(&path);
@@ -225,21 +254,39 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
     };
     let head = match head {
         Some(head) => head,
-        None if first => {
-            database.write_app(&store.app)?;
-            let head = Head::first();
-            database.write(&head, &[])?;
-            database.sync()?;
-            store.files.sync()?;
-            head
-        }
+        None if first => begin(store, &mut database)?,
         None => return Err(lost(&path, "it has lost everything")),
     };
     match database.app()? {
         Some(app) => check_app(&app, &store.app, &path)?,
         None => return Err(lost(&path, "it does not say whose it is")),
     }
+    match database.unlock(&store.secrecy, &store.app) {
+        Ok(()) => {}
+        Err(error) if error.kind != StoreErrorKind::Key => return Err(error),
+        // Nothing was ever committed with the other key, or without one.
+        Err(_) if first && head.number == 0 => {
+            let head = begin(store, &mut database)?;
+            return Ok(Open { database, head });
+        }
+        Err(error) => {
+            let clear = store.converts && database.unlock(&Secrecy::default(), &store.app).is_ok();
+            if !clear {
+                return Err(error);
+            }
+        }
+    }
     Ok(Open { database, head })
+}
+
+/// Makes a database out of an empty one.
+fn begin(store: &SledStore, database: &mut Database) -> Result<Head, StoreError> {
+    database.begin(&store.app, store.secrecy.begin(&store.app)?)?;
+    let head = Head::first();
+    database.write(&head, &[])?;
+    database.sync()?;
+    store.files.sync()?;
+    Ok(head)
 }
 
 /// Demands that a database has all that it must have: at least the commits that the snapshot knows

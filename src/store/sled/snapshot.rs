@@ -6,6 +6,9 @@
 //! …                                       the records, as long as the index says
 //! ```
 //!
+//! In a sealed store the second line is `{"app":…,"seal":…}`, and the rest, index and records, is
+//! sealed as one.
+//!
 //! It holds the current user and those that were used last, while they fit. A version to come
 //! keeps the first line as it is, so that it can be told from a damaged one. Nothing is lost with
 //! a snapshot: the database has it all, recent events aside.
@@ -16,17 +19,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use super::checksum::fnv1a;
 use super::database::{Database, Edit, Head};
 use super::files::failed;
-use super::record::{Codec, newer};
+use super::record::{decode, newer};
+use super::secrecy::{Codec, Secrecy};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::ring::Ring;
-use crate::store::{Recent, StoredUser};
+use crate::store::{Recent, StoredUser, wipe};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.
 const BYTES: usize = 64 * 1024;
@@ -47,7 +53,8 @@ pub(super) struct Snapshot {
     pub(super) complete: bool,
     users: HashMap<UserId, Arc<Kept>>,
     pub(super) ring: Ring,
-    codec: Codec,
+    /// What it is sealed with.
+    pub(super) codec: Codec,
 }
 
 /// A user's record as it is written, read at most once.
@@ -56,6 +63,14 @@ struct Kept {
     used: u64,
     record: Vec<u8>,
     read: OnceLock<Arc<StoredUser>>,
+}
+
+/// The beginning of what is in the file: in the clear that of the index, else all of its line.
+#[derive(Deserialize, Serialize)]
+struct Owner {
+    app: String,
+    #[serde(default)]
+    seal: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -95,28 +110,43 @@ impl Snapshot {
         }
     }
 
-    /// Reads the file. `None` means that it is missing or damaged.
-    pub(super) fn load(path: &Path, app: &str, codec: Codec) -> Result<Option<Self>, StoreError> {
-        let bytes = match std::fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(|error| failed("read the snapshot", path, error))?,
+    /// Reads the file. `None` means that it is missing or damaged; an error of kind `Key`, that it
+    /// is sealed in another way.
+    pub(super) fn load(
+        path: &Path,
+        app: &str,
+        secrecy: &Secrecy,
+    ) -> Result<Option<Self>, StoreError> {
+        let Some(bytes) = read(path)? else { return Ok(None) };
+        let Some((owner, body)) = open_file(&bytes, path)? else { return Ok(None) };
+        check_app(&owner.app, app, path)?;
+        let check = match owner.seal.map(|seal| STANDARD.decode(seal)).transpose() {
+            Ok(check) => check,
+            Err(_) => return Ok(None),
         };
-        let Some((version, body)) = open_envelope(&bytes) else { return Ok(None) };
-        if version > VERSION {
-            return Err(newer("the snapshot", version).at(path));
-        }
-        let Some((owner, snapshot)) = Self::decode(body, codec) else { return Ok(None) };
-        check_app(&owner, app, path)?;
-        Ok(Some(snapshot))
+        let codec = match secrecy.fit(app, check.as_deref()) {
+            Err(error) if error.kind == StoreErrorKind::Damaged => return Ok(None),
+            codec => codec.map_err(|error| error.at(path))?,
+        };
+        let sealed = match body.iter().position(|byte| *byte == b'\n') {
+            Some(end) if check.is_some() => &body[end + 1..],
+            _ => body,
+        };
+        let Some(mut body) = codec.open_snapshot(sealed) else { return Ok(None) };
+        let snapshot = Self::decode(&body, codec);
+        wipe(&mut body);
+        Ok(snapshot)
+    }
+
+    /// Tells whether the file has a whole snapshot in the clear.
+    #[cfg(feature = "encryption")]
+    pub(super) fn is_clear(path: &Path) -> Result<bool, StoreError> {
+        let Some(bytes) = read(path)? else { return Ok(false) };
+        Ok(open_file(&bytes, path)?.is_some_and(|(owner, _)| owner.seal.is_none()))
     }
 
     /// Takes the state from the database, without reading many more users than fit.
-    pub(super) fn take(
-        database: &Database,
-        number: u64,
-        head: &Head,
-        codec: Codec,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn take(database: &Database, number: u64, head: &Head) -> Result<Self, StoreError> {
         let mut snapshot = Self {
             generation: head.generation,
             database: number,
@@ -124,7 +154,7 @@ impl Snapshot {
             current: head.current.clone(),
             location: head.location.clone(),
             ring: Ring::since(head.number),
-            ..Self::empty(codec)
+            ..Self::empty(database.codec().clone())
         };
         let mut room = BYTES;
         database.each_record(&mut |id, record| {
@@ -154,7 +184,7 @@ impl Snapshot {
             && !self.users.contains_key(&current)
             && let Some(record) = database.record(&current)?
         {
-            let kept = Kept::new(record, self.codec)?;
+            let kept = Kept::new(record)?;
             self.users.insert(current, Arc::new(kept));
         }
         Ok(())
@@ -167,7 +197,7 @@ impl Snapshot {
         id: UserId,
         record: Vec<u8>,
     ) -> Result<ControlFlow<()>, StoreError> {
-        let kept = Kept::new(record, self.codec)?;
+        let kept = Kept::new(record)?;
         let Some(left) = room.checked_sub(kept.size(&id)) else {
             return Ok(ControlFlow::Break(()));
         };
@@ -192,20 +222,20 @@ impl Snapshot {
     /// Returns a user; `None` if it is not here, which says that there is none only if the
     /// snapshot is complete.
     pub(super) fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        self.users.get(id).map(|kept| kept.read(self.codec)).transpose()
+        self.users.get(id).map(|kept| kept.read()).transpose()
     }
 
     /// Returns the users that are here, by `created`.
     pub(super) fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let mut users: Vec<_> = self.users.iter().collect();
         users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
-        users.into_iter().map(|(_, kept)| kept.read(self.codec)).collect()
+        users.into_iter().map(|(_, kept)| kept.read()).collect()
     }
 
     /// Returns what a database needs to hold the users that are here.
     pub(super) fn edits(&self) -> Result<Vec<Edit>, StoreError> {
         let edit = |(id, kept): (&UserId, &Arc<Kept>)| {
-            let logged_in = kept.read(self.codec)?.is_logged_in();
+            let logged_in = kept.read()?.is_logged_in();
             Ok(Edit {
                 id: id.clone(),
                 used_before: None,
@@ -220,7 +250,7 @@ impl Snapshot {
     pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), StoreError> {
         match edit.record.clone() {
             Some(record) => {
-                let kept = Kept::new(record, self.codec)?;
+                let kept = Kept::new(record)?;
                 self.users.insert(edit.id.clone(), Arc::new(kept));
             }
             None => {
@@ -271,18 +301,24 @@ impl Snapshot {
             users: users.iter().map(place).collect(),
             ring: self.ring.clone(),
         };
-        let mut body = serde_json::to_vec(&index).map_err(|error| {
+        let cannot = |error: serde_json::Error| {
             StoreError::new(StoreErrorKind::Io, "the snapshot cannot be written").because(error)
-        })?;
+        };
+        let mut body = serde_json::to_vec(&index).map_err(cannot)?;
         body.push(b'\n');
         for (_, kept) in users {
             body.extend_from_slice(&kept.record);
         }
-        Ok(seal_envelope(VERSION, &body))
+        let Some(check) = self.codec.check() else { return Ok(seal_envelope(VERSION, &[&body])) };
+        let owner = Owner { app: app.to_owned(), seal: Some(STANDARD.encode(check)) };
+        let owner = serde_json::to_vec(&owner).map_err(cannot)?;
+        let sealed = self.codec.seal_snapshot(&body)?;
+        wipe(&mut body);
+        Ok(seal_envelope(VERSION, &[&owner, b"\n", &sealed]))
     }
 
-    /// Reads what [`Self::encode`] wrote, and whose users it says they are.
-    fn decode(body: &[u8], codec: Codec) -> Option<(String, Self)> {
+    /// Reads index and records.
+    fn decode(body: &[u8], codec: Codec) -> Option<Self> {
         let end = body.iter().position(|byte| *byte == b'\n')?;
         let (index, mut records) = (&body[..end], &body[end + 1..]);
         let index: Index = serde_json::from_slice(index).ok()?;
@@ -293,7 +329,7 @@ impl Snapshot {
             users.insert(id, Arc::new(Kept { created, used, record, read }));
             records = rest;
         }
-        let snapshot = Self {
+        Some(Self {
             generation: index.generation,
             database: index.database,
             number: index.number,
@@ -303,14 +339,13 @@ impl Snapshot {
             users,
             ring: index.ring,
             codec,
-        };
-        Some((index.app, snapshot))
+        })
     }
 }
 
 impl Kept {
-    fn new(record: Vec<u8>, codec: Codec) -> Result<Self, StoreError> {
-        let user = codec.decode(&record)?;
+    fn new(record: Vec<u8>) -> Result<Self, StoreError> {
+        let user = decode(&record)?;
         let (created, used) = (user.created, user.used);
         Ok(Self { created, used, record, read: OnceLock::from(Arc::new(user)) })
     }
@@ -320,12 +355,18 @@ impl Kept {
         self.record.len() + id.as_str().len() + 64
     }
 
-    fn read(&self, codec: Codec) -> Result<Arc<StoredUser>, StoreError> {
+    fn read(&self) -> Result<Arc<StoredUser>, StoreError> {
         if let Some(user) = self.read.get() {
             return Ok(Arc::clone(user));
         }
-        let user = Arc::new(codec.decode(&self.record)?);
+        let user = Arc::new(decode(&self.record)?);
         Ok(Arc::clone(self.read.get_or_init(|| user)))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        wipe(&mut self.record);
     }
 }
 
@@ -347,10 +388,29 @@ pub(super) fn check_app(found: &str, wanted: &str, path: &Path) -> Result<(), St
     Err(StoreError::new(StoreErrorKind::Mismatch, reason).at(path))
 }
 
-fn seal_envelope(version: u32, body: &[u8]) -> Vec<u8> {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some).map_err(|error| failed("read the snapshot", path, error)),
+    }
+}
+
+/// Returns whose users are in the file, and all of its body; `None` if it is damaged.
+fn open_file<'a>(bytes: &'a [u8], path: &Path) -> Result<Option<(Owner, &'a [u8])>, StoreError> {
+    let Some((version, body)) = open_envelope(bytes) else { return Ok(None) };
+    if version > VERSION {
+        return Err(newer("the snapshot", version).at(path));
+    }
+    let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(serde_json::from_slice(line).ok().map(|owner| (owner, body)))
+}
+
+/// Puts the first line before a body, which comes in parts.
+fn seal_envelope(version: u32, body: &[&[u8]]) -> Vec<u8> {
     let version = version.to_string();
-    let sum = fnv1a(&[version.as_bytes(), b" ", body]);
-    [MAGIC, version.as_bytes(), format!(" {sum:016x}\n").as_bytes(), body].concat()
+    let sum = fnv1a(&[&[version.as_bytes(), b" "], body].concat());
+    let first = format!(" {sum:016x}\n");
+    [&[MAGIC, version.as_bytes(), first.as_bytes()], body].concat().concat()
 }
 
 /// Returns version and body, if the checksum of both is right.

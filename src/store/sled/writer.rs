@@ -20,7 +20,8 @@ use super::files::failed;
 use super::generation::{Generation, GenerationFile};
 use super::lock::FileLock;
 use super::reader::View;
-use super::record::Codec;
+use super::record::{decode, encode};
+use super::secrecy::Codec;
 use super::snapshot::Snapshot;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
@@ -42,6 +43,8 @@ pub(super) struct Writer<'a> {
     pub(super) open: Option<Open>,
     /// The newest whole snapshot; there is one once the store is settled.
     pub(super) known: Option<Arc<Snapshot>>,
+    /// Why the snapshot cannot be read, if it is sealed in another way than the store was opened.
+    pub(super) foreign: Option<StoreError>,
     pub(super) file: Arc<GenerationFile>,
     /// What the generation says.
     pub(super) place: Generation,
@@ -68,7 +71,6 @@ pub(super) struct Plan {
 /// The state that a decision sees.
 struct Newest<'a> {
     open: &'a Open,
-    codec: Codec,
 }
 
 impl<'a> Hold<'a> {
@@ -94,7 +96,7 @@ impl<'a> Writer<'a> {
 
     /// Returns what there is to read now.
     pub(super) fn view(&self) -> View {
-        let nothing = || Snapshot::empty(self.hold.store.codec).into();
+        let nothing = || Snapshot::empty(Codec::default()).into();
         let snapshot = self.known.clone().unwrap_or_else(nothing);
         View::new(Some(Arc::clone(&self.file)), self.place, snapshot)
     }
@@ -146,7 +148,6 @@ impl<'a> Writer<'a> {
             return Ok(None);
         }
         let store = self.hold.store;
-        let codec = store.codec;
         let open = self.opened()?;
         let mut head = open.head.clone();
         head.number += 1;
@@ -172,9 +173,8 @@ impl<'a> Writer<'a> {
             let before = newest.user(&id)?;
             anew |= before.as_ref().is_some_and(|before| loses_secrets(before, user.as_deref()));
             let place = |user: &StoredUser| user.is_logged_in().then_some(user.used);
-            let encode = |user: Box<StoredUser>| {
-                codec.encode(&user).map_err(|error| error.at(store.files.dir()))
-            };
+            let encode =
+                |user: Box<StoredUser>| encode(&user).map_err(|error| error.at(store.files.dir()));
             edits.push(Edit {
                 used_before: before.as_deref().and_then(place),
                 used: user.as_deref().and_then(place),
@@ -182,7 +182,9 @@ impl<'a> Writer<'a> {
                 id,
             });
         }
-        let mut snapshot = self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(codec));
+        let codec = open.database.codec();
+        let mut snapshot =
+            self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(codec.clone()));
         for edit in &edits {
             snapshot.edit(edit)?;
         }
@@ -208,10 +210,11 @@ impl<'a> Writer<'a> {
         snapshot.generation = count;
         snapshot.number = head.number;
         snapshot.database = if anew { old + 1 } else { old };
+        let codec = snapshot.codec.clone();
         store.files.write_next_snapshot(&snapshot.encode(&store.app)?)?;
         self.file.write(working, true)?;
         if anew {
-            let database = self.make_database(old + 1, &head, &edits)?;
+            let database = self.make_database(old + 1, &head, &edits, codec)?;
             working.database = old + 1;
             self.file.write(working, true)?;
             self.open = Some(Open { database, head });
@@ -241,6 +244,7 @@ impl<'a> Writer<'a> {
         number: u64,
         head: &Head,
         edits: &[Edit],
+        codec: Codec,
     ) -> Result<Database, StoreError> {
         let store = self.hold.store;
         let path = store.files.database(number);
@@ -249,8 +253,8 @@ impl<'a> Writer<'a> {
                 .map_err(|error| failed("remove an unfinished database", &path, error))?;
         }
         let make = || {
-            let database = Database::open(&path, self.deadline)?;
-            database.write_app(&store.app)?;
+            let mut database = Database::open(&path, self.deadline)?;
+            database.begin(&store.app, codec)?;
             if let Some(old) = &self.open {
                 old.database.copy_to(&database, edits)?;
             }
@@ -289,9 +293,7 @@ impl<'a> Writer<'a> {
     }
 
     fn take_snapshot(&self, open: &Open) -> Result<Arc<Snapshot>, StoreError> {
-        let codec = self.hold.store.codec;
-        let place = self.place.database;
-        Snapshot::take(&open.database, place, &open.head, codec).map(Arc::new)
+        Snapshot::take(&open.database, self.place.database, &open.head).map(Arc::new)
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -303,13 +305,13 @@ impl<'a> Writer<'a> {
     }
 
     fn newest(&self) -> Result<Newest<'_>, StoreError> {
-        Ok(Newest { open: self.opened()?, codec: self.hold.store.codec })
+        Ok(Newest { open: self.opened()? })
     }
 }
 
 impl Newest<'_> {
     fn decode(&self, record: &[u8]) -> Result<Arc<StoredUser>, StoreError> {
-        let user = self.codec.decode(record);
+        let user = decode(record);
         user.map(Arc::new).map_err(|error| error.at(self.open.database.path()))
     }
 

@@ -1,0 +1,141 @@
+//! The key that users and tokens are sealed with, and where it comes from.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// How many bytes a key has.
+pub(super) const KEY_BYTES: usize = 32;
+
+/// The key that users and tokens are sealed with on disk, or where to find it.
+///
+/// Whoever has the key and the files has the tokens; whoever has lost the key has lost them, and
+/// the users log in again. The key is overwritten when the last copy of this value is dropped, as
+/// far as safe Rust allows. `Debug` does not show it.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> keyfob::Result<()> {
+/// use keyfob::{EncryptionKey, Session};
+///
+/// # let dir = std::env::temp_dir().join(format!("keyfob-doc-key-{}", std::process::id()));
+/// let session = Session::builder("my-app-id", "https://example.org")
+///     .data_dir(&dir)
+///     .encryption(EncryptionKey::key_file())
+///     .open()?;
+/// assert!(dir.join("key").exists());
+/// # drop(session);
+/// # std::fs::remove_dir_all(dir).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct EncryptionKey(pub(super) Source);
+
+/// Where a key comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Bytes(Arc<KeyBytes>),
+    /// `None` is the file `key` in the data directory.
+    File(Option<PathBuf>),
+}
+
+/// The key itself.
+pub(super) struct KeyBytes(Box<[u8; KEY_BYTES]>);
+
+impl EncryptionKey {
+    /// Takes a key that the program keeps. It has to be random: a password is none.
+    pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(Source::Bytes(Arc::new(KeyBytes::new(&bytes))))
+    }
+
+    /// Takes a key that the program keeps, if it has 32 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has not.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self> {
+        match bytes.try_into() {
+            Ok(bytes) => Ok(Self(Source::Bytes(Arc::new(KeyBytes::new(bytes))))),
+            Err(_) => {
+                let seen = bytes.len();
+                let reason = format!("{KEY_BYTES} bytes were expected and {seen} seen");
+                Err(Error::config("the encryption key", reason))
+            }
+        }
+    }
+
+    /// Takes the key from the file `key` in the data directory, where all apps share it. It is
+    /// made, at random and for the owner alone, when a store is sealed for the first time;
+    /// processes that begin together agree on one.
+    ///
+    /// It protects what leaves the directory without the key: a copied database, a backup that
+    /// leaves it out, blocks that a disk has kept. Whoever can read the whole directory can read
+    /// the key too.
+    pub fn key_file() -> Self {
+        Self(Source::File(None))
+    }
+
+    /// As [`Self::key_file`], from a file elsewhere.
+    pub fn from_file(path: impl Into<PathBuf>) -> Self {
+        Self(Source::File(Some(path.into())))
+    }
+
+    /// Says what the data directory is, unless that is settled.
+    pub(crate) fn in_data_dir(self, dir: &Path) -> Self {
+        match self.0 {
+            Source::File(None) => Self::from_file(dir.join("key")),
+            source => Self(source),
+        }
+    }
+}
+
+impl KeyBytes {
+    pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
+        Self(Box::new(*bytes))
+    }
+
+    pub(super) fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+}
+
+impl Drop for KeyBytes {
+    fn drop(&mut self) {
+        super::wipe(&mut self.0[..]);
+    }
+}
+
+impl fmt::Debug for KeyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyBytes(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_32_bytes() {
+        for length in [0, 16, 31, 33, 64] {
+            let error = EncryptionKey::from_slice(&vec![7; length]).unwrap_err();
+            assert!(matches!(error, Error::Config { .. }));
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "the encryption key cannot be used: 32 bytes were expected and {length} seen"
+                )
+            );
+        }
+        assert!(EncryptionKey::from_slice(&[7; 32]).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let text = format!("{:?}", EncryptionKey::from_bytes([0xab; 32]));
+        assert_eq!(text, "EncryptionKey(Bytes(KeyBytes(..)))");
+    }
+}

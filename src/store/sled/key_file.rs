@@ -1,0 +1,144 @@
+//! The file with the key: read with care, and made once however many processes ask.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::files::{failed, make_private_dir, private, sync_dir};
+use super::lock::FileLock;
+use super::seal::random;
+use crate::clock::Deadline;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::store::key::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
+use crate::store::wipe;
+
+impl EncryptionKey {
+    /// Returns the key for the store in a directory. It is made only if nothing can be sealed yet
+    /// with a key that was lost.
+    pub(super) fn find(
+        &self,
+        dir: &Path,
+        may_make: impl FnOnce() -> Result<bool, StoreError>,
+        deadline: Deadline,
+    ) -> Result<Arc<KeyBytes>, StoreError> {
+        let path = match &self.0 {
+            Source::Bytes(key) => return Ok(Arc::clone(key)),
+            Source::File(Some(path)) => path.clone(),
+            Source::File(None) => dir.join("key"),
+        };
+        let key = match read(&path)? {
+            Some(key) => key,
+            None if may_make()? => make(&path, deadline)?,
+            // Somebody may have made it since it was looked for.
+            None => match read(&path)? {
+                Some(key) => key,
+                None => {
+                    let reason = "the store is sealed and the file with its key is gone, bring it \
+                                  back from a backup";
+                    return Err(StoreError::new(StoreErrorKind::Key, reason).at(path));
+                }
+            },
+        };
+        Ok(Arc::new(key))
+    }
+}
+
+/// Reads the key; `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<KeyBytes>, StoreError> {
+    let cannot = |error| failed("read the key", path, error);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(cannot)?,
+    };
+    check_private(&file, path)?;
+    let mut bytes = [0; KEY_BYTES + 1];
+    let mut length = 0;
+    loop {
+        match (&file).read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(cannot(error)),
+        }
+    }
+    let key = bytes[..length].try_into().ok().map(KeyBytes::new);
+    wipe(&mut bytes);
+    if key.is_none() {
+        let seen = if length > KEY_BYTES { "more".to_owned() } else { length.to_string() };
+        let reason = format!(
+            "the file with the key must have {KEY_BYTES} bytes and has {seen}, bring it back from \
+             a backup"
+        );
+        return Err(StoreError::new(StoreErrorKind::Key, reason).at(path));
+    }
+    Ok(key)
+}
+
+/// Makes the key, or returns the one that somebody else made first.
+///
+/// It gets its name once it is whole and on disk, so who finds the name finds the key.
+fn make(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
+    let cannot = |error| failed("make the key", path, error);
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_private_dir(parent).map_err(cannot)?;
+    let Some(_lock) = FileLock::take(&with_ending(path, ".lock"), deadline)? else {
+        let reason = "another process was making the key until the time was up, try again later";
+        return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
+    };
+    if let Some(key) = read(path)? {
+        return Ok(key);
+    }
+    let mut bytes = [0; KEY_BYTES];
+    random(&mut bytes)?;
+    let unfinished = with_ending(path, ".tmp");
+    let write = || {
+        // What a process that died here left may not be open to others.
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = private().write(true).create_new(true).open(&unfinished)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, path)?;
+        sync_dir(parent)
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&unfinished);
+        cannot(error)
+    })?;
+    let key = KeyBytes::new(&bytes);
+    wipe(&mut bytes);
+    Ok(key)
+}
+
+fn with_ending(path: &Path, ending: &str) -> std::path::PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+/// Refuses a file that is none, or that others can read.
+fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
+    let metadata = file.metadata().map_err(|error| failed("read the key", path, error))?;
+    if !metadata.is_file() {
+        let reason = "the key is not a file, choose another path";
+        return Err(StoreError::new(StoreErrorKind::Access, reason).at(path));
+    }
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
+        if mode & 0o077 != 0 {
+            let reason = format!(
+                "others than its owner may use the file with the key (mode {mode:04o}), take their \
+                 rights with `chmod 600`"
+            );
+            return Err(StoreError::new(StoreErrorKind::Access, reason).at(path));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Whether a store is sealed, and the one place where its bytes become so.
+
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "encryption")]
+use super::seal::{Place, Seal};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::UserId;
+#[cfg(feature = "encryption")]
+use crate::store::key::KeyBytes;
+
+/// How a program opened a store: in the clear, or with a key.
+#[derive(Clone, Default)]
+pub(super) struct Secrecy(Option<Arc<KeyBytes>>);
+
+/// What everything with a token or a profile in it passes through on its way to the disk and back.
+#[derive(Clone, Default)]
+pub(super) struct Codec(Option<Arc<Seal>>);
+
+impl Secrecy {
+    /// Returns the one of a store that is sealed with this key.
+    #[cfg(feature = "encryption")]
+    pub(super) fn sealed(key: Arc<KeyBytes>) -> Self {
+        Self(Some(key))
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns the codec of a new store.
+    pub(super) fn begin(&self, app: &str) -> Result<Codec, StoreError> {
+        let seal = self.0.as_ref().map(|key| Seal::begin(key, app)).transpose()?;
+        Ok(Codec(seal.map(Arc::new)))
+    }
+
+    /// Returns the codec of the store that has this check; one in the clear has none. If it was
+    /// not opened in the way it is kept, that is an error of kind `Key`.
+    pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<Codec, StoreError> {
+        let reason = match (&self.0, check) {
+            (None, None) => return Ok(Codec::default()),
+            (Some(key), Some(check)) => {
+                return Seal::fit(key, app, check).map(|seal| Codec(Some(Arc::new(seal))));
+            }
+            (None, Some(_)) if cfg!(feature = "encryption") => {
+                "the store is sealed, open it with its key"
+            }
+            (None, Some(_)) => {
+                "the store is sealed, open it with its key and with keyfob's feature `encryption`"
+            }
+            (Some(_), None) => {
+                "the store is in the clear although a key was given, open it without one"
+            }
+        };
+        Err(StoreError::new(StoreErrorKind::Key, reason))
+    }
+}
+
+impl Codec {
+    /// Tells whether old values can be read in what the database leaves behind.
+    pub(super) fn leaves_traces(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns what a sealed store keeps to be told from others; `None` in the clear.
+    pub(super) fn check(&self) -> Option<&[u8]> {
+        self.0.as_ref().map(|seal| seal.check())
+    }
+
+    /// Tells whether both are of the same store, sealed or not.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.check() == other.check()
+    }
+
+    /// Returns the bytes of a user's record that the database keeps.
+    pub(super) fn seal_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match &self.0 {
+            Some(seal) => seal.seal(Place::Record(id), record),
+            None => Ok(record.to_owned()),
+        }
+    }
+
+    /// Returns a user's record; `None` if the database has bytes that are not this user's.
+    pub(super) fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        match &self.0 {
+            Some(seal) => seal.open(Place::Record(id), &bytes),
+            None => Some(bytes),
+        }
+    }
+
+    /// Returns the bytes of a snapshot that the file keeps.
+    pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match &self.0 {
+            Some(seal) => seal.seal(Place::Snapshot, body),
+            None => Ok(body.to_owned()),
+        }
+    }
+
+    /// Returns a snapshot; `None` if the file has bytes that are not this store's.
+    pub(super) fn open_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        match &self.0 {
+            Some(seal) => seal.open(Place::Snapshot, bytes),
+            None => Some(bytes.to_owned()),
+        }
+    }
+}
+
+impl fmt::Debug for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Codec(sealed)" } else { "Codec(clear)" })
+    }
+}
+
+/// Without the feature there are no keys and no seals: values of these types cannot be made, and
+/// the compiler knows that the arms that use them are dead.
+#[cfg(not(feature = "encryption"))]
+mod none {
+    use super::*;
+
+    pub(in super::super) enum KeyBytes {}
+
+    pub(in super::super) enum Seal {}
+
+    pub(super) enum Place<'a> {
+        Record(#[allow(dead_code, reason = "nothing can be sealed")] &'a UserId),
+        Snapshot,
+    }
+
+    impl Seal {
+        pub(super) fn begin(key: &Arc<KeyBytes>, _: &str) -> Result<Self, StoreError> {
+            match **key {}
+        }
+
+        pub(super) fn fit(key: &Arc<KeyBytes>, _: &str, _: &[u8]) -> Result<Self, StoreError> {
+            match **key {}
+        }
+
+        pub(super) fn check(&self) -> &[u8] {
+            match *self {}
+        }
+
+        pub(super) fn seal(&self, _: Place<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
+            match *self {}
+        }
+
+        pub(super) fn open(&self, _: Place<'_>, _: &[u8]) -> Option<Vec<u8>> {
+            match *self {}
+        }
+    }
+}
+
+#[cfg(not(feature = "encryption"))]
+use none::{KeyBytes, Place, Seal};

@@ -1,0 +1,203 @@
+//! Turning encryption on: a store in the clear becomes a sealed one, whole and at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
+#![cfg(feature = "encryption")]
+
+mod store_support;
+
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::{Change, OnDamage, SledStore, Store, StoredUser};
+use keyfob::{Event, StoreErrorKind};
+
+use store_support::*;
+
+const USERS: u64 = 60;
+
+fn expected(number: u64) -> StoredUser {
+    let name = format!("user {number}");
+    let user = padded(user_with(&name, number, &format!("planted-{number}")), 40 * number as usize);
+    match number % 7 {
+        3 => logged_out(user),
+        5 => padded(user, 9_000),
+        _ => user,
+    }
+}
+
+/// Some users in the clear, more than a snapshot holds, with traces of earlier tokens.
+fn in_the_clear() -> Dir {
+    let dir = Dir::new();
+    let store = dir.open();
+    for number in 1..=USERS {
+        commit(&store, &[put(expected(number))]);
+    }
+    let event = Event::CurrentUserChanged { from: None, to: Some(id("user 9")) };
+    commit(&store, &[Change::Current(Some(id("user 9"))), Change::Tell(event)]);
+    commit(&store, &[Change::Location(Some("https://eu.example.org".into()))]);
+    dir
+}
+
+fn is_whole(store: &dyn Store) {
+    let users = store.users(soon()).unwrap();
+    assert_eq!(users.len() as u64, USERS);
+    for (number, user) in (1..).zip(users) {
+        assert_eq!(*user, expected(number));
+    }
+    assert_eq!(store.current(soon()).unwrap(), Some(id("user 9")));
+    assert_eq!(store.location(soon()).unwrap().as_deref(), Some("https://eu.example.org"));
+    assert_eq!(number(store), USERS + 2);
+    // The order of use came along.
+    let mut last = None;
+    let _ = store.commit(soon(), &mut |tables| {
+        last = tables.last_used(&|_| true)?.map(|user| user.id.clone());
+        Ok(vec![])
+    });
+    assert_eq!(last, Some(id("user 60")));
+}
+
+fn seal(dir: &Dir) -> SledStore {
+    dir.try_open_with(&key(), OnDamage::Refuse).unwrap()
+}
+
+#[test]
+fn a_store_in_the_clear_is_sealed_with_nothing_lost_and_nothing_left() {
+    let dir = in_the_clear();
+    assert!(!files_with(&dir.data(), "planted").is_empty());
+    let long_lived = dir.open();
+    assert_eq!(number(&long_lived), USERS + 2);
+    let store = seal(&dir);
+    is_whole(&store);
+    let recent = store.recent(Some(USERS), soon()).unwrap();
+    assert_eq!((recent.lagged, recent.events.len()), (false, 1), "events came along");
+    for text in ["planted", "e30.", "pppp", "refresh_token"] {
+        assert_eq!(files_with(&dir.data(), text), NOWHERE, "{text}");
+    }
+    assert!(!dir.data().join("db.0").exists());
+    is_whole(&seal(&dir));
+    // Who has no key is told, also in the middle of its life.
+    for error in [
+        dir.try_open_clear(OnDamage::Recover).unwrap_err(),
+        long_lived.current(soon()).unwrap_err(),
+        long_lived.commit(soon(), &mut |_| Ok(vec![])).unwrap_err(),
+        dir.try_open_with(&other_key(), OnDamage::Recover).unwrap_err(),
+    ] {
+        assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
+    }
+    is_whole(&seal(&dir));
+    assert_eq!(log_in(&store, "ada"), USERS + 3);
+}
+
+#[test]
+fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refused() {
+    let (dir, clear) = (Dir::sealed(), in_the_clear());
+    let store = dir.open();
+    log_in(&store, "ada");
+    std::fs::remove_dir_all(dir.data()).unwrap();
+    copy(&clear.data(), &dir.data());
+    let error = store.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key);
+    assert!(error.to_string().contains("in the clear although a key was given"), "{error}");
+    is_whole(&clear.open());
+}
+
+#[test]
+fn the_old_snapshot_that_a_dead_writer_left_is_replaced() {
+    let dir = in_the_clear();
+    let path = dir.data().join("snapshot");
+    let old = std::fs::read(&path).unwrap();
+    drop(seal(&dir));
+    let (count, database) = generation(&dir.data());
+    for count in [count, count + 1] {
+        std::fs::write(&path, &old).unwrap();
+        set_generation(&dir.data(), count, database);
+        is_whole(&seal(&dir));
+        assert_eq!(files_with(&dir.data(), "planted"), NOWHERE);
+    }
+}
+
+#[test]
+fn a_damaged_store_in_the_clear_is_left_to_be_repaired_without_a_key() {
+    let dir = in_the_clear();
+    std::fs::write(dir.data().join("db.0/db"), "garbage").unwrap();
+    for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
+        let error = dir.try_open_with(&key(), on_damage).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("damaged"));
+    }
+    assert!(dir.data().join("db.0/db").exists());
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    commit(&store, &[Change::Location(None)]);
+    let kept = names(&store);
+    assert!(kept.len() > 5);
+    assert_eq!(names(&seal(&dir)), kept);
+}
+
+#[test]
+fn a_database_that_lost_its_end_is_not_sealed_as_if_it_were_whole() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let before = dir.copy();
+    log_in(&dir.open(), "eve");
+    std::fs::remove_dir_all(dir.data().join("db.0")).unwrap();
+    copy(&before.data().join("db.0"), &dir.data().join("db.0"));
+    let error = dir.try_open_with(&key(), OnDamage::Recover).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
+    assert!(dir.data().join("db.0").exists());
+    assert_eq!(names(&dir.open()), ["ada", "eve"]);
+}
+
+#[test]
+fn child_process() {
+    let Some(words) = child_words() else { return };
+    say("begins");
+    let data = words[0].as_ref();
+    SledStore::open_sealed(data, APP, &key(), OnDamage::Refuse, soon()).unwrap();
+    say("sealed");
+}
+
+#[test]
+fn a_kill_while_it_is_sealed_loses_nothing_and_leaves_nothing() {
+    let mut random = Random::from_env();
+    let origin = in_the_clear();
+    let (mut sealed, mut clear) = (0, 0);
+    for round in 0..30 {
+        let dir = origin.copy();
+        let mut child = spawn_child(&[dir.data().to_str().unwrap()]);
+        assert_eq!(child.hear().as_deref(), Some("begins"));
+        thread::sleep(Duration::from_micros(random.below(60_000)));
+        child.kill();
+        // Both ways on: with the key it is sealed now, whatever it was; without, it is one of two.
+        if round % 2 == 0 {
+            match dir.try_open_clear(OnDamage::Refuse) {
+                Ok(store) => {
+                    is_whole(&store);
+                    clear += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
+                    sealed += 1;
+                }
+            }
+        }
+        is_whole(&seal(&dir));
+        assert_eq!(files_with(&dir.data(), "planted"), NOWHERE, "{round}");
+    }
+    println!("{clear} in the clear, {sealed} sealed");
+}
+
+#[test]
+fn two_processes_that_seal_together_end_with_one_sealed_store() {
+    let origin = in_the_clear();
+    for _ in 0..5 {
+        let dir = origin.copy();
+        let data = dir.data().to_str().unwrap().to_owned();
+        let mut children: Vec<_> = (0..4).map(|_| spawn_child(&[&data])).collect();
+        for child in &mut children {
+            assert_eq!(child.hear().as_deref(), Some("begins"));
+            assert_eq!(child.hear().as_deref(), Some("sealed"));
+        }
+        is_whole(&seal(&dir));
+        assert_eq!(generation(&dir.data()).1, 1, "once");
+    }
+}
