@@ -344,3 +344,30 @@ fn a_location_that_cannot_be_told_now_is_asked_for_again() {
     session.log_in(&password()).unwrap();
     assert_eq!(script.count(LOCATION), asked + 1, "a backend without the question is where it is");
 }
+
+#[test]
+fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1"}));
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
+    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (inner, gone) = (script.clone(), moved.clone());
+    let session = builder(&script, &clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            let gone = gone.load(std::sync::atomic::Ordering::SeqCst);
+            if gone && request.url().starts_with("http://localhost:1/") {
+                let kind = TransportErrorKind::Connect;
+                return Err(keyfob::TransportError::new(kind, "http://localhost:1"));
+            }
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    let user = session.log_in(&password()).unwrap();
+    moved.store(true, std::sync::atomic::Ordering::SeqCst);
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:2"}));
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
+    assert_eq!(script.count(LOCATION), 2);
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
+    assert_eq!(script.count(LOCATION), 2, "the new one is remembered");
+}
