@@ -614,3 +614,19 @@ fn numbered(number: u64) -> Vec<Change> {
     counter.epoch = number;
     vec![put(counter), Change::Current(Some(id("counter"))), put(user("guest", 1))]
 }
+
+#[test]
+fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
+    let (dir, _) = with_history();
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    let config = sled::Config::new().path(database(&dir)).segment_size(512 * 1024);
+    config.open().unwrap().insert(b"meta/seal\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
+    for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
+        let error = dir.try_open(on_damage).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Key);
+        assert!(error.to_string().contains("the store is sealed, open it with its key"), "{error}");
+        let advice = error.to_string().contains("feature `encryption`");
+        assert_eq!(advice, cfg!(not(feature = "encryption")), "{error}");
+        assert!(database(&dir).exists());
+    }
+}
