@@ -47,6 +47,11 @@ impl Deadline {
         Self(now.checked_add(duration.min(CENTURY)).unwrap_or(now))
     }
 
+    /// Returns a deadline that has passed: for what may be tried once and not waited for.
+    pub fn passed() -> Self {
+        Self(*START)
+    }
+
     /// Returns the time that is left, zero once it has passed.
     pub fn remaining(&self) -> Duration {
         self.0.saturating_duration_since(Instant::now())

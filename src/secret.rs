@@ -5,8 +5,9 @@
 //! earlier is out of its reach.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// A secret text: a password, a token, the value of an API key.
+/// A secret text: a password, a token, the value of an API key. Clones share one copy of it.
 ///
 /// `Debug` prints `Secret(..)` and there is no `Display`; the text is had with [`Secret::expose`]
 /// alone, so that a search for that word finds every place where it leaves its wrapper.
@@ -19,17 +20,21 @@ use std::fmt;
 /// assert_eq!(format!("{password:?}"), "Secret(..)");
 /// ```
 #[derive(Clone, Eq, Hash, PartialEq)]
-pub struct Secret(String);
+pub struct Secret(Arc<Text>);
+
+/// The text, overwritten with the last of its clones.
+#[derive(Eq, Hash, PartialEq)]
+struct Text(String);
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Arc::new(Text(text.into())))
     }
 
     /// Returns the text itself. Keep it out of logs, errors and command lines.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.0.0
     }
 }
 
@@ -41,7 +46,7 @@ impl From<&str> for Secret {
 
 impl From<String> for Secret {
     fn from(text: String) -> Self {
-        Self(text)
+        Self::new(text)
     }
 }
 
@@ -51,7 +56,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Drop for Secret {
+impl Drop for Text {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.0).into_bytes();
         bytes.fill(0);

@@ -71,11 +71,11 @@ impl Claims {
         Ok(Self { issued_at: payload.iat, expires_at: payload.exp })
     }
 
-    /// Returns how long before its expiry the token should be replaced: a fifth of its life, at
-    /// least 5 s and at most 5 min, but never more than half of its life.
-    pub(crate) fn margin(&self) -> Duration {
-        let life = self.lifetime();
-        (life / 5).clamp(Duration::from_secs(5), Duration::from_secs(300)).min(life / 2)
+    /// Returns how long before its expiry the token should be replaced, in milliseconds: a fifth of
+    /// its life, at least 5 s and at most 5 min, but never more than half of its life.
+    fn margin(&self) -> i64 {
+        let life = self.expires_at.saturating_sub(self.issued_at).max(0).saturating_mul(1000);
+        (life / 5).clamp(5_000, 300_000).min(life / 2)
     }
 
     /// Tells whether a refresh token's own end is near, at a time by the backend's clock in
@@ -96,12 +96,14 @@ impl Claims {
     /// to 255, so that not everybody refreshes in the same second.
     pub(crate) fn freshness(&self, now: i64, early: u8) -> Freshness {
         let left = self.expires_at.saturating_mul(1000).saturating_sub(now);
-        let Ok(left @ 1..) = u64::try_from(left) else { return Freshness::Expired };
-        let left = Duration::from_millis(left);
         let margin = self.margin();
         // A tenth of the margin at most, so that half of the token's life is always fresh.
-        let window = margin - margin * u32::from(early) / 2550;
-        if left > window { Freshness::Fresh } else { Freshness::Due(left) }
+        let window = margin - margin * i64::from(early) / 2550;
+        match left {
+            ..1 => Freshness::Expired,
+            left if left > window => Freshness::Fresh,
+            left => Freshness::Due(Duration::from_millis(left.unsigned_abs())),
+        }
     }
 }
 
@@ -315,9 +317,9 @@ mod tests {
     #[test]
     fn margin_is_a_fifth_of_the_life_within_bounds() {
         for (lifetime, margin) in
-            [(1800, 300.0), (600, 120.0), (60, 12.0), (12, 5.0), (6, 3.0), (0, 0.0)]
+            [(1800, 300_000), (600, 120_000), (60, 12_000), (12, 5_000), (6, 3_000), (0, 0)]
         {
-            assert_eq!(claims(lifetime).margin().as_secs_f64(), margin, "{lifetime}");
+            assert_eq!(claims(lifetime).margin(), margin, "{lifetime}");
         }
     }
 

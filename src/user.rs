@@ -131,7 +131,10 @@ impl User {
     /// out then. Any other error leaves the user logged in; [`Error::is_retryable`] tells whether
     /// trying again can help.
     pub fn valid_access_token(&self) -> Result<AccessToken> {
-        self.session.inner.valid_access_token(&self.id, self.session.deadline())
+        match self.session.inner.fresh_token(&self.id) {
+            Some(token) => Ok(token),
+            None => self.session.inner.valid_access_token(&self.id, self.session.deadline()),
+        }
     }
 
     /// Gets a new access token, also if the stored one is still fresh.

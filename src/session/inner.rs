@@ -74,7 +74,8 @@ impl Inner {
     /// Returns the time by the wall clock here, in milliseconds since the epoch.
     pub(super) fn now(&self) -> i64 {
         let since = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        seconds.saturating_mul(1000).saturating_add(i64::from(since.subsec_millis()))
     }
 
     /// Returns a user's record.

@@ -142,7 +142,8 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 ///    as the store keeps anything). An error means that nothing was changed.
 /// 2. Each commit that changes something has the number of the one before plus one, across all
 ///    who share the store. Reads never go back behind a commit that this process made or saw.
-/// 3. Reads wait for no writer where they can help it, and never longer than the deadline.
+/// 3. Reads wait for no writer where they can help it, and never longer than the deadline. With one
+///    that has passed they are tried once, and say what is at hand or fail.
 /// 4. `refresh_flight` gives a user's flight to one holder at a time, across all who share the
 ///    store, and a holder that dies loses it. Flights of different users may exclude each other.
 /// 5. No error and no `Debug` shows a token.

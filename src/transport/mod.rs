@@ -7,6 +7,7 @@ mod ureq;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use self::ureq::UreqTransport;
 use crate::clock::Deadline;
@@ -56,7 +57,7 @@ pub struct Request {
     pub(crate) method: Method,
     pub(crate) url: String,
     pub(crate) bearer: Option<Secret>,
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) body: Option<Arc<Vec<u8>>>,
     pub(crate) deadline: Deadline,
     pub(crate) fresh: bool,
     pub(crate) limit: u64,
@@ -101,7 +102,7 @@ impl Request {
     /// Returns the body, which is JSON. Without one no `Content-Type` is sent either: Flowerbase
     /// refuses an empty body that claims to be JSON.
     pub fn body(&self) -> Option<&[u8]> {
-        self.body.as_deref()
+        self.body.as_ref().map(|body| body.as_slice())
     }
 
     /// Returns the moment by which the answer must be whole.
@@ -175,7 +176,7 @@ impl fmt::Debug for Request {
             .field("method", &self.method)
             .field("url", &self.url)
             .field("bearer", &self.bearer)
-            .field("body_len", &self.body.as_ref().map(Vec::len))
+            .field("body_len", &self.body.as_ref().map(|body| body.len()))
             .finish_non_exhaustive()
     }
 }

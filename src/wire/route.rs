@@ -1,6 +1,7 @@
 //! What can be asked of the backend: routes with their bodies.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ pub(crate) struct Route {
     /// The path below the location.
     pub(crate) path: String,
     pub(crate) bearer: Bearer,
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) body: Option<Arc<Vec<u8>>>,
     /// Whether sending it twice does no harm.
     pub(crate) repeatable: bool,
     /// How many bytes the answer may have.
@@ -61,7 +62,7 @@ impl Route {
 
     fn body(self, body: &impl Serialize) -> Self {
         // A tree of strings and numbers always has a text.
-        Self { body: serde_json::to_vec(body).ok(), ..self }
+        Self { body: serde_json::to_vec(body).ok().map(Arc::new), ..self }
     }
 
     fn repeatable(self) -> Self {
@@ -229,7 +230,7 @@ impl Route {
         body.push(b'}');
         let path = format!("{CLIENT}/app/{}/functions/call", segment(app));
         let route = Self::new("call the function", Method::Post, path).bearer(Bearer::Access);
-        Self { body: Some(body), limit: MAX_RESULT, ..route }
+        Self { body: Some(Arc::new(body)), limit: MAX_RESULT, ..route }
     }
 }
 
@@ -311,7 +312,7 @@ mod tests {
     use super::*;
 
     fn body(route: &Route) -> Value {
-        serde_json::from_slice(route.body.as_deref().unwrap()).unwrap()
+        serde_json::from_slice(route.body.as_ref().unwrap()).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
@@ -25,11 +25,7 @@ impl Files {
     pub(super) fn make(dir: &Path) -> Result<Self, StoreError> {
         make_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
         // Absolute, so that a later change of the working directory is no change of the store.
-        let dir = dir.canonicalize().map_err(|error| failed("find the directory", dir, error))?;
-        if !dir.is_dir() {
-            let reason = "the data directory is a file, choose another path";
-            return Err(StoreError::new(StoreErrorKind::Access, reason).at(dir));
-        }
+        let dir = absolute(dir).map_err(|error| failed("find the directory", dir, error))?;
         Ok(Self { dir })
     }
 
@@ -160,6 +156,9 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes a directory and its parents, open to nobody but their owner.
 pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -3,7 +3,10 @@
 //! Locks and syncs of network file systems keep too few promises for a store that several
 //! processes write.
 
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -20,14 +23,12 @@ const NETWORK: &[&str] = &[
     "fuse.rclone",
     "fuse.s3fs",
     "fuse.sshfs",
-    "gfs2",
     "glusterfs",
     "gpfs",
     "lustre",
     "ncpfs",
     "nfs",
     "nfs4",
-    "ocfs2",
     "orangefs",
     "smb3",
     "smbfs",
@@ -35,12 +36,16 @@ const NETWORK: &[&str] = &[
 
 /// Refuses a directory on a network file system, where the system can tell.
 pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
-    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(()) };
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     // The directory may not be there yet; its nearest parent says where it will be.
-    let Some(parent) = absolute.ancestors().find_map(|path| path.canonicalize().ok()) else {
+    let parent = absolute.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
+    let Some((parent, metadata)) = parent else { return Ok(()) };
+    // The list of mounts takes longer to read than all the rest of opening a store.
+    if is_on_block_device(&metadata) {
         return Ok(());
-    };
+    }
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(()) };
+    let Ok(parent) = parent.canonicalize() else { return Ok(()) };
     match file_system(&mounts, &parent) {
         Some(kind) if NETWORK.contains(&kind) => {
             let reason = format!(
@@ -51,6 +56,31 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Tells whether a file lies on a block device, which no network file system has.
+///
+/// Source: `sysfs(5)`; `/sys/dev/block` has an entry for each, `major:minor`.
+#[cfg(target_os = "linux")]
+fn is_on_block_device(metadata: &Metadata) -> bool {
+    /// The one that was found last; there is rarely another.
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    let device = std::os::linux::fs::MetadataExt::st_dev(metadata);
+    if KNOWN.load(Ordering::Relaxed) == device {
+        return true;
+    }
+    let major = (device >> 8) & 0xfff | (device >> 32) & 0xffff_f000;
+    let minor = device & 0xff | (device >> 12) & 0xffff_ff00;
+    let is_one = Path::new(&format!("/sys/dev/block/{major}:{minor}")).exists();
+    if is_one {
+        KNOWN.store(device, Ordering::Relaxed);
+    }
+    is_one
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_on_block_device(_: &Metadata) -> bool {
+    false
 }
 
 /// Returns the type of the file system that holds the path.
