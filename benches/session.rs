@@ -5,6 +5,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench may panic")]
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -110,6 +113,35 @@ mod open_and_know_the_current_user {
         let Live { server, dir, user } = &*LIVE;
         bencher.bench_local(|| {
             assert_eq!(open(server, dir).current_user().unwrap().as_ref(), Some(user));
+        });
+    }
+}
+
+/// The same, among many users. The store is put together by hand.
+mod open_among_users {
+    use super::*;
+
+    const USERS: [usize; 4] = [1, 100, 10_000, 100_000];
+
+    #[divan::bench(args = USERS)]
+    fn floor(bencher: divan::Bencher<'_, '_>, users: usize) {
+        let dir = support::populated(users);
+        bencher.bench_local(|| {
+            let generation = std::fs::read(dir.join("generation")).unwrap();
+            let snapshot = std::fs::read(dir.join("snapshot")).unwrap();
+            let index = snapshot.split(|byte| *byte == b'\n').nth(1).unwrap();
+            let parsed = serde_json::from_slice::<serde_json::Value>(index).unwrap();
+            (generation, parsed.is_object())
+        });
+    }
+
+    #[divan::bench(args = USERS)]
+    fn session(bencher: divan::Bencher<'_, '_>, users: usize) {
+        let dir = support::populated(users);
+        bencher.bench_local(|| {
+            let session = Session::builder("app", "http://localhost").store(support::open(&dir));
+            let user = session.open().unwrap().current_user().unwrap();
+            assert_eq!(user.unwrap().id().as_str(), support::id(0));
         });
     }
 }
