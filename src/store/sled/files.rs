@@ -46,6 +46,10 @@ impl Files {
         self.dir.join("lock")
     }
 
+    pub(super) fn turn(&self) -> PathBuf {
+        self.dir.join("lock.next")
+    }
+
     pub(super) fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
     }

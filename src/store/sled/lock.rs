@@ -16,6 +16,9 @@ use crate::store::gate::Gate;
 /// The longest sleep between two attempts.
 const LONGEST_SLEEP: Duration = Duration::from_millis(2);
 
+/// The same for the one whose turn is next, of whom there is only one.
+const SHORT_SLEEP: Duration = Duration::from_micros(200);
+
 /// An exclusive lock on a file, released when it is dropped or when the process ends.
 #[derive(Debug)]
 pub(super) struct FileLock(File);
@@ -24,7 +27,21 @@ impl FileLock {
     /// Locks the file, which is made if need be. `None` means that somebody else held it until
     /// the deadline; with one that has passed it is tried once.
     pub(super) fn take(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
-        let mut naps = Naps::until(deadline);
+        Self::take_napping(path, Naps::until(deadline))
+    }
+
+    /// Locks a file that many take again and again. Whoever waits for it holds `turn` meanwhile,
+    /// and who has just had it must get that first: nobody is overtaken by the same one twice.
+    pub(super) fn take_in_turn(
+        path: &Path,
+        turn: &Path,
+        deadline: Deadline,
+    ) -> Result<Option<Self>, StoreError> {
+        let Some(_turn) = Self::take(turn, deadline)? else { return Ok(None) };
+        Self::take_napping(path, Naps { longest: SHORT_SLEEP, ..Naps::until(deadline) })
+    }
+
+    fn take_napping(path: &Path, mut naps: Naps) -> Result<Option<Self>, StoreError> {
         loop {
             // Opened anew each time: the file may have been deleted, and a lock on a file that
             // has lost its name excludes nobody.
@@ -65,15 +82,16 @@ impl Drop for FileLock {
     }
 }
 
-/// Sleeps that grow up to two milliseconds, until a deadline.
+/// Sleeps that grow, up to two milliseconds as a rule, until a deadline.
 pub(super) struct Naps {
     deadline: Deadline,
     next: Duration,
+    longest: Duration,
 }
 
 impl Naps {
     pub(super) fn until(deadline: Deadline) -> Self {
-        Self { deadline, next: Duration::from_micros(50) }
+        Self { deadline, next: Duration::from_micros(50), longest: LONGEST_SLEEP }
     }
 
     /// Sleeps a little; `false` means that the time is up.
@@ -83,7 +101,7 @@ impl Naps {
             return false;
         }
         thread::sleep(self.next.min(left));
-        self.next = (self.next * 2).min(LONGEST_SLEEP);
+        self.next = (self.next * 2).min(self.longest);
         true
     }
 }

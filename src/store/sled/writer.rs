@@ -81,7 +81,7 @@ impl<'a> Hold<'a> {
             return Err(store.busy("another thread of this process was writing"));
         };
         store.files.make_again()?;
-        match FileLock::take(&store.files.lock(), deadline)? {
+        match FileLock::take_in_turn(&store.files.lock(), &store.files.turn(), deadline)? {
             Some(lock) => Ok(Self { store, _lock: lock, _pass: pass }),
             None => Err(store.busy("another process held the lock on the data directory")),
         }
