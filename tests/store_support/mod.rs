@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "it is a module of several test binaries")]
 
+pub mod strace;
+
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -247,7 +249,17 @@ impl Random {
 /// Starts this test binary again as a child that runs `child_process` with these words. Its own
 /// lines on standard output begin with `>`.
 pub fn spawn_child(words: &[&str]) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    spawn(Command::new(std::env::current_exe().unwrap()), words)
+}
+
+/// The same for a command to which this test binary and its arguments are appended.
+pub fn spawn_child_under(mut command: Command, words: &[&str]) -> Child {
+    command.arg(std::env::current_exe().unwrap());
+    spawn(command, words)
+}
+
+fn spawn(mut command: Command, words: &[&str]) -> Child {
+    let mut child = command
         .args(["child_process", "--exact", "--nocapture", "--test-threads=1"])
         .env("KEYFOB_CHILD", words.join("\n"))
         .stdin(Stdio::piped())

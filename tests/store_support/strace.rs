@@ -1,0 +1,88 @@
+//! Children under `strace`, which can kill them at any one of their system calls, or write down
+//! what they did to the disk.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The system calls that change what is on disk, or who holds a lock. A question mark: not every
+/// kind of machine has it.
+const CALLS: &[&str] = &[
+    "?chmod",
+    "?fchmod",
+    "?fchmodat",
+    "?fdatasync",
+    "?flock",
+    "?fsync",
+    "?ftruncate",
+    "?mkdir",
+    "?mkdirat",
+    "?open",
+    "?openat",
+    "?pwrite64",
+    "?rename",
+    "?renameat",
+    "?renameat2",
+    "?rmdir",
+    "?sync_file_range",
+    "?unlink",
+    "?unlinkat",
+    "?write",
+];
+
+/// A system call of a traced child.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The thread that made it.
+    pub thread: u32,
+    pub name: String,
+    /// The arguments, and the result if the line has it.
+    pub rest: String,
+}
+
+/// Tells whether children can be traced here. `KEYFOB_STRACE=1` demands it.
+pub fn is_there() -> bool {
+    let is_demanded = std::env::var_os("KEYFOB_STRACE").is_some_and(|value| value == "1");
+    let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    let works = tried.as_ref().is_ok_and(|done| done.status.success());
+    assert!(works || !is_demanded, "strace does not work here: {tried:?}");
+    if !works {
+        println!("NOT TESTED: strace is not installed, or may not trace");
+    }
+    works
+}
+
+/// A command that runs what is appended to it, and writes down its calls.
+pub fn record(to: &Path) -> Command {
+    let mut command = strace();
+    command.arg("--seccomp-bpf");
+    command.arg("-o").arg(to).arg("-e").arg(format!("trace={}", CALLS.join(",")));
+    command
+}
+
+/// A command that runs what is appended to it, and kills it as one of its threads begins its
+/// `when`th call of this name.
+pub fn kill_at(call: &str, when: usize) -> Command {
+    // Not with `--seccomp-bpf`: it is faster, but strace 6.1 loses count.
+    let mut command = strace();
+    command.args(["-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:signal=KILL:when={when}")]);
+    command
+}
+
+fn strace() -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq"]);
+    command
+}
+
+/// Reads what [`record`] wrote: the calls in the order in which they began.
+pub fn calls(recorded: &str) -> Vec<Call> {
+    let call = |line: &str| {
+        let (thread, rest) = line.split_once(' ')?;
+        let (name, rest) = rest.trim_start().split_once('(')?;
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let (name, rest) = (name.to_owned(), rest.to_owned());
+        is_name.then_some(Call { thread: thread.parse().ok()?, name, rest })
+    };
+    recorded.lines().filter_map(call).collect()
+}
