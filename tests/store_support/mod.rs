@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "it is a module of several test binaries")]
 
+pub mod disk;
 pub mod strace;
 
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -193,6 +194,39 @@ pub fn names(store: &dyn Store) -> Vec<String> {
 
 pub fn number(store: &dyn Store) -> u64 {
     store.recent(None, soon()).unwrap().number
+}
+
+/// The changes of the commit with this number. The state after it follows from the number alone:
+/// who is there, and who is logged in.
+pub fn step(number: u64) -> Vec<Change> {
+    let mut counter = padded(user("counter", 1), (number % 5 * 1_500) as usize);
+    counter.epoch = number;
+    let mut changes = vec![put(counter), Change::Current(Some(id("counter")))];
+    let guest = || user_with("guest", number, "guests-own");
+    match number % 4 {
+        1 => changes.push(put(guest())),
+        3 => changes.push(put(logged_out(guest()))),
+        _ => {}
+    }
+    if number % 16 == 8 {
+        changes.push(Change::Remove(id("guest")));
+    }
+    changes
+}
+
+/// Checks that the state is the one that [`step`] made of its number, and returns the number and
+/// whether the guest is logged in.
+pub fn check_steps(store: &dyn Store) -> (u64, bool) {
+    let reached = number(store);
+    if reached == 0 {
+        assert!(names(store).is_empty());
+        return (0, false);
+    }
+    assert_eq!(store.current(soon()).unwrap(), Some(id("counter")));
+    assert_eq!(get(store, "counter").unwrap().epoch, reached);
+    let guest = get(store, "guest").is_some_and(|guest| guest.is_logged_in());
+    assert_eq!(guest, matches!(reached % 4, 1 | 2), "{reached}");
+    (reached, guest)
 }
 
 /// All files below a directory.

@@ -59,6 +59,13 @@ pub fn record(to: &Path) -> Command {
     command
 }
 
+/// The same with everything in the calls: all that is written, and which file is meant.
+pub fn record_all(to: &Path) -> Command {
+    let mut command = record(to);
+    command.args(["-y", "-xx", "-s", "100000000"]);
+    command
+}
+
 /// A command that runs what is appended to it, and kills it as one of its threads begins its
 /// `when`th call of this name.
 pub fn kill_at(call: &str, when: usize) -> Command {

@@ -272,6 +272,10 @@ impl Database {
 
     /// Writes whose users these are, and whether they are sealed, into a database without any.
     pub(super) fn begin(&mut self, app: &str, codec: Codec) -> Result<(), StoreError> {
+        // sled writes it once, never syncs it, and refuses to open a database where it is torn.
+        let conf = self.path.join("conf");
+        let sync = File::options().write(true).open(&conf).and_then(|conf| conf.sync_all());
+        sync.map_err(|error| failed("sync the database", &conf, error))?;
         let mut batch = sled::Batch::default();
         self.put(&mut batch, APP, Some(app.as_bytes()))?;
         self.put(&mut batch, SEAL, codec.check())?;

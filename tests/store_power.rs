@@ -1,0 +1,141 @@
+//! Power cuts: whatever of the last writes the disk forgets, what was acknowledged is there and the
+//! store opens.
+//!
+//! A process is recorded while it commits, and its writes are played back up to any point, with
+//! those that were not synced lost, kept or torn. `KEYFOB_CUTS` says how many cuts there are,
+//! `KEYFOB_SEED` repeats the choices of a run.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
+
+mod store_support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use keyfob::store::{Change, OnDamage, SledStore};
+
+use store_support::disk::{Disk, Loss};
+use store_support::*;
+
+/// More commits than there are between two removals, see [`step`].
+const COMMITS: u64 = 20;
+
+#[test]
+fn child_process() {
+    let Some(words) = child_words() else { return };
+    let data = words[1].as_ref();
+    let store = match &*words[0] {
+        #[cfg(feature = "encryption")]
+        "sealed" => SledStore::open_sealed(data, APP, &key(), OnDamage::Refuse, soon()),
+        _ => SledStore::open(data, APP, OnDamage::Refuse, soon()),
+    };
+    let (store, is_full) = (store.unwrap(), words[0] == "full");
+    for _ in 0..COMMITS {
+        say(commit_numbered(&store, |number| numbered(number, is_full)));
+    }
+}
+
+/// As [`step`], among more users than the snapshot holds.
+fn numbered(number: u64, is_full: bool) -> Vec<Change> {
+    let mut changes = step(number);
+    if is_full && number == 1 {
+        changes.extend((0..40).map(|at| put(padded(user(&format!("user {at}"), 1), 2_000))));
+    }
+    changes
+}
+
+#[test]
+fn a_power_cut_loses_no_acknowledged_commit() {
+    cut("clear", Dir::new, 5);
+}
+
+#[test]
+fn a_power_cut_loses_no_acknowledged_commit_beyond_the_snapshot() {
+    cut("full", Dir::new, 1);
+}
+
+#[cfg(feature = "encryption")]
+#[test]
+fn a_power_cut_loses_no_acknowledged_commit_of_a_sealed_store() {
+    cut("sealed", Dir::sealed, 2);
+}
+
+fn cut(role: &str, dir: fn() -> Dir, share: u64) {
+    if !strace::is_there() {
+        return;
+    }
+    let cuts = std::env::var("KEYFOB_CUTS").map_or(240, |cuts| cuts.parse().unwrap()) * share / 8;
+    let mut random = Random::from_env();
+    let recorded = record(role, &dir());
+    // After each call that changed something or acknowledged it, in every way; or some of these.
+    let mut disk = Disk::new(&recorded.root);
+    let mut all = Vec::new();
+    for (at, line) in recorded.lines.iter().enumerate() {
+        let (said, changed) = disk.follow(line);
+        if changed || said.is_some() {
+            all.extend(Loss::EVERY.map(|loss| (at, loss)));
+        }
+    }
+    println!("{cuts} cuts, {} points", all.len());
+    let mut planned = vec![Vec::new(); recorded.lines.len()];
+    for cut in 0..cuts {
+        let last = all.len() as u64;
+        let (at, loss) = all[if cuts < last { random.below(last) } else { cut % last } as usize];
+        planned[at].push(loss);
+    }
+    let mut disk = Disk::new(&recorded.root);
+    let mut acknowledged = 0;
+    let mut failures = Vec::new();
+    for (line, losses) in recorded.lines.iter().zip(planned) {
+        let (said, _) = disk.follow(line);
+        if let Some((_, number)) = said.as_deref().and_then(|said| said.trim().split_once('>')) {
+            acknowledged = number.parse().unwrap();
+        }
+        for loss in losses {
+            let dir = dir();
+            disk.cut(loss, &mut random, dir.path());
+            let survives = AssertUnwindSafe(|| check(&dir, acknowledged));
+            if catch_unwind(survives).is_err() {
+                let line: String = line.chars().take(60).collect();
+                failures.push(format!("{loss:?} after {acknowledged} at {line}"));
+            }
+        }
+    }
+    assert_eq!(acknowledged, COMMITS);
+    assert!(failures.is_empty(), "{} of {cuts}: {failures:#?}", failures.len());
+}
+
+/// What a writer did, and in which directory.
+struct Recorded {
+    root: std::path::PathBuf,
+    lines: Vec<String>,
+}
+
+fn record(role: &str, dir: &Dir) -> Recorded {
+    let calls = dir.path().join("calls");
+    let data = dir.data();
+    let words = [role, data.to_str().unwrap()];
+    let mut child = spawn_child_under(strace::record_all(&calls), &words);
+    while child.hear().is_some() {}
+    assert!(child.child.wait().unwrap().success());
+    let lines = std::fs::read_to_string(&calls).unwrap();
+    let root = dir.path().to_owned();
+    let first = lines.lines().position(|line| line.contains("mkdir"));
+    let lines = lines.lines().skip(first.unwrap()).map(str::to_owned).collect();
+    Recorded { root, lines }
+}
+
+/// Demands that the store is what it was after the newest commit that was acknowledged, or after
+/// the next one, and that it goes on.
+fn check(dir: &Dir, acknowledged: u64) {
+    let store = dir.open();
+    let (reached, guest) = check_steps(&store);
+    assert!((acknowledged..=acknowledged + 1).contains(&reached), "{reached} {acknowledged}");
+    let next = commit(&store, &[Change::Location(Some("here".into()))]);
+    assert_eq!(next, reached + 1);
+    if !guest {
+        assert_eq!(files_with(dir.path(), "guests-own"), NOWHERE);
+    }
+    drop(store);
+    assert_eq!(number(&dir.open()), next);
+}
