@@ -3,7 +3,8 @@
 //!
 //! A process is recorded while it commits, and its writes are played back up to any point, with
 //! those that were not synced lost, kept or torn. `KEYFOB_CUTS` says how many cuts there are,
-//! `KEYFOB_SEED` repeats the choices of a run.
+//! `KEYFOB_SEED` repeats the choices of a run. With `KEYFOB_IMAGE_CUTS`, and the right to mount, the
+//! image of a real file system is copied while its writer is stopped, and mounted.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
@@ -11,6 +12,10 @@
 mod store_support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use keyfob::store::{Change, OnDamage, SledStore};
 
@@ -30,7 +35,8 @@ fn child_process() {
         _ => SledStore::open(data, APP, OnDamage::Refuse, soon()),
     };
     let (store, is_full) = (store.unwrap(), words[0] == "full");
-    for _ in 0..COMMITS {
+    let commits = if words[0] == "endless" { u64::MAX } else { COMMITS };
+    for _ in 0..commits {
         say(commit_numbered(&store, |number| numbered(number, is_full)));
     }
 }
@@ -138,4 +144,83 @@ fn check(dir: &Dir, acknowledged: u64) {
     }
     drop(store);
     assert_eq!(number(&dir.open()), next);
+}
+
+/// A file system in a file, mounted until it is dropped.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn new(image: &Path, at: &'a Path) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]);
+        Self(at)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // Lazily: after a failure the store is still open.
+        run("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+fn run(command: &str, arguments: &[&str]) {
+    let done = Command::new(command).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{command} {arguments:?}: {done:?}");
+}
+
+/// Waits until every thread of a process is stopped.
+fn stop(process: u32) {
+    run("kill", &["-STOP", &process.to_string()]);
+    let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    while !std::fs::read_dir(format!("/proc/{process}/task")).unwrap().all(is_stopped) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_power_cut_of_a_real_file_system_loses_no_acknowledged_commit() {
+    let Ok(cuts) = std::env::var("KEYFOB_IMAGE_CUTS") else {
+        return println!("not asked for: KEYFOB_IMAGE_CUTS says no number");
+    };
+    let cuts: u64 = cuts.parse().unwrap();
+    let mut random = Random::from_env();
+    let dir = Dir::new();
+    let [image, copy] = ["image", "copy"].map(|name| dir.path().join(name));
+    let [at, again] = ["at", "again"].map(|name| dir.path().join(name));
+    std::fs::File::create(&image).unwrap().set_len(24 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
+    let _mounted = Mounted::new(&image, &at);
+    let data = at.join("data");
+    let (mut reached, mut unfinished) = (0, 0);
+    for cut in 0..cuts {
+        let mut child = spawn_child(&["endless", data.to_str().unwrap()]);
+        let mut heard = reached;
+        for _ in 0..random.below(5) {
+            heard = child.hear().unwrap().parse().unwrap();
+        }
+        // Let it get anywhere within the next commit, or within its start.
+        thread::sleep(Duration::from_micros(random.below(9_000)));
+        stop(child.child.id());
+        std::fs::copy(&image, &copy).unwrap();
+        child.kill();
+        while let Some(line) = child.hear() {
+            heard = line.parse().unwrap();
+        }
+        let mounted = Mounted::new(&copy, &again);
+        let left = again.join("data");
+        unfinished += u32::from(left.join("generation").exists() && generation(&left).0 % 2 == 1);
+        let store = SledStore::open(&left, APP, OnDamage::Refuse, soon()).unwrap();
+        let (found, _) = check_steps(&store);
+        assert!((heard..=heard + 1).contains(&found), "cut {cut}: {found} after {heard}");
+        assert_eq!(commit(&store, &[Change::Location(Some("here".into()))]), found + 1);
+        drop((store, mounted));
+        // The writer that was killed may have come one commit further than the copy.
+        reached = check_steps(&SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap()).0;
+        assert!((heard..=heard + 1).contains(&reached), "cut {cut}: {reached} after {heard}");
+    }
+    println!("{cuts} cuts, {unfinished} within a commit, {reached} commits");
 }
