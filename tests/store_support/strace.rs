@@ -76,6 +76,15 @@ pub fn kill_at(call: &str, when: usize) -> Command {
     command
 }
 
+/// A command that runs what is appended to it, stops it once it has opened this file for the first
+/// time, and writes down how it goes on with it.
+pub fn stop_after_opening(file: &Path, log: &Path) -> Command {
+    let mut command = strace();
+    command.arg("-o").arg(log).arg("-P").arg(file);
+    command.args(["-e", "trace=openat,flock", "-e", "inject=openat:signal=STOP:when=1"]);
+    command
+}
+
 fn strace() -> Command {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq"]);
