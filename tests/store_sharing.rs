@@ -5,7 +5,7 @@
 
 mod store_support;
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,6 +107,8 @@ fn a_thread_that_waits_for_another_one_is_told_so_when_its_time_is_up() {
                 Ok(Vec::new())
             })
         });
+        // Dropped if this fails, so that the holder ends as well.
+        let leave = leave;
         is_inside.recv().unwrap();
         for patience in [now(), Deadline::after(Duration::from_millis(50))] {
             let error = store.commit(patience, &mut |_| panic!("not to be asked")).unwrap_err();
@@ -124,7 +126,6 @@ fn a_thread_that_waits_for_another_one_is_told_so_when_its_time_is_up() {
 
 /// Starts children all the time, each of which keeps copies of all open files for a while: it
 /// looks for its program in many places.
-#[cfg(unix)]
 fn start_children(until: &AtomicBool) {
     let places = vec!["/nowhere"; 5_000].join(":");
     while !until.load(Ordering::Relaxed) {
@@ -142,7 +143,6 @@ impl Drop for Done<'_> {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn a_lock_that_was_given_back_is_free_although_children_are_being_started() {
     let dir = Dir::new();
@@ -160,7 +160,6 @@ fn a_lock_that_was_given_back_is_free_although_children_are_being_started() {
     });
 }
 
-#[cfg(unix)]
 #[test]
 fn threads_commit_although_children_are_being_started() {
     let dir = Dir::new();
@@ -183,6 +182,8 @@ fn threads_commit_although_children_are_being_started() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
+    use std::io::Write;
+
     if !strace::is_there() {
         return;
     }

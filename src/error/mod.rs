@@ -172,7 +172,9 @@ pub enum StoreErrorKind {
     Busy,
     /// The data is damaged. The old bytes are kept; the error names where.
     Damaged,
-    /// The session was opened before this process was forked off; open one in the child.
+    /// The session was opened before this process was forked off. The child may open one of its
+    /// own; if the parent had written to any store by then, that one can only read, and a new
+    /// program (`exec`) is the way to write.
     Forked,
     /// The disk is full.
     Full,

@@ -468,15 +468,23 @@ impl Drop for Database {
     }
 }
 
+/// The process in which sled ran first; 0 while it has not.
+static FIRST: AtomicU32 = AtomicU32::new(0);
+
+/// Tells whether sled ran before this process was forked off, so that it cannot run here.
+pub(super) fn ran_in_parent() -> bool {
+    let first = FIRST.load(Ordering::Relaxed);
+    first != 0 && first != std::process::id()
+}
+
 /// Refuses to let sled run in a forked child of a process where it ran: it would wait for ever for
 /// threads that only the parent has.
 fn check_process(path: &Path) -> Result<(), StoreError> {
-    static FIRST: AtomicU32 = AtomicU32::new(0);
     if runs_in(&FIRST, std::process::id()) {
         return Ok(());
     }
     let reason = "the database was used before this process was forked off and cannot be used \
-                  here, start a new program instead";
+                  here, start a new program (exec) that opens the store";
     Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
 }
 

@@ -37,6 +37,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
+use self::database::ran_in_parent;
 use self::files::Files;
 use self::lock::{FileLock, gate};
 use self::reader::View;
@@ -171,7 +172,12 @@ impl SledStore {
         if std::process::id() == self.process {
             return Ok(());
         }
-        let reason = "the store was opened before this process was forked off, open it again here";
+        let reason = if ran_in_parent() {
+            "the store was used before this process was forked off, start a new program (exec) that \
+             opens it; opened again here, it can only be read"
+        } else {
+            "the store was opened before this process was forked off, open it again here"
+        };
         Err(StoreError::new(StoreErrorKind::Forked, reason).at(self.files.dir()))
     }
 }
@@ -269,6 +275,7 @@ mod tests {
         ];
         for error in errors {
             assert_eq!(error.kind, StoreErrorKind::Forked);
+            // Other tests of this process may have used sled, but nobody forked it off.
             assert!(error.to_string().contains("open it again here"), "{error}");
         }
         std::fs::remove_dir_all(dir).unwrap();
