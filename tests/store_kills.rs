@@ -333,21 +333,30 @@ impl Case {
 
     fn all() -> Vec<Self> {
         use Before::{Few, Many, Nothing};
-        let mut cases = vec![Self::new("log in", Nothing, Kept::Clear)];
+        let mut all = vec![("log in", Nothing, Kept::Clear)];
         for action in ACTIONS {
-            cases.push(Self::new(action, Few, Kept::Clear));
-            cases.push(Self::new(action, Many, Kept::Clear));
+            all.push((action, Few, Kept::Clear));
+            all.push((action, Many, Kept::Clear));
             #[cfg(feature = "encryption")]
-            cases.push(Self::new(action, Few, Kept::Sealed));
+            all.push((action, Few, Kept::Sealed));
         }
         #[cfg(feature = "encryption")]
-        cases.extend([
-            Self::new("log in", Nothing, Kept::Sealed),
-            Self::new("log out", Many, Kept::Sealed),
-            Self::new("log in", Few, Kept::SealedNow),
-            Self::new("remove", Many, Kept::SealedNow),
+        all.extend([
+            ("log in", Nothing, Kept::Sealed),
+            ("log out", Many, Kept::Sealed),
+            ("log in", Few, Kept::SealedNow),
+            ("remove", Many, Kept::SealedNow),
         ]);
-        cases
+        let prepare = |part: &[(&'static str, Before, Kept)]| -> Vec<_> {
+            part.iter().map(|(action, before, kept)| Self::new(action, *before, *kept)).collect()
+        };
+        let (some, others) = all.split_at(all.len() / 2);
+        thread::scope(|scope| {
+            let others = scope.spawn(|| prepare(others));
+            let mut cases = prepare(some);
+            cases.extend(others.join().unwrap());
+            cases
+        })
     }
 
     fn begin(&self) -> Dir {
