@@ -42,6 +42,7 @@
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
+//! | `testing` | `store::contract`: the laws of a store as a test suite | |
 //! | `cli` | the `keyfob` command | lexopt, rpassword |
 
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]

@@ -4,6 +4,8 @@
 //! on disk when it returns; a commit decides on the newest state, alone; everybody who shares the
 //! store sees commits in one order; and at most one holder at a time has a user's refresh flight.
 
+#[cfg(feature = "testing")]
+pub mod contract;
 mod gate;
 #[cfg(feature = "encryption")]
 mod key;
@@ -148,7 +150,7 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 ///    store, and a holder that dies loses it. Flights of different users may exclude each other.
 /// 5. No error and no `Debug` shows a token.
 ///
-/// `tests/store_contract.rs` holds every store to them.
+/// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;

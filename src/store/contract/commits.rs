@@ -1,0 +1,182 @@
+//! Commits: all or nothing, in one order, decided on the newest state.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use crate::store::Change;
+use crate::{StoreError, StoreErrorKind};
+
+use super::Place;
+use super::tools::*;
+
+pub(super) fn a_new_store_has_nobody(place: &dyn Place) {
+    let store = place.open();
+    assert_eq!(store.current(soon()).unwrap(), None);
+    assert_eq!(store.location(soon()).unwrap(), None);
+    assert_eq!(get(&*store, "ada"), None);
+    assert!(names(&*store).is_empty());
+    let recent = store.recent(Some(0), soon()).unwrap();
+    assert_eq!((recent.number, recent.events.len(), recent.lagged), (0, 0, false));
+}
+
+pub(super) fn a_commit_is_seen_by_everybody_at_once(place: &dyn Place) {
+    let (one, other) = (place.open(), place.open());
+    for round in 1..=5 {
+        let name = format!("user {round}");
+        log_in(&*one, &name);
+        for store in [&*one, &*other, &*place.open()] {
+            assert_eq!(store.current(soon()).unwrap(), Some(id(&name)));
+            assert_eq!(*get(store, &name).unwrap(), user(&name, round));
+            assert_eq!(names(store).len() as u64, round);
+            assert_eq!(number(store), round);
+        }
+    }
+}
+
+pub(super) fn current_user_and_location_are_set_and_cleared(place: &dyn Place) {
+    let store = place.open();
+    let location = Some("https://eu.example.org".to_owned());
+    commit(&*store, &[Change::Current(Some(id("ada"))), Change::Location(location.clone())]);
+    assert_eq!(store.current(soon()).unwrap(), Some(id("ada")));
+    assert_eq!(store.location(soon()).unwrap(), location);
+    commit(&*store, &[Change::Current(None)]);
+    assert_eq!(store.current(soon()).unwrap(), None);
+    assert_eq!(store.location(soon()).unwrap(), location);
+    commit(&*store, &[Change::Location(None)]);
+    assert_eq!(place.open().location(soon()).unwrap(), None);
+}
+
+pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn Place) {
+    let stores = [place.open(), place.open()];
+    for number in 1..=6 {
+        let store = &stores[usize::from(number % 3 == 0)];
+        let seen = store.commit(soon(), &mut |tables| {
+            assert_eq!(tables.number(), number);
+            Ok(vec![Change::Location(Some(number.to_string()))])
+        });
+        assert_eq!(seen.unwrap(), number);
+    }
+}
+
+pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn Place) {
+    let store = place.open();
+    assert_eq!(commit(&*store, &[]), 0);
+    log_in(&*store, "ada");
+    assert_eq!(commit(&*store, &[]), 1);
+    assert_eq!(number(&*place.open()), 1);
+}
+
+pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &dyn Place) {
+    let store = place.open();
+    log_in(&*store, "ada");
+    let error = store.commit(soon(), &mut |_| {
+        Err(StoreError::new(StoreErrorKind::Mismatch, "the epoch is another one"))
+    });
+    let error = error.unwrap_err();
+    assert_eq!(
+        (error.kind, &*error.reason),
+        (StoreErrorKind::Mismatch, "the epoch is another one")
+    );
+    assert_eq!(number(&*store), 1);
+    assert_eq!(log_in(&*store, "eve"), 2);
+}
+
+pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &dyn Place) {
+    let store = place.open();
+    log_in(&*store, "ada");
+    let panic = catch_unwind(AssertUnwindSafe(|| store.commit(soon(), &mut |_| panic!("planned"))));
+    assert!(panic.is_err());
+    assert_eq!(number(&*store), 1);
+    assert_eq!(log_in(&*store, "eve"), 2);
+    assert_eq!(log_in(&*place.open(), "joe"), 3);
+}
+
+pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn Place) {
+    let store = place.open();
+    let changes =
+        [put(user("ada", 1)), Change::Current(Some(id("ada"))), put(user(&"x".repeat(1025), 1))];
+    assert!(store.commit(soon(), &mut |_| Ok(changes.to_vec())).is_err());
+    assert_eq!((number(&*store), get(&*store, "ada")), (0, None));
+    assert_eq!(store.current(soon()).unwrap(), None);
+}
+
+pub(super) fn a_decision_sees_the_newest_state(place: &dyn Place) {
+    let (one, other) = (place.open(), place.open());
+    log_in(&*one, "ada");
+    assert_eq!(number(&*other), 1);
+    commit(&*one, &[put(logged_out(user("ada", 1))), Change::Location(Some("here".into()))]);
+    let decided = other.commit(soon(), &mut |tables| {
+        assert_eq!(tables.user(&id("ada")).unwrap().unwrap().epoch, 2);
+        assert_eq!(tables.location().as_deref(), Some("here"));
+        assert_eq!(tables.current(), Some(id("ada")));
+        assert_eq!(tables.user(&id("eve")).unwrap(), None);
+        Ok(vec![])
+    });
+    assert_eq!(decided.unwrap(), 2);
+}
+
+pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn Place) {
+    let store = place.open();
+    log_in(&*store, "ada");
+    let decided = store.commit(soon(), &mut |tables| {
+        assert_eq!(tables.user(&id("ada"))?, store.user(&id("ada"), soon())?);
+        assert_eq!(tables.current(), store.current(soon())?);
+        Ok(vec![])
+    });
+    assert_eq!(decided.unwrap(), 1);
+}
+
+pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn Place) {
+    let store = place.open();
+    let long = padded(user("ada", 1), 20_000);
+    commit(&*store, &[put(long.clone()), Change::Remove(id("ada")), put(user("ada", 1))]);
+    assert_eq!(*get(&*place.open(), "ada").unwrap(), user("ada", 1));
+    commit(&*store, &[put(long), Change::Remove(id("ada"))]);
+    assert_eq!(get(&*place.open(), "ada"), None);
+    let last = store.commit(soon(), &mut |tables| {
+        assert_eq!(tables.last_used(&|_| true)?, None);
+        Ok(vec![])
+    });
+    assert_eq!(last.unwrap(), 2);
+}
+
+pub(super) fn removing_nobody_is_a_commit_like_any_other(place: &dyn Place) {
+    let store = place.open();
+    assert_eq!(commit(&*store, &[Change::Remove(id("ada"))]), 1);
+    assert_eq!(number(&*place.open()), 1);
+}
+
+pub(super) fn concurrent_commits_lose_nothing(place: &dyn Place) {
+    const THREADS: usize = 8;
+    const COMMITS: u64 = 25;
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                let store = place.open();
+                let own = format!("own {thread}");
+                let mut newest = 0;
+                for count in 1..=COMMITS {
+                    let number = store.commit(soon(), &mut |tables| {
+                        let mut shared = match tables.user(&id("shared"))? {
+                            Some(user) => (*user).clone(),
+                            None => user("shared", tables.number()),
+                        };
+                        shared.epoch += 1;
+                        let mut own = user(&own, tables.number());
+                        own.epoch = count;
+                        Ok(vec![put(shared), put(own)])
+                    });
+                    let number = number.unwrap();
+                    assert!(number > newest, "{number} after {newest}");
+                    newest = number;
+                    assert!(get(&*store, "shared").unwrap().epoch >= count);
+                    assert_eq!(get(&*store, &own).unwrap().epoch, count);
+                }
+            });
+        }
+    });
+    let store = place.open();
+    let total = THREADS as u64 * COMMITS;
+    assert_eq!(number(&*store), total);
+    assert_eq!(get(&*store, "shared").unwrap().epoch, 1 + total);
+}

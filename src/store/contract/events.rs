@@ -1,0 +1,55 @@
+//! Events: each one once, in the order of commits, and known when they are lost.
+
+use crate::Event;
+use crate::store::Change;
+
+use super::Place;
+use super::tools::*;
+
+fn switched(to: &str) -> Event {
+    Event::CurrentUserChanged { from: None, to: Some(id(to)) }
+}
+
+pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn Place) {
+    let (one, other) = (place.open(), place.open());
+    commit(&*one, &[Change::Tell(switched("a")), put(user("a", 1)), Change::Tell(switched("b"))]);
+    commit(&*other, &[Change::Tell(switched("c"))]);
+    commit(&*one, &[Change::Location(None)]);
+    for store in [one, other, place.open()] {
+        let recent = store.recent(Some(0), soon()).unwrap();
+        let events = [(1, switched("a")), (1, switched("b")), (2, switched("c"))];
+        assert_eq!(recent.events, events);
+        assert_eq!((recent.number, recent.lagged), (3, false));
+        assert_eq!(store.recent(Some(1), soon()).unwrap().events, events[2..]);
+        let recent = store.recent(Some(3), soon()).unwrap();
+        assert_eq!((recent.events.len(), recent.lagged), (0, false));
+        assert_eq!(store.recent(None, soon()).unwrap().events, []);
+    }
+}
+
+pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn Place) {
+    let store = place.open();
+    // How many are remembered is the store's own matter; it is 64 at least, and it ends.
+    let mut last = 0;
+    while last < 64 || !store.recent(Some(0), soon()).unwrap().lagged {
+        last = commit(&*store, &[Change::Tell(switched(&last.to_string()))]);
+        assert!(last < 5_000, "nothing is ever forgotten");
+    }
+    let recent = store.recent(Some(0), soon()).unwrap();
+    assert_eq!(recent.events.last().unwrap(), &(last, switched(&(last - 1).to_string())));
+    let recent = store.recent(Some(last - 10), soon()).unwrap();
+    assert_eq!((recent.events.len(), recent.lagged), (10, false));
+}
+
+pub(super) fn who_knows_a_higher_number_has_lagged(place: &dyn Place) {
+    let store = place.open();
+    log_in(&*store, "ada");
+    let recent = store.recent(Some(7), soon()).unwrap();
+    assert_eq!((recent.number, recent.lagged), (1, true));
+}
+
+pub(super) fn events_alone_are_a_commit(place: &dyn Place) {
+    let store = place.open();
+    assert_eq!(commit(&*store, &[Change::Tell(switched("a"))]), 1);
+    assert_eq!(store.recent(Some(0), soon()).unwrap().events, [(1, switched("a"))]);
+}

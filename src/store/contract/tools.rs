@@ -1,0 +1,98 @@
+//! What the laws share: users, and short ways to commit and to read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::store::{Change, Flight, Store, StoredUser};
+use crate::{Deadline, UserId, UserState};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+
+/// A deadline that no test should meet.
+pub(super) fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+/// A deadline that has passed: what is asked for is tried once.
+pub(super) fn now() -> Deadline {
+    Deadline::after(Duration::ZERO)
+}
+
+pub(super) fn id(id: &str) -> UserId {
+    UserId::new(id)
+}
+
+/// A token with `secret` in its last part.
+pub(super) fn token(secret: &str) -> String {
+    format!("e30.{}.{secret}", URL_SAFE_NO_PAD.encode(r#"{"exp":4000000000,"iat":1000}"#))
+}
+
+/// A logged-in user, used and created by the commit `number`, with `secret` in both tokens.
+pub(super) fn user_with(name: &str, number: u64, secret: &str) -> StoredUser {
+    let record = json!({
+        "id": name,
+        "state": "logged-in",
+        "epoch": 1,
+        "created": number,
+        "used": number,
+        "access_token": token(&format!("access-{secret}")),
+        "refresh_token": token(&format!("refresh-{secret}")),
+        "identities": [{"id": format!("identity of {name}"), "provider": "local-userpass"}],
+        "profile": {"data": {"name": name}, "kind": "normal"},
+    });
+    serde_json::from_value(record).unwrap()
+}
+
+pub(super) fn user(name: &str, number: u64) -> StoredUser {
+    user_with(name, number, "s3cret")
+}
+
+/// The same user without tokens.
+pub(super) fn logged_out(mut user: StoredUser) -> StoredUser {
+    user.state = UserState::LoggedOut;
+    user.epoch += 1;
+    user.access_token = None;
+    user.refresh_token = None;
+    user
+}
+
+/// A profile of about so many bytes, in `more`, where it survives as it is.
+pub(super) fn padded(mut user: StoredUser, bytes: usize) -> StoredUser {
+    user.more.insert("padding".into(), "p".repeat(bytes).into());
+    user
+}
+
+pub(super) fn put(user: StoredUser) -> Change {
+    Change::Put(Box::new(user))
+}
+
+pub(super) fn commit(store: &dyn Store, changes: &[Change]) -> u64 {
+    store.commit(soon(), &mut |_| Ok(changes.to_vec())).unwrap()
+}
+
+/// Commits what the number of the commit makes of it.
+pub(super) fn commit_numbered(store: &dyn Store, make: impl Fn(u64) -> Vec<Change>) -> u64 {
+    store.commit(soon(), &mut |tables| Ok(make(tables.number()))).unwrap()
+}
+
+pub(super) fn log_in(store: &dyn Store, name: &str) -> u64 {
+    commit_numbered(store, |number| vec![put(user(name, number)), Change::Current(Some(id(name)))])
+}
+
+pub(super) fn get(store: &dyn Store, name: &str) -> Option<Arc<StoredUser>> {
+    store.user(&id(name), soon()).unwrap()
+}
+
+pub(super) fn names(store: &dyn Store) -> Vec<String> {
+    let users = store.users(soon()).unwrap();
+    users.iter().map(|user| user.id.to_string()).collect()
+}
+
+pub(super) fn number(store: &dyn Store) -> u64 {
+    store.recent(None, soon()).unwrap().number
+}
+
+pub(super) fn try_flight(store: &dyn Store, user: &str) -> Option<Flight> {
+    store.refresh_flight(&id(user), now()).unwrap()
+}

@@ -1,0 +1,197 @@
+//! Users: as they were written, whatever is in them, and in their order.
+
+use crate::UserState;
+use crate::store::{Change, Store, StoredUser};
+use serde_json::json;
+
+use super::Place;
+use super::tools::*;
+
+pub(super) fn users_are_ordered_by_created(place: &dyn Place) {
+    let store = place.open();
+    for name in ["zoe", "ada", "mia"] {
+        log_in(&*store, name);
+    }
+    assert_eq!(names(&*store), ["zoe", "ada", "mia"]);
+    // A new log-in of a known user keeps its place.
+    let mut again = user("zoe", 1);
+    again.used = 4;
+    commit(&*store, &[put(again)]);
+    assert_eq!(names(&*place.open()), ["zoe", "ada", "mia"]);
+    commit(&*store, &[Change::Remove(id("zoe"))]);
+    assert_eq!(names(&*place.open()), ["ada", "mia"]);
+}
+
+fn last_used(store: &dyn Store, not: &[&str]) -> Option<String> {
+    let mut last = None;
+    let decided = store.commit(soon(), &mut |tables| {
+        let found = tables.last_used(&|user| !not.contains(&user.id.as_str()))?;
+        last = found.map(|user| user.id.to_string());
+        Ok(vec![])
+    });
+    decided.unwrap();
+    last
+}
+
+pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(place: &dyn Place) {
+    let store = place.open();
+    assert_eq!(last_used(&*store, &[]), None);
+    for name in ["ada", "eve", "joe"] {
+        log_in(&*store, name);
+    }
+    assert_eq!(last_used(&*store, &[]).as_deref(), Some("joe"));
+    assert_eq!(last_used(&*store, &["joe"]).as_deref(), Some("eve"));
+    assert_eq!(last_used(&*store, &["ada", "eve", "joe"]), None);
+    commit(&*store, &[put(logged_out(user("joe", 3)))]);
+    assert_eq!(last_used(&*store, &[]).as_deref(), Some("eve"));
+}
+
+pub(super) fn last_used_follows_every_change(place: &dyn Place) {
+    let store = place.open();
+    for name in ["ada", "eve"] {
+        log_in(&*store, name);
+    }
+    let mut again = user("ada", 1);
+    again.used = 300;
+    commit(&*store, &[put(again.clone())]);
+    assert_eq!(last_used(&*store, &[]).as_deref(), Some("ada"));
+    again.used = 0;
+    commit(&*store, &[put(again)]);
+    assert_eq!(last_used(&*store, &[]).as_deref(), Some("eve"));
+    commit(&*store, &[Change::Remove(id("eve"))]);
+    assert_eq!(last_used(&*place.open(), &[]).as_deref(), Some("ada"));
+}
+
+pub(super) fn debug_shows_no_secret(place: &dyn Place) {
+    let store = place.open();
+    let change = put(user_with("ada", 1, "hush"));
+    commit(&*store, std::slice::from_ref(&change));
+    let user = get(&*store, "ada").unwrap();
+    let flight = try_flight(&*store, "ada");
+    let recent = store.recent(Some(0), soon()).unwrap();
+    let shown = format!("{change:?} {user:?} {flight:?} {recent:?}");
+    assert!(shown.contains("ada") && !shown.contains("hush"), "{shown}");
+}
+
+pub(super) fn values_of_any_size_come_back_whole(place: &dyn Place) {
+    let store = place.open();
+    let sizes = [0, 3_000, 3_999, 4_000, 5_000, 8_000, 100_000, 1_000_000, 4_001, 100, 100_000];
+    for size in sizes {
+        let written = padded(user("ada", 1), size);
+        commit(&*store, &[put(written.clone()), Change::Location(Some("l".repeat(size)))]);
+        let store = place.open();
+        assert!(*get(&*store, "ada").unwrap() == written, "{size}");
+        assert_eq!(store.location(soon()).unwrap().unwrap().len(), size);
+        let decided = store.commit(soon(), &mut |tables| {
+            assert!(*tables.user(&id("ada"))?.unwrap() == written, "{size}");
+            Ok(vec![])
+        });
+        decided.unwrap();
+    }
+}
+
+pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn Place) {
+    const USERS: u64 = 120;
+    let name = |number: u64| format!("user {number:03}");
+    let store = place.open();
+    let all = (1..=USERS).map(|number| put(padded(user(&name(number), number), 2_000)));
+    commit(&*store, &all.collect::<Vec<_>>());
+    commit(&*store, &[Change::Current(Some(id(&name(7))))]);
+    for store in [&*store, &*place.open()] {
+        assert_eq!(store.current(now()).unwrap(), Some(id(&name(7))));
+        assert!(store.user(&id(&name(7)), now()).unwrap().is_some());
+        for number in [1, 2, 60, USERS] {
+            let found = get(store, &name(number)).unwrap();
+            assert_eq!(*found, padded(user(&name(number), number), 2_000));
+        }
+        assert_eq!(get(store, "nobody"), None);
+        assert_eq!(names(store), (1..=USERS).map(name).collect::<Vec<_>>());
+        assert_eq!(last_used(store, &[]), Some(name(USERS)));
+    }
+    // From the last one to the first: the order of use is known beyond what is at hand.
+    for number in (2..=USERS).rev().step_by(10) {
+        let gone: Vec<_> =
+            (number..=USERS).map(|number| Change::Remove(id(&name(number)))).collect();
+        commit(&*store, &gone);
+        assert_eq!(last_used(&*store, &[]), Some(name(number - 1)));
+        assert_eq!(names(&*place.open()).len() as u64, number - 1);
+    }
+}
+
+pub(super) fn ids_are_any_text(place: &dyn Place) {
+    let ids = [
+        "",
+        ".",
+        "..",
+        "/",
+        "../../etc/passwd",
+        "a/b",
+        "a\0b",
+        "a",
+        "a\0",
+        "a\0\0",
+        "a\0\0\0\0",
+        "\0",
+        "u/",
+        "meta/head",
+        "line\nbreak",
+        "\u{202e}ʇxǝʇ",
+        "🔑",
+        "ſ",
+        "s",
+        "S",
+        &"x".repeat(1024),
+        &"x".repeat(1023),
+    ];
+    let store = place.open();
+    for (number, name) in (1..).zip(ids) {
+        commit(&*store, &[put(user(name, number)), Change::Current(Some(id(name)))]);
+        assert!(try_flight(&*store, name).is_some());
+    }
+    let store = place.open();
+    assert_eq!(names(&*store), ids);
+    for (number, name) in (1..).zip(ids) {
+        assert_eq!(*get(&*store, name).unwrap(), user(name, number), "{name:?}");
+    }
+    for (count, name) in ids.iter().enumerate() {
+        commit(&*store, &[Change::Remove(id(name))]);
+        assert_eq!(names(&*store), ids[count + 1..]);
+    }
+}
+
+pub(super) fn ids_that_are_too_long_are_refused(place: &dyn Place) {
+    let store = place.open();
+    let long = "é".repeat(600);
+    let error = store.commit(soon(), &mut |_| Ok(vec![put(user(&long, 1))])).unwrap_err();
+    assert!(error.to_string().contains("more than 1024 bytes"), "{error}");
+    assert_eq!(get(&*store, &long), None);
+}
+
+pub(super) fn unknown_fields_survive_a_rewrite(place: &dyn Place) {
+    let store = place.open();
+    let mut written = user("ada", 1);
+    written.more.insert("from_the_future".into(), json!({"deep": [1, "two", null, {"x": 3.5}]}));
+    commit(&*store, &[put(written)]);
+    let rewritten = place.open().commit(soon(), &mut |tables| {
+        let mut user = (*tables.user(&id("ada"))?.unwrap()).clone();
+        user.skew = 1234;
+        Ok(vec![put(user)])
+    });
+    assert_eq!(rewritten.unwrap(), 2);
+    let read = get(&*place.open(), "ada").unwrap();
+    assert_eq!(read.skew, 1234);
+    assert_eq!(read.more["from_the_future"]["deep"][3]["x"], 3.5);
+}
+
+pub(super) fn records_come_back_as_they_were(place: &dyn Place) {
+    let store = place.open();
+    let mut full = user("ada", 3);
+    full.device_id = serde_json::from_value(json!("5f0000000000000000000001")).unwrap();
+    (full.epoch, full.created, full.used, full.skew) = (u64::MAX, u64::MAX - 1, u64::MAX, i64::MIN);
+    let bare = StoredUser::new(id("eve"));
+    commit(&*store, &[put(full.clone()), put(bare.clone())]);
+    assert_eq!(*get(&*place.open(), "ada").unwrap(), full);
+    let read = get(&*place.open(), "eve").unwrap();
+    assert_eq!(*read, bare);
+    assert_eq!(read.state, UserState::LoggedOut);
+}

@@ -1,0 +1,127 @@
+//! Waiting: who waits for whom, how long, and who has a flight.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::{Deadline, StoreErrorKind};
+
+use super::Place;
+use super::tools::*;
+
+/// Runs `meanwhile` while a commit of another thread is inside its decision.
+fn during_a_decision(place: &dyn Place, meanwhile: impl FnOnce()) {
+    let (inside, is_inside) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let store = place.open();
+            let decided = store.commit(soon(), &mut |tables| {
+                inside.send(()).unwrap();
+                let _ = may_go_on.recv();
+                Ok(vec![put(user("slow", tables.number()))])
+            });
+            decided.unwrap();
+        });
+        is_inside.recv().unwrap();
+        meanwhile();
+        drop(go_on);
+    });
+}
+
+pub(super) fn reads_go_on_while_somebody_decides(place: &dyn Place) {
+    let store = place.open();
+    log_in(&*store, "ada");
+    during_a_decision(place, || {
+        let stores = [place.open(), place.open()];
+        for store in stores.iter().chain([&store]) {
+            assert_eq!(store.current(now()).unwrap(), Some(id("ada")));
+            assert!(store.user(&id("ada"), now()).unwrap().is_some());
+            assert_eq!(store.users(now()).unwrap().len(), 1);
+            assert_eq!(store.recent(Some(0), now()).unwrap().number, 1);
+        }
+    });
+    assert_eq!(names(&*store), ["ada", "slow"]);
+}
+
+pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn Place) {
+    let store = place.open();
+    during_a_decision(place, || {
+        let began = Instant::now();
+        let patience = Deadline::after(Duration::from_millis(100));
+        let error = store.commit(patience, &mut |_| panic!("not to be asked")).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Busy);
+        let waited = began.elapsed();
+        assert!((100..2000).contains(&waited.as_millis()), "{waited:?}");
+    });
+    assert_eq!(log_in(&*store, "ada"), 2);
+}
+
+pub(super) fn a_passed_deadline_is_tried_once(place: &dyn Place) {
+    let store = place.open();
+    let number = store.commit(now(), &mut |_| Ok(vec![put(user("ada", 1))])).unwrap();
+    assert_eq!(number, 1);
+    assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_some());
+}
+
+pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn Place) {
+    let (one, other) = (place.open(), place.open());
+    let flight = try_flight(&*one, "ada");
+    assert!(flight.is_some());
+    assert!(try_flight(&*one, "ada").is_none());
+    assert!(try_flight(&*other, "ada").is_none());
+    drop(flight);
+    assert!(try_flight(&*other, "ada").is_some());
+}
+
+pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn Place) {
+    let store = place.open();
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        let _flight = try_flight(&*store, "ada").unwrap();
+        panic!("planned");
+    }));
+    assert!(panic.is_err());
+    assert!(try_flight(&*store, "ada").is_some());
+}
+
+pub(super) fn a_flight_is_waited_for_until_the_deadline(place: &dyn Place) {
+    let store = place.open();
+    let flight = try_flight(&*store, "ada");
+    let began = Instant::now();
+    let patience = Deadline::after(Duration::from_millis(100));
+    assert!(store.refresh_flight(&id("ada"), patience).unwrap().is_none());
+    let waited = began.elapsed();
+    assert!((100..2000).contains(&waited.as_millis()), "{waited:?}");
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| store.refresh_flight(&id("ada"), soon()).unwrap());
+        drop(flight);
+        assert!(waiter.join().unwrap().is_some());
+    });
+}
+
+pub(super) fn a_flight_excludes_no_commit_and_no_read(place: &dyn Place) {
+    let store = place.open();
+    let _flight = try_flight(&*store, "ada").unwrap();
+    log_in(&*store, "ada");
+    assert!(place.open().user(&id("ada"), now()).unwrap().is_some());
+}
+
+pub(super) fn flights_of_many_threads_exclude_each_other(place: &dyn Place) {
+    let inside = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let store = place.open();
+                for _ in 0..20 {
+                    let flight = store.refresh_flight(&id("ada"), soon()).unwrap().unwrap();
+                    assert!(!inside.swap(true, Ordering::SeqCst));
+                    thread::yield_now();
+                    inside.store(false, Ordering::SeqCst);
+                    drop(flight);
+                }
+            });
+        }
+    });
+}
