@@ -84,7 +84,9 @@ pub use event::{Event, LogoutReason, RemovalReason};
 pub use functions::Functions;
 pub use id::{ApiKeyId, DeviceId, UserId};
 pub use secret::Secret;
-pub use session::{DEFAULT_DEADLINE, Events, Session, SessionBuilder, Subscription};
+pub use session::{
+    DEFAULT_DEADLINE, Events, ListedUser, Session, SessionBuilder, Subscription, Users,
+};
 #[cfg(feature = "encryption")]
 pub use store::EncryptionKey;
 pub use sync::SyncConfiguration;

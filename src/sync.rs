@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::ejson;
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
-use crate::session::Session;
+use crate::session::{ListedUser, Session};
 use crate::token::AccessToken;
 use crate::user::User;
 use crate::wire;
@@ -125,8 +125,8 @@ impl Session {
     /// [`Error::Config`] if the session keeps no files, [`Error::Store`] if they cannot be listed.
     pub fn unused_sync_dirs(&self) -> Result<Vec<PathBuf>> {
         let dir = realms(self)?;
-        let known = self.users()?;
-        let known: HashSet<_> = known.iter().map(|user| file_name(user.id().as_str())).collect();
+        let name = |listed: Result<ListedUser>| Ok(file_name(listed?.user().id().as_str()));
+        let known: HashSet<_> = self.users_iter().map(name).collect::<Result<_>>()?;
         let entries = match std::fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| cannot_use(&dir, error))?,

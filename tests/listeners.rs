@@ -13,59 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use keyfob::store::{Change, Decide, Flight, MemoryStore, Recent, Store, StoredUser};
-use keyfob::{Credentials, Deadline, Event, Session, StoreError, UserId};
+use keyfob::store::{Change, Store};
+use keyfob::{Credentials, Deadline, Event, Session, UserId};
 use support::backend::{Backend, Random, seed, setting};
+use support::store::Recorder;
 use support::{APP, ManualClock, START, URL};
-
-/// A store that writes down what each commit told.
-#[derive(Clone, Default)]
-struct Recorder {
-    inner: MemoryStore,
-    told: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Store for Recorder {
-    fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        self.inner.current(deadline)
-    }
-
-    fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        self.inner.location(deadline)
-    }
-
-    fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        self.inner.user(id, deadline)
-    }
-
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.inner.users(deadline)
-    }
-
-    fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
-        self.inner.commit(deadline, &mut |tables| {
-            let changes = decide(tables)?;
-            let told = changes.iter().filter_map(|change| match change {
-                Change::Tell(event) => Some(event.clone()),
-                _ => None,
-            });
-            self.told.lock().unwrap().extend(told);
-            Ok(changes)
-        })
-    }
-
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
-        self.inner.recent(number, deadline)
-    }
-
-    fn refresh_flight(
-        &self,
-        user: &UserId,
-        deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
-        self.inner.refresh_flight(user, deadline)
-    }
-}
 
 /// Does something at random; whether it works is another matter.
 fn act(session: &Session, random: &mut Random) {
@@ -116,7 +68,7 @@ fn any_api_from_any_listener_neither_hangs_nor_loses_nor_doubles_an_event() {
     let all_keep_up = {
         let (counts, store) = (counts.clone(), store.clone());
         move || {
-            let told = store.told.lock().unwrap().len();
+            let told = store.told().len();
             counts.iter().all(|heard| told < heard.load(Ordering::SeqCst) + 200)
         }
     };
@@ -175,21 +127,18 @@ fn any_api_from_any_listener_neither_hangs_nor_loses_nor_doubles_an_event() {
     loop {
         store.commit(deadline(), &mut |tables| tell(tables)).unwrap();
         let end = deadline();
-        let all_heard = || {
-            heard
-                .iter()
-                .all(|heard| heard.lock().unwrap().len() >= store.told.lock().unwrap().len())
-        };
+        let all_heard =
+            || heard.iter().all(|heard| heard.lock().unwrap().len() >= store.told().len());
         while !all_heard() && !end.has_passed() {
             thread::yield_now();
         }
         assert!(!end.has_passed(), "a listener never heard all of it");
-        if store.told.lock().unwrap().last() == Some(&mark) {
+        if store.told().last() == Some(&mark) {
             break;
         }
     }
     drop(subscriptions);
-    let told = store.told.lock().unwrap();
+    let told = store.told();
     for heard in heard {
         let heard = heard.lock().unwrap();
         let first = heard.iter().zip(told.iter()).position(|(heard, told)| heard != told);

@@ -3,6 +3,7 @@
 mod builder;
 mod events;
 mod inner;
+mod listing;
 mod refresh;
 mod single;
 mod url;
@@ -16,12 +17,14 @@ use std::time::Duration;
 pub use self::builder::{DEFAULT_DEADLINE, SessionBuilder};
 pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
+pub use self::listing::{ListedUser, Users};
 use crate::clock::Deadline;
 use crate::credentials::Credentials;
 use crate::email_password::EmailPassword;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::UserId;
+use crate::store::Listing;
 use crate::user::User;
 
 /// The users of one app on one backend, as they are known on this device.
@@ -113,13 +116,22 @@ impl Session {
     }
 
     /// Returns all users known here, logged out ones too, in the order in which they first logged
-    /// in. Uses no network.
+    /// in. Uses no network. See [`users_iter`](Self::users_iter) for many of them.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
     pub fn users(&self) -> Result<Vec<User>> {
-        let records = self.inner.store.users(self.deadline())?;
-        Ok(records.iter().map(|record| self.handle(record.id.clone())).collect())
+        let deadline = self.deadline();
+        let mut listing = Listing::default();
+        let next = || listing.next(&*self.inner.store, || deadline);
+        let users = std::iter::from_fn(next).map(|user| Ok(self.handle(user?.id.clone())));
+        users.collect()
+    }
+
+    /// Goes through all users known here, as [`users`](Self::users) does, with what is known of
+    /// each, without having them all in memory. Uses no network.
+    pub fn users_iter(&self) -> Users {
+        Users::new(self.clone())
     }
 
     /// Returns the user with this id if it is known here. Uses no network.

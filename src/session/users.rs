@@ -15,7 +15,7 @@ use crate::credentials::{Credentials, Kind, Provider};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
-use crate::store::{Change, StoredUser, Tables};
+use crate::store::{Change, Listing, StoredUser, Tables};
 use crate::token::{self, RefreshToken};
 use crate::wire::{self, Login, Route};
 
@@ -54,13 +54,23 @@ impl Inner {
         {
             return Ok(Some(current));
         }
-        if !self.store.users(deadline)?.iter().any(|record| is_anonymous(record)) {
+        if !self.has_anonymous(deadline)? {
             return Ok(None);
         }
         self.commit(deadline, |tables| match tables.last_used(&is_anonymous)? {
             Some(record) => Ok((switch_to(tables, &record), Some(record.id.clone()))),
             None => Ok((Vec::new(), None)),
         })
+    }
+
+    fn has_anonymous(&self, deadline: Deadline) -> Result<bool> {
+        let mut listing = Listing::default();
+        while let Some(record) = listing.next(&*self.store, || deadline) {
+            if is_anonymous(&*record?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn fetch_profile(&self, login: &Login, deadline: Deadline) -> Result<(Vec<Identity>, Profile)> {
@@ -228,24 +238,27 @@ impl Inner {
             return;
         }
         let deadline = deadline.at_most(LIMIT);
-        let told = self.store.users(deadline).map_err(Error::from).and_then(|records| {
-            let untold = records.iter().filter_map(|record| Some((record, record.ended.as_ref()?)));
-            for (record, token) in untold {
-                self.end_server_session(token, deadline)?;
-                self.commit(deadline, |tables| match tables.user(&record.id)? {
-                    Some(newest) if newest.ended.as_ref() == Some(token) => {
-                        let mut record = StoredUser::clone(&newest);
-                        record.ended = None;
-                        Ok((vec![Change::Put(Box::new(record))], ()))
-                    }
-                    _ => Ok((Vec::new(), ())),
-                })?;
-            }
-            Ok(())
-        });
-        if told.is_err() {
+        if self.tell_all_untold(deadline).is_err() {
             self.has_untold.store(true, Ordering::Relaxed);
         }
+    }
+
+    fn tell_all_untold(&self, deadline: Deadline) -> Result<()> {
+        let mut listing = Listing::default();
+        while let Some(record) = listing.next(&*self.store, || deadline) {
+            let record = record?;
+            let Some(token) = &record.ended else { continue };
+            self.end_server_session(token, deadline)?;
+            self.commit(deadline, |tables| match tables.user(&record.id)? {
+                Some(newest) if newest.ended.as_ref() == Some(token) => {
+                    let mut record = StoredUser::clone(&newest);
+                    record.ended = None;
+                    Ok((vec![Change::Put(Box::new(record))], ()))
+                }
+                _ => Ok((Vec::new(), ())),
+            })?;
+        }
+        Ok(())
     }
 
     fn end_server_session(&self, token: &RefreshToken, deadline: Deadline) -> Result<()> {

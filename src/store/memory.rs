@@ -1,7 +1,8 @@
 //! A store in memory, for tests and for programs that keep nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::gate::Gate;
@@ -10,6 +11,9 @@ use super::{Change, Decide, Flight, Recent, Store, StoredUser, Tables, check};
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+
+/// How many users are listed at once.
+const PAGE: usize = 256;
 
 /// A store that lives as long as the process, or as its last clone. Clones share everything.
 ///
@@ -32,6 +36,8 @@ struct State {
     current: Option<UserId>,
     location: Option<String>,
     users: HashMap<UserId, Arc<StoredUser>>,
+    /// All of them, by `created`.
+    order: BTreeSet<(u64, UserId)>,
     ring: Ring,
 }
 
@@ -73,10 +79,16 @@ impl Store for MemoryStore {
         Ok(self.0.state().users.get(id).cloned())
     }
 
-    fn users(&self, _: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        let mut users: Vec<_> = self.0.state().users.values().cloned().collect();
-        users.sort_unstable_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        Ok(users)
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+        _: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let after = after.map(|(created, id)| (created, id.clone()));
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.0.state();
+        let page = state.order.range((from, Bound::Unbounded)).take(PAGE);
+        Ok(page.filter_map(|(_, id)| state.users.get(id).cloned()).collect())
     }
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
@@ -140,9 +152,9 @@ impl Tables for Inner {
         &self,
         wanted: &dyn Fn(&StoredUser) -> bool,
     ) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        let mut users: Vec<_> = self.state().users.values().cloned().collect();
-        users.sort_unstable_by(|a, b| (b.used, &b.id).cmp(&(a.used, &a.id)));
-        Ok(users.into_iter().find(|user| user.is_logged_in() && wanted(user)))
+        let state = self.state();
+        let users = state.users.values().filter(|user| user.is_logged_in() && wanted(user));
+        Ok(users.max_by_key(|user| (user.used, &user.id)).cloned())
     }
 }
 
@@ -155,15 +167,21 @@ impl State {
                 Change::Current(user) => self.current = user,
                 Change::Location(location) => self.location = location,
                 Change::Put(user) => {
+                    self.remove(&user.id);
+                    self.order.insert((user.created, user.id.clone()));
                     self.users.insert(user.id.clone(), Arc::new(*user));
                 }
-                Change::Remove(user) => {
-                    self.users.remove(&user);
-                }
+                Change::Remove(user) => self.remove(&user),
                 Change::Tell(event) => events.push(event),
             }
         }
         self.ring.push_in_memory(self.number, &events);
+    }
+
+    fn remove(&mut self, user: &UserId) {
+        if let Some(user) = self.users.remove(user) {
+            self.order.remove(&(user.created, user.id.clone()));
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod contract;
 mod gate;
 #[cfg(feature = "encryption")]
 mod key;
+mod listing;
 mod memory;
 mod ring;
 mod sled;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "encryption")]
 pub use self::key::EncryptionKey;
+pub(crate) use self::listing::Listing;
 pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
 use crate::account::{Identity, Profile, UserState};
@@ -149,6 +151,8 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 /// 4. `refresh_flight` gives a user's flight to one holder at a time, across all who share the
 ///    store, and a holder that dies loses it. Flights of different users may exclude each other.
 /// 5. No error and no `Debug` shows a token.
+/// 6. A page of users is of one state. Whatever is committed between two pages, a listing shows
+///    each user that is there all the while, and keeps its `created`, exactly once.
 ///
 /// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
 pub trait Store: Send + Sync + 'static {
@@ -161,8 +165,23 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a user's record, or `None` if there is none.
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError>;
 
-    /// Returns all records, by `created`, the first one first.
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError>;
+    /// Returns the next records in the order of `created`, and of `id` where that is the same: those
+    /// after a place in that order, or the first ones. None means that there are no more.
+    ///
+    /// How many are returned at once is for the store to say, so that listing any number of users
+    /// takes little memory and holds nobody up for long.
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError>;
+
+    /// Returns all records, in the order of [`users_after`](Self::users_after), page by page, and
+    /// all of them in memory: for tests, and where they are known to be few.
+    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let mut listing = Listing::default();
+        std::iter::from_fn(|| listing.next(self, || deadline)).collect()
+    }
 
     /// Commits what `decide` returns; see the laws. Returns the newest commit's number.
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError>;

@@ -156,12 +156,9 @@ fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
 fn users(session: &Session, out: &Output) -> Result<(), Failure> {
     let current = session.current_user()?;
     let (mut json, mut words) = (Vec::new(), String::new());
-    for user in session.users()? {
-        let state = user.state()?;
-        if state == UserState::Removed {
-            // By somebody else, since the list was read.
-            continue;
-        }
+    for listed in session.users_iter() {
+        let listed = listed?;
+        let (user, state) = (listed.user(), listed.state());
         let is_current = current.as_ref() == Some(&user);
         let mark = if is_current { '*' } else { ' ' };
         let _ = writeln!(words, "{mark} {} ({})", shown(&user), state.as_str());

@@ -1,15 +1,16 @@
 //! The database: the only place that names sled.
 //!
 //! One tree. `meta/app` says whose users these are, `meta/seal` is there if they are sealed,
-//! `meta/head` says what the newest commit left, `u/…` are the records, `r/…` orders the logged-in
-//! users by their last use. Records are opened and sealed here. Values longer than
-//! 4,000 bytes lie in several pieces, so that no page grows to the size from which sled writes it
-//! to a file of its own, which it never syncs.
+//! `meta/head` says what the newest commit left, `u/…` are the records, `c/…` orders them by
+//! `created`, `r/…` those that are logged in by their last use. Records are opened and sealed here.
+//! Values longer than 4,000 bytes lie in several pieces, so that no page grows to the size from
+//! which sled writes it to a file of its own, which it never syncs.
 //!
 //! sled reports damage as an error, as a panic or not at all; the first two are caught here and
 //! remembered, the third is for the writer, who knows what should be there.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -30,7 +31,7 @@ use super::snapshot::Snapshot;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::store::wipe;
+use crate::store::{StoredUser, wipe};
 
 /// Frozen when a database is made, so it must not follow sled's default. With half of it an open
 /// is 15 % faster, but pages would have to be smaller too.
@@ -46,6 +47,7 @@ const APP: &[u8] = b"meta/app";
 const HEAD: &[u8] = b"meta/head";
 const SEAL: &[u8] = b"meta/seal";
 const RECORDS: &[u8] = b"u/";
+const BY_CREATED: &[u8] = b"c/";
 const BY_USE: &[u8] = b"r/";
 
 /// What the newest commit left behind, users aside.
@@ -65,17 +67,36 @@ pub(super) struct Head {
 /// What a commit does to one user.
 pub(super) struct Edit {
     pub(super) id: UserId,
-    /// Where the user is in the order of use before, if it is there.
-    pub(super) used_before: Option<u64>,
-    /// Where the user is in the order of use from now on.
-    pub(super) used: Option<u64>,
-    /// The record, or `None` to remove it.
-    pub(super) record: Option<Vec<u8>>,
+    /// Where the user is before, if it is there.
+    pub(super) before: Option<Rank>,
+    /// The record and where the user is from now on, or `None` to remove it.
+    pub(super) after: Option<(Rank, Vec<u8>)>,
+}
+
+/// Where a user is in the orders by which users are found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rank {
+    created: u64,
+    /// None while the user is logged out.
+    used: Option<u64>,
 }
 
 impl Drop for Edit {
     fn drop(&mut self) {
-        wipe(self.record.as_deref_mut().unwrap_or_default());
+        if let Some((_, record)) = &mut self.after {
+            wipe(record);
+        }
+    }
+}
+
+impl Rank {
+    pub(super) fn of(user: &StoredUser) -> Self {
+        Self { created: user.created, used: user.is_logged_in().then_some(user.used) }
+    }
+
+    fn keys(self, id: &UserId) -> impl Iterator<Item = Vec<u8>> {
+        let by_use = self.used.map(|used| order_key(BY_USE, used, id));
+        [order_key(BY_CREATED, self.created, id)].into_iter().chain(by_use)
     }
 }
 
@@ -233,9 +254,38 @@ impl Database {
     ) -> Result<(), StoreError> {
         let mut entries = self.scan(BY_USE)?;
         while let Some((key, _)) = self.next("list users", || entries.next_back())? {
-            let id = key.get(BY_USE.len() + 8..).and_then(|id| std::str::from_utf8(id).ok());
-            let Some(id) = id else { return Err(self.damaged("the order of use is broken")) };
-            if show(UserId::new(id))?.is_break() {
+            let Some(id) = parse_order_key(&key) else {
+                return Err(self.damaged("the order of use is broken"));
+            };
+            if show(id)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the records by `created`, those after a place in that order or all, until told to
+    /// stop.
+    pub(super) fn each_by_created(
+        &self,
+        after: Option<(u64, &UserId)>,
+        show: &mut dyn FnMut(UserId, Vec<u8>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let from = match after {
+            // The next key there can be.
+            Some((created, id)) => [&*order_key(BY_CREATED, created, id), b"\0"].concat(),
+            None => BY_CREATED.to_vec(),
+        };
+        let mut entries = self.guard("list", |db| Ok(db.range(from..)))?;
+        while let Some((key, _)) = self.next("list users", || entries.next())?
+            && key.starts_with(BY_CREATED)
+        {
+            let id = parse_order_key(&key);
+            let record = id.as_ref().map(|id| self.record(id)).transpose()?.flatten();
+            let (Some(id), Some(record)) = (id, record) else {
+                return Err(self.damaged("the order of users is broken"));
+            };
+            if show(id, record)?.is_break() {
                 break;
             }
         }
@@ -256,15 +306,15 @@ impl Database {
     fn batch(&self, edits: &[Edit]) -> Result<sled::Batch, StoreError> {
         let mut batch = sled::Batch::default();
         for edit in edits {
-            let record = edit.record.as_deref();
-            let record = record.map(|record| self.codec.seal_record(&edit.id, record)).transpose();
-            let record = record.map_err(|error| error.at(&self.path))?;
-            self.put(&mut batch, &record_key(&edit.id), record.as_deref())?;
-            if let Some(used) = edit.used_before {
-                batch.remove(use_key(used, &edit.id));
+            let id = &edit.id;
+            let record = edit.after.as_ref().map(|(_, record)| self.codec.seal_record(id, record));
+            let record = record.transpose().map_err(|error| error.at(&self.path))?;
+            self.put(&mut batch, &record_key(id), record.as_deref())?;
+            for key in edit.before.into_iter().flat_map(|rank| rank.keys(id)) {
+                batch.remove(key);
             }
-            if let Some(used) = edit.used {
-                batch.insert(use_key(used, &edit.id), &[]);
+            for key in edit.after.iter().flat_map(|(rank, _)| rank.keys(id)) {
+                batch.insert(key, &[]);
             }
         }
         Ok(batch)
@@ -289,13 +339,10 @@ impl Database {
         if !self.codec.is_same(&to.codec) {
             return self.copy_records_to(to, edits);
         }
+        let edited: HashSet<_> = edits.iter().map(|edit| &edit.id).collect();
         let left_out = |key: &[u8]| {
-            let record = parse_record_key(key).map(|(id, _)| id);
-            let edited = |edit: &Edit| {
-                record.as_ref() == Some(&edit.id)
-                    || edit.used_before.is_some_and(|used| use_key(used, &edit.id) == key)
-            };
-            key.starts_with(HEAD) || edits.iter().any(edited)
+            let id = parse_record_key(key).map(|(id, _)| id).or_else(|| parse_order_key(key));
+            key.starts_with(HEAD) || id.is_some_and(|id| edited.contains(&id))
         };
         let mut entries = self.scan(b"")?;
         loop {
@@ -327,8 +374,7 @@ impl Database {
         self.each_record(&mut |id, record| {
             if edits.iter().all(|edit| edit.id != id) {
                 let user = decode(&record).map_err(|error| error.at(&self.path))?;
-                let used = user.is_logged_in().then_some(user.used);
-                copied.push(Edit { id, used_before: None, used, record: Some(record) });
+                copied.push(Edit { id, before: None, after: Some((Rank::of(&user), record)) });
             }
             if copied.len() == COPY {
                 copy(&mut copied)?;
@@ -534,8 +580,13 @@ fn parse_record_key(key: &[u8]) -> Option<(UserId, u16)> {
     Some((UserId::new(std::str::from_utf8(id).ok()?), u16::from_be_bytes(piece.try_into().ok()?)))
 }
 
-fn use_key(used: u64, id: &UserId) -> Vec<u8> {
-    [BY_USE, &used.to_be_bytes(), id.as_str().as_bytes()].concat()
+fn order_key(order: &[u8], place: u64, id: &UserId) -> Vec<u8> {
+    [order, &place.to_be_bytes(), id.as_str().as_bytes()].concat()
+}
+
+fn parse_order_key(key: &[u8]) -> Option<UserId> {
+    let rest = key.strip_prefix(BY_USE).or_else(|| key.strip_prefix(BY_CREATED))?;
+    std::str::from_utf8(rest.get(8..)?).ok().map(UserId::new)
 }
 
 #[cfg(test)]

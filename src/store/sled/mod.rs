@@ -202,14 +202,18 @@ impl Store for SledStore {
         Ok(user)
     }
 
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let view = self.view(deadline)?;
         if view.snapshot().complete {
-            let users = view.snapshot().users();
+            let users = view.snapshot().users_after(after);
             return users.map_err(|error| error.at(self.files.snapshot()));
         }
         let mut writer = Writer::open(self, deadline)?;
-        let users = writer.users();
+        let users = writer.users_after(after);
         self.install(writer.view());
         users
     }
@@ -268,7 +272,7 @@ mod tests {
             store.current(soon).unwrap_err(),
             store.location(soon).unwrap_err(),
             store.user(&ada, soon).unwrap_err(),
-            store.users(soon).unwrap_err(),
+            store.users_after(None, soon).unwrap_err(),
             store.commit(soon, &mut |_| Ok(vec![])).unwrap_err(),
             store.recent(None, soon).unwrap_err(),
             store.refresh_flight(&ada, soon).unwrap_err(),

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use super::checksum::fnv1a;
-use super::database::{Database, Edit, Head};
+use super::database::{Database, Edit, Head, Rank};
 use super::files::failed;
 use super::record::{decode, newer};
 use super::secrecy::{Codec, Secrecy};
@@ -225,9 +225,13 @@ impl Snapshot {
         self.users.get(id).map(|kept| kept.read()).transpose()
     }
 
-    /// Returns the users that are here, by `created`.
-    pub(super) fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        let mut users: Vec<_> = self.users.iter().collect();
+    /// Returns the users that are here, by `created`, those after a place in that order or all.
+    pub(super) fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        let is_after = |id, kept: &Kept| after.is_none_or(|after| (kept.created, id) > after);
+        let mut users: Vec<_> = self.users.iter().filter(|(id, kept)| is_after(id, kept)).collect();
         users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
         users.into_iter().map(|(_, kept)| kept.read()).collect()
     }
@@ -235,22 +239,17 @@ impl Snapshot {
     /// Returns what a database needs to hold the users that are here.
     pub(super) fn edits(&self) -> Result<Vec<Edit>, StoreError> {
         let edit = |(id, kept): (&UserId, &Arc<Kept>)| {
-            let logged_in = kept.read()?.is_logged_in();
-            Ok(Edit {
-                id: id.clone(),
-                used_before: None,
-                used: logged_in.then_some(kept.used),
-                record: Some(kept.record.clone()),
-            })
+            let after = Some((Rank::of(&*kept.read()?), kept.record.clone()));
+            Ok(Edit { id: id.clone(), before: None, after })
         };
         self.users.iter().map(edit).collect()
     }
 
     /// Puts a user in or takes one out, as a commit does.
     pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), StoreError> {
-        match edit.record.clone() {
-            Some(record) => {
-                let kept = Kept::new(record)?;
+        match &edit.after {
+            Some((_, record)) => {
+                let kept = Kept::new(record.clone())?;
                 self.users.insert(edit.id.clone(), Arc::new(kept));
             }
             None => {

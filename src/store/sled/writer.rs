@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::SledStore;
-use super::database::{Database, Edit, Head};
+use super::database::{Database, Edit, Head, Rank};
 use super::files::failed;
 use super::generation::{Generation, GenerationFile};
 use super::lock::FileLock;
@@ -28,6 +28,10 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::gate::Pass;
 use crate::store::{Change, Decide, StoredUser, Tables, check};
+
+/// How many bytes of records are listed before others get a turn at the database. Opening it again
+/// costs more with each user that there is, and less than reading a page.
+const PAGE: usize = 1024 * 1024;
 
 /// The right to write: nobody else has it, in this process or another.
 pub(super) struct Hold<'a> {
@@ -106,9 +110,12 @@ impl<'a> Writer<'a> {
         self.despite_damage(|writer| writer.newest()?.user(id))
     }
 
-    /// Returns all users by `created`, from the database.
-    pub(super) fn users(&mut self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.despite_damage(|writer| writer.newest()?.users())
+    /// Returns the next users by `created`, from the database.
+    pub(super) fn users_after(
+        &mut self,
+        after: Option<(u64, &UserId)>,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.despite_damage(|writer| writer.newest()?.users_after(after))
     }
 
     /// Commits what `decide` returns, and returns the number of the newest commit.
@@ -172,15 +179,12 @@ impl<'a> Writer<'a> {
         for (id, user) in users {
             let before = newest.user(&id)?;
             anew |= before.as_ref().is_some_and(|before| loses_secrets(before, user.as_deref()));
-            let place = |user: &StoredUser| user.is_logged_in().then_some(user.used);
-            let encode =
-                |user: Box<StoredUser>| encode(&user).map_err(|error| error.at(store.files.dir()));
-            edits.push(Edit {
-                used_before: before.as_deref().and_then(place),
-                used: user.as_deref().and_then(place),
-                record: user.map(encode).transpose()?,
-                id,
-            });
+            let encode = |user: Box<StoredUser>| {
+                let record = encode(&user).map_err(|error| error.at(store.files.dir()))?;
+                Ok((Rank::of(&user), record))
+            };
+            let before = before.as_deref().map(Rank::of);
+            edits.push(Edit { id, before, after: user.map(encode).transpose()? });
         }
         let codec = open.database.codec();
         let mut snapshot =
@@ -315,13 +319,17 @@ impl Newest<'_> {
         user.map(Arc::new).map_err(|error| error.at(self.open.database.path()))
     }
 
-    fn users(&self) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let mut users = Vec::new();
-        self.open.database.each_record(&mut |_, record| {
+        let mut bytes = 0;
+        self.open.database.each_by_created(after, &mut |_, record| {
             users.push(self.decode(&record)?);
-            Ok(ControlFlow::Continue(()))
+            bytes += record.len();
+            Ok(if bytes < PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
-        users.sort_unstable_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(users)
     }
 }

@@ -1,0 +1,45 @@
+//! Going through all users page by page.
+
+use std::sync::Arc;
+use std::vec;
+
+use super::{Store, StoredUser};
+use crate::clock::Deadline;
+use crate::error::StoreError;
+use crate::id::UserId;
+
+/// How far a listing has come.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    page: vec::IntoIter<Arc<StoredUser>>,
+    /// The last one that was shown.
+    last: Option<(u64, UserId)>,
+    has_ended: bool,
+}
+
+impl Listing {
+    /// Returns the next record. The deadline is that of the next page, if one has to be read.
+    /// After an error there is no more.
+    pub(crate) fn next(
+        &mut self,
+        store: &(impl Store + ?Sized),
+        deadline: impl FnOnce() -> Deadline,
+    ) -> Option<Result<Arc<StoredUser>, StoreError>> {
+        if self.page.as_slice().is_empty() && !self.has_ended {
+            let after = self.last.as_ref().map(|(created, id)| (*created, id));
+            match store.users_after(after, deadline()) {
+                Ok(page) => self.page = page.into_iter(),
+                Err(error) => {
+                    self.has_ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        let next = self.page.next();
+        match &next {
+            Some(user) => self.last = Some((user.created, user.id.clone())),
+            None => self.has_ended = true,
+        }
+        next.map(Ok)
+    }
+}
