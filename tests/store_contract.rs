@@ -75,6 +75,13 @@ laws! {
     unknown_fields_survive_a_rewrite
     records_come_back_as_they_were
     concurrent_commits_lose_nothing
+    reads_never_go_back
+    a_listing_shows_who_stays_exactly_once
+    a_page_is_of_one_state
+    errors_show_no_secret
+    events_of_one_commit_stay_together
+    a_read_that_has_to_wait_ends_with_its_deadline
+    a_flight_is_its_holders_wherever_it_goes
     flights_of_many_threads_exclude_each_other
 }
 

@@ -13,7 +13,7 @@ use crate::user::User;
 /// All users known here, one after the other, in the order in which they first logged in. From
 /// [`Session::users_iter`].
 ///
-/// They are read in pages of about a megabyte at most; nothing is locked between two pages, and
+/// They are read in pages of some megabytes at most; nothing is locked between two pages, and
 /// each page may take as long as a call of the session. A user who is there all the while is shown
 /// once, as the store had it when its page was read. One who logs in for the first time, or is
 /// removed, meanwhile may be shown or not. After an error the listing has ended.

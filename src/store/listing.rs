@@ -5,7 +5,7 @@ use std::vec;
 
 use super::{Store, StoredUser};
 use crate::clock::Deadline;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
 /// How far a listing has come.
@@ -27,11 +27,16 @@ impl Listing {
     ) -> Option<Result<Arc<StoredUser>, StoreError>> {
         if self.page.as_slice().is_empty() && !self.has_ended {
             let after = self.last.as_ref().map(|(created, id)| (*created, id));
+            let goes_on = |page: &[Arc<StoredUser>]| {
+                page.first().is_none_or(|user| after.is_none_or(|at| (user.created, &user.id) > at))
+            };
             match store.users_after(after, deadline()) {
-                Ok(page) => self.page = page.into_iter(),
-                Err(error) => {
+                Ok(page) if goes_on(&page) => self.page = page.into_iter(),
+                failed => {
                     self.has_ended = true;
-                    return Some(Err(error));
+                    let reason = "the store lists users in a circle";
+                    let circle = StoreError::new(StoreErrorKind::Io, reason);
+                    return Some(Err(failed.err().unwrap_or(circle)));
                 }
             }
         }

@@ -146,6 +146,42 @@ pub(super) fn removing_nobody_is_a_commit_like_any_other(place: &dyn Place) {
     assert_eq!(number(&*place.open()), 1);
 }
 
+pub(super) fn reads_never_go_back(place: &dyn Place) {
+    const COMMITS: u64 = 40;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let store = place.open();
+            for _ in 0..COMMITS {
+                let next = |number| {
+                    let mut next = user("ada", 1);
+                    next.epoch = number;
+                    vec![put(next), Change::Location(Some(number.to_string()))]
+                };
+                let number = commit_numbered(&*store, next);
+                assert_eq!(super::tools::number(&*store), number);
+            }
+        });
+        scope.spawn(|| {
+            // Two handles of one process: what one has seen the other does not go behind.
+            let stores = [place.open(), place.open()];
+            let mut seen = 0;
+            for store in stores.iter().cycle() {
+                let location = store.location(soon()).unwrap();
+                let location = location.map_or(0, |number| number.parse().unwrap());
+                let epoch = get(&**store, "ada").map_or(0, |ada| ada.epoch);
+                let number = number(&**store);
+                for read in [location, epoch, number] {
+                    assert!(read >= seen, "{read} after {seen}");
+                    seen = read;
+                }
+                if seen == COMMITS {
+                    break;
+                }
+            }
+        });
+    });
+}
+
 pub(super) fn concurrent_commits_lose_nothing(place: &dyn Place) {
     const THREADS: usize = 8;
     const COMMITS: u64 = 25;

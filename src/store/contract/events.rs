@@ -27,6 +27,20 @@ pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn Place) {
     }
 }
 
+pub(super) fn events_of_one_commit_stay_together(place: &dyn Place) {
+    let store = place.open();
+    let events = ["a", "b", "c"].map(|to| Change::Tell(switched(to)));
+    let mut oldest = 1;
+    while oldest == 1 {
+        let last = commit(&*store, &events);
+        assert!(last < 5_000, "nothing is ever forgotten");
+        let told = store.recent(Some(0), soon()).unwrap().events;
+        oldest = told.first().unwrap().0;
+        let numbers = told.iter().map(|(number, _)| *number);
+        assert!(numbers.eq((oldest..=last).flat_map(|number| [number; 3])), "from {oldest} on");
+    }
+}
+
 pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn Place) {
     let store = place.open();
     // How many are remembered is the store's own matter; it is 64 at least, and it ends.

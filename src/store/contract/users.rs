@@ -1,5 +1,8 @@
 //! Users: as they were written, whatever is in them, and in their order.
 
+use std::sync::Arc;
+use std::thread;
+
 use crate::UserState;
 use crate::store::{Change, Store, StoredUser};
 use serde_json::json;
@@ -20,6 +23,90 @@ pub(super) fn users_are_ordered_by_created(place: &dyn Place) {
     assert_eq!(names(&*place.open()), ["zoe", "ada", "mia"]);
     commit(&*store, &[Change::Remove(id("zoe"))]);
     assert_eq!(names(&*place.open()), ["ada", "mia"]);
+}
+
+/// So many users that no store lists all of them at once.
+const MANY: u64 = 600;
+
+fn many(number: u64) -> String {
+    format!("user {number:03}")
+}
+
+fn put_many(store: &dyn Store) {
+    // The first ones have the same `created`, so that the order is by `id`.
+    let record = |number: u64| put(padded(user(&many(number), number.max(50)), 10_000));
+    commit(store, &(0..MANY).map(record).collect::<Vec<_>>());
+}
+
+/// Returns who comes after a user, at once.
+fn page_after(store: &dyn Store, last: Option<&StoredUser>) -> Vec<Arc<StoredUser>> {
+    store.users_after(last.map(|last| (last.created, &last.id)), soon()).unwrap()
+}
+
+pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn Place) {
+    let (store, other) = (place.open(), place.open());
+    put_many(&*store);
+    let mut shown = Vec::new();
+    let mut last: Option<Arc<StoredUser>> = None;
+    let mut pages = 0;
+    loop {
+        let page = page_after(&*store, last.as_deref());
+        let Some(end) = page.last() else { break };
+        shown.extend(page.iter().map(|user| user.id.to_string()));
+        pages += 1;
+        // The last one that was shown goes, every other one of the next too, the rest are used.
+        let number = shown.len() as u64;
+        let mut changes = vec![Change::Remove(end.id.clone())];
+        for number in number..(number + 40).min(MANY) {
+            let mut used = padded(user(&many(number), number.max(50)), 10_000);
+            used.used += 1_000;
+            let gone = Change::Remove(id(&many(number)));
+            changes.push(if number % 2 == 1 { gone } else { put(used) });
+        }
+        if number < MANY / 2 {
+            changes.push(put(user(&format!("new {pages}"), MANY + pages)));
+        }
+        commit(&*other, &changes);
+        last = Some(Arc::clone(end));
+        assert!(pages <= 2 * MANY, "the listing does not end");
+    }
+    assert!(pages > 1, "all users at once");
+    let mut once = shown.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), shown.len(), "a user was shown twice");
+    for stayed in names(&*store) {
+        assert!(stayed.starts_with("new") || shown.contains(&stayed), "{stayed} was left out");
+    }
+    let old = shown.iter().filter(|name| !name.starts_with("new"));
+    assert!(old.is_sorted(), "they were not shown in their order");
+}
+
+pub(super) fn a_page_is_of_one_state(place: &dyn Place) {
+    const COMMITS: u64 = 25;
+    let both = |epoch: u64| {
+        let at = |name: &str, created| {
+            let mut user = padded(user(name, created), 100);
+            user.epoch = epoch;
+            put(user)
+        };
+        vec![at("ada", 1), at("eve", 2)]
+    };
+    let store = place.open();
+    commit_numbered(&*store, both);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let store = place.open();
+            for _ in 1..COMMITS {
+                commit_numbered(&*store, both);
+            }
+        });
+        while number(&*store) < COMMITS {
+            if let [ada, eve] = &page_after(&*store, None)[..] {
+                assert_eq!(ada.epoch, eve.epoch);
+            }
+        }
+    });
 }
 
 fn last_used(store: &dyn Store, not: &[&str]) -> Option<String> {
@@ -71,6 +158,19 @@ pub(super) fn debug_shows_no_secret(place: &dyn Place) {
     let recent = store.recent(Some(0), soon()).unwrap();
     let shown = format!("{change:?} {user:?} {flight:?} {recent:?}");
     assert!(shown.contains("ada") && !shown.contains("hush"), "{shown}");
+}
+
+pub(super) fn errors_show_no_secret(place: &dyn Place) {
+    let store = place.open();
+    let refused = || vec![put(user_with(&"x".repeat(1025), 1, "hush"))];
+    let error = store.commit(soon(), &mut |_| Ok(refused())).unwrap_err();
+    let mut shown = format!("{error} {error:?}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        shown += &format!(" {error} {error:?}");
+        cause = error.source();
+    }
+    assert!(!shown.contains("hush"), "{shown}");
 }
 
 pub(super) fn values_of_any_size_come_back_whole(place: &dyn Place) {
