@@ -155,6 +155,11 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 ///    each user that is there all the while, and keeps its `created`, exactly once.
 ///
 /// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
+///
+/// For a store of your own, in a server that many machines share: a change of a kind that it does not
+/// know is an error, and refuses the commit. A refresh flight is best a lease that is renewed while
+/// it is held, since nobody tells a server that a machine has died. What
+/// [`is_sealed`](Self::is_sealed) answers decides whether tokens of ended logins may be kept.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;

@@ -1,0 +1,823 @@
+//! Stores that break one law each, and are caught by it: what the suite of laws is worth.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+#![allow(clippy::type_complexity, reason = "a method of the trait each, as it is")]
+
+#[path = "support/store.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a part of what other tests share")]
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::contract::{LAWS, Place};
+use keyfob::store::{Change, Decide, Flight, MemoryStore, Recent, Store, StoredUser, Tables};
+use keyfob::{Deadline, StoreError, StoreErrorKind, UserId, UserState};
+use support::{Twist, Twisted};
+
+type Result<T> = std::result::Result<T, StoreError>;
+type After<'a> = Option<(u64, &'a UserId)>;
+type Method<F> = Option<Box<F>>;
+
+/// What one handle does in its own way.
+#[derive(Default)]
+struct Mutant {
+    current: Method<dyn Fn(&dyn Store, Deadline) -> Result<Option<UserId>> + Send + Sync>,
+    location: Method<dyn Fn(&dyn Store, Deadline) -> Result<Option<String>> + Send + Sync>,
+    user: Method<
+        dyn Fn(&dyn Store, &UserId, Deadline) -> Result<Option<Arc<StoredUser>>> + Send + Sync,
+    >,
+    users: Method<
+        dyn Fn(&dyn Store, After<'_>, Deadline) -> Result<Vec<Arc<StoredUser>>> + Send + Sync,
+    >,
+    commit: Method<dyn Fn(&dyn Store, Deadline, &mut Decide<'_>) -> Result<u64> + Send + Sync>,
+    recent: Method<dyn Fn(&dyn Store, Option<u64>, Deadline) -> Result<Recent> + Send + Sync>,
+    flight: Method<dyn Fn(&dyn Store, &UserId, Deadline) -> Result<Option<Flight>> + Send + Sync>,
+}
+
+impl Twist for Mutant {
+    fn current(&self, store: &dyn Store, deadline: Deadline) -> Result<Option<UserId>> {
+        self.current.as_ref().map_or_else(|| store.current(deadline), |does| does(store, deadline))
+    }
+
+    fn location(&self, store: &dyn Store, deadline: Deadline) -> Result<Option<String>> {
+        let does = self.location.as_ref();
+        does.map_or_else(|| store.location(deadline), |does| does(store, deadline))
+    }
+
+    fn user(
+        &self,
+        store: &dyn Store,
+        id: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<StoredUser>>> {
+        let does = self.user.as_ref();
+        does.map_or_else(|| store.user(id, deadline), |does| does(store, id, deadline))
+    }
+
+    fn users_after(
+        &self,
+        store: &dyn Store,
+        after: After<'_>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>> {
+        let does = self.users.as_ref();
+        does.map_or_else(|| store.users_after(after, deadline), |does| does(store, after, deadline))
+    }
+
+    fn commit(
+        &self,
+        store: &dyn Store,
+        deadline: Deadline,
+        decide: &mut Decide<'_>,
+    ) -> Result<u64> {
+        match &self.commit {
+            Some(does) => does(store, deadline, decide),
+            None => store.commit(deadline, decide),
+        }
+    }
+
+    fn recent(&self, store: &dyn Store, number: Option<u64>, deadline: Deadline) -> Result<Recent> {
+        let does = self.recent.as_ref();
+        does.map_or_else(|| store.recent(number, deadline), |does| does(store, number, deadline))
+    }
+
+    fn refresh_flight(
+        &self,
+        store: &dyn Store,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Flight>> {
+        let does = self.flight.as_ref();
+        does.map_or_else(
+            || store.refresh_flight(user, deadline),
+            |does| does(store, user, deadline),
+        )
+    }
+}
+
+macro_rules! mutant {
+    ($method:ident: $does:expr) => {
+        Mutant { $method: Some(Box::new($does)), ..Mutant::default() }
+    };
+}
+
+/// A store that does something else with what was decided.
+fn changing(
+    change: impl Fn(&dyn Tables, Vec<Change>) -> Result<Vec<Change>> + Send + Sync + 'static,
+) -> Mutant {
+    mutant!(commit: move |store, deadline, decide| {
+        store.commit(deadline, &mut |tables| change(tables, decide(tables)?))
+    })
+}
+
+/// A store that writes something else than the record it is given.
+fn writing(write: impl Fn(&mut StoredUser) + Send + Sync + 'static) -> Mutant {
+    changing(move |_, mut changes| {
+        for change in &mut changes {
+            if let Change::Put(user) = change {
+                write(user);
+            }
+        }
+        Ok(changes)
+    })
+}
+
+/// A store whose decisions see something else.
+fn showing(show: impl Fn(&dyn Tables) -> Shown<'_> + Send + Sync + 'static) -> Mutant {
+    mutant!(commit: move |store, deadline, decide| {
+        store.commit(deadline, &mut |tables| decide(&show(tables)))
+    })
+}
+
+/// What a decision sees, a little wrong.
+struct Shown<'a> {
+    tables: &'a dyn Tables,
+    number: u64,
+    user: Option<Box<dyn Fn(Arc<StoredUser>) -> Option<Arc<StoredUser>>>>,
+    ignores_wish: bool,
+    by_created: bool,
+}
+
+impl<'a> Shown<'a> {
+    fn right(tables: &'a dyn Tables) -> Self {
+        let number = tables.number();
+        Self { tables, number, user: None, ignores_wish: false, by_created: false }
+    }
+}
+
+impl Tables for Shown<'_> {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn current(&self) -> Option<UserId> {
+        self.tables.current()
+    }
+
+    fn location(&self) -> Option<String> {
+        self.tables.location()
+    }
+
+    fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>> {
+        let user = self.tables.user(id)?;
+        Ok(match &self.user {
+            Some(shown) => user.and_then(shown),
+            None => user,
+        })
+    }
+
+    fn last_used(&self, wanted: &dyn Fn(&StoredUser) -> bool) -> Result<Option<Arc<StoredUser>>> {
+        if self.by_created {
+            let newest = Mutex::new(None::<Arc<StoredUser>>);
+            self.tables.last_used(&|user| {
+                let mut newest = newest.lock().unwrap();
+                if wanted(user) && newest.as_ref().is_none_or(|known| known.created < user.created)
+                {
+                    *newest = Some(Arc::new(user.clone()));
+                }
+                false
+            })?;
+            return Ok(newest.into_inner().unwrap());
+        }
+        self.tables.last_used(&|user| self.ignores_wish || wanted(user))
+    }
+}
+
+/// A store whose reads see only what this handle has committed or first saw.
+fn stale() -> Mutant {
+    let first = OnceLock::new();
+    mutant!(current: move |store, deadline| {
+        Ok(first.get_or_init(|| store.current(deadline).unwrap()).clone())
+    })
+}
+
+fn error(kind: StoreErrorKind) -> StoreError {
+    StoreError::new(kind, "planned")
+}
+
+fn all(store: &dyn Store, deadline: Deadline) -> Vec<Arc<StoredUser>> {
+    store.users(deadline).unwrap()
+}
+
+fn token(user: &StoredUser) -> serde_json::Value {
+    serde_json::to_value(user).unwrap()["refresh_token"].take()
+}
+
+fn cut(text: &str, bytes: usize) -> UserId {
+    UserId::new(text.get(..bytes).unwrap_or(text))
+}
+
+/// Gives a flight back only if nothing went wrong.
+struct Forgetful(Option<Flight>);
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::mem::forget(self.0.take());
+        }
+    }
+}
+
+/// Gives its flights back with the handle.
+#[derive(Default)]
+struct Clinging(Mutex<Vec<Arc<Mutex<Option<Flight>>>>>);
+
+struct Shared(Arc<Mutex<Option<Flight>>>);
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().take();
+    }
+}
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        for flight in self.0.get_mut().unwrap() {
+            flight.lock().unwrap().take();
+        }
+    }
+}
+
+/// Makes the mutant of a handle; what the handles of a place share is made before.
+type Make = Box<dyn Fn() -> Mutant + Send + Sync>;
+
+fn each(make: fn() -> Mutant) -> Make {
+    Box::new(make)
+}
+
+/// The laws, each with a store that breaks it.
+fn mutants() -> Vec<(&'static str, Make)> {
+    vec![
+        (
+            "a_new_store_has_nobody",
+            each(|| mutant!(location: |_, _| Ok(Some("https://elsewhere.example.org".into())))),
+        ),
+        ("a_commit_is_seen_by_everybody_at_once", each(stale)),
+        (
+            "a_commit_is_seen_by_everybody_at_once",
+            each(|| mutant!(recent: |_, _, _| Ok(Recent::default()))),
+        ),
+        (
+            "current_user_and_location_are_set_and_cleared",
+            each(|| {
+                changing(|_, mut changes| {
+                    changes.retain(|change| !matches!(change, Change::Location(None)));
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "current_user_and_location_are_set_and_cleared",
+            each(|| {
+                changing(|_, mut changes| {
+                    if changes.iter().any(|change| matches!(change, Change::Current(None))) {
+                        changes.push(Change::Location(None));
+                    }
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "numbers_rise_by_one_whoever_commits",
+            each(|| {
+                showing(|tables| Shown { number: tables.number() + 1, ..Shown::right(tables) })
+            }),
+        ),
+        (
+            "a_decision_without_changes_is_no_commit",
+            each(|| {
+                changing(|_, mut changes| {
+                    changes.push(Change::Location(None));
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "an_error_of_the_decision_changes_nothing_and_is_passed_on",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    store.commit(deadline, decide).map_err(|_| error(StoreErrorKind::Io))
+                })
+            }),
+        ),
+        (
+            "an_error_of_the_decision_changes_nothing_and_is_passed_on",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    store.commit(deadline, decide).or_else(|_| {
+                        Ok(store.recent(None, deadline)?.number)
+                    })
+                })
+            }),
+        ),
+        ("a_panic_of_the_decision_changes_nothing_and_blocks_nobody", {
+            let lock = Arc::new(Mutex::new(()));
+            Box::new(move || {
+                let lock = Arc::clone(&lock);
+                mutant!(commit: move |store, deadline, decide| {
+                    let _held = lock.lock().map_err(|_| error(StoreErrorKind::Io))?;
+                    store.commit(deadline, decide)
+                })
+            })
+        }),
+        (
+            "a_change_that_is_refused_takes_the_others_with_it",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    let mut changes = Vec::new();
+                    let mut number = store.commit(deadline, &mut |tables| {
+                        changes = decide(tables)?;
+                        Ok(vec![])
+                    })?;
+                    for change in changes {
+                        number = store.commit(deadline, &mut |_| Ok(vec![change.clone()]))?;
+                    }
+                    Ok(number)
+                })
+            }),
+        ),
+        (
+            "a_decision_sees_the_newest_state",
+            each(|| {
+                let seen = Arc::new(Mutex::new(HashMap::<UserId, Arc<StoredUser>>::new()));
+                showing(move |tables| {
+                    let seen = Arc::clone(&seen);
+                    let user = move |user: Arc<StoredUser>| {
+                        let mut old = StoredUser::clone(&user);
+                        old.epoch = 1;
+                        Some(
+                            seen.lock()
+                                .unwrap()
+                                .entry(user.id.clone())
+                                .or_insert(old.into())
+                                .clone(),
+                        )
+                    };
+                    Shown { user: Some(Box::new(user)), ..Shown::right(tables) }
+                })
+            }),
+        ),
+        (
+            "a_decision_sees_what_a_reader_sees",
+            each(|| {
+                showing(|tables| Shown { user: Some(Box::new(|_| None)), ..Shown::right(tables) })
+            }),
+        ),
+        (
+            "the_last_change_of_a_user_in_a_commit_counts",
+            each(|| {
+                changing(|_, mut changes| {
+                    changes.sort_by_key(|change| matches!(change, Change::Put(_)));
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "removing_nobody_is_a_commit_like_any_other",
+            each(|| {
+                changing(|tables, mut changes| {
+                    let known = |id: &UserId| matches!(tables.user(id), Ok(Some(_)));
+                    changes.retain(|change| match change {
+                        Change::Remove(id) => known(id),
+                        _ => true,
+                    });
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "concurrent_commits_lose_nothing",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    let mut changes = Vec::new();
+                    store.commit(deadline, &mut |tables| {
+                        changes = decide(tables)?;
+                        Ok(vec![])
+                    })?;
+                    thread::yield_now();
+                    store.commit(deadline, &mut |_| Ok(changes.clone()))
+                })
+            }),
+        ),
+        (
+            "reads_never_go_back",
+            each(|| {
+                let last = AtomicU64::new(0);
+                mutant!(recent: move |store, number, deadline| {
+                    let mut recent = store.recent(number, deadline)?;
+                    recent.number = last.swap(recent.number, Ordering::SeqCst);
+                    Ok(recent)
+                })
+            }),
+        ),
+        (
+            "users_are_ordered_by_created",
+            each(|| {
+                mutant!(users: |store, after, deadline| {
+                    let mut users = all(store, deadline);
+                    users.sort_by(|a, b| a.id.cmp(&b.id));
+                    Ok(if after.is_some() { vec![] } else { users })
+                })
+            }),
+        ),
+        (
+            "users_are_ordered_by_created",
+            each(|| {
+                mutant!(users: |store, after, deadline| {
+                    let mut page = store.users_after(after, deadline)?;
+                    page.extend(after.map(|(_, id)| store.user(id, deadline)).transpose()?.flatten());
+                    page.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+                    Ok(page)
+                })
+            }),
+        ),
+        (
+            "a_listing_shows_who_stays_exactly_once",
+            each(|| {
+                mutant!(users: |store, after, deadline| {
+                    // It looks for the one that was shown last, who is gone.
+                    match after.map(|(_, id)| store.user(id, deadline)).transpose()? {
+                        Some(None) => Ok(vec![]),
+                        _ => store.users_after(after, deadline),
+                    }
+                })
+            }),
+        ),
+        (
+            "a_listing_shows_who_stays_exactly_once",
+            each(|| {
+                let shown = AtomicU64::new(0);
+                mutant!(users: move |store, after, deadline| {
+                    // It counts how many were shown, and some of those are gone.
+                    if after.is_none() {
+                        shown.store(0, Ordering::SeqCst);
+                    }
+                    let users = all(store, deadline);
+                    let skip = shown.load(Ordering::SeqCst) as usize;
+                    let page: Vec<_> = users.into_iter().skip(skip).take(100).collect();
+                    shown.fetch_add(page.len() as u64, Ordering::SeqCst);
+                    Ok(page)
+                })
+            }),
+        ),
+        (
+            "a_listing_shows_who_stays_exactly_once",
+            each(|| {
+                mutant!(users: |store, after, deadline| {
+                    let users = all(store, deadline).into_iter();
+                    Ok(users.filter(|user| after.is_none_or(|at| (user.created, &user.id) > at)).collect())
+                })
+            }),
+        ),
+        (
+            "a_page_is_of_one_state",
+            each(|| {
+                mutant!(users: |store, after, deadline| {
+                    let page = store.users_after(after, deadline)?;
+                    let mut again = Vec::new();
+                    for user in page {
+                        thread::yield_now();
+                        again.extend(store.user(&user.id, deadline)?);
+                        thread::sleep(Duration::from_micros(50));
+                    }
+                    Ok(again)
+                })
+            }),
+        ),
+        (
+            "last_used_is_the_highest_that_is_wanted_among_those_logged_in",
+            each(|| showing(|tables| Shown { ignores_wish: true, ..Shown::right(tables) })),
+        ),
+        (
+            "last_used_follows_every_change",
+            each(|| showing(|tables| Shown { by_created: true, ..Shown::right(tables) })),
+        ),
+        (
+            "more_users_than_a_snapshot_holds_are_all_there",
+            each(|| {
+                mutant!(user: |store, id, deadline| {
+                    let first = store.users_after(None, deadline)?.into_iter().take(50);
+                    Ok(first.into_iter().find(|user| user.id == *id))
+                })
+            }),
+        ),
+        (
+            "values_of_any_size_come_back_whole",
+            each(|| {
+                changing(|_, mut changes| {
+                    for change in &mut changes {
+                        if let Change::Location(Some(location)) = change {
+                            location.truncate(65_536);
+                        }
+                    }
+                    Ok(changes)
+                })
+            }),
+        ),
+        (
+            "ids_are_any_text",
+            each(|| {
+                mutant!(user: |store, id, deadline| {
+                    store.user(&UserId::new(id.as_str().trim_end_matches('\0')), deadline)
+                })
+            }),
+        ),
+        ("ids_are_any_text", each(|| writing(|user| user.id = cut(user.id.as_str(), 1023)))),
+        ("ids_that_are_too_long_are_refused", {
+            each(|| writing(|user| user.id = cut(user.id.as_str(), 1024)))
+        }),
+        ("unknown_fields_survive_a_rewrite", each(|| writing(|user| user.more.clear()))),
+        (
+            "records_come_back_as_they_were",
+            each(|| writing(|user| user.epoch = user.epoch as f64 as u64 - 1)),
+        ),
+        (
+            "records_come_back_as_they_were",
+            each(|| writing(|user| user.state = UserState::LoggedIn)),
+        ),
+        ("debug_shows_no_secret", {
+            each(|| {
+                writing(|user| {
+                    let token = token(user);
+                    user.more.insert("copy".into(), token);
+                })
+            })
+        }),
+        (
+            "errors_show_no_secret",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    let mut tokens = Vec::new();
+                    let done = store.commit(deadline, &mut |tables| {
+                        let changes = decide(tables)?;
+                        tokens.extend(changes.iter().filter_map(|change| match change {
+                            Change::Put(user) => Some(token(user).to_string()),
+                            _ => None,
+                        }));
+                        Ok(changes)
+                    });
+                    done.map_err(|error| error.because(tokens.join(" ")))
+                })
+            }),
+        ),
+        (
+            "events_are_told_in_the_order_of_commits",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    let mut recent = store.recent(number, deadline)?;
+                    recent.events.reverse();
+                    Ok(recent)
+                })
+            }),
+        ),
+        (
+            "events_are_told_in_the_order_of_commits",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    store.recent(Some(number.unwrap_or(0)), deadline)
+                })
+            }),
+        ),
+        (
+            "events_of_one_commit_stay_together",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    let mut recent = store.recent(number, deadline)?;
+                    let surplus = recent.events.len().saturating_sub(100);
+                    recent.events.drain(..surplus);
+                    recent.lagged |= surplus > 0;
+                    Ok(recent)
+                })
+            }),
+        ),
+        (
+            "events_from_before_the_ring_have_lagged",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    let mut recent = store.recent(number, deadline)?;
+                    recent.lagged = false;
+                    Ok(recent)
+                })
+            }),
+        ),
+        (
+            "events_from_before_the_ring_have_lagged",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    let mut recent = store.recent(number, deadline)?;
+                    let surplus = recent.events.len().saturating_sub(5);
+                    recent.events.drain(..surplus);
+                    recent.lagged |= surplus > 0;
+                    Ok(recent)
+                })
+            }),
+        ),
+        (
+            "who_knows_a_higher_number_has_lagged",
+            each(|| {
+                mutant!(recent: |store, number, deadline| {
+                    let newest = store.recent(None, deadline)?.number;
+                    store.recent(number.map(|number| number.min(newest)), deadline)
+                })
+            }),
+        ),
+        (
+            "events_alone_are_a_commit",
+            each(|| {
+                changing(|_, changes| {
+                    let only_events =
+                        changes.iter().all(|change| matches!(change, Change::Tell(_)));
+                    Ok(if only_events { vec![] } else { changes })
+                })
+            }),
+        ),
+        ("reads_go_on_while_somebody_decides", {
+            let lock = Arc::new(RwLock::new(()));
+            Box::new(move || {
+                let (written, read) = (Arc::clone(&lock), Arc::clone(&lock));
+                Mutant {
+                    commit: Some(Box::new(move |store, deadline, decide| {
+                        let _held = written.write().unwrap();
+                        store.commit(deadline, decide)
+                    })),
+                    current: Some(Box::new(move |store, deadline| {
+                        let _held = read.read().unwrap();
+                        store.current(deadline)
+                    })),
+                    ..Mutant::default()
+                }
+            })
+        }),
+        ("a_read_that_has_to_wait_ends_with_its_deadline", {
+            let lock = Arc::new(RwLock::new(()));
+            Box::new(move || {
+                let (written, read) = (Arc::clone(&lock), Arc::clone(&lock));
+                Mutant {
+                    commit: Some(Box::new(move |store, deadline, decide| {
+                        let _held = written.write().unwrap();
+                        store.commit(deadline, decide)
+                    })),
+                    user: Some(Box::new(move |store, id, deadline| {
+                        let _held = read.read().unwrap();
+                        store.user(id, deadline)
+                    })),
+                    ..Mutant::default()
+                }
+            })
+        }),
+        (
+            "a_commit_that_cannot_begin_in_time_is_busy",
+            each(|| {
+                mutant!(commit: |store, _, decide| {
+                    store.commit(Deadline::after(Duration::from_secs(60)), decide)
+                })
+            }),
+        ),
+        (
+            "a_commit_that_cannot_begin_in_time_is_busy",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    store.commit(deadline, decide).map_err(|_| error(StoreErrorKind::Io))
+                })
+            }),
+        ),
+        (
+            "a_passed_deadline_is_tried_once",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| match deadline.has_passed() {
+                    true => Err(error(StoreErrorKind::Busy)),
+                    false => store.commit(deadline, decide),
+                })
+            }),
+        ),
+        (
+            "a_flight_has_one_holder_until_it_is_dropped",
+            each(|| mutant!(flight: |_, _, _| Ok(Some(Flight::new(()))))),
+        ),
+        (
+            "a_flight_has_one_holder_until_it_is_dropped",
+            each(|| {
+                // One that excludes the threads of one handle alone.
+                let own = MemoryStore::new();
+                mutant!(flight: move |_, user, deadline| own.refresh_flight(user, deadline))
+            }),
+        ),
+        (
+            "a_flight_is_given_back_by_a_panic",
+            each(|| {
+                mutant!(flight: |store, user, deadline| {
+                    let flight = store.refresh_flight(user, deadline)?;
+                    Ok(flight.map(|flight| Flight::new(Forgetful(Some(flight)))))
+                })
+            }),
+        ),
+        (
+            "a_flight_is_its_holders_wherever_it_goes",
+            each(|| {
+                let held = Clinging::default();
+                mutant!(flight: move |store, user, deadline| {
+                    let Some(flight) = store.refresh_flight(user, deadline)? else { return Ok(None) };
+                    let shared = Arc::new(Mutex::new(Some(flight)));
+                    held.0.lock().unwrap().push(Arc::clone(&shared));
+                    Ok(Some(Flight::new(Shared(shared))))
+                })
+            }),
+        ),
+        (
+            "a_flight_is_waited_for_until_the_deadline",
+            each(|| {
+                mutant!(flight: |store, user, _| {
+                    store.refresh_flight(user, Deadline::after(Duration::ZERO))
+                })
+            }),
+        ),
+        (
+            "a_flight_is_waited_for_until_the_deadline",
+            each(|| {
+                mutant!(flight: |store, user, _| {
+                    store.refresh_flight(user, Deadline::after(Duration::from_secs(6)))
+                })
+            }),
+        ),
+        (
+            "a_flight_excludes_no_commit_and_no_read",
+            each(|| {
+                mutant!(commit: |store, deadline, decide| {
+                    let now = Deadline::after(Duration::ZERO);
+                    match store.refresh_flight(&UserId::new("ada"), now)? {
+                        Some(_flight) => store.commit(deadline, decide),
+                        None => Err(error(StoreErrorKind::Busy)),
+                    }
+                })
+            }),
+        ),
+        ("flights_of_many_threads_exclude_each_other", {
+            let taken = Arc::new(AtomicBool::new(false));
+            Box::new(move || {
+                let taken = Arc::clone(&taken);
+                mutant!(flight: move |_, _, _| {
+                    // Looked at and taken in two steps.
+                    while taken.load(Ordering::SeqCst) {
+                        thread::yield_now();
+                    }
+                    thread::yield_now();
+                    taken.store(true, Ordering::SeqCst);
+                    Ok(Some(Flight::new(GiveBack(Arc::clone(&taken)))))
+                })
+            })
+        }),
+    ]
+}
+
+struct GiveBack(Arc<AtomicBool>);
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+fn place(make: Make) -> impl Place {
+    let store = MemoryStore::new();
+    move || Box::new(Twisted { store: store.clone(), twist: make() }) as Box<dyn Store>
+}
+
+#[test]
+fn every_law_catches_a_store_that_breaks_it() {
+    // Some sixty panics are meant, and not to be seen.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let missed = thread::scope(|scope| {
+        let held = mutants().into_iter().map(|(law, make)| {
+            let check =
+                move || LAWS.iter().find(|known| known.name == law).unwrap().check(&place(make));
+            (law, scope.spawn(check))
+        });
+        let held: Vec<_> = held.collect();
+        let missed = held
+            .into_iter()
+            .enumerate()
+            .filter_map(|(number, (law, checked))| checked.join().is_ok().then_some((number, law)));
+        missed.collect::<Vec<_>>()
+    });
+    std::panic::set_hook(hook);
+    assert_eq!(missed, [], "stores that got away");
+}
+
+#[test]
+fn every_law_has_a_store_that_breaks_it() {
+    let broken: BTreeSet<_> = mutants().into_iter().map(|(law, _)| law).collect();
+    let laws: BTreeSet<_> = LAWS.iter().map(|law| law.name).collect();
+    assert_eq!(broken, laws);
+}
+
+#[test]
+fn a_store_without_a_twist_keeps_every_law() {
+    for law in LAWS {
+        law.check(&place(each(Mutant::default)));
+    }
+}
