@@ -181,7 +181,11 @@ fn partition_name(value: &Value) -> Option<String> {
 /// Turns a text into the name of a file, whatever is in it.
 fn file_name(text: &str) -> String {
     let name = wire::segment(text).replace('~', "%7E");
-    if name.len() <= LONGEST_NAME { name } else { format!("h_{:016x}", crate::hash::fnv1a(text)) }
+    if name.len() <= LONGEST_NAME {
+        name
+    } else {
+        format!("h_{:016x}", crate::hash::fnv1a(&[text.as_bytes()]))
+    }
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {

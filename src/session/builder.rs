@@ -215,7 +215,7 @@ fn app_dir(root: &Path, app_id: &str, app: &str) -> PathBuf {
     const READABLE: usize = 64;
     let mut name = wire::segment(app_id);
     name.truncate(READABLE);
-    root.join(format!("{name}-{:016x}", fnv1a(app)))
+    root.join(format!("{name}-{:016x}", fnv1a(&[app.as_bytes()])))
 }
 
 fn default_data_dir() -> Result<PathBuf> {

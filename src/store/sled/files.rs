@@ -6,9 +6,8 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf, absolute};
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::hash::fnv1a;
 use crate::id::UserId;
-
-use super::checksum::fnv1a;
 
 /// How many refresh flights there are; users share them by a hash of their id.
 const FLIGHTS: u64 = 16;

@@ -12,11 +12,10 @@
 //! | `snapshot`, `generation` | the two small files |
 //! | `record` | how a user is written |
 //! | `secrecy`, `seal`, `key_file` | how what is written gets sealed, if it does |
-//! | `lock`, `files`, `local`, `checksum` | what the others stand on |
+//! | `lock`, `files`, `local` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
 
-mod checksum;
 mod database;
 mod files;
 mod generation;

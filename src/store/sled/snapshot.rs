@@ -24,12 +24,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
-use super::checksum::fnv1a;
 use super::database::{Database, Edit, Head, Rank};
 use super::files::failed;
 use super::record::{decode, newer};
 use super::secrecy::{Codec, Secrecy};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::hash::fnv1a;
 use crate::id::UserId;
 use crate::store::ring::Ring;
 use crate::store::{Recent, StoredUser, wipe};
