@@ -5,6 +5,7 @@
 //! earlier is out of its reach.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// A secret text: a password, a token, the value of an API key. Clones share one copy of it.
@@ -58,9 +59,50 @@ impl fmt::Debug for Secret {
 
 impl Drop for Text {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.0).into_bytes();
-        bytes.fill(0);
-        // Without this the writes above are dead stores that the optimiser may remove.
-        std::hint::black_box(&bytes);
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
     }
+}
+
+/// A body on its way to the backend or from there: a password or tokens may be in it, so it is
+/// overwritten when it is dropped. A large one is not: what is secret is small.
+#[derive(Clone, Default)]
+pub(crate) struct Body(Vec<u8>);
+
+impl Body {
+    /// The largest body that is overwritten.
+    const SMALL: usize = 64 * 1024;
+
+    /// Returns the bytes, which are the caller's from here on.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.0.len() <= Self::SMALL {
+            wipe(&mut self.0);
+        }
+    }
+}
+
+/// Overwrites a secret that is not needed any more.
+pub(crate) fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // Without this the writes above are dead stores that the optimiser may remove.
+    std::hint::black_box(bytes);
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::secret::wipe;
 
 /// How many bytes a key has.
 pub(super) const KEY_BYTES: usize = 32;
@@ -104,7 +105,7 @@ impl KeyBytes {
 
 impl Drop for KeyBytes {
     fn drop(&mut self) {
-        super::wipe(&mut self.0[..]);
+        wipe(&mut self.0[..]);
     }
 }
 

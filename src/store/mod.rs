@@ -251,13 +251,6 @@ impl fmt::Debug for Flight {
     }
 }
 
-/// Overwrites a secret that is not needed any more.
-fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    // Without this the writes above are dead stores that the optimiser may remove.
-    std::hint::black_box(bytes);
-}
-
 /// Refuses what no store takes, so that all of them refuse the same.
 fn check(changes: &[Change]) -> Result<(), StoreError> {
     const LONGEST_ID: usize = 1024;

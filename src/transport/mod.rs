@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use self::ureq::UreqTransport;
 use crate::clock::Deadline;
 use crate::error::TransportError;
-use crate::secret::Secret;
+use crate::secret::{Body, Secret};
 
 /// How requests reach the backend.
 ///
@@ -57,7 +57,7 @@ pub struct Request {
     pub(crate) method: Method,
     pub(crate) url: String,
     pub(crate) bearer: Option<Secret>,
-    pub(crate) body: Option<Arc<Vec<u8>>>,
+    pub(crate) body: Option<Arc<Body>>,
     pub(crate) deadline: Deadline,
     pub(crate) fresh: bool,
     pub(crate) limit: u64,
@@ -68,7 +68,7 @@ pub struct Request {
 pub struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+    body: Body,
 }
 
 impl Method {
@@ -102,7 +102,7 @@ impl Request {
     /// Returns the body, which is JSON. Without one no `Content-Type` is sent either: Flowerbase
     /// refuses an empty body that claims to be JSON.
     pub fn body(&self) -> Option<&[u8]> {
-        self.body.as_ref().map(|body| body.as_slice())
+        self.body.as_ref().map(|body| &body[..])
     }
 
     /// Returns the moment by which the answer must be whole.
@@ -129,7 +129,7 @@ impl Response {
 
     /// Makes an answer with a status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
+        Self { status, headers: Vec::new(), body: body.into().into() }
     }
 
     /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; nothing
@@ -159,7 +159,7 @@ impl Response {
     }
 
     pub(crate) fn into_body(self) -> Vec<u8> {
-        self.body
+        self.body.into_bytes()
     }
 }
 
@@ -176,7 +176,7 @@ impl fmt::Debug for Request {
             .field("method", &self.method)
             .field("url", &self.url)
             .field("bearer", &self.bearer)
-            .field("body_len", &self.body.as_ref().map(|body| body.len()))
+            .field("body_len", &self.body().map(<[u8]>::len))
             .finish_non_exhaustive()
     }
 }

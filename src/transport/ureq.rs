@@ -84,7 +84,7 @@ impl UreqTransport {
         // Read to the end, or the connection cannot be used again.
         let success = answer.status().is_success();
         let limit = if success { request.max_answer() } else { MAX_REFUSAL };
-        response.body = answer.body_mut().with_config().limit(limit).read_to_vec()?;
+        response.body = answer.body_mut().with_config().limit(limit).read_to_vec()?.into();
         Ok(response)
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::credentials::{Credentials, Kind};
 use crate::id::ApiKeyId;
-use crate::secret::Secret;
+use crate::secret::{Body, Secret};
 use crate::transport::Method;
 
 /// Which of a user's tokens a route carries.
@@ -28,7 +28,7 @@ pub(crate) struct Route {
     /// The path below the location.
     pub(crate) path: String,
     pub(crate) bearer: Bearer,
-    pub(crate) body: Option<Arc<Vec<u8>>>,
+    pub(crate) body: Option<Arc<Body>>,
     /// Whether sending it twice does no harm.
     pub(crate) repeatable: bool,
     /// How many bytes the answer may have.
@@ -62,7 +62,7 @@ impl Route {
 
     fn body(self, body: &impl Serialize) -> Self {
         // A tree of strings and numbers always has a text.
-        Self { body: serde_json::to_vec(body).ok().map(Arc::new), ..self }
+        Self { body: serde_json::to_vec(body).ok().map(|body| Arc::new(body.into())), ..self }
     }
 
     fn repeatable(self) -> Self {
@@ -230,7 +230,7 @@ impl Route {
         body.push(b'}');
         let path = format!("{CLIENT}/app/{}/functions/call", segment(app));
         let route = Self::new("call the function", Method::Post, path).bearer(Bearer::Access);
-        Self { body: Some(Arc::new(body)), limit: MAX_RESULT, ..route }
+        Self { body: Some(Arc::new(body.into())), limit: MAX_RESULT, ..route }
     }
 }
 

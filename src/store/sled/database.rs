@@ -31,7 +31,8 @@ use super::snapshot::Snapshot;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::store::{StoredUser, wipe};
+use crate::secret::wipe;
+use crate::store::StoredUser;
 
 /// Frozen when a database is made, so it must not follow sled's default. With half of it an open
 /// is 15 % faster, but pages would have to be smaller too.

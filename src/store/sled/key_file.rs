@@ -10,8 +10,8 @@ use super::lock::FileLock;
 use super::seal::random;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::secret::wipe;
 use crate::store::key::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
-use crate::store::wipe;
 
 impl EncryptionKey {
     /// Returns the key for the store in a directory. It is made only if nothing can be sealed yet

@@ -31,8 +31,9 @@ use super::secrecy::{Codec, Secrecy};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::fnv1a;
 use crate::id::UserId;
+use crate::secret::wipe;
 use crate::store::ring::Ring;
-use crate::store::{Recent, StoredUser, wipe};
+use crate::store::{Recent, StoredUser};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.
 const BYTES: usize = 64 * 1024;
