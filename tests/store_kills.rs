@@ -133,8 +133,12 @@ impl Store for Telling {
         self.inner.user(id, deadline)
     }
 
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.inner.users(deadline)
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.inner.users_after(after, deadline)
     }
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
