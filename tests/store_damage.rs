@@ -363,15 +363,6 @@ fn what_sled_left_unfinished_is_no_damage() {
     assert_eq!(use_it(&dir, &all, "generating"), Outcome::Whole);
 }
 
-/// Seals a snapshot of any version.
-fn seal(version: &str, body: &[u8]) -> Vec<u8> {
-    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in version.bytes().chain([b' ']).chain(body.iter().copied()) {
-        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    [format!("keyfob snapshot {version} {sum:016x}\n").as_bytes(), body].concat()
-}
-
 fn is_newer(dir: &Dir, what: &str) {
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let opened = dir.try_open(on_damage);
@@ -389,7 +380,7 @@ fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
     let (dir, all) = with_history();
     let path = dir.data().join("snapshot");
     let ours = std::fs::read(&path).unwrap();
-    let theirs = seal("2", b"who knows");
+    let theirs = snapshot_file("2", 9, b"who knows");
     std::fs::write(&path, &theirs).unwrap();
     is_newer(&dir, "the snapshot");
     assert_eq!(std::fs::read(&path).unwrap(), theirs);
@@ -419,9 +410,10 @@ fn events_of_a_newer_version_are_told_as_lagged() {
     commit(&store, &[Change::Tell(event.clone()), put(user("ada", 1))]);
     let path = dir.data().join("snapshot");
     let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
-    let (_, body) = text.split_once('\n').unwrap();
+    let (first, body) = text.split_once('\n').unwrap();
+    let head = first.split(' ').nth(4).unwrap().parse().unwrap();
     let body = body.replace("current_user_changed", "something_else_hap_n");
-    std::fs::write(&path, seal("1", body.as_bytes())).unwrap();
+    std::fs::write(&path, snapshot_file("1", head, body.as_bytes())).unwrap();
     let store = dir.open();
     let recent = store.recent(Some(0), soon()).unwrap();
     assert!(recent.lagged && recent.events.is_empty());

@@ -338,15 +338,6 @@ fn a_seal_that_was_changed_or_removed_is_a_matter_of_keys() {
     }
 }
 
-/// Writes the checksum that belongs to a body.
-fn checksummed(body: &[u8]) -> Vec<u8> {
-    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in b"1 ".iter().chain(body) {
-        sum = (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    [format!("keyfob snapshot 1 {sum:016x}\n").as_bytes(), body].concat()
-}
-
 fn body_of(dir: &Dir) -> Vec<u8> {
     let bytes = std::fs::read(dir.data().join("snapshot")).unwrap();
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
@@ -379,7 +370,7 @@ fn a_snapshot_that_was_forged_is_made_again_from_the_database() {
     }
     forgeries.push(body_of(&clear));
     for (round, forged) in forgeries.into_iter().enumerate() {
-        std::fs::write(dir.data().join("snapshot"), checksummed(&forged)).unwrap();
+        std::fs::write(dir.data().join("snapshot"), snapshot_file("1", forged.len(), &forged)).unwrap();
         let store = dir.open();
         assert_eq!(names(&store), ["ada", "eve"], "{round}");
         assert_eq!(store.current(soon()).unwrap(), None, "{round}");

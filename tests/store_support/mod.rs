@@ -383,3 +383,16 @@ pub fn set_generation(dir: &Path, count: u64, database: u64) {
     let mut file = std::fs::File::options().write(true).open(dir.join("generation")).unwrap();
     file.write_all(&bytes).unwrap();
 }
+
+/// Puts a first line with the checksums that belong to a body before it; its head has so many bytes.
+pub fn snapshot_file(version: &str, head: usize, body: &[u8]) -> Vec<u8> {
+    let fnv1a = |bytes: &[u8]| {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+            (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    let (head, tail) = body.split_at(head);
+    let first = format!(" {version} {} {:016x}\n", head.len(), fnv1a(tail));
+    let sum = fnv1a(&[first.as_bytes(), head].concat());
+    [format!("keyfob snapshot {sum:016x}{first}").as_bytes(), body].concat()
+}

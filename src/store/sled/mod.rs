@@ -41,6 +41,7 @@ use self::files::Files;
 use self::lock::{FileLock, gate};
 use self::reader::View;
 use self::secrecy::Secrecy;
+use self::snapshot::Part;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
 use self::writer::Writer;
@@ -113,7 +114,7 @@ impl SledStore {
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
         let store = Self::new(files, app, on_damage, Secrecy::default());
-        store.view(deadline)?;
+        store.view(Part::Glance, deadline)?;
         Ok(store)
     }
 
@@ -141,7 +142,7 @@ impl SledStore {
         let key = key.find(files.dir(), may_make, deadline)?;
         let mut store = Self::new(files, app, on_damage, Secrecy::sealed(key));
         store.converts = true;
-        store.view(deadline)?;
+        store.view(Part::Glance, deadline)?;
         // What somebody puts in its place later is an error.
         store.converts = false;
         Ok(store)
@@ -183,17 +184,18 @@ impl SledStore {
 
 impl Store for SledStore {
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        Ok(self.view(deadline)?.snapshot().current.clone())
+        Ok(self.view(Part::Glance, deadline)?.snapshot().current.clone())
     }
 
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        Ok(self.view(deadline)?.snapshot().location.clone())
+        Ok(self.view(Part::Glance, deadline)?.snapshot().location.clone())
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        let view = self.view(deadline)?;
-        if let Some(known) = view.user(id) {
-            return known.map_err(|error| error.at(self.files.snapshot()));
+        for part in [Part::Glance, Part::Whole] {
+            if let Some(known) = self.view(part, deadline)?.user(id) {
+                return known.map_err(|error| error.at(self.files.snapshot()));
+            }
         }
         let mut writer = Writer::open(self, deadline)?;
         let user = writer.user(id)?;
@@ -206,7 +208,7 @@ impl Store for SledStore {
         after: Option<(u64, &UserId)>,
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        let view = self.view(deadline)?;
+        let view = self.view(Part::Whole, deadline)?;
         if view.snapshot().complete {
             let users = view.snapshot().users_after(after);
             return users.map_err(|error| error.at(self.files.snapshot()));
@@ -226,7 +228,7 @@ impl Store for SledStore {
     }
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
-        Ok(self.view(deadline)?.snapshot().recent(number))
+        Ok(self.view(Part::Whole, deadline)?.snapshot().recent(number))
     }
 
     fn is_sealed(&self) -> bool {

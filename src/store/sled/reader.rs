@@ -8,7 +8,7 @@ use super::SledStore;
 use super::generation::{Generation, GenerationFile};
 use super::lock::Naps;
 use super::secrecy::Codec;
-use super::snapshot::Snapshot;
+use super::snapshot::{Part, Snapshot};
 use super::writer::{Hold, Writer};
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
@@ -63,11 +63,13 @@ impl View {
         &self.snapshot
     }
 
-    /// Returns what is known of a user: its record or that there is none; `None` if only the
-    /// database knows.
+    /// Returns what is known of a user: its record or that there is none; `None` if that is in the
+    /// rest of the snapshot, if not all of it was read, or in the database.
     pub(super) fn user(&self, id: &UserId) -> Option<Result<Option<Arc<StoredUser>>, StoreError>> {
         match self.snapshot.user(id) {
-            Ok(None) if !self.snapshot.complete => self.found().get(id).cloned().map(Ok),
+            Ok(None) if !self.snapshot.complete || !self.snapshot.has(Part::Whole) => {
+                self.found().get(id).cloned().map(Ok)
+            }
             known => Some(known),
         }
     }
@@ -104,17 +106,17 @@ impl View {
 }
 
 impl SledStore {
-    /// Returns what the store says now.
-    pub(super) fn view(&self, deadline: Deadline) -> Result<Arc<View>, StoreError> {
+    /// Returns what the store says now, as much of it as is asked for.
+    pub(super) fn view(&self, part: Part, deadline: Deadline) -> Result<Arc<View>, StoreError> {
         self.check_process()?;
         let view = self.remembered();
-        if view.is_current() {
+        if view.snapshot.has(part) && view.is_current() {
             return Ok(view);
         }
         let mut naps = Naps::until(deadline);
         let mut turns = 0;
         loop {
-            let error = match self.look()? {
+            let error = match self.look(part)? {
                 Look::Is(view) => return Ok(view),
                 Look::Changed if turns < TURNS => {
                     turns += 1;
@@ -138,7 +140,9 @@ impl SledStore {
     /// the one that is remembered then.
     pub(super) fn install(&self, view: View) -> Arc<View> {
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        let age = |view: &View| (view.snapshot.generation, view.seen.count);
+        let age = |view: &View| {
+            (view.snapshot.generation, view.seen.count, view.snapshot.has(Part::Whole))
+        };
         // Views of different files cannot be compared: the last one to look is right.
         let newer = match &view.file {
             Some(file) if slot.is_of(file) => age(&view) > age(&slot),
@@ -150,7 +154,7 @@ impl SledStore {
         Arc::clone(&slot)
     }
 
-    fn look(&self) -> Result<Look, StoreError> {
+    fn look(&self, part: Part) -> Result<Look, StoreError> {
         let memory = self.remembered();
         let file = match &memory.file {
             Some(file) if file.is_in_place() => Some(Arc::clone(file)),
@@ -169,9 +173,10 @@ impl SledStore {
         let remembered = memory.snapshot_of(&file);
         let settled = said.filter(|said| said.is_settled());
         if let Some(seen) = settled {
-            let enough = |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count;
+            let enough =
+                |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count && snapshot.has(part);
             let (snapshot, foreign) = match remembered.filter(enough) {
-                None => self.load_own()?,
+                None => self.load_own(part)?,
                 enough => (enough, None),
             };
             // The generation was read before the snapshot, so what came in between is noticed at
@@ -188,9 +193,9 @@ impl SledStore {
         }
         // Somebody writes, or died writing.
         match self.repair(Some((&file, said))) {
-            Ok(Look::Wait(error)) => self.read_past(file, said, remembered, error),
+            Ok(Look::Wait(error)) => self.read_past(file, said, remembered, part, error),
             Err(error) if is_no_obstacle(error.kind) => {
-                self.read_past(file, said, remembered, error)
+                self.read_past(file, said, remembered, part, error)
             }
             look => look,
         }
@@ -203,13 +208,15 @@ impl SledStore {
         file: Arc<GenerationFile>,
         said: Option<Generation>,
         remembered: Option<Arc<Snapshot>>,
+        part: Part,
         error: StoreError,
     ) -> Result<Look, StoreError> {
         let count = said.map_or(u64::MAX, |said| said.count);
+        let remembered = remembered.filter(|snapshot| snapshot.has(part));
         let newest = match remembered {
             Some(snapshot) if snapshot.generation.saturating_add(1) >= count => Some(snapshot),
             older => {
-                let both = older.into_iter().chain(self.load_own()?.0);
+                let both = older.into_iter().chain(self.load_own(part)?.0);
                 both.max_by_key(|snapshot| snapshot.generation)
             }
         };
@@ -253,8 +260,9 @@ impl SledStore {
     /// Reads the snapshot, if it is sealed as this store was opened; else why it cannot be read.
     pub(super) fn load_own(
         &self,
+        part: Part,
     ) -> Result<(Option<Arc<Snapshot>>, Option<StoreError>), StoreError> {
-        match Snapshot::load(&self.files.snapshot(), &self.app, &self.secrecy) {
+        match Snapshot::load(&self.files.snapshot(), &self.app, &self.secrecy, part) {
             Err(error) if error.kind == StoreErrorKind::Key => Ok((None, Some(error))),
             loaded => Ok((loaded?.map(Arc::new), None)),
         }

@@ -11,7 +11,7 @@ use super::database::{Database, Head};
 use super::files::sync_dir;
 use super::generation::{Generation, GenerationFile};
 use super::secrecy::Secrecy;
-use super::snapshot::{Snapshot, check_app};
+use super::snapshot::{Part, Snapshot, check_app};
 use super::writer::{Hold, Open, Plan, Writer};
 use super::{OnDamage, SledStore};
 use crate::clock::Deadline;
@@ -66,7 +66,7 @@ impl<'a> Writer<'a> {
         if converts {
             // It stays the truth until there is another one, and has to prove that it is whole.
             let clear = Secrecy::default();
-            let known = Snapshot::load(&store.files.snapshot(), &store.app, &clear)?;
+            let known = Snapshot::load(&store.files.snapshot(), &store.app, &clear, Part::Whole)?;
             self.known = known.map(Arc::new);
         } else {
             self.foreign = None;
@@ -166,14 +166,17 @@ impl Found {
             None => None,
         };
         let memory = store.remembered();
-        let memory = file.as_ref().and_then(|file| memory.snapshot_of(file));
+        let memory = file
+            .as_ref()
+            .and_then(|file| memory.snapshot_of(file))
+            .filter(|memory| memory.has(Part::Whole));
         let enough = |memory: &Arc<Snapshot>| {
             said.is_some_and(|said| said.is_settled() && memory.generation >= said.count)
         };
         let (known, foreign) = match memory {
             Some(memory) if enough(&memory) => (Some(memory), None),
             older => {
-                let (own, foreign) = store.load_own()?;
+                let (own, foreign) = store.load_own(Part::Whole)?;
                 let both = older.into_iter().chain(own);
                 (both.max_by_key(|snapshot| snapshot.generation), foreign)
             }

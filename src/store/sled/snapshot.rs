@@ -1,20 +1,25 @@
 //! `snapshot`: what readers need, in one small file, so that they never open the database.
 //!
 //! ```text
-//! keyfob snapshot 1 0123456789abcdef      version, and the checksum of all the rest
-//! {"generation":4,"database":0,…}         the index, one line of JSON
-//! …                                       the records, as long as the index says
+//! keyfob snapshot 0123456789abcdef 1 640 fedcba9876543210
+//! {"generation":4,"database":0,…}         the head: one line of JSON,
+//! …                                       and the record of the current user
+//! {"users":[…],"ring":[…]}                the tail: one line of JSON,
+//! …                                       and the records of others, as long as it says
 //! ```
 //!
-//! In a sealed store the second line is `{"app":…,"seal":…}`, and the rest, index and records, is
-//! sealed as one.
+//! The first line has the checksum of what comes after it, to the end of the head; the version;
+//! the length of the head; and the checksum of the tail. So who is current is known from the
+//! beginning of the file, however many others there are. In a sealed store the head is one line,
+//! `{"app":…,"seal":…}`, and all of the above sealed as one; there is no tail.
 //!
 //! It holds the current user and those that were used last, while they fit. A version to come
 //! keeps the first line as it is, so that it can be told from a damaged one. Nothing is lost with
 //! a snapshot: the database has it all, recent events aside.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -37,7 +42,17 @@ use crate::store::{Recent, StoredUser};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.
 const BYTES: usize = 64 * 1024;
+/// How much of the file is read for a glance.
+const GLANCE: usize = 8 * 1024;
 const MAGIC: &[u8] = b"keyfob snapshot ";
+
+/// How much of a snapshot somebody needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Part {
+    /// The head: who is current, and that user.
+    Glance,
+    Whole,
+}
 
 /// The state after a commit, as far as it fits.
 #[derive(Clone, Debug)]
@@ -52,6 +67,8 @@ pub(super) struct Snapshot {
     pub(super) location: Option<String>,
     /// Whether all users are here.
     pub(super) complete: bool,
+    /// Whether the tail was read as well.
+    whole: bool,
     users: HashMap<UserId, Arc<Kept>>,
     pub(super) ring: Ring,
     /// What it is sealed with.
@@ -83,6 +100,11 @@ struct Index {
     current: Option<UserId>,
     location: Option<String>,
     complete: bool,
+    user: Option<Place>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Tail {
     users: Vec<Place>,
     ring: Ring,
 }
@@ -105,21 +127,39 @@ impl Snapshot {
             current: None,
             location: None,
             complete: true,
+            whole: true,
             users: HashMap::new(),
             ring: Ring::default(),
             codec,
         }
     }
 
-    /// Reads the file. `None` means that it is missing or damaged; an error of kind `Key`, that it
-    /// is sealed in another way.
+    /// Reads the file, at least as much of it as is asked for. `None` means that it is missing or
+    /// damaged; an error of kind `Key`, that it is sealed in another way.
     pub(super) fn load(
         path: &Path,
         app: &str,
         secrecy: &Secrecy,
+        part: Part,
     ) -> Result<Option<Self>, StoreError> {
-        let Some(bytes) = read(path)? else { return Ok(None) };
-        let Some((owner, body)) = open_file(&bytes, path)? else { return Ok(None) };
+        let Some(file) = open(path)? else { return Ok(None) };
+        let unread = |error| failed("read the snapshot", path, error);
+        let mut bytes = Vec::with_capacity(GLANCE);
+        read_on(&file, &mut bytes, GLANCE).map_err(unread)?;
+        if part == Part::Glance
+            && let Some(envelope) = Envelope::open(&bytes)
+            && let Some((owner, _)) = envelope.owner(path)?
+            && owner.seal.is_none()
+        {
+            check_app(&owner.app, app, path)?;
+            let codec = secrecy.fit(app, None).map_err(|error| error.at(path))?;
+            return Ok(Self::decode_head(&mut { envelope.head }, codec));
+        }
+        read_on(&file, &mut bytes, usize::MAX).map_err(unread)?;
+        let Some(envelope) = Envelope::open(&bytes).filter(Envelope::is_whole) else {
+            return Ok(None);
+        };
+        let Some((owner, line)) = envelope.owner(path)? else { return Ok(None) };
         check_app(&owner.app, app, path)?;
         let check = match owner.seal.map(|seal| STANDARD.decode(seal)).transpose() {
             Ok(check) => check,
@@ -129,11 +169,10 @@ impl Snapshot {
             Err(error) if error.kind == StoreErrorKind::Damaged => return Ok(None),
             codec => codec.map_err(|error| error.at(path))?,
         };
-        let sealed = match body.iter().position(|byte| *byte == b'\n') {
-            Some(end) if check.is_some() => &body[end + 1..],
-            _ => body,
-        };
-        let Some(mut body) = codec.open_snapshot(sealed) else { return Ok(None) };
+        if check.is_none() {
+            return Ok(Self::decode(&bytes[envelope.start..], codec));
+        }
+        let Some(mut body) = codec.open_snapshot(&envelope.head[line..]) else { return Ok(None) };
         let snapshot = Self::decode(&body, codec);
         wipe(&mut body);
         Ok(snapshot)
@@ -142,8 +181,14 @@ impl Snapshot {
     /// Tells whether the file has a whole snapshot in the clear.
     #[cfg(feature = "encryption")]
     pub(super) fn is_clear(path: &Path) -> Result<bool, StoreError> {
-        let Some(bytes) = read(path)? else { return Ok(false) };
-        Ok(open_file(&bytes, path)?.is_some_and(|(owner, _)| owner.seal.is_none()))
+        let Some(file) = open(path)? else { return Ok(false) };
+        let mut bytes = Vec::new();
+        read_on(&file, &mut bytes, usize::MAX)
+            .map_err(|error| failed("read the snapshot", path, error))?;
+        let Some(envelope) = Envelope::open(&bytes).filter(Envelope::is_whole) else {
+            return Ok(false);
+        };
+        Ok(envelope.owner(path)?.is_some_and(|(owner, _)| owner.seal.is_none()))
     }
 
     /// Takes the state from the database, without reading many more users than fit.
@@ -216,12 +261,17 @@ impl Snapshot {
         self.users.iter().map(|(id, kept)| kept.size(id)).sum()
     }
 
+    /// Tells whether it has what is asked for.
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.whole || part == Part::Glance
+    }
+
     pub(super) fn recent(&self, number: Option<u64>) -> Recent {
         self.ring.after(number, self.number)
     }
 
     /// Returns a user; `None` if it is not here, which says that there is none only if the
-    /// snapshot is complete.
+    /// snapshot is complete and whole.
     pub(super) fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
         self.users.get(id).map(|kept| kept.read()).transpose()
     }
@@ -282,14 +332,13 @@ impl Snapshot {
     }
 
     pub(super) fn encode(&self, app: &str) -> Result<Vec<u8>, StoreError> {
-        let mut users: Vec<_> = self.users.iter().collect();
-        users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
         let place = |(id, kept): &(&UserId, &Arc<Kept>)| Place {
             id: (*id).clone(),
             created: kept.created,
             used: kept.used,
             bytes: kept.record.len(),
         };
+        let current = self.current.as_ref().and_then(|id| self.users.get_key_value(id));
         let index = Index {
             generation: self.generation,
             database: self.database,
@@ -298,36 +347,46 @@ impl Snapshot {
             current: self.current.clone(),
             location: self.location.clone(),
             complete: self.complete,
-            users: users.iter().map(place).collect(),
-            ring: self.ring.clone(),
+            user: current.as_ref().map(place),
         };
-        let cannot = |error: serde_json::Error| {
-            StoreError::new(StoreErrorKind::Io, "the snapshot cannot be written").because(error)
-        };
-        let mut body = serde_json::to_vec(&index).map_err(cannot)?;
-        body.push(b'\n');
-        for (_, kept) in users {
-            body.extend_from_slice(&kept.record);
+        let mut others: Vec<_> =
+            self.users.iter().filter(|(id, _)| Some(*id) != self.current.as_ref()).collect();
+        others.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
+        let tail = Tail { users: others.iter().map(place).collect(), ring: self.ring.clone() };
+        let mut head = line(&index)?;
+        head.extend_from_slice(current.map_or(&[], |(_, kept)| &kept.record));
+        let mut tail = line(&tail)?;
+        for (_, kept) in others {
+            tail.extend_from_slice(&kept.record);
         }
-        let Some(check) = self.codec.check() else { return Ok(seal_envelope(VERSION, &[&body])) };
-        let owner = Owner { app: app.to_owned(), seal: Some(STANDARD.encode(check)) };
-        let owner = serde_json::to_vec(&owner).map_err(cannot)?;
+        let Some(check) = self.codec.check() else { return Ok(Envelope::seal(&head, &tail)) };
+        let owner = line(&Owner { app: app.to_owned(), seal: Some(STANDARD.encode(check)) })?;
+        let mut body = [head, tail].concat();
         let sealed = self.codec.seal_snapshot(&body)?;
         wipe(&mut body);
-        Ok(seal_envelope(VERSION, &[&owner, b"\n", &sealed]))
+        Ok(Envelope::seal(&[owner, sealed].concat(), &[]))
     }
 
-    /// Reads index and records.
-    fn decode(body: &[u8], codec: Codec) -> Option<Self> {
-        let end = body.iter().position(|byte| *byte == b'\n')?;
-        let (index, mut records) = (&body[..end], &body[end + 1..]);
-        let index: Index = serde_json::from_slice(index).ok()?;
-        let mut users = HashMap::with_capacity(index.users.len());
-        for Place { id, created, used, bytes } in index.users {
-            let (record, rest) = records.split_at_checked(bytes)?;
-            let (record, read) = (record.to_vec(), OnceLock::new());
-            users.insert(id, Arc::new(Kept { created, used, record, read }));
-            records = rest;
+    /// Reads head and tail.
+    fn decode(mut body: &[u8], codec: Codec) -> Option<Self> {
+        let snapshot = Self::decode_head(&mut body, codec)?;
+        let tail: Tail = serde_json::from_slice(take_line(&mut body)?).ok()?;
+        let Self { mut users, complete, .. } = snapshot;
+        users.reserve(tail.users.len());
+        for place in tail.users {
+            let (id, kept) = place.take(&mut body)?;
+            users.insert(id, kept);
+        }
+        Some(Self { users, complete, whole: true, ring: tail.ring, ..snapshot })
+    }
+
+    /// Reads the head, and leaves what comes after it.
+    fn decode_head(body: &mut &[u8], codec: Codec) -> Option<Self> {
+        let index: Index = serde_json::from_slice(take_line(body)?).ok()?;
+        let mut users = HashMap::new();
+        if let Some(place) = index.user {
+            let (id, kept) = place.take(body)?;
+            users.insert(id, kept);
         }
         Some(Self {
             generation: index.generation,
@@ -336,10 +395,22 @@ impl Snapshot {
             current: index.current,
             location: index.location,
             complete: index.complete,
+            whole: false,
             users,
-            ring: index.ring,
+            ring: Ring::default(),
             codec,
         })
+    }
+}
+
+impl Place {
+    /// Takes the record from the beginning of what is left.
+    fn take(self, records: &mut &[u8]) -> Option<(UserId, Arc<Kept>)> {
+        let (record, rest) = records.split_at_checked(self.bytes)?;
+        *records = rest;
+        let (record, read) = (record.to_vec(), OnceLock::new());
+        let kept = Kept { created: self.created, used: self.used, record, read };
+        Some((self.id, Arc::new(kept)))
     }
 }
 
@@ -388,37 +459,87 @@ pub(super) fn check_app(found: &str, wanted: &str, path: &Path) -> Result<(), St
     Err(StoreError::new(StoreErrorKind::Mismatch, reason).at(path))
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match std::fs::read(path) {
+/// Takes a line of JSON from the beginning, without its end.
+fn take_line<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (line, rest) = body.split_at(body.iter().position(|byte| *byte == b'\n')?);
+    *body = &rest[1..];
+    Some(line)
+}
+
+fn line(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    let mut line = serde_json::to_vec(value).map_err(|error| {
+        StoreError::new(StoreErrorKind::Io, "the snapshot cannot be written").because(error)
+    })?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn open(path: &Path) -> Result<Option<File>, StoreError> {
+    match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        bytes => bytes.map(Some).map_err(|error| failed("read the snapshot", path, error)),
+        file => file.map(Some).map_err(|error| failed("open the snapshot", path, error)),
     }
 }
 
-/// Returns whose users are in the file, and all of its body; `None` if it is damaged.
-fn open_file<'a>(bytes: &'a [u8], path: &Path) -> Result<Option<(Owner, &'a [u8])>, StoreError> {
-    let Some((version, body)) = open_envelope(bytes) else { return Ok(None) };
-    if version > VERSION {
-        return Err(newer("the snapshot", version).at(path));
+/// Reads on, until there are so many bytes or no more.
+fn read_on(file: &File, bytes: &mut Vec<u8>, until: usize) -> io::Result<()> {
+    let more = until.saturating_sub(bytes.len());
+    file.take(more.try_into().unwrap_or(u64::MAX)).read_to_end(bytes).map(drop)
+}
+
+/// The file, or the beginning of it, by its first line.
+struct Envelope<'a> {
+    version: u32,
+    /// Where the head starts.
+    start: usize,
+    head: &'a [u8],
+    /// What was read of the tail, and what it should be.
+    tail: &'a [u8],
+    tail_sum: u64,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the first line; `None` if the head is damaged, or not all of it is here.
+    fn open(bytes: &'a [u8]) -> Option<Self> {
+        const DIGITS: usize = 16;
+        let (sum, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGITS)?;
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let mut words = std::str::from_utf8(&rest[..end]).ok()?.strip_prefix(' ')?.split(' ');
+        let version = words.next()?.parse().ok()?;
+        let length = words.next()?.parse().ok()?;
+        let tail_sum = number(words.next()?)?;
+        let (head, tail) = rest[end + 1..].split_at_checked(length)?;
+        let right = fnv1a(&[&rest[..=end], head]) == number(std::str::from_utf8(sum).ok()?)?;
+        let start = MAGIC.len() + DIGITS + end + 1;
+        (right && words.next().is_none()).then_some(Self { version, start, head, tail, tail_sum })
     }
-    let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(serde_json::from_slice(line).ok().map(|owner| (owner, body)))
+
+    fn is_whole(&self) -> bool {
+        fnv1a(&[self.tail]) == self.tail_sum
+    }
+
+    /// Returns whose users are in the file, and the length of the line that says so; `None` if it
+    /// is damaged.
+    fn owner(&self, path: &Path) -> Result<Option<(Owner, usize)>, StoreError> {
+        if self.version > VERSION {
+            return Err(newer("the snapshot", self.version).at(path));
+        }
+        let line = self.head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        Ok(serde_json::from_slice(line)
+            .ok()
+            .map(|owner| (owner, self.head.len().min(line.len() + 1))))
+    }
+
+    /// Puts the first line before head and tail.
+    fn seal(head: &[u8], tail: &[u8]) -> Vec<u8> {
+        let first = format!(" {VERSION} {} {:016x}\n", head.len(), fnv1a(&[tail]));
+        let sum = format!("{:016x}", fnv1a(&[first.as_bytes(), head]));
+        [MAGIC, sum.as_bytes(), first.as_bytes(), head, tail].concat()
+    }
 }
 
-/// Puts the first line before a body, which comes in parts.
-fn seal_envelope(version: u32, body: &[&[u8]]) -> Vec<u8> {
-    let version = version.to_string();
-    let sum = fnv1a(&[&[version.as_bytes(), b" "], body].concat());
-    let first = format!(" {sum:016x}\n");
-    [&[MAGIC, version.as_bytes(), first.as_bytes()], body].concat().concat()
-}
-
-/// Returns version and body, if the checksum of both is right.
-fn open_envelope(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let rest = bytes.strip_prefix(MAGIC)?;
-    let end = rest.iter().position(|byte| *byte == b'\n')?;
-    let body = &rest[end + 1..];
-    let (version, sum) = std::str::from_utf8(&rest[..end]).ok()?.split_once(' ')?;
-    let right = fnv1a(&[version.as_bytes(), b" ", body]);
-    (sum == format!("{right:016x}")).then_some((version.parse().ok()?, body))
+/// Reads a checksum: sixteen digits, as they are written here and in no other way.
+fn number(digits: &str) -> Option<u64> {
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (format!("{number:016x}") == digits).then_some(number)
 }
