@@ -35,7 +35,6 @@ impl Loss {
 /// What one system call did.
 enum Effect {
     Truncate,
-    Append(Vec<u8>),
     Write(usize, Vec<u8>),
 }
 
@@ -44,8 +43,8 @@ struct File {
     synced: Vec<u8>,
     /// What came since, each with the number of its call.
     pending: Vec<(usize, Effect)>,
-    /// How long it seems to be.
-    length: usize,
+    /// Where the next `write` goes.
+    position: usize,
 }
 
 /// A change of a name; `None` removes it.
@@ -126,7 +125,11 @@ impl Disk {
                         self.files.push(File::default());
                         self.name(path, Some(Node::File(self.files.len() - 1)));
                     }
-                    Some(&Node::File(file)) if flags.contains("O_TRUNC") => {
+                    Some(&Node::File(file)) => {
+                        self.files[file].position = 0;
+                        if !flags.contains("O_TRUNC") {
+                            return None;
+                        }
                         self.change(file, Effect::Truncate);
                     }
                     _ => return None,
@@ -146,7 +149,9 @@ impl Disk {
             "unlinkat" => self.name(self.below(&at(arguments[0], arguments[1]))?, None),
             "write" => {
                 let file = self.file(arguments[0])?;
-                self.change(file, Effect::Append(quoted(arguments[1])));
+                let (offset, bytes) = (self.files[file].position, quoted(arguments[1]));
+                self.files[file].position += bytes.len();
+                self.change(file, Effect::Write(offset, bytes));
             }
             "pwrite64" => {
                 let file = self.file(arguments[0])?;
@@ -181,16 +186,7 @@ impl Disk {
     }
 
     fn change(&mut self, file: usize, effect: Effect) {
-        let file = &mut self.files[file];
-        let effect = match effect {
-            Effect::Append(bytes) => Effect::Write(file.length, bytes),
-            other => other,
-        };
-        file.length = match &effect {
-            Effect::Write(offset, bytes) => file.length.max(offset + bytes.len()),
-            _ => 0,
-        };
-        file.pending.push((self.calls, effect));
+        self.files[file].pending.push((self.calls, effect));
     }
 
     /// Makes safe what came before this call.
@@ -278,8 +274,8 @@ impl Effect {
                 bytes.resize(bytes.len().max(end), 0);
                 bytes[*offset..end].copy_from_slice(written);
             }
+            Self::Write(..) => {}
             Self::Truncate => bytes.clear(),
-            _ => {}
         }
     }
 }

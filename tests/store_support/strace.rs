@@ -29,6 +29,9 @@ const CALLS: &[&str] = &[
     "?write",
 ];
 
+/// Which file each call means, and all that is written.
+const EVERYTHING: [&str; 4] = ["-y", "-xx", "-s", "100000000"];
+
 /// A system call of a traced child.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -53,16 +56,15 @@ pub fn is_there() -> bool {
 
 /// A command that runs what is appended to it, and writes down its calls.
 pub fn record(to: &Path) -> Command {
-    let mut command = strace();
+    let mut command = writing_to(to);
     command.arg("--seccomp-bpf");
-    command.arg("-o").arg(to).arg("-e").arg(format!("trace={}", CALLS.join(",")));
     command
 }
 
 /// The same with everything in the calls: all that is written, and which file is meant.
 pub fn record_all(to: &Path) -> Command {
     let mut command = record(to);
-    command.args(["-y", "-xx", "-s", "100000000"]);
+    command.args(EVERYTHING);
     command
 }
 
@@ -76,12 +78,26 @@ pub fn kill_at(call: &str, when: usize) -> Command {
     command
 }
 
+/// The same, and writes down everything as [`record_all`] does.
+pub fn record_until(to: &Path, call: &str, when: usize) -> Command {
+    let mut command = writing_to(to);
+    command.args(EVERYTHING);
+    command.args(["-e", &format!("inject={call}:signal=KILL:when={when}")]);
+    command
+}
+
 /// A command that runs what is appended to it, stops it once it has opened this file for the first
 /// time, and writes down how it goes on with it.
 pub fn stop_after_opening(file: &Path, log: &Path) -> Command {
     let mut command = strace();
     command.arg("-o").arg(log).arg("-P").arg(file);
     command.args(["-e", "trace=openat,flock", "-e", "inject=openat:signal=STOP:when=1"]);
+    command
+}
+
+fn writing_to(log: &Path) -> Command {
+    let mut command = strace();
+    command.arg("-o").arg(log).arg("-e").arg(format!("trace={}", CALLS.join(",")));
     command
 }
 

@@ -186,11 +186,6 @@ impl Found {
             _ if files.is_fresh()? => {
                 let place = Generation { count: 1, database: 0 };
                 let file = GenerationFile::create(&files.generation(), place)?;
-                files.sync()?;
-                if let Some(parent) = files.dir().parent() {
-                    // Best effort: who may not read it cannot sync it.
-                    let _ = sync_dir(parent);
-                }
                 Ok(Self { file, place, known: None, foreign: None })
             }
             _ => Self::without_generation(store, known, foreign, deadline),
@@ -260,6 +255,14 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
         None if first => begin(store, &mut database)?,
         None => return Err(lost(&path, "it has lost everything")),
     };
+    if first {
+        // Also what a writer that died made before: nobody syncs these names again.
+        store.files.sync()?;
+        if let Some(parent) = store.files.dir().parent() {
+            // Best effort: who may not read it cannot sync it.
+            let _ = sync_dir(parent);
+        }
+    }
     match database.app()? {
         Some(app) => check_app(&app, &store.app, &path)?,
         None => return Err(lost(&path, "it does not say whose it is")),
@@ -288,7 +291,6 @@ fn begin(store: &SledStore, database: &mut Database) -> Result<Head, StoreError>
     let head = Head::first();
     database.write(&head, &[])?;
     database.sync()?;
-    store.files.sync()?;
     Ok(head)
 }
 
