@@ -5,6 +5,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
@@ -339,6 +340,9 @@ fn a_location_that_cannot_be_told_now_is_asked_for_again() {
     session.log_in(&password()).unwrap();
     let asked = script.count(LOCATION);
     script.reply(LOCATION, 404, Value::Null);
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked, "not with every request");
+    clock.advance(Duration::from_secs(10));
     session.log_in(&password()).unwrap();
     assert_eq!(script.count(LOCATION), asked + 1);
     session.log_in(&password()).unwrap();

@@ -6,7 +6,7 @@
 //! | [`Decode`](Error::Decode) | no | no | no | none |
 //! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
-//! | [`Server`](Error::Server) | for 408, 429, 502, 503, 504 | no | no | the backend's |
+//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504 | no | if a request that changes something met a proxy without an answer, or a redirect | the backend's |
 //! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
 //! | [`Transport`](Error::Transport) | unless the request can never be sent | no | if a request that changes something may have arrived | none |
 //!
@@ -100,6 +100,12 @@ pub struct ServerError {
     pub log_link: Option<String>,
     /// How long the backend asks to be left alone (`Retry-After`).
     pub retry_after: Option<Duration>,
+    /// The origin it sends to, such as `https://example.org`, if it was a redirect that was not
+    /// followed.
+    pub sends_to: Option<String>,
+    /// Whether the request changes something and may have done so all the same: a proxy had no answer
+    /// (502, 504 without a JSON body), or the answer was to be found elsewhere (301, 302, 303).
+    pub ambiguous: bool,
 }
 
 /// An answer or an argument that is not of the expected form.
@@ -204,7 +210,9 @@ impl Error {
     /// the way, a busy backend, a busy store.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Server(error) => matches!(error.status, 408 | 429 | 502 | 503 | 504),
+            Self::Server(error) => {
+                matches!(error.status, 302 | 303 | 307 | 408 | 429 | 502 | 503 | 504)
+            }
             Self::Store(error) => error.kind == StoreErrorKind::Busy,
             Self::Transport(error) => !matches!(
                 error.kind,
@@ -228,7 +236,11 @@ impl Error {
     /// Tells whether the backend may have done what was asked although no answer came: a log-in
     /// whose reply was lost may have made a server session, a registration may have made the user.
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Transport(error) if error.ambiguous)
+        match self {
+            Self::Server(error) => error.ambiguous,
+            Self::Transport(error) => error.ambiguous,
+            _ => false,
+        }
     }
 
     /// Tells whether the time was up, on the network or waiting for the store.
@@ -370,6 +382,9 @@ impl fmt::Display for ServerError {
         if !self.message.is_empty() {
             write!(f, "{} ", Printable(&self.message))?;
         }
+        if let Some(origin) = &self.sends_to {
+            write!(f, "it sends to {}, where this must not go ", Printable(origin))?;
+        }
         match &self.code {
             Some(code) => write!(f, "(status {}, {})", self.status, Printable(code.as_str())),
             None => write!(f, "(status {})", self.status),
@@ -499,6 +514,8 @@ mod tests {
             message: "no\u{1b}[2Jway".into(),
             log_link: None,
             retry_after: None,
+            sends_to: None,
+            ambiguous: false,
         };
         assert_eq!(
             Error::from(error).to_string(),

@@ -18,6 +18,9 @@ pub mod storage {}
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
+#[doc = include_str!("network.md")]
+pub mod network {}
+
 #[doc = include_str!("speed.md")]
 pub mod speed {}
 

@@ -189,6 +189,7 @@ impl SessionBuilder {
             location: RwLock::new(None),
             location_is_news: AtomicBool::new(false),
             location_lookups: Single::new(),
+            relocated: Mutex::new(None),
             refreshes: Single::new(),
             cooldowns: Mutex::new(HashMap::new()),
             unsaved: Mutex::new(HashMap::new()),

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, UNIX_EPOCH};
 
+use super::delivery::success;
 use super::events::{Events, Hub};
+use super::location::Location;
 use super::refresh::{Brought, Cooldown, Ended, Landed};
-use super::single::{Role, Single, Waited};
+use super::single::Single;
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline};
 use crate::error::{
@@ -17,7 +19,7 @@ use crate::error::{
 use crate::id::UserId;
 use crate::store::{Change, Store, StoredUser, Tables};
 use crate::token::AccessToken;
-use crate::transport::{Request, Response, Transport};
+use crate::transport::{Response, Transport};
 use crate::wire::{self, Bearer, Device, Route};
 
 /// A session's shared state. No lock in here is held while the network or a listener is waited for.
@@ -33,10 +35,12 @@ pub(crate) struct Inner {
     pub(super) clock: Box<dyn Clock>,
     pub(super) hub: Arc<Hub>,
     /// Where the backend is, once that is known.
-    pub(super) location: RwLock<Option<Location>>,
+    pub(super) location: RwLock<Option<Arc<Location>>>,
     /// Whether that was asked for here and is not stored yet.
     pub(super) location_is_news: AtomicBool,
-    pub(super) location_lookups: Single<(), Result<Location>>,
+    pub(super) location_lookups: Single<(), Result<Arc<Location>>>,
+    /// Until when nobody asks again, by the monotonic clock, since somebody did.
+    pub(super) relocated: Mutex<Option<Duration>>,
     /// Where the files of this app are, if they are anywhere.
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: Single<UserId, Landed>,
@@ -47,18 +51,6 @@ pub(crate) struct Inner {
     pub(super) has_untold: AtomicBool,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
-}
-
-/// Where the backend is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Location {
-    host: BaseUrl,
-    /// What the backend said, as the store remembers it; nothing if it does not know the question.
-    said: Option<String>,
-    /// Where sync engines connect.
-    pub(super) websocket: String,
-    /// Whether the backend was able to say. If it was not, it is asked again.
-    is_certain: bool,
 }
 
 impl Inner {
@@ -130,17 +122,6 @@ impl Inner {
         })
     }
 
-    /// A location that was learned is remembered with whatever is committed next.
-    fn location_change(&self, tables: &dyn Tables) -> Option<Change> {
-        // Somebody else may have learned something newer than what was read from the store here.
-        if !self.location_is_news.load(Ordering::Relaxed) {
-            return None;
-        }
-        let known = self.location.read().unwrap_or_else(PoisonError::into_inner);
-        let said = known.as_ref()?.said.clone();
-        (tables.location() != said).then_some(Change::Location(said))
-    }
-
     /// Sends a route that carries the user's access token, and returns the answer if it is a
     /// success. A token that is due is refreshed first; one that the backend refuses all the same
     /// is refreshed once, and the request is replayed once.
@@ -198,155 +179,6 @@ impl Inner {
         debug_assert_eq!(route.bearer, Bearer::None);
         success(route, self.send(route, None, deadline)?)
     }
-
-    /// Sends a route to where the backend is, and returns the answer, whatever its status.
-    pub(super) fn send(
-        &self,
-        route: &Route,
-        token: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<Response> {
-        let location = self.location(deadline)?.host;
-        let error = match self.deliver(&location, route, token, deadline) {
-            Err(Error::Transport(error)) if location != self.base_url => error,
-            other => return other,
-        };
-        // The backend may have moved since it said where it is.
-        if error.may_have_arrived() {
-            return Err(Error::Transport(error));
-        }
-        let moved = self.look_up_location(deadline);
-        match moved {
-            Ok(moved) if moved.host != location => {
-                if moved.is_certain {
-                    self.remember_location(&moved);
-                }
-                self.deliver(&moved.host, route, token, deadline)
-            }
-            _ => Err(Error::Transport(error)),
-        }
-    }
-
-    fn deliver(
-        &self,
-        to: &BaseUrl,
-        route: &Route,
-        token: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<Response> {
-        let mut request = Request {
-            method: route.method,
-            url: to.join(&route.path),
-            bearer: token.map(Into::into),
-            body: route.body.clone(),
-            deadline,
-            fresh: false,
-            limit: route.limit,
-        };
-        if deadline.has_passed() {
-            return Err(out_of_time(to, "nothing was sent").into());
-        }
-        let mut outcome = self.transport.send(&request);
-        if let Err(error) = &outcome {
-            let again = error.kind == TransportErrorKind::Connect
-                || error.kind == TransportErrorKind::Interrupted && route.repeatable;
-            if again && !deadline.has_passed() {
-                request.fresh = true;
-                outcome = self.transport.send(&request);
-            }
-        }
-        outcome.map_err(|mut error| {
-            error.ambiguous = error.may_have_arrived() && !route.repeatable;
-            error.into()
-        })
-    }
-
-    /// Returns where the backend is: as it was learned in this process, as the store remembers it,
-    /// or as the backend says now, in this order.
-    pub(super) fn location(&self, deadline: Deadline) -> Result<Location> {
-        if !self.asks_location {
-            return Ok(self.at_base_url(true));
-        }
-        if let Some(known) = &*self.location.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(known.clone());
-        }
-        loop {
-            match self.location_lookups.join(&()) {
-                Role::Lead(lead) => {
-                    let found = self.remembered_location(deadline);
-                    if let Ok(found) = &found
-                        && found.is_certain
-                    {
-                        self.remember_location(found);
-                    }
-                    lead.done(found.clone());
-                    return found;
-                }
-                Role::Follow(lookup) => match lookup.wait(deadline) {
-                    // Whoever asked had less time than this caller has.
-                    Waited::Done(Err(error)) if error.is_timeout() && !deadline.has_passed() => {}
-                    Waited::Done(found) => return found,
-                    Waited::Abandoned => {}
-                    Waited::TimedOut => {
-                        return Err(out_of_time(&self.base_url, "the app's location").into());
-                    }
-                },
-            }
-        }
-    }
-
-    fn remembered_location(&self, deadline: Deadline) -> Result<Location> {
-        match self.store.location(deadline)? {
-            Some(said) => Ok(self.trusted(said)),
-            None => self.look_up_location(deadline),
-        }
-    }
-
-    /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
-    /// now, is where it is.
-    fn look_up_location(&self, deadline: Deadline) -> Result<Location> {
-        let route = Route::location(&self.app_id);
-        let answer = self.deliver(&self.base_url, &route, None, deadline)?;
-        if is_success(&answer) {
-            let said = String::from_utf8(answer.into_body()).unwrap_or_default();
-            let found = self.trusted(said);
-            self.location_is_news.store(found.is_certain, Ordering::Relaxed);
-            return Ok(found);
-        }
-        let error = wire::error(route.attempt, &answer);
-        if wire::is_unknown_app(&error) {
-            return Err(error.into());
-        }
-        Ok(self.at_base_url(matches!(error.status, 404 | 405 | 501)))
-    }
-
-    /// A location is followed only to where tokens are as safe as at the configured base URL.
-    fn trusted(&self, said: String) -> Location {
-        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(false) };
-        let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
-        match BaseUrl::parse(&hosts.http, self.insecure_http) {
-            Ok(host) if safe(host.as_str(), "https:") => {
-                let websocket = hosts.websocket.filter(|url| safe(url, "wss:"));
-                let websocket = websocket.unwrap_or_else(|| host.websocket());
-                let websocket = websocket + &self.sync_path();
-                Location { host, said: Some(said), websocket, is_certain: true }
-            }
-            _ => self.at_base_url(true),
-        }
-    }
-
-    fn at_base_url(&self, is_certain: bool) -> Location {
-        let websocket = self.base_url.websocket() + &self.sync_path();
-        Location { host: self.base_url.clone(), said: None, websocket, is_certain }
-    }
-
-    fn sync_path(&self) -> String {
-        wire::sync_path(&self.app_id)
-    }
-
-    fn remember_location(&self, location: &Location) {
-        *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
-    }
 }
 
 impl Drop for Inner {
@@ -358,14 +190,6 @@ impl Drop for Inner {
 /// Returns a user's record in a commit's decision; a user without one is not known here.
 pub(super) fn known(tables: &dyn Tables, user: &UserId) -> Result<Arc<StoredUser>> {
     tables.user(user)?.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
-}
-
-pub(super) fn is_success(answer: &Response) -> bool {
-    (200..300).contains(&answer.status())
-}
-
-pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
-    if is_success(&answer) { Ok(answer) } else { Err(wire::error(route.attempt, &answer).into()) }
 }
 
 pub(super) fn out_of_time(at: &BaseUrl, waiting_for: &'static str) -> TransportError {

@@ -1,9 +1,11 @@
 //! The [`Session`]: who is known on this device, who is current, and everything done as one of them.
 
 mod builder;
+mod delivery;
 mod events;
 mod inner;
 mod listing;
+mod location;
 mod refresh;
 mod single;
 mod url;
@@ -218,7 +220,7 @@ impl Session {
     }
 
     pub(crate) fn websocket_url(&self) -> Result<String> {
-        Ok(self.inner.location(self.deadline())?.websocket)
+        Ok(self.inner.location(self.deadline())?.websocket.clone())
     }
 
     pub(crate) fn deadline(&self) -> Deadline {

@@ -7,7 +7,8 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::inner::{Inner, is_success, known, out_of_time};
+use super::delivery::is_success;
+use super::inner::{Inner, known, out_of_time};
 use super::single::{Role, Waited};
 use crate::clock::Deadline;
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};

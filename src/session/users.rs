@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::inner::{Inner, is_success, known, success};
+use super::delivery::{is_success, success};
+use super::inner::{Inner, known};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
 use crate::credentials::{Credentials, Kind, Provider};

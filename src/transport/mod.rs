@@ -69,6 +69,8 @@ pub struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Body,
+    /// Whether it came from where a redirect led, and not from where the backend is known to be.
+    pub(crate) was_redirected: bool,
 }
 
 impl Method {
@@ -129,7 +131,7 @@ impl Response {
 
     /// Makes an answer with a status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into().into() }
+        Self { status, headers: Vec::new(), body: body.into().into(), was_redirected: false }
     }
 
     /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; nothing

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::date;
+use super::redirect::{is_redirect, origin};
 use crate::account::{ApiKey, Identity, Profile};
 use crate::credentials::Provider;
 use crate::error::{Error, Result, ServerError, ServerErrorCode};
@@ -208,6 +209,10 @@ pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
         message: words.unwrap_or_default(),
         log_link: text(&body.link),
         retry_after: retry_after(answer),
+        sends_to: is_redirect(answer.status())
+            .then(|| origin(answer.header("location")?.trim()))
+            .flatten(),
+        ambiguous: false,
     }
 }
 
@@ -234,18 +239,24 @@ pub(crate) fn refuses_token(answer: &Response) -> bool {
 }
 
 /// Tells whether an answer to a request that carried the refresh token says that this token is over.
-/// Only a code says so: a 401 without one is no definite answer on these routes.
+/// Only a code says so: a 401 without one is no definite answer on these routes. Nor is any answer after
+/// a redirect.
 pub(crate) fn refuses_session(answer: &Response) -> bool {
     use ServerErrorCode::{InvalidSession, UserDisabled};
-    answer.status() == 401 && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
+    !answer.was_redirected
+        && answer.status() == 401
+        && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
 }
 
 /// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself says
-/// so, and not a proxy on the way. `expired` says whether the refresh token's own time is over.
+/// so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether the refresh token's own time is over.
 ///
 /// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
 pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
-    let is_json = serde_json::from_slice::<HashMap<String, IgnoredAny>>(answer.body()).is_ok();
+    if answer.was_redirected {
+        return false;
+    }
+    let is_json = is_object(answer);
     match (answer.status(), error("", answer).code) {
         (401, Some(ServerErrorCode::InvalidSession | ServerErrorCode::UserDisabled)) => true,
         (401, None) if is_json => true,
@@ -255,6 +266,22 @@ pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
         (400..=499, _) => expired && is_json,
         _ => false,
     }
+}
+
+/// Tells whether an answer is not the protocol's: a page of whatever stands where the backend was, or in
+/// front of it.
+pub(crate) fn is_foreign(answer: &Response) -> bool {
+    match answer.status() {
+        200..=299 => answer.header("content-type").is_some_and(|kind| {
+            kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
+        }),
+        404 | 502 | 503 | 504 => !is_object(answer),
+        _ => false,
+    }
+}
+
+fn is_object(answer: &Response) -> bool {
+    serde_json::from_slice::<HashMap<String, IgnoredAny>>(answer.body()).is_ok()
 }
 
 /// Tells whether the backend says that it has no such app.

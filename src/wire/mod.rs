@@ -4,7 +4,9 @@
 
 mod answer;
 mod date;
+mod redirect;
 mod route;
 
 pub(crate) use self::answer::*;
+pub(crate) use self::redirect::*;
 pub(crate) use self::route::*;

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod store;
+pub mod web;
 
 use std::collections::HashMap;
 use std::fmt;

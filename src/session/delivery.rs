@@ -1,0 +1,163 @@
+//! A request's way to the backend: to where it is, once more where that does no harm, and along
+//! redirects as far as they may be followed. The manual's page `network` has the rules.
+
+use super::inner::{Inner, out_of_time};
+use super::url::BaseUrl;
+use crate::clock::Deadline;
+use crate::error::{Error, Result, TransportErrorKind};
+use crate::transport::{Request, Response};
+use crate::wire::{self, Route};
+
+/// The most redirects that are followed for one request.
+const MOST_HOPS: u32 = 5;
+
+/// What the outcome of a request says about the place it was sent to.
+enum Verdict {
+    /// The backend, or what stands for it.
+    Right,
+    /// Another place must be found.
+    Wrong {
+        /// Whether the request may be sent there once more.
+        repeat: bool,
+    },
+}
+
+impl Inner {
+    /// Sends a route to where the backend is, and returns the answer, whatever its status. If that
+    /// is no place for the backend any more, it is asked once where it is now.
+    pub(super) fn send(
+        &self,
+        route: &Route,
+        token: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<Response> {
+        let location = self.location(deadline)?;
+        let outcome = self.deliver(&location.host, route, token, deadline);
+        let Verdict::Wrong { repeat } = self.judge(&location.host, route, &outcome) else {
+            return outcome;
+        };
+        match self.relocate(&location.host, deadline) {
+            Some(moved) if repeat => self.deliver(&moved.host, route, token, deadline),
+            _ => outcome,
+        }
+    }
+
+    fn judge(&self, place: &BaseUrl, route: &Route, outcome: &Result<Response>) -> Verdict {
+        use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Timeout, Tls};
+        let elsewhere = *place != self.base_url;
+        let repeat = match outcome {
+            Ok(answer) if wire::is_redirect(answer.status()) => match answer.status() {
+                // For good, as realm-core takes it: `app.cpp`, `App::handle_possible_redirect_response`
+                // up to 14.12. Who sends away has not done what was asked.
+                301 | 308 => true,
+                307 if elsewhere => true,
+                _ if elsewhere => route.repeatable,
+                _ => return Verdict::Right,
+            },
+            Ok(answer) if elsewhere && wire::is_foreign(answer) => {
+                answer.status() == 404 || route.repeatable
+            }
+            Err(Error::Transport(error)) if elsewhere => match error.kind {
+                Connect | Interrupted | Protocol | Resolve | Timeout | Tls => {
+                    !error.may_have_arrived() || route.repeatable
+                }
+                _ => return Verdict::Right,
+            },
+            _ => return Verdict::Right,
+        };
+        Verdict::Wrong { repeat }
+    }
+
+    /// Sends a route to a place, and follows redirects that leave the request as it is and do not
+    /// carry it off to another origin.
+    pub(super) fn deliver(
+        &self,
+        to: &BaseUrl,
+        route: &Route,
+        token: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<Response> {
+        let mut request = Request {
+            method: route.method,
+            url: to.join(&route.path),
+            bearer: token.map(Into::into),
+            body: route.body.clone(),
+            deadline,
+            fresh: false,
+            limit: route.limit,
+        };
+        let mut answer = self.exchange(to, &mut request, route)?;
+        for _ in 0..MOST_HOPS {
+            let Some(next) = self.next_hop(&request, &answer) else { break };
+            request.url = next;
+            request.fresh = false;
+            answer = self.exchange(to, &mut request, route)?;
+            answer.was_redirected = true;
+        }
+        Ok(answer)
+    }
+
+    /// Returns the URL that an answer sends a request to, if it may be followed.
+    fn next_hop(&self, request: &Request, answer: &Response) -> Option<String> {
+        if !wire::is_redirect(answer.status())
+            || !wire::keeps_request(answer.status(), request.method)
+        {
+            return None;
+        }
+        let next = wire::redirect(&request.url, answer)?;
+        let here = wire::origin(&request.url)?;
+        let may_follow = next.origin == here || {
+            // Only what holds no secret leaves its origin, which is the question where the backend
+            // is; and only for good, so that no sign-on page of a network is taken for it.
+            let is_open = request.bearer.is_none() && request.body.is_none();
+            let is_safe = next.origin.starts_with("https:") || !here.starts_with("https:");
+            is_open
+                && is_safe
+                && matches!(answer.status(), 301 | 308)
+                && BaseUrl::parse(&next.origin, self.insecure_http).is_ok()
+        };
+        may_follow.then_some(next.url)
+    }
+
+    /// Sends a request, and once more on a fresh connection if that does no harm.
+    fn exchange(&self, to: &BaseUrl, request: &mut Request, route: &Route) -> Result<Response> {
+        let deadline = request.deadline;
+        if deadline.has_passed() {
+            return Err(out_of_time(to, "nothing was sent").into());
+        }
+        let mut outcome = self.transport.send(request);
+        if let Err(error) = &outcome {
+            let again = error.kind == TransportErrorKind::Connect
+                || error.kind == TransportErrorKind::Interrupted && route.repeatable;
+            if again && !deadline.has_passed() {
+                request.fresh = true;
+                outcome = self.transport.send(request);
+            }
+        }
+        outcome.map_err(|mut error| {
+            error.ambiguous = error.may_have_arrived() && !route.repeatable;
+            error.into()
+        })
+    }
+}
+
+pub(super) fn is_success(answer: &Response) -> bool {
+    (200..300).contains(&answer.status())
+}
+
+/// Returns an answer that is a success, and any other as an error.
+pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
+    if is_success(&answer) {
+        return Ok(answer);
+    }
+    let mut error = wire::error(route.attempt, &answer);
+    // Who sends to "see other" may have done what was asked; who stands before the backend and had
+    // no answer of it does not know.
+    let is_open = match error.status {
+        301..=303 => true,
+        502 | 504 => wire::is_foreign(&answer),
+        _ => false,
+    };
+    error.ambiguous = is_open && !route.repeatable;
+    Err(error.into())
+}

@@ -1,0 +1,173 @@
+//! Where the backend is: what it says itself, and what is done when that does not hold any more.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::delivery::is_success;
+use super::inner::{Inner, out_of_time};
+use super::single::{Role, Waited};
+use super::url::BaseUrl;
+use crate::clock::Deadline;
+use crate::error::Result;
+use crate::store::{Change, Tables};
+use crate::wire::{self, Route};
+
+/// How long a location that did not hold is not asked for again, and how long the base URL serves
+/// when the backend could not say where it is.
+const REST: Duration = Duration::from_secs(10);
+
+/// Where the backend is.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Location {
+    pub(super) host: BaseUrl,
+    /// What the backend said, as the store remembers it; nothing if it does not know the question.
+    said: Option<String>,
+    /// Where sync engines connect.
+    pub(super) websocket: String,
+    /// Until when this serves, by the monotonic clock, where the backend was not able to say.
+    until: Option<Duration>,
+}
+
+impl Inner {
+    /// Returns where the backend is: as it was learned in this process, as the store remembers it,
+    /// or as the backend says now, in this order.
+    pub(super) fn location(&self, deadline: Deadline) -> Result<Arc<Location>> {
+        if !self.asks_location {
+            return Ok(Arc::new(self.at_base_url(true)));
+        }
+        loop {
+            if let Some(known) = self.known_location() {
+                return Ok(known);
+            }
+            match self.location_lookups.join(&()) {
+                Role::Lead(lead) => {
+                    let found = self.remembered_location(deadline);
+                    if let Ok(found) = &found {
+                        self.remember_location(found);
+                    }
+                    lead.done(found.clone());
+                    return found;
+                }
+                Role::Follow(lookup) => match lookup.wait(deadline) {
+                    // Whoever asked had less time than this caller has.
+                    Waited::Done(Err(error)) if error.is_timeout() && !deadline.has_passed() => {}
+                    Waited::Done(found) => return found,
+                    Waited::Abandoned => {}
+                    Waited::TimedOut => {
+                        return Err(out_of_time(&self.base_url, "the app's location").into());
+                    }
+                },
+            }
+        }
+    }
+
+    /// Asks the backend once more where it is, since `wrong` is no place for it. Returns where it is
+    /// if that is another place. Nobody asks for a while after that, however many find it wrong.
+    pub(super) fn relocate(&self, wrong: &BaseUrl, deadline: Deadline) -> Option<Arc<Location>> {
+        if !self.asks_location || deadline.has_passed() {
+            return None;
+        }
+        let elsewhere = |found: &Arc<Location>| found.host != *wrong;
+        let found = match self.location_lookups.join(&()) {
+            Role::Lead(lead) => {
+                // Somebody else may have asked between the answer and here.
+                if let Some(known) = self.known_location().filter(elsewhere) {
+                    lead.done(Ok(known.clone()));
+                    return Some(known);
+                }
+                let mut rests = self.relocated.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = self.clock.monotonic();
+                if rests.is_some_and(|until| now < until) {
+                    return None;
+                }
+                *rests = Some(now.saturating_add(REST));
+                drop(rests);
+                let found = self.look_up_location(deadline).map(Arc::new);
+                if let Ok(found) = &found {
+                    self.remember_location(found);
+                    self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
+                }
+                lead.done(found.clone());
+                found.ok()
+            }
+            Role::Follow(lookup) => match lookup.wait(deadline) {
+                Waited::Done(found) => found.ok(),
+                Waited::Abandoned | Waited::TimedOut => None,
+            },
+        };
+        found.filter(elsewhere)
+    }
+
+    fn known_location(&self) -> Option<Arc<Location>> {
+        let known = self.location.read().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_ref()?;
+        let serves = known.until.is_none_or(|until| self.clock.monotonic() < until);
+        serves.then(|| known.clone())
+    }
+
+    fn remember_location(&self, location: &Arc<Location>) {
+        *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
+    }
+
+    fn remembered_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
+        let found = match self.store.location(deadline)? {
+            Some(said) => self.trusted(said),
+            None => self.look_up_location(deadline)?,
+        };
+        Ok(Arc::new(found))
+    }
+
+    /// A location that was learned is remembered with whatever is committed next.
+    pub(super) fn location_change(&self, tables: &dyn Tables) -> Option<Change> {
+        // Somebody else may have learned something newer than what was read from the store here.
+        if !self.location_is_news.load(Ordering::Relaxed) {
+            return None;
+        }
+        let said = self.known_location()?.said.clone();
+        (tables.location() != said).then_some(Change::Location(said))
+    }
+
+    /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
+    /// now, is where it is.
+    fn look_up_location(&self, deadline: Deadline) -> Result<Location> {
+        let route = Route::location(&self.app_id);
+        let answer = self.deliver(&self.base_url, &route, None, deadline)?;
+        if is_success(&answer) {
+            let said = String::from_utf8(answer.into_body()).unwrap_or_default();
+            let found = self.trusted(said);
+            self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
+            return Ok(found);
+        }
+        let error = wire::error(route.attempt, &answer);
+        if wire::is_unknown_app(&error) {
+            return Err(error.into());
+        }
+        Ok(self.at_base_url(matches!(error.status, 404 | 405 | 501)))
+    }
+
+    /// A location is followed only to where tokens are as safe as at the configured base URL.
+    fn trusted(&self, said: String) -> Location {
+        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(false) };
+        let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
+        match BaseUrl::parse(&hosts.http, self.insecure_http) {
+            Ok(host) if safe(host.as_str(), "https:") => {
+                let websocket = hosts.websocket.filter(|url| safe(url, "wss:"));
+                let websocket = websocket.unwrap_or_else(|| host.websocket());
+                let websocket = websocket + &self.sync_path();
+                Location { host, said: Some(said), websocket, until: None }
+            }
+            _ => self.at_base_url(true),
+        }
+    }
+
+    fn at_base_url(&self, is_certain: bool) -> Location {
+        let websocket = self.base_url.websocket() + &self.sync_path();
+        let until = (!is_certain).then(|| self.clock.monotonic().saturating_add(REST));
+        Location { host: self.base_url.clone(), said: None, websocket, until }
+    }
+
+    fn sync_path(&self) -> String {
+        wire::sync_path(&self.app_id)
+    }
+}

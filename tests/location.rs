@@ -1,0 +1,213 @@
+//! Where the backend is: learned once, left when it does not hold any more, and no harm if nobody
+//! can tell.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::Response;
+use keyfob::{Deadline, Error, TransportErrorKind, User, UserState};
+use support::web::{HERE, THERE, Web, located, page, sends_to};
+use support::{CALL, LOCATION, ManualClock, PROFILE, REFRESH, START, json_answer, password};
+
+const NEXT: &str = "http://127.0.0.1:11";
+
+/// What the wrong place does, and whether a function may be called elsewhere after that.
+fn wrongs() -> Vec<(&'static str, Result<Response, TransportErrorKind>, bool)> {
+    use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Tls};
+    vec![
+        ("refuses connections", Err(Connect), true),
+        ("has no address", Err(Resolve), true),
+        ("has another's certificate", Err(Tls), true),
+        ("breaks off", Err(Interrupted), false),
+        ("speaks no HTTP", Err(Protocol), false),
+        ("knows no such page", Ok(page(404)), true),
+        ("knows nothing and says nothing", Ok(Response::new(404, "")), true),
+        ("is a bad gateway", Ok(page(502)), false),
+        ("is a gateway to nowhere", Ok(page(503)), false),
+        ("is a slow gateway", Ok(page(504)), false),
+        ("is somebody's front page", Ok(page(200)), false),
+        ("sends away for good", Ok(sends_to(301, "https://example.org/")), true),
+        ("sends away for good, as it is", Ok(sends_to(308, "https://example.org/")), true),
+        ("sends away", Ok(sends_to(307, "https://example.org/")), true),
+        ("sends to a sign-on page", Ok(sends_to(302, "https://example.org/")), false),
+        ("says to see another", Ok(sends_to(303, "https://example.org/")), false),
+    ]
+}
+
+fn call(user: &User) -> keyfob::Result<i64> {
+    user.functions().call("f", ())
+}
+
+/// A session that has learned to go there, where everything goes wrong from now on; the backend
+/// says that it is at `now`.
+fn left_behind(
+    wrong: Result<Response, TransportErrorKind>,
+    now: &'static str,
+) -> (Web, ManualClock, keyfob::Session, User) {
+    let web = Web::new();
+    web.answers(|seen| (seen.route == LOCATION).then(|| Ok(located(THERE))));
+    let (clock, session, user) = web.logged_in(HERE);
+    web.answers(move |seen| match (&*seen.origin, &*seen.route) {
+        (HERE, LOCATION) => Some(Ok(located(now))),
+        (THERE, _) => Some(wrong.clone()),
+        _ => None,
+    });
+    (web, clock, session, user)
+}
+
+#[test]
+fn a_place_that_answers_wrongly_is_left_and_the_request_repeated_only_where_it_is_safe() {
+    for (what, wrong, repeats_calls) in wrongs() {
+        let (web, _, _session, user) = left_behind(wrong.clone(), NEXT);
+        let outcome = call(&user);
+        assert_eq!(outcome.is_ok(), repeats_calls, "{what}: {outcome:?}");
+        assert_eq!(web.count(NEXT, CALL), usize::from(repeats_calls), "{what}");
+        assert_eq!(web.count(HERE, LOCATION), 1, "{what}");
+        if !repeats_calls {
+            // It is left all the same.
+            assert_eq!(call(&user).unwrap(), 7, "{what}");
+        }
+        let before = web.count(THERE, CALL);
+        assert_eq!(call(&user).unwrap(), 7, "{what}");
+        assert_eq!((web.count(THERE, CALL), web.count(HERE, LOCATION)), (before, 1), "{what}");
+        // What does no harm twice is always sent again.
+        for (route, operation) in [
+            (PROFILE, &(|user: &User| user.refresh_profile().map(drop)) as &dyn Fn(&User) -> _),
+            (REFRESH, &|user: &User| user.refresh_access_token().map(drop)),
+        ] {
+            let (web, _, _session, user) = left_behind(wrong.clone(), NEXT);
+            let outcome: keyfob::Result<()> = operation(&user);
+            assert!(outcome.is_ok(), "{what}, {route}: {outcome:?}");
+            assert_eq!(web.count(NEXT, route), 1, "{what}, {route}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_of_the_backend_itself_is_no_reason_to_ask_where_it_is() {
+    for (status, body) in [
+        (404, serde_json::json!({"error": "no such function", "error_code": "FunctionNotFound"})),
+        (503, serde_json::json!({"error": "later"})),
+        (502, serde_json::json!({})),
+        (500, serde_json::Value::Null),
+        (400, serde_json::Value::Null),
+    ] {
+        let (web, _, _session, user) = left_behind(Ok(json_answer(status, &body)), NEXT);
+        assert_eq!(call(&user).unwrap_err().status(), Some(status));
+        assert_eq!((web.count(THERE, CALL), web.count(HERE, LOCATION)), (1, 0), "{status}");
+    }
+}
+
+#[test]
+fn a_backend_that_insists_on_a_wrong_place_is_not_asked_by_every_call() {
+    for (what, wrong, _) in wrongs() {
+        let (web, clock, _session, user) = left_behind(wrong, THERE);
+        let repeats = usize::from(what == "refuses connections");
+        for _ in 0..100 {
+            call(&user).expect_err(what);
+        }
+        assert_eq!(web.count(HERE, LOCATION), 1, "{what}");
+        assert_eq!(web.count(THERE, CALL), 100 * (1 + repeats), "{what}");
+        assert_eq!(web.count(HERE, CALL), 0, "{what}");
+        clock.advance(Duration::from_secs(10));
+        call(&user).expect_err(what);
+        assert_eq!(web.count(HERE, LOCATION), 2, "{what}");
+        assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    }
+}
+
+#[test]
+fn many_threads_at_a_wrong_place_ask_once() {
+    let (web, _, _session, user) = left_behind(Ok(page(404)), NEXT);
+    let together = Arc::new(Barrier::new(32));
+    thread::scope(|scope| {
+        for _ in 0..32 {
+            let (user, together) = (user.clone(), together.clone());
+            scope.spawn(move || {
+                together.wait();
+                assert_eq!(call(&user).unwrap(), 7);
+            });
+        }
+    });
+    assert_eq!((web.count(HERE, LOCATION), web.count(NEXT, CALL)), (1, 32));
+}
+
+#[test]
+fn where_it_moved_is_remembered_also_if_that_is_nowhere_special() {
+    for (now, stored) in [(NEXT, true), ("", false)] {
+        let store = MemoryStore::new();
+        let (web, clock) = (Web::new(), ManualClock::at(START));
+        web.answers(|seen| (seen.route == LOCATION).then(|| Ok(located(THERE))));
+        let session = web.builder(HERE, &clock).store(store.clone()).open().unwrap();
+        let user = session.log_in(&password()).unwrap();
+        web.answers(move |seen| match (&*seen.origin, &*seen.route) {
+            (HERE, LOCATION) if now.is_empty() => Some(Ok(Response::new(404, ""))),
+            (HERE, LOCATION) => Some(Ok(located(now))),
+            (THERE, _) => Some(Ok(page(404))),
+            _ => None,
+        });
+        user.refresh_access_token().unwrap();
+        let remembered = keyfob::store::Store::location(&store, soon()).unwrap();
+        assert_eq!(remembered.is_some_and(|said| said.contains(now)), stored);
+        web.clear();
+        let again = web.builder(HERE, &clock).store(store).open().unwrap();
+        call(&again.current_user().unwrap().unwrap()).unwrap();
+        assert_eq!(web.count(THERE, CALL), 0, "the next program does not go there");
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(5))
+}
+
+#[test]
+fn a_place_is_left_also_when_the_backend_cannot_say_another() {
+    let (web, clock, _session, user) = left_behind(Err(TransportErrorKind::Connect), NEXT);
+    web.answers(|seen| match (&*seen.origin, &*seen.route) {
+        (HERE, LOCATION) => Some(Ok(page(503))),
+        (THERE, _) => Some(Err(TransportErrorKind::Connect)),
+        _ => None,
+    });
+    for _ in 0..10 {
+        assert_eq!(call(&user).unwrap(), 7);
+    }
+    assert_eq!((web.count(HERE, LOCATION), web.count(HERE, CALL)), (1, 10));
+    // What it said before it fell silent may hold again.
+    clock.advance(Duration::from_secs(10));
+    web.answers(|_| None);
+    assert_eq!(call(&user).unwrap(), 7);
+    assert_eq!(web.count(THERE, CALL), 3);
+}
+
+#[test]
+fn nothing_is_asked_where_the_look_up_is_turned_off() {
+    let web = Web::new();
+    let clock = ManualClock::at(START);
+    let session = web.builder(HERE, &clock).location_lookup(false).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    web.answers(|seen| (seen.route == CALL).then(|| Ok(sends_to(308, THERE))));
+    assert_eq!(call(&user).unwrap_err().status(), Some(308));
+    assert_eq!(web.count(HERE, LOCATION), 0);
+}
+
+#[test]
+fn an_answer_of_the_next_place_is_final() {
+    let (web, _, _session, user) = left_behind(Ok(page(404)), NEXT);
+    web.answers(|seen| match (&*seen.origin, &*seen.route) {
+        (HERE, LOCATION) => Some(Ok(located(NEXT))),
+        (HERE, _) => None,
+        _ => Some(Ok(page(404))),
+    });
+    match call(&user) {
+        Err(Error::Server(error)) => assert_eq!(error.status, 404),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((web.count(THERE, CALL), web.count(NEXT, CALL)), (1, 1));
+    assert_eq!(web.count(HERE, LOCATION), 1);
+}
