@@ -87,6 +87,7 @@ impl<'a> ApiKeys<'a> {
 
     fn send(&self, route: &Route) -> Result<Response> {
         let session = self.user.session();
-        session.inner.send_with_refresh_token(self.user.id(), route, session.deadline())
+        let user = self.user.id();
+        session.within(|deadline| session.inner.send_with_refresh_token(user, route, deadline))
     }
 }

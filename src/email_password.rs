@@ -118,6 +118,7 @@ impl<'a> EmailPassword<'a> {
     }
 
     fn send(&self, route: &Route) -> Result<()> {
-        self.session.inner.send_plain(route, self.session.deadline()).map(|_| ())
+        let session = self.session;
+        session.within(|deadline| session.inner.send_plain(route, deadline)).map(|_| ())
     }
 }

@@ -104,6 +104,6 @@ impl<'a> Functions<'a> {
         let session = self.user.session();
         let service = self.service.as_deref();
         let route = Route::call(session.app_id(), name, service, arguments);
-        session.inner.send_as(self.user.id(), &route, session.deadline())
+        session.within(|deadline| session.inner.send_as(self.user.id(), &route, deadline))
     }
 }

@@ -64,6 +64,7 @@ mod secret;
 #[cfg(feature = "server")]
 pub mod server;
 mod session;
+mod shutdown;
 pub mod store;
 mod sync;
 mod token;

@@ -1,6 +1,7 @@
 //! The [`User`] handle: what is known of a user, and what can be done as that user.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
@@ -14,6 +15,7 @@ use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
 use crate::session::{Events, Session, Subscription};
+use crate::store::StoredUser;
 use crate::token::AccessToken;
 
 /// A user on this device: an id and its session.
@@ -48,7 +50,8 @@ impl User {
     /// # Errors
     /// [`Error::Store`] if the store cannot be read.
     pub fn state(&self) -> Result<UserState> {
-        let record = self.session.inner.store.user(&self.id, self.session.deadline())?;
+        let inner = &self.session.inner;
+        let record = self.session.within(|deadline| Ok(inner.store.user(&self.id, deadline)?))?;
         Ok(record.map_or(UserState::Removed, |record| match record.is_logged_in() {
             true => UserState::LoggedIn,
             false => UserState::LoggedOut,
@@ -61,7 +64,7 @@ impl User {
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
     pub fn identities(&self) -> Result<Vec<Identity>> {
-        Ok(self.session.inner.record(&self.id, self.session.deadline())?.identities.clone())
+        Ok(self.record()?.identities.clone())
     }
 
     /// Returns the profile as it was when it was last fetched: at log-in, or by
@@ -70,7 +73,7 @@ impl User {
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
     pub fn profile(&self) -> Result<Profile> {
-        Ok(self.session.inner.record(&self.id, self.session.deadline())?.profile.clone())
+        Ok(self.record()?.profile.clone())
     }
 
     /// Fetches profile and identities from the backend and stores them. Emits
@@ -81,7 +84,7 @@ impl User {
     ///
     /// Source: realm-core `app.cpp`, `App::refresh_profile`.
     pub fn refresh_profile(&self) -> Result<Profile> {
-        self.session.inner.refresh_profile(&self.id, self.session.deadline())
+        self.session.within(|deadline| self.session.inner.refresh_profile(&self.id, deadline))
     }
 
     /// Returns the id that the backend gave to this device, if it gave one. It stays after a
@@ -90,7 +93,7 @@ impl User {
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
     pub fn device_id(&self) -> Result<Option<DeviceId>> {
-        Ok(self.session.inner.record(&self.id, self.session.deadline())?.device_id.clone())
+        Ok(self.record()?.device_id.clone())
     }
 
     /// Returns the custom user data: the document that the backend embedded in the access token.
@@ -117,8 +120,7 @@ impl User {
     /// [`Error::LocalState`] if the user is not logged in, [`Error::Store`] if the store cannot be
     /// read.
     pub fn access_token(&self) -> Result<AccessToken> {
-        let (_, token) = self.session.inner.logged_in(&self.id, self.session.deadline())?;
-        Ok(token)
+        Ok(self.logged_in()?.1)
     }
 
     /// Returns an access token that the backend will accept; one that is due is refreshed first.
@@ -131,9 +133,10 @@ impl User {
     /// out then. Any other error leaves the user logged in; [`Error::is_retryable`] tells whether
     /// trying again can help.
     pub fn valid_access_token(&self) -> Result<AccessToken> {
-        match self.session.inner.fresh_token(&self.id) {
+        let inner = &self.session.inner;
+        match inner.fresh_token(&self.id) {
             Some(token) => Ok(token),
-            None => self.session.inner.valid_access_token(&self.id, self.session.deadline()),
+            None => self.session.within(|deadline| inner.valid_access_token(&self.id, deadline)),
         }
     }
 
@@ -142,9 +145,11 @@ impl User {
     /// # Errors
     /// As [`User::valid_access_token`].
     pub fn refresh_access_token(&self) -> Result<AccessToken> {
-        let deadline = self.session.deadline();
-        let (_, stale) = self.session.inner.logged_in(&self.id, deadline)?;
-        self.session.inner.refresh(&self.id, &stale, deadline, true)
+        let inner = &self.session.inner;
+        self.session.within(|deadline| {
+            let (_, stale) = inner.logged_in(&self.id, deadline)?;
+            inner.refresh(&self.id, &stale, deadline, true)
+        })
     }
 
     /// Returns when the stored access token expires, by the backend's clock.
@@ -160,7 +165,7 @@ impl User {
     /// # Errors
     /// As [`User::access_token`].
     pub fn refresh_token_expires_at(&self) -> Result<SystemTime> {
-        let (record, token) = self.session.inner.logged_in(&self.id, self.session.deadline())?;
+        let (record, token) = self.logged_in()?;
         let refresh_token = record.refresh_token.as_ref();
         Ok(refresh_token.map_or(token.expires_at(), |token| token.expires_at()))
     }
@@ -182,7 +187,7 @@ impl User {
     ///
     /// Source: realm-core `app.cpp`, `App::log_out`.
     pub fn log_out(&self) -> Result<()> {
-        self.session.inner.log_out(&self.id, self.session.deadline())
+        self.session.within(|deadline| self.session.inner.log_out(&self.id, deadline))
     }
 
     /// Attaches another account to this user, and makes the user current.
@@ -201,7 +206,7 @@ impl User {
     ///
     /// Source: realm-core `app.cpp`, `App::link_user`.
     pub fn link(&self, credentials: &Credentials) -> Result<()> {
-        self.session.inner.link(&self.id, credentials, self.session.deadline())
+        self.session.within(|deadline| self.session.inner.link(&self.id, credentials, deadline))
     }
 
     /// Returns the client for this user's API keys.
@@ -219,7 +224,7 @@ impl User {
     /// # Errors
     /// [`Error::Store`] if the store cannot be read or watched.
     pub fn changes(&self) -> Result<Events> {
-        self.session.inner.events(Some(self.id.clone()), self.session.deadline())
+        self.session.within(|deadline| self.session.inner.events(Some(self.id.clone()), deadline))
     }
 
     /// Calls `listener` with what happens to this user from now on; see [`Session::subscribe`].
@@ -231,6 +236,14 @@ impl User {
         listener: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Subscription> {
         self.changes()?.subscribe(listener)
+    }
+
+    fn record(&self) -> Result<Arc<StoredUser>> {
+        self.session.within(|deadline| self.session.inner.record(&self.id, deadline))
+    }
+
+    fn logged_in(&self) -> Result<(Arc<StoredUser>, AccessToken)> {
+        self.session.within(|deadline| self.session.inner.logged_in(&self.id, deadline))
     }
 }
 

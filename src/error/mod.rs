@@ -7,6 +7,7 @@
 //! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
 //! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504 | no | if a request that changes something met a proxy without an answer, or a redirect | the backend's |
+//! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
 //! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
 //! | [`Transport`](Error::Transport) | unless the request can never be sent | no | if a request that changes something may have arrived | none |
 //!
@@ -50,6 +51,12 @@ pub enum Error {
     LoginEnded(Box<ServerError>),
     /// The backend answered, and refused.
     Server(Box<ServerError>),
+    /// The session was shut down, before the call or during it; see
+    /// [`Session::shut_down`](crate::Session::shut_down).
+    ShutDown {
+        /// Whether a request that changes something was on its way and may have arrived.
+        ambiguous: bool,
+    },
     /// The store could not be read or written.
     Store(Box<StoreError>),
     /// No usable answer came back.
@@ -238,6 +245,7 @@ impl Error {
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Server(error) => error.ambiguous,
+            Self::ShutDown { ambiguous } => *ambiguous,
             Self::Transport(error) => error.ambiguous,
             _ => false,
         }
@@ -355,6 +363,10 @@ impl fmt::Display for Error {
             Self::LocalState(state) => state.fmt(f),
             Self::LoginEnded(error) => write!(f, "the login has ended, log in again: {error}"),
             Self::Server(error) => error.fmt(f),
+            Self::ShutDown { ambiguous: false } => f.write_str("the session was shut down"),
+            Self::ShutDown { ambiguous: true } => {
+                f.write_str("the session was shut down before the answer to a request came")
+            }
             Self::Store(error) => error.fmt(f),
             Self::Transport(error) => error.fmt(f),
         }

@@ -17,6 +17,7 @@ use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::{Error, Result};
 use crate::hash::fnv1a;
+use crate::shutdown::Shutdown;
 #[cfg(feature = "encryption")]
 use crate::store::EncryptionKey;
 use crate::store::{OnDamage, SledStore, Store};
@@ -194,6 +195,7 @@ impl SessionBuilder {
             cooldowns: Mutex::new(HashMap::new()),
             unsaved: Mutex::new(HashMap::new()),
             has_untold: AtomicBool::new(true),
+            shutdown: Shutdown::new(),
             early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
         };
         Ok(Session { inner: Arc::new(inner), limit: self.deadline })

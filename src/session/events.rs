@@ -81,9 +81,13 @@ impl Hub {
         self.wake.notify_all();
     }
 
-    /// Ends all iterators and the dispatcher: the last handle of the session is gone.
+    /// Ends all iterators and the dispatcher: the last handle of the session is gone, or it was shut
+    /// down.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         state.closed = true;
         // The dispatcher still delivers what was committed, and closes the queues then.
         if !state.running {

@@ -17,6 +17,7 @@ use crate::error::{
     Error, LocalState, Result, StoreError, StoreErrorKind, TransportError, TransportErrorKind,
 };
 use crate::id::UserId;
+use crate::shutdown::Shutdown;
 use crate::store::{Change, Store, StoredUser, Tables};
 use crate::token::AccessToken;
 use crate::transport::{Response, Transport};
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
+    pub(super) shutdown: Shutdown,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
 }
@@ -56,6 +58,15 @@ pub(crate) struct Inner {
 impl Inner {
     pub(super) fn base_url(&self) -> &str {
         self.base_url.as_str()
+    }
+
+    /// Ends what waits, and everything that begins later.
+    pub(super) fn shut_down(&self) {
+        self.shutdown.begin();
+        self.hub.close();
+        self.refreshes.abandon();
+        self.location_lookups.abandon();
+        self.transport.shut_down();
     }
 
     /// Subscribes to everything, or to what concerns one user.

@@ -40,9 +40,12 @@ impl Iterator for Users {
 
     fn next(&mut self) -> Option<Self::Item> {
         let session = &self.session;
+        if let Err(error) = session.inner.shutdown.check() {
+            return self.listing.end().then_some(Err(error));
+        }
         let record = self.listing.next(&*session.inner.store, || session.deadline())?;
         let listed = record.map(|record| ListedUser { session: session.clone(), record });
-        Some(listed.map_err(Into::into))
+        Some(listed.map_err(|error| session.inner.shutdown.explain(error.into())))
     }
 }
 

@@ -103,7 +103,7 @@ impl Session {
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::log_in_with_credentials`.
     pub fn log_in(&self, credentials: &Credentials) -> Result<User> {
-        let user = self.inner.log_in(credentials, self.deadline())?;
+        let user = self.within(|deadline| self.inner.log_in(credentials, deadline))?;
         Ok(self.handle(user))
     }
 
@@ -113,7 +113,7 @@ impl Session {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read; never "nobody" then.
     pub fn current_user(&self) -> Result<Option<User>> {
-        let current = self.inner.store.current(self.deadline())?;
+        let current = self.within(|deadline| Ok(self.inner.store.current(deadline)?))?;
         Ok(current.map(|user| self.handle(user)))
     }
 
@@ -123,11 +123,12 @@ impl Session {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
     pub fn users(&self) -> Result<Vec<User>> {
-        let deadline = self.deadline();
-        let mut listing = Listing::default();
-        let next = || listing.next(&*self.inner.store, || deadline);
-        let users = std::iter::from_fn(next).map(|user| Ok(self.handle(user?.id.clone())));
-        users.collect()
+        self.within(|deadline| {
+            let mut listing = Listing::default();
+            let next = || listing.next(&*self.inner.store, || deadline);
+            let users = std::iter::from_fn(next).map(|user| Ok(self.handle(user?.id.clone())));
+            users.collect()
+        })
     }
 
     /// Goes through all users known here, as [`users`](Self::users) does, with what is known of
@@ -141,7 +142,7 @@ impl Session {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
     pub fn user(&self, id: &UserId) -> Result<Option<User>> {
-        let record = self.inner.store.user(id, self.deadline())?;
+        let record = self.within(|deadline| Ok(self.inner.store.user(id, deadline)?))?;
         Ok(record.map(|record| self.handle(record.id.clone())))
     }
 
@@ -152,7 +153,7 @@ impl Session {
     /// [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known here;
     /// [`Error::Store`](crate::Error::Store) if nothing was changed.
     pub fn switch_user(&self, user: &User) -> Result<()> {
-        self.inner.switch_to(user.id(), self.deadline())
+        self.within(|deadline| self.inner.switch_to(user.id(), deadline))
     }
 
     /// Forgets a user on this device, logged in or not, and ends its server session. The account
@@ -168,7 +169,7 @@ impl Session {
     /// [`Error::LocalState`](crate::Error::LocalState) if the user is not known here,
     /// [`Error::Store`](crate::Error::Store) if nothing was changed.
     pub fn remove_user(&self, user: &User) -> Result<()> {
-        self.inner.remove(user.id(), self.deadline())
+        self.within(|deadline| self.inner.remove(user.id(), deadline))
     }
 
     /// Deletes a user: the account on the backend, with that user's own token, then everything about
@@ -181,7 +182,7 @@ impl Session {
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::delete_user`.
     pub fn delete_user(&self, user: &User) -> Result<()> {
-        self.inner.delete(user.id(), self.deadline())
+        self.within(|deadline| self.inner.delete(user.id(), deadline))
     }
 
     /// Returns the client for accounts with e-mail address and password: registration,
@@ -196,7 +197,7 @@ impl Session {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
     pub fn events(&self) -> Result<Events> {
-        self.inner.events(None, self.deadline())
+        self.within(|deadline| self.inner.events(None, deadline))
     }
 
     /// Calls `listener` with each event from now on, on a thread of its own, until the returned
@@ -215,16 +216,40 @@ impl Session {
         self.events()?.subscribe(listener)
     }
 
+    /// Ends what waits, for all handles of this session: a program that is to stop need not wait for
+    /// its deadlines.
+    ///
+    /// Returns at once. Calls that wait end with [`Error::ShutDown`](crate::Error::ShutDown): for a refresh or a
+    /// look-up by another thread, for another process that holds the store, for an answer. So does
+    /// every call after it. [`Events`] end once they have given what was told by then, and with them the
+    /// threads of subscriptions, each after the call of its listener that is under way. What was stored by then stands;
+    /// nothing is logged out, and another session on the same store goes on.
+    ///
+    /// An answer is waited for no longer with [`UreqTransport`](crate::transport::UreqTransport), unless a clone of it is in use
+    /// elsewhere; a connection that is being made or a name that is being looked up is (15 s at most). Another transport says
+    /// itself what it does in [`Transport::shut_down`](crate::transport::Transport::shut_down). A request
+    /// that may have arrived and changes something says so: [`is_ambiguous`](crate::Error::is_ambiguous).
+    pub fn shut_down(&self) {
+        self.inner.shut_down();
+    }
+
     pub(crate) fn app_dir(&self) -> Option<&Path> {
         self.inner.app_dir.as_deref()
     }
 
     pub(crate) fn websocket_url(&self) -> Result<String> {
-        Ok(self.inner.location(self.deadline())?.websocket.clone())
+        let location = self.within(|deadline| self.inner.location(deadline))?;
+        Ok(location.websocket.clone())
     }
 
-    pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.limit)
+    /// Runs a call within the session's deadline, unless the session was shut down.
+    pub(crate) fn within<T>(&self, call: impl FnOnce(Deadline) -> Result<T>) -> Result<T> {
+        self.inner.shutdown.check()?;
+        call(self.deadline()).map_err(|error| self.inner.shutdown.explain(error))
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.limit).or_when(&self.inner.shutdown)
     }
 
     fn handle(&self, id: UserId) -> User {

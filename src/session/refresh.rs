@@ -81,6 +81,7 @@ impl Inner {
 
     /// Returns the access token if nothing is to be done or waited for to know it and it is fresh.
     pub(crate) fn fresh_token(&self, user: &UserId) -> Option<AccessToken> {
+        self.shutdown.check().ok()?;
         let record = self.store.user(user, Deadline::passed()).ok()??;
         let token = record.access_token.as_ref().filter(|_| record.is_logged_in())?;
         (self.freshness(&record, token) == Freshness::Fresh).then(|| token.clone())

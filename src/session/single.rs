@@ -68,6 +68,17 @@ impl<K: Clone + Eq + Hash, T: Clone> Single<K, T> {
     }
 }
 
+impl<K, T> Single<K, T> {
+    /// Wakes everybody who waits, with nothing. Whoever does the work goes on, for itself.
+    pub(super) fn abandon(&self) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, shared) in under_way.drain() {
+            *shared.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome::Abandoned;
+            shared.settled.notify_all();
+        }
+    }
+}
+
 impl<K: Clone + Eq + Hash, T> Lead<'_, K, T> {
     /// Hands the outcome to everybody who waits. Who comes later begins anew.
     pub(super) fn done(self, outcome: T) {

@@ -34,7 +34,7 @@ impl Gate {
         queue.next += 1;
         queue.waiting.push_back(ticket);
         while queue.taken || queue.waiting.front() != Some(&ticket) {
-            let wait = deadline.remaining();
+            let wait = deadline.nap();
             if wait.is_zero() {
                 queue.waiting.retain(|waiting| *waiting != ticket);
                 self.moved.notify_all();

@@ -47,4 +47,10 @@ impl Listing {
         }
         next.map(Ok)
     }
+
+    /// Ends it. `false` if it had ended already.
+    pub(crate) fn end(&mut self) -> bool {
+        self.page = Vec::new().into_iter();
+        !std::mem::replace(&mut self.has_ended, true)
+    }
 }

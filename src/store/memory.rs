@@ -118,7 +118,7 @@ impl Store for MemoryStore {
         let flights = &self.0.flights;
         let mut taken = flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while taken.contains(user) {
-            let wait = deadline.remaining();
+            let wait = deadline.nap();
             if wait.is_zero() {
                 return Ok(None);
             }

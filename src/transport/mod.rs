@@ -27,6 +27,10 @@ pub trait Transport: Send + Sync + 'static {
     /// If no whole answer came back; [`TransportError::may_have_arrived`] must be true unless it
     /// is certain that the backend did not see the request.
     fn send(&self, request: &Request) -> Result<Response, TransportError>;
+
+    /// Ends the requests that are under way, since the session was shut down: nobody waits for
+    /// them any more. Defaults to nothing; then each ends with its answer or by its deadline.
+    fn shut_down(&self) {}
 }
 
 impl<F> Transport for F

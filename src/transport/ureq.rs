@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
@@ -35,6 +35,8 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct UreqTransport {
     agent: Agent,
+    /// Counts the clones.
+    clones: Arc<()>,
 }
 
 impl UreqTransport {
@@ -50,7 +52,8 @@ impl UreqTransport {
             .user_agent(concat!("keyfob/", env!("CARGO_PKG_VERSION")))
             .build();
         let resolver = CachingResolver::default();
-        Self { agent: Agent::with_parts(config, DefaultConnector::default(), resolver) }
+        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
+        Self { agent, clones: Arc::default() }
     }
 
     fn exchange(&self, request: &Request) -> Result<Response, ureq::Error> {
@@ -127,6 +130,14 @@ impl Transport for UreqTransport {
             let trouble = if unsent { trouble.before_sending() } else { trouble };
             trouble.because(error)
         })
+    }
+
+    /// Closes all connections, those in use as well. Nothing while there are clones: they share the
+    /// connections, perhaps with another session.
+    fn shut_down(&self) {
+        if Arc::strong_count(&self.clones) == 1 {
+            self.agent.clone().shutdown();
+        }
     }
 }
 

@@ -1,0 +1,371 @@
+//! A session that is shut down: whoever waits is told at once, whoever comes later too, and nobody
+//! else notices. The deadlines here are so long that a wait that is not ended fails its test.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::{MemoryStore, Store};
+use keyfob::transport::{Response, Transport, UreqTransport};
+use keyfob::{
+    ApiKeyId, Credentials, Deadline, Error, Event, Result, Secret, Session, SessionBuilder, User,
+    UserState,
+};
+use serde_json::json;
+use support::*;
+
+/// Far longer than any test may take.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+fn ended<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
+    let error = outcome.expect_err("it was shut down");
+    let Error::ShutDown { ambiguous } = error else { panic!("{error:?}") };
+    assert_eq!(error.is_ambiguous(), ambiguous);
+    assert!(!error.is_retryable() && !error.needs_login() && !error.is_timeout());
+    assert_eq!(error.status(), None);
+    ambiguous
+}
+
+/// Runs a call on a thread of its own; what it gives comes through the channel.
+fn apart<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (done, outcome) = channel();
+    thread::spawn(move || {
+        let _ = done.send(call());
+    });
+    outcome
+}
+
+fn at_once<T>(outcome: &Receiver<T>) -> T {
+    outcome.recv_timeout(Duration::from_secs(30)).expect("it ends")
+}
+
+/// Lets a call run on another thread into whatever holds it up, shuts the session down, and
+/// expects the call to end. Either may be first.
+fn interrupted<T: std::fmt::Debug + Send + 'static>(
+    session: &Session,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+    yields: usize,
+) {
+    let (begun, begins) = channel();
+    let outcome = apart(move || {
+        begun.send(()).unwrap();
+        call()
+    });
+    begins.recv().unwrap();
+    (0..yields).for_each(|_| thread::yield_now());
+    session.shut_down();
+    assert!(!ended(at_once(&outcome)));
+}
+
+/// A session with a user whose token has expired, on a store.
+fn expired(store: impl Store) -> (Script, ManualClock, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store).deadline(FOR_EVER).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    clock.advance(Duration::from_secs(3600));
+    script.clear();
+    (script, clock, session, user)
+}
+
+#[test]
+fn every_call_after_it_fails_at_once_and_sends_nothing() {
+    let (script, _, session, user) = logged_in();
+    let subscription = session.subscribe(|_| {}).unwrap();
+    let clone = session.with_deadline(FOR_EVER);
+    let mut listing = session.users_iter();
+    session.shut_down();
+    session.shut_down();
+    ended(listing.next().unwrap());
+    assert!(listing.next().is_none());
+    for session in [&session, &clone, user.session()] {
+        let accounts = session.email_password();
+        ended(session.log_in(&password()));
+        ended(session.log_in(&Credentials::anonymous()));
+        ended(session.current_user());
+        ended(session.users());
+        ended(session.user(user.id()));
+        ended(session.switch_user(&user));
+        ended(session.remove_user(&user));
+        ended(session.delete_user(&user));
+        ended(session.events());
+        ended(session.subscribe(|_| {}));
+        ended(accounts.register("eve@example.org", &Secret::new("pw")));
+        ended(accounts.send_reset("eve@example.org"));
+    }
+    ended(user.state());
+    ended(user.identities());
+    ended(user.profile());
+    ended(user.refresh_profile());
+    ended(user.custom_data::<()>());
+    ended(user.access_token());
+    ended(user.valid_access_token());
+    ended(user.refresh_access_token());
+    ended(user.refresh_token_expires_at());
+    ended(user.link(&password()));
+    ended(user.log_out());
+    ended(user.changes());
+    ended(user.functions().call::<()>("f", ()));
+    ended(user.api_keys().list());
+    ended(user.api_keys().get(&ApiKeyId::new("k")));
+    assert!(script.sent().is_empty(), "{script:?}");
+    drop(subscription);
+}
+
+#[test]
+fn those_who_wait_for_the_flight_of_another_thread_end_while_it_goes_on() {
+    let store = MemoryStore::new();
+    let (script, clock, session, user) = expired(store.clone());
+    let (in_the_air, is_in_the_air) = channel();
+    let (land, landing) = channel::<()>();
+    let now = clock.seconds();
+    script.on(REFRESH, move |_| {
+        in_the_air.send(()).unwrap();
+        landing.recv().unwrap();
+        let rotated = json!({
+            "access_token": jwt("a2", now, now + 1800),
+            "refresh_token": jwt("r2", now, now + 5_000_000),
+        });
+        Ok(json_answer(201, &rotated))
+    });
+    let leader = apart({
+        let user = user.clone();
+        move || user.valid_access_token()
+    });
+    is_in_the_air.recv().unwrap();
+    let followers: Vec<_> = (0..8)
+        .map(|_| {
+            let user = user.clone();
+            apart(move || user.valid_access_token())
+        })
+        .collect();
+    (0..100).for_each(|_| thread::yield_now());
+    session.shut_down();
+    for follower in &followers {
+        assert!(!ended(at_once(follower)));
+    }
+    // The backend may accept no other refresh token any more: it is kept, whoever asked for it.
+    land.send(()).unwrap();
+    assert!(at_once(&leader).is_ok());
+    let stored = store.user(user.id(), soon()).unwrap().unwrap();
+    let stored = serde_json::to_value(&*stored).unwrap();
+    assert_eq!(stored["refresh_token"], jwt("r2", now, now + 5_000_000));
+}
+
+#[test]
+fn a_flight_that_another_session_holds_is_waited_for_no_longer() {
+    for round in 0..20 {
+        let store = MemoryStore::new();
+        let (_, _, session, user) = expired(store.clone());
+        let _flight = store.refresh_flight(user.id(), soon()).unwrap().unwrap();
+        interrupted(&session, move || user.valid_access_token(), round * 10);
+    }
+}
+
+#[test]
+fn a_commit_of_another_thread_is_waited_for_no_longer() {
+    let store = MemoryStore::new();
+    let (_, _, session, user) = expired(store.clone());
+    let (inside, is_inside) = channel();
+    let (leave, leaving) = channel::<()>();
+    let holder = thread::spawn(move || {
+        store.commit(soon(), &mut |_| {
+            inside.send(()).unwrap();
+            leaving.recv().unwrap();
+            Ok(Vec::new())
+        })
+    });
+    is_inside.recv().unwrap();
+    interrupted(&session, move || user.log_out(), 100);
+    leave.send(()).unwrap();
+    holder.join().unwrap().unwrap();
+}
+
+/// The files of the one app in a directory.
+fn app_files(dir: &Dir) -> PathBuf {
+    std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path()
+}
+
+fn on_disk(dir: &Dir) -> (Script, ManualClock, SessionBuilder) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = Session::builder(APP, URL).transport(script.clone()).clock(clock.clone());
+    (script, clock, session.data_dir(dir.path()).deadline(FOR_EVER))
+}
+
+#[test]
+fn a_lock_that_another_process_holds_is_waited_for_no_longer() {
+    let dir = Dir::new();
+    let (_, clock, builder) = on_disk(&dir);
+    let session = builder.open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    clock.advance(Duration::from_secs(3600));
+    let open = |name: String| {
+        let options = File::options().read(true).write(true).create(true).truncate(false).clone();
+        options.open(app_files(&dir).join(name)).unwrap()
+    };
+    for (names, call) in [
+        (vec!["lock".to_owned()], (|user| user.log_out()) as fn(User) -> Result<()>),
+        ((0..16).map(|n| format!("refresh.{n}")).collect(), |user| {
+            user.valid_access_token().map(drop)
+        }),
+    ] {
+        let held: Vec<_> = names.into_iter().map(open).collect();
+        held.iter().for_each(|file| file.lock().unwrap());
+        let session = on_disk(&dir).2.clock(clock.clone()).open().unwrap();
+        let user = session.user(user.id()).unwrap().unwrap();
+        interrupted(&session, move || call(user), 100);
+        held.iter().for_each(|file| file.unlock().unwrap());
+    }
+    // It was not logged out, and the first session goes on.
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_call_during_a_cooldown_ends_as_any_other() {
+    let (script, _, session, user) = expired(MemoryStore::new());
+    script.reply(REFRESH, 503, json!({}));
+    assert_eq!(user.valid_access_token().unwrap_err().status(), Some(503));
+    session.shut_down();
+    ended(user.valid_access_token());
+    assert_eq!(script.count(REFRESH), 1);
+}
+
+#[test]
+fn listeners_hear_what_was_told_and_end_and_a_stuck_one_holds_up_nobody() {
+    let (_, _, session, user) = logged_in();
+    let events = session.events().unwrap();
+    let (heard, hears) = channel();
+    let (stuck, is_stuck) = channel();
+    let (free, freed) = channel::<()>();
+    let freed = Mutex::new(freed);
+    let _listening = session
+        .subscribe(move |event| {
+            let _ = heard.send(event.clone());
+        })
+        .unwrap();
+    let _stuck = session
+        .subscribe(move |_| {
+            stuck.send(()).unwrap();
+            let _ = freed.lock().unwrap().recv();
+        })
+        .unwrap();
+    let waiting = apart(move || events.collect::<Vec<Event>>());
+    user.log_out().unwrap();
+    is_stuck.recv().unwrap();
+    session.shut_down();
+    assert!(!at_once(&waiting).is_empty(), "the iterator ends after what was told");
+    // The listener's thread ends, and with it the only other end of the channel.
+    assert!(hears.iter().count() > 0);
+    drop(free);
+}
+
+#[test]
+fn another_session_on_the_same_store_goes_on() {
+    let store = MemoryStore::new();
+    let (script, clock, session, user) = expired(store.clone());
+    let now = clock.seconds();
+    script.reply(REFRESH, 201, json!({"access_token": jwt("a2", now, now + 1800)}));
+    script.reply(CALL, 200, json!(7));
+    let other = builder(&script, &clock).store(store).open().unwrap();
+    let mut events = other.events().unwrap();
+    session.shut_down();
+    ended(user.valid_access_token());
+    let user = other.current_user().unwrap().unwrap();
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 7);
+    let event = events.next_timeout(Duration::from_secs(30));
+    assert!(matches!(event, Some(Event::TokenRefreshed { .. })), "{event:?}");
+    drop((session, events));
+    // Whoever comes after a session that is gone is not shut down with it.
+    let next = builder(&script, &clock).open().unwrap();
+    assert_eq!(next.current_user().unwrap(), None);
+}
+
+/// A backend that takes connections and never answers; says when a request has come.
+fn black_hole() -> (String, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (came, comes): (Sender<TcpStream>, _) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            if came.send(stream).is_err() {
+                return;
+            }
+        }
+    });
+    (url, comes)
+}
+
+#[test]
+fn an_answer_is_waited_for_no_longer() {
+    for (call, ambiguous) in [
+        ((|session| session.log_in(&password()).map(drop)) as fn(Session) -> Result<()>, true),
+        (|session| session.current_user()?.unwrap().refresh_access_token().map(drop), false),
+    ] {
+        let store = MemoryStore::new();
+        expired(store.clone());
+        let (url, comes) = black_hole();
+        let session = Session::builder(APP, url)
+            .store(store)
+            .location_lookup(false)
+            .deadline(FOR_EVER)
+            .open()
+            .unwrap();
+        let caller = session.clone();
+        let outcome = apart(move || call(caller));
+        let _connection = comes.recv().unwrap();
+        session.shut_down();
+        assert_eq!(ended(at_once(&outcome)), ambiguous);
+    }
+}
+
+#[test]
+fn a_transport_that_another_session_uses_is_left_alone() {
+    let (url, comes) = black_hole();
+    let transport = UreqTransport::default();
+    let open = || {
+        let session = Session::builder(APP, &*url).store(MemoryStore::new());
+        session.transport(transport.clone()).location_lookup(false).deadline(FOR_EVER).open()
+    };
+    let (first, second) = (open().unwrap(), open().unwrap());
+    let waiting = apart(move || second.log_in(&password()));
+    let mut connection = comes.recv().unwrap();
+    first.shut_down();
+    let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+    std::io::Write::write_all(&mut connection, answer).unwrap();
+    assert_eq!(at_once(&waiting).unwrap_err().status(), Some(401));
+}
+
+#[test]
+fn a_transport_of_ones_own_is_told() {
+    struct Told(Sender<()>);
+    impl Transport for Told {
+        fn send(&self, _: &keyfob::transport::Request) -> Result<Response, keyfob::TransportError> {
+            Ok(Response::new(404, ""))
+        }
+
+        fn shut_down(&self) {
+            self.0.send(()).unwrap();
+        }
+    }
+    let (told, is_told) = channel();
+    let session =
+        Session::builder(APP, URL).store(MemoryStore::new()).transport(Told(told)).open().unwrap();
+    session.shut_down();
+    is_told.try_recv().unwrap();
+}
