@@ -39,6 +39,7 @@
 //! | feature | adds | dependencies |
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
+//! | `platform-verifier` | trust in what this machine trusts: `UreqTransportBuilder::platform_verifier` | ureq's own |
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
 use keyfob::{ApiKeyId, Error, Result, Secret, Session, User, UserState};
+use support::net::read_request;
 use support::web::{HERE, THERE, Web, located, sends_to};
 use support::{
     APP, CALL, LOCATION, LOGIN, LOGOUT, ManualClock, PROFILE, REFRESH, error_body, json_answer,
@@ -307,26 +308,6 @@ fn nothing_leads_from_https_to_plain_http() {
     }
 }
 
-/// Reads a request from a socket: its head and its body.
-fn read_request(stream: &mut impl Read) -> (String, String) {
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-        head += &line;
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    (head, String::from_utf8(body).unwrap())
-}
-
 #[test]
 fn over_a_real_socket_a_post_stays_a_post_and_another_port_sees_nothing() {
     let (here, other) = ("127.0.0.1:0", "127.0.0.1:0");
@@ -344,7 +325,7 @@ fn over_a_real_socket_a_post_stays_a_post_and_another_port_sees_nothing() {
         ];
         for reply in replies {
             let (mut stream, _) = here.accept().unwrap();
-            seen.push(read_request(&mut stream));
+            seen.push(read_request(&mut stream).unwrap());
             stream.write_all(format!("{reply}Connection: close\r\n\r\n").as_bytes()).unwrap();
         }
         seen

@@ -132,7 +132,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Sends requests in another way. Defaults to [`UreqTransport`].
+    /// Sends requests in another way, or with [other settings](UreqTransport::builder): proxies, roots. Defaults to
+    /// [`UreqTransport::new`].
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
@@ -141,14 +142,16 @@ impl SessionBuilder {
     /// Opens the session. Uses no network; creates the data directory if need be.
     ///
     /// # Errors
-    /// [`Error::Config`] if the app id or the base URL cannot be used, if there is no data
-    /// directory, or if there is a key for a store of your own; [`Error::Store`] if the store cannot be opened.
+    /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it cannot be
+    /// used, if there is no data directory, or if there is a key for a store of your own; [`Error::Store`] if the store cannot be opened.
     pub fn open(self) -> Result<Session> {
         if self.app_id.trim().is_empty() {
             return Err(Error::config("the app id", "it is empty"));
         }
         let base_url = BaseUrl::parse(&self.base_url, self.allow_insecure_http)
             .map_err(|reason| Error::config("the base URL", reason))?;
+        let transport = self.transport.unwrap_or_else(|| Box::new(UreqTransport::new()));
+        transport.check(base_url.as_str())?;
         let (store, app_dir) = match self.store {
             #[cfg(feature = "encryption")]
             Some(_) if self.encryption.is_some() => {
@@ -183,7 +186,7 @@ impl SessionBuilder {
             asks_location: self.location_lookup,
             device: self.app_info,
             store,
-            transport: self.transport.unwrap_or_else(|| Box::new(UreqTransport::new())),
+            transport,
             clock: self.clock,
             hub: Hub::new(),
             app_dir,

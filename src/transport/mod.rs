@@ -3,13 +3,14 @@
 //! A transport knows neither users nor retries. It sends what it is given once, to where it is
 //! told, and follows no redirect: what an answer means is decided above it.
 
+mod proxy;
 mod ureq;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use self::ureq::UreqTransport;
+pub use self::ureq::{UreqTransport, UreqTransportBuilder};
 use crate::clock::Deadline;
 use crate::error::TransportError;
 use crate::secret::{Body, Secret};
@@ -27,6 +28,17 @@ pub trait Transport: Send + Sync + 'static {
     /// If no whole answer came back; [`TransportError::may_have_arrived`] must be true unless it
     /// is certain that the backend did not see the request.
     fn send(&self, request: &Request) -> Result<Response, TransportError>;
+
+    /// Checks, without network, that requests to this base URL can be sent as they are to be: called
+    /// when a session is opened. Defaults to no objection.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config), which [`SessionBuilder::open`](crate::SessionBuilder::open)
+    /// returns.
+    fn check(&self, base_url: &str) -> crate::Result<()> {
+        let _ = base_url;
+        Ok(())
+    }
 
     /// Ends the requests that are under way, since the session was shut down: nobody waits for
     /// them any more. Defaults to nothing; then each ends with its answer or by its deadline.

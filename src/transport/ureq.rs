@@ -1,19 +1,24 @@
 //! The network, by ureq. The only file that names it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ureq::config::Config;
+use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
+#[cfg(feature = "tls")]
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Timeout};
 
-use super::{Method, Request, Response, Transport, is_loopback};
-use crate::error::{TransportError, TransportErrorKind as Kind};
+use super::proxy::Proxies;
+use super::{Method, Request, Response, Transport};
+use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
 
 /// The largest answer that is read of a refusal, in bytes.
 const MAX_REFUSAL: u64 = 1024 * 1024;
@@ -32,16 +37,126 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 
 /// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
 /// connections kept for 10 s. Cloning shares the connections.
-#[derive(Clone, Debug)]
+///
+/// The environment's `https_proxy` is for https, `http_proxy` for plain http, `all_proxy` for what has none of its own;
+/// `no_proxy` names hosts with all below them, addresses and blocks of them that are reached directly. Capital letters do
+/// as well. A proxy that cannot be used, such as one that speaks SOCKS, is an error and not a reason to go without.
+#[derive(Clone)]
 pub struct UreqTransport {
     agent: Agent,
+    proxies: Proxies,
+    /// What ureq makes of them.
+    http_proxy: Option<ureq::Proxy>,
+    https_proxy: Option<ureq::Proxy>,
     /// Counts the clones.
     clones: Arc<()>,
 }
 
+/// Describes a [`UreqTransport`]; begun by [`UreqTransport::builder`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct UreqTransportBuilder {
+    proxies: Result<Proxies, String>,
+    #[cfg(feature = "tls")]
+    roots: Roots,
+}
+
+/// Whose certificates are trusted.
+#[cfg(feature = "tls")]
+enum Roots {
+    Mozilla,
+    Pem(Vec<u8>),
+    #[cfg(feature = "platform-verifier")]
+    Platform,
+}
+
+impl UreqTransportBuilder {
+    /// Sends everything through this proxy, such as `http://user:password@proxy.example.org:8080`, but for
+    /// what goes to this machine; the environment does not count. Defaults to what the environment says.
+    pub fn proxy(mut self, url: &str) -> Self {
+        self.proxies = Proxies::one(url);
+        self
+    }
+
+    /// Uses no proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.proxies = Ok(Proxies::none());
+        self
+    }
+
+    /// Trusts the certificates in this text (PEM) and no others: those of an authority of your own. Defaults
+    /// to the authorities that Mozilla trusts.
+    #[cfg(feature = "tls")]
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Roots::Pem(pem.into());
+        self
+    }
+
+    /// Trusts what this machine trusts, such as the authorities that a company has installed on it.
+    #[cfg(feature = "platform-verifier")]
+    pub fn platform_verifier(mut self) -> Self {
+        self.roots = Roots::Platform;
+        self
+    }
+
+    /// Makes the transport.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the proxy cannot be used, or if there is no certificate in the text. A proxy of
+    /// the environment is checked when a session is opened, which may not need it.
+    pub fn build(self) -> Result<UreqTransport> {
+        let proxies = self.proxies.map_err(|reason| Error::config("the proxy", reason))?;
+        #[cfg(feature = "tls")]
+        let tls = TlsConfig::builder().root_certs(match self.roots {
+            Roots::Mozilla => RootCerts::WebPki,
+            Roots::Pem(pem) => certificates(&pem)?,
+            #[cfg(feature = "platform-verifier")]
+            Roots::Platform => RootCerts::PlatformVerifier,
+        });
+        #[cfg(feature = "tls")]
+        let configure = |config: ConfigBuilder<_>| config.tls_config(tls.build());
+        #[cfg(not(feature = "tls"))]
+        let configure = |config| config;
+        Ok(UreqTransport::with(proxies, configure))
+    }
+}
+
+#[cfg(feature = "tls")]
+fn certificates(pem: &[u8]) -> Result<RootCerts> {
+    const WHAT: &str = "the text of the root certificates";
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(_) => return Err(Error::config(WHAT, "it is no PEM")),
+        }
+    }
+    if certificates.is_empty() {
+        return Err(Error::config(WHAT, "there is no certificate in it"));
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
+}
+
 impl UreqTransport {
-    /// Makes a transport with its own connections.
+    /// Makes a transport with its own connections, proxies from the environment, and trust in the
+    /// authorities that Mozilla trusts.
     pub fn new() -> Self {
+        Self::with(environment(), |config| config)
+    }
+
+    /// Begins to describe a transport with other settings.
+    pub fn builder() -> UreqTransportBuilder {
+        UreqTransportBuilder {
+            proxies: Ok(environment()),
+            #[cfg(feature = "tls")]
+            roots: Roots::Mozilla,
+        }
+    }
+
+    fn with(
+        mut proxies: Proxies,
+        configure: impl FnOnce(ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope>,
+    ) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -50,10 +165,12 @@ impl UreqTransport {
             .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
             .accept("application/json")
             .user_agent(concat!("keyfob/", env!("CARGO_PKG_VERSION")))
-            .build();
+            .proxy(None);
+        let config = configure(config).build();
+        let [http_proxy, https_proxy] = proxies.each(|url| ureq::Proxy::new(url).ok());
         let resolver = CachingResolver::default();
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { agent, clones: Arc::default() }
+        Self { agent, proxies, http_proxy, https_proxy, clones: Arc::default() }
     }
 
     fn exchange(&self, request: &Request) -> Result<Response, ureq::Error> {
@@ -62,7 +179,7 @@ impl UreqTransport {
             .url()
             .parse()
             .map_err(|error| ureq::Error::Http(ureq::http::Error::from(error)))?;
-        let loopback = uri.host().is_some_and(is_loopback);
+        let proxy = self.proxy_for(&uri)?;
         let mut head = ureq::http::Request::builder().method(request.method().as_str()).uri(uri);
         if let Some(token) = request.bearer() {
             head = head.header("authorization", format!("Bearer {token}"));
@@ -75,8 +192,8 @@ impl UreqTransport {
             (body, _) => Some(body.unwrap_or_default()),
         };
         let mut answer = match body {
-            Some(body) => self.run(head.body(body)?, left, loopback, request)?,
-            None => self.run(head.body(())?, left, loopback, request)?,
+            Some(body) => self.run(head.body(body)?, left, proxy, request)?,
+            None => self.run(head.body(())?, left, proxy, request)?,
         };
         let mut response = Response::new(answer.status().as_u16(), Vec::new());
         for name in Response::HEADERS {
@@ -91,11 +208,22 @@ impl UreqTransport {
         Ok(response)
     }
 
+    fn proxy_for(&self, uri: &Uri) -> Result<Option<&ureq::Proxy>, ureq::Error> {
+        let is_https = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default();
+        match self.proxies.for_host(is_https, host, uri.port_u16()) {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) if is_https => Ok(self.https_proxy.as_ref()),
+            Ok(Some(_)) => Ok(self.http_proxy.as_ref()),
+            Err(reason) => Err(ureq::Error::ConnectProxyFailed(reason.to_owned())),
+        }
+    }
+
     fn run(
         &self,
         request: ureq::http::Request<impl ureq::AsSendBody>,
         left: Duration,
-        loopback: bool,
+        proxy: Option<&ureq::Proxy>,
         wish: &Request,
     ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut config = self
@@ -103,8 +231,8 @@ impl UreqTransport {
             .configure_request(request)
             .timeout_global(Some(left))
             .timeout_connect(Some(CONNECT_TIMEOUT.min(left * 3 / 4)));
-        if loopback {
-            config = config.proxy(None);
+        if let Some(proxy) = proxy {
+            config = config.proxy(Some(proxy.clone()));
         }
         if wish.wants_fresh_connection() {
             config = config.max_idle_age(Duration::ZERO);
@@ -132,6 +260,17 @@ impl Transport for UreqTransport {
         })
     }
 
+    /// Refuses a base URL that the environment wants to be reached through a proxy that cannot be used.
+    fn check(&self, base_url: &str) -> Result<()> {
+        let Ok(uri) = base_url.parse::<Uri>() else { return Ok(()) };
+        self.proxy_for(&uri).map(drop).map_err(|error| match error {
+            ureq::Error::ConnectProxyFailed(reason) => {
+                Error::config("the proxy in the environment", reason)
+            }
+            other => Error::config("the proxy in the environment", other.to_string()),
+        })
+    }
+
     /// Closes all connections, those in use as well. Nothing while there are clones: they share the
     /// connections, perhaps with another session.
     fn shut_down(&self) {
@@ -139,6 +278,27 @@ impl Transport for UreqTransport {
             self.agent.clone().shutdown();
         }
     }
+}
+
+impl fmt::Debug for UreqTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UreqTransport").field("proxies", &self.proxies).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UreqTransportBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UreqTransportBuilder")
+            .field("proxies", &self.proxies)
+            .finish_non_exhaustive()
+    }
+}
+
+fn environment() -> Proxies {
+    Proxies::from_environment(|name| {
+        // What is no Unicode is no URL either, and must not count as nothing.
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    })
 }
 
 fn kind(error: &ureq::Error, tls: bool) -> Kind {

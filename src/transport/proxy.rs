@@ -1,0 +1,289 @@
+//! Which proxy a request goes through: one that the program names, or what the environment says.
+//!
+//! The environment is read as curl reads it, except that what cannot be used is an error: going direct
+//! where a proxy was asked for shows the network what it was not to see.
+
+use std::net::IpAddr;
+
+use super::is_loopback;
+
+/// The proxies for plain http and for https. Loopback never goes through one.
+#[derive(Clone, Debug)]
+pub(super) struct Proxies {
+    http: Choice,
+    https: Choice,
+    except: Vec<Exception>,
+}
+
+/// A proxy's URL, none, or why the one that was asked for cannot be used.
+type Choice = Result<Option<Proxy>, String>;
+
+/// The URL of a proxy, which may hold a password.
+#[derive(Clone, Eq, PartialEq)]
+pub(super) struct Proxy(String);
+
+/// Hosts that are reached directly.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Exception {
+    All,
+    /// A host with everything below it, and perhaps on one port alone.
+    Host {
+        name: String,
+        port: Option<u16>,
+    },
+    /// A block of addresses: those that share this many leading bits.
+    Block {
+        address: IpAddr,
+        bits: u32,
+    },
+}
+
+impl Proxies {
+    /// Reads `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in small letters first.
+    /// `HTTP_PROXY` does not count where a web server started this process (CGI): whoever sends a
+    /// request there can set it.
+    pub(super) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let is_cgi = variable("REQUEST_METHOD").is_some();
+        let read = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let first = |names: &[&'static str]| -> Choice {
+            let names = names.iter().filter(|name| !(is_cgi && **name == "HTTP_PROXY"));
+            let found = names.filter_map(|name| Some((name, read(name)?))).next();
+            let Some((name, url)) = found else { return Ok(None) };
+            Proxy::parse(&url).map(Some).map_err(|reason| format!("`{name}` {reason}"))
+        };
+        let except = read("no_proxy").or_else(|| read("NO_PROXY")).unwrap_or_default();
+        Self {
+            http: first(&["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
+            https: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+            except: except.split([',', ' ']).filter_map(Exception::parse).collect(),
+        }
+    }
+
+    /// No proxy for anything.
+    pub(super) fn none() -> Self {
+        Self { http: Ok(None), https: Ok(None), except: Vec::new() }
+    }
+
+    /// One proxy for everything but loopback.
+    pub(super) fn one(url: &str) -> Result<Self, String> {
+        let proxy = Proxy::parse(url).map_err(|reason| format!("its URL {reason}"))?;
+        Ok(Self { http: Ok(Some(proxy.clone())), https: Ok(Some(proxy)), except: Vec::new() })
+    }
+
+    /// Returns the proxy for a host, if it is reached through one; or why it cannot be.
+    pub(super) fn for_host(
+        &self,
+        is_https: bool,
+        host: &str,
+        port: Option<u16>,
+    ) -> Result<Option<&Proxy>, &str> {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.unwrap_or(if is_https { 443 } else { 80 });
+        if is_loopback(host) || self.except.iter().any(|except| except.covers(host, port)) {
+            return Ok(None);
+        }
+        let choice = if is_https { &self.https } else { &self.http };
+        choice.as_ref().map(Option::as_ref).map_err(String::as_str)
+    }
+
+    /// Makes something of the two proxies, plain http first. One of which nothing can be made is one that
+    /// cannot be used.
+    pub(super) fn each<T>(&mut self, make: impl Fn(&str) -> Option<T>) -> [Option<T>; 2] {
+        [&mut self.http, &mut self.https].map(|choice| {
+            let made = make(choice.as_ref().ok()?.as_ref()?.url());
+            if made.is_none() {
+                *choice = Err("is no URL of a proxy".to_owned());
+            }
+            made
+        })
+    }
+}
+
+impl Proxy {
+    /// Checks a URL such as `http://user:password@proxy.example.org:8080`.
+    fn parse(url: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected something like http://proxy.example.org:8080";
+        let url = url.trim();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        match &*scheme.to_ascii_lowercase() {
+            "http" => {}
+            "https" if cfg!(feature = "tls") => {}
+            "https" => return Err("names a proxy on https, which needs feature `tls`".to_owned()),
+            scheme if scheme.starts_with("socks") => {
+                return Err(format!("names a SOCKS proxy, which is not supported, {EXPECTED}"));
+            }
+            _ => return Err(format!("names no http proxy, {EXPECTED}")),
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+            _ => (host, None),
+        };
+        let is_odd =
+            |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'\\' | b'"' | b'<' | b'>');
+        if name.is_empty()
+            || port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0))
+            || authority.bytes().any(is_odd)
+        {
+            return Err(format!("has no host, or no valid port, {EXPECTED}"));
+        }
+        Ok(Self(format!("{}://{authority}", scheme.to_ascii_lowercase())))
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Exception {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        if text == "*" {
+            return Some(Self::All);
+        }
+        if let Some((address, bits)) = text.split_once('/')
+            && let (Ok(address), Ok(bits)) = (address.parse(), bits.parse())
+        {
+            return Some(Self::Block { address, bits });
+        }
+        let bare = |text: &str| text.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Ok(address) = bare(&text).parse::<IpAddr>() {
+            return Some(Self::Block { address, bits: 128 });
+        }
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) => (name.to_owned(), Some(port.parse().ok()?)),
+            None => (text, None),
+        };
+        let name = bare(name.trim_start_matches("*.").trim_start_matches('.'));
+        (!name.is_empty()).then_some(Self::Host { name, port })
+    }
+
+    fn covers(&self, host: &str, at: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Host { name, port } => {
+                let host = host.trim_end_matches('.').to_ascii_lowercase();
+                let above = host.strip_suffix(&**name);
+                port.is_none_or(|port| port == at)
+                    && above.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+            }
+            Self::Block { address, bits } => match (address, host.parse::<IpAddr>()) {
+                (IpAddr::V4(block), Ok(IpAddr::V4(host))) => {
+                    let differs = u32::from(*block) ^ u32::from(host);
+                    differs.leading_zeros() >= (*bits).min(32)
+                }
+                (IpAddr::V6(block), Ok(IpAddr::V6(host))) => {
+                    let differs = u128::from(*block) ^ u128::from(host);
+                    differs.leading_zeros() >= (*bits).min(128)
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proxy")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Proxies {
+        Proxies::from_environment(|name| {
+            let found = variables.iter().find(|(other, _)| *other == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn chosen(proxies: &Proxies, is_https: bool, host: &str) -> Option<String> {
+        proxies.for_host(is_https, host, None).unwrap().map(|proxy| proxy.url().to_owned())
+    }
+
+    #[test]
+    fn each_scheme_has_its_variable_and_one_serves_both() {
+        let both = environment(&[
+            ("HTTPS_PROXY", "http://s:1"),
+            ("http_proxy", "h:2"),
+            ("HTTP_PROXY", "x:3"),
+            ("ALL_PROXY", "http://a:4"),
+        ]);
+        assert_eq!(chosen(&both, true, "example.org").unwrap(), "http://s:1");
+        assert_eq!(chosen(&both, false, "example.org").unwrap(), "http://h:2");
+        let all = environment(&[("ALL_PROXY", "HTTP://u:p@a:4/"), ("https_proxy", " ")]);
+        assert_eq!(chosen(&all, true, "example.org").unwrap(), "http://u:p@a:4");
+        assert_eq!(chosen(&all, false, "example.org").unwrap(), "http://u:p@a:4");
+        let cgi = environment(&[("HTTP_PROXY", "http://evil:1"), ("REQUEST_METHOD", "GET")]);
+        assert_eq!(chosen(&cgi, false, "example.org"), None);
+        assert_eq!(chosen(&environment(&[]), true, "example.org"), None);
+    }
+
+    #[test]
+    fn loopback_and_exceptions_are_reached_directly() {
+        let proxies = environment(&[
+            ("ALL_PROXY", "http://p:1"),
+            (
+                "NO_PROXY",
+                "corp.example, .dot.example,*.star.example,10.0.0.0/8,fd00::/8,port.example:8443,::2",
+            ),
+        ]);
+        for direct in [
+            "localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "[::1]",
+            "corp.example",
+            "CORP.example.",
+            "a.b.corp.example",
+            "dot.example",
+            "a.dot.example",
+            "a.star.example",
+            "10.255.0.1",
+            "[fd12::1]",
+            "[::2]",
+        ] {
+            assert_eq!(chosen(&proxies, true, direct), None, "{direct}");
+        }
+        for through in [
+            "example",
+            "notcorp.example",
+            "11.0.0.1",
+            "corp.example.org",
+            "[fe80::1]",
+            "port.example",
+        ] {
+            assert!(chosen(&proxies, true, through).is_some(), "{through}");
+        }
+        assert_eq!(proxies.for_host(true, "port.example", Some(8443)), Ok(None));
+        let all = environment(&[("ALL_PROXY", "http://p:1"), ("no_proxy", "*")]);
+        assert_eq!(chosen(&all, true, "example.org"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_an_error_that_shows_no_password() {
+        for url in [
+            "socks5://u:secret@p:1080",
+            "SOCKS4://p",
+            "ftp://secret@p",
+            "http://",
+            "http://u:secret@:80",
+            "http://secret@p:99999",
+            "http://secret@p:0",
+            "http://u:sec ret@p:1",
+            "http://secret@p\\q:1",
+        ] {
+            let proxies = environment(&[("HTTPS_PROXY", url)]);
+            let reason = proxies.for_host(true, "example.org", None).unwrap_err();
+            assert!(reason.starts_with("`HTTPS_PROXY` "), "{reason}");
+            assert!(!reason.contains("sec"), "{reason}");
+            assert_eq!(chosen(&proxies, true, "127.0.0.1"), None, "it is not needed for {url}");
+            assert_eq!(chosen(&proxies, false, "example.org"), None);
+            assert!(Proxies::one(url).is_err(), "{url}");
+            assert!(!format!("{proxies:?}").contains("sec"));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Proxies: named by the program or by the environment, never for this machine, and never left out
+//! in silence.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::UreqTransport;
+use keyfob::{Error, Session, SessionBuilder, TransportErrorKind};
+use support::net::{proxy, refusing_backend};
+use support::{APP, password};
+
+/// A name that no resolver knows: only a proxy gets anywhere with it.
+const BACKEND: &str = "http://backend.invalid";
+
+fn builder(url: &str) -> SessionBuilder {
+    Session::builder(APP, url)
+        .allow_insecure_http(true)
+        .location_lookup(false)
+        .store(MemoryStore::new())
+        .deadline(Duration::from_secs(20))
+}
+
+/// What comes of a log-in, in a word that a child can say: a status, a kind of trouble, or what is
+/// wrong with a setting.
+fn log_in(builder: SessionBuilder) -> String {
+    match builder.open().and_then(|session| session.log_in(&password())) {
+        Ok(_) => "in".to_owned(),
+        Err(Error::Server(error)) => error.status.to_string(),
+        Err(Error::Transport(error)) => format!("{:?}", error.kind),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Logs in from a process that has this environment and no other proxies in it.
+fn with_environment(url: &str, variables: &[(&str, &str)]) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["child", "--exact", "--nocapture", "--test-threads=1"]).env("KEYFOB_TEST_URL", url);
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "REQUEST_METHOD"] {
+        child.env_remove(name).env_remove(name.to_lowercase());
+    }
+    let output = child.envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (_, outcome) = said.split_once("OUTCOME ").unwrap_or_else(|| panic!("{said}"));
+    outcome.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn child() {
+    let Ok(url) = std::env::var("KEYFOB_TEST_URL") else { return };
+    println!("OUTCOME {}", log_in(builder(&url)));
+}
+
+#[test]
+fn a_proxy_that_the_program_names_is_used_and_its_password_shown_to_it_alone() {
+    let (backend, seen) = refusing_backend();
+    let (proxy, asked) = proxy(backend);
+    let transport =
+        UreqTransport::builder().proxy(&format!("http://ada:pr0xy@{proxy}")).build().unwrap();
+    assert!(!format!("{transport:?}").contains("pr0xy"));
+    assert_eq!(log_in(builder(BACKEND).transport(transport)), "401");
+    let asked = asked.all();
+    assert!(asked[0].starts_with("CONNECT backend.invalid:80 "), "{asked:?}");
+    assert!(asked[0].to_lowercase().contains("proxy-authorization: basic"), "{asked:?}");
+    let seen = seen.all();
+    assert_eq!(seen.len(), 1);
+    assert!(!seen[0].to_lowercase().contains("proxy-auth"), "{seen:?}");
+}
+
+#[test]
+fn this_machine_is_reached_without_a_proxy() {
+    let (backend, _) = refusing_backend();
+    let (proxy, asked) = proxy(backend);
+    let proxy = format!("http://{proxy}");
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("http://{host}:{}", backend.port());
+        let transport = UreqTransport::builder().proxy(&proxy).build().unwrap();
+        assert_eq!(log_in(builder(&url).transport(transport)), "401");
+        assert_eq!(with_environment(&url, &[("ALL_PROXY", &proxy)]), "401");
+        // One that is of no use is of no harm either, where it is not used.
+        assert_eq!(with_environment(&url, &[("ALL_PROXY", "socks5://127.0.0.1:1")]), "401");
+    }
+    assert!(asked.all().is_empty(), "{:?}", asked.all());
+}
+
+#[test]
+fn the_environment_names_proxies_and_what_needs_none() {
+    let (backend, _) = refusing_backend();
+    let (proxy, asked) = proxy(backend);
+    let proxy = &*format!("http://{proxy}");
+    let direct = format!("{:?}", TransportErrorKind::Resolve);
+    for (variables, expected) in [
+        (vec![], &*direct),
+        (vec![("HTTP_PROXY", proxy)], "401"),
+        (vec![("http_proxy", proxy)], "401"),
+        (vec![("ALL_PROXY", proxy)], "401"),
+        (vec![("all_proxy", proxy), ("http_proxy", " ")], "401"),
+        (vec![("HTTPS_PROXY", proxy)], &*direct),
+        (vec![("HTTP_PROXY", proxy), ("REQUEST_METHOD", "GET")], &*direct),
+        (vec![("HTTP_PROXY", proxy), ("NO_PROXY", "backend.invalid")], &*direct),
+        (vec![("HTTP_PROXY", proxy), ("no_proxy", "example.org,.invalid")], &*direct),
+        (vec![("HTTP_PROXY", proxy), ("NO_PROXY", "example.org")], "401"),
+    ] {
+        let before = asked.all().len();
+        assert_eq!(with_environment(BACKEND, &variables), expected, "{variables:?}");
+        let through = asked.all().len() > before;
+        assert_eq!(through, expected == "401", "{variables:?}");
+    }
+    let transport = UreqTransport::builder().no_proxy().build().unwrap();
+    assert_eq!(log_in(builder(BACKEND).transport(transport)), direct);
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_an_error_when_the_session_is_opened() {
+    for url in [
+        "socks5://u:s3cret@127.0.0.1:1",
+        "socks4a://s3cret@p",
+        "ftp://s3cret@p",
+        "http://s3cret@:1",
+    ] {
+        for name in ["HTTP_PROXY", "all_proxy"] {
+            let said = with_environment(BACKEND, &[(name, url)]);
+            let named = format!("the proxy in the environment cannot be used: `{name}` ");
+            assert!(said.starts_with(&named), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+        let error = UreqTransport::builder().proxy(url).build().unwrap_err();
+        assert!(matches!(error, Error::Config { what: "the proxy", .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_proxy_that_refuses_or_is_gone_is_trouble_before_anything_was_sent() {
+    let (backend, seen) = refusing_backend();
+    // It knows no CONNECT.
+    let refusing = UreqTransport::builder().proxy(&format!("http://{backend}")).build().unwrap();
+    let gone = UreqTransport::builder().proxy("http://127.0.0.1:1").build().unwrap();
+    for transport in [refusing, gone] {
+        let session = builder(BACKEND).transport(transport).open().unwrap();
+        let error = session.log_in(&password()).unwrap_err();
+        let Error::Transport(trouble) = &error else { panic!("{error}") };
+        assert_eq!(trouble.kind, TransportErrorKind::Connect);
+        assert!(error.is_retryable() && !error.is_ambiguous());
+    }
+    assert!(seen.all().iter().all(|head| head.starts_with("CONNECT ")), "{:?}", seen.all());
+}

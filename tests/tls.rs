@@ -1,0 +1,175 @@
+//! https: a real server on this machine, and an authority of our own.
+
+#![cfg(feature = "tls")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::UreqTransport;
+use keyfob::{Error, Session, TransportError, TransportErrorKind};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use support::net::{Seen, WRONG_PASSWORD, proxy, raw, read_request, serve};
+use support::{APP, password};
+
+/// An authority that nobody knows but who is told of it.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Starts a backend with a certificate for these hosts that refuses all log-ins.
+    fn backend(&self, hosts: &[&str], expired: bool) -> (SocketAddr, Seen) {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        if expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let (config, seen) = (Arc::new(config), Seen::default());
+        let noted = seen.clone();
+        let address = serve(move |stream| {
+            let mut stream =
+                StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+            match read_request(&mut stream) {
+                Some((head, _)) => noted.note(head),
+                None => return noted.note("no request"),
+            }
+            let _ = stream.write_all(raw(401, WRONG_PASSWORD).as_bytes());
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        });
+        (address, seen)
+    }
+}
+
+fn session(url: &str, transport: UreqTransport) -> Session {
+    Session::builder(APP, url)
+        .transport(transport)
+        .store(MemoryStore::new())
+        .deadline(Duration::from_secs(20))
+        .open()
+        .unwrap()
+}
+
+fn trusting(authority: &Authority) -> UreqTransport {
+    UreqTransport::builder().root_certificates(&*authority.pem).build().unwrap()
+}
+
+/// Logs in where TLS is refused, and returns how.
+fn refused(session: &Session) -> TransportError {
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(!error.is_ambiguous() && !error.needs_login(), "{error}");
+    match error {
+        Error::Transport(error) => *error,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
+    let authority = Authority::new("ours");
+    let (backend, seen) = authority.backend(&["localhost", "127.0.0.1"], false);
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("https://{host}:{}", backend.port());
+        let error = session(&url, trusting(&authority)).log_in(&password()).unwrap_err();
+        assert_eq!(error.status(), Some(401), "{error}");
+    }
+    let location = format!("GET /api/client/v2.0/app/{APP}/location");
+    assert!(seen.all()[0].starts_with(&location), "{:?}", seen.all());
+}
+
+#[test]
+fn a_certificate_that_proves_nothing_is_refused_at_once_and_nothing_sent() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let local = ["localhost", "127.0.0.1"];
+    for (what, (backend, seen), transport) in [
+        ("another's", theirs.backend(&local, false), trusting(&ours)),
+        ("nobody's", ours.backend(&local, false), UreqTransport::new()),
+        ("expired", ours.backend(&local, true), trusting(&ours)),
+        ("for another host", ours.backend(&["example.org"], false), trusting(&ours)),
+    ] {
+        let url = format!("https://127.0.0.1:{}", backend.port());
+        let session = session(&url, transport);
+        let error = refused(&session);
+        assert_eq!(error.kind, TransportErrorKind::Tls, "{what}: {error:?}");
+        assert!(!error.may_have_arrived(), "{what}");
+        assert!(!Error::from(error).is_retryable(), "{what}");
+        assert!(seen.all().len() <= 1, "it is not tried again, {what}: {:?}", seen.all());
+        assert!(seen.all().iter().all(|head| head == "no request"), "{what}: {:?}", seen.all());
+    }
+}
+
+#[test]
+fn what_speaks_no_tls_is_told_from_what_does() {
+    let authority = Authority::new("ours");
+    let address = serve(|mut stream| {
+        let _ = stream.write_all(raw(200, "{}").as_bytes());
+    });
+    let session = session(&format!("https://{address}"), trusting(&authority));
+    assert_eq!(refused(&session).kind, TransportErrorKind::Tls);
+}
+
+#[test]
+fn tls_goes_through_a_proxy_that_learns_the_host_alone() {
+    let authority = Authority::new("ours");
+    let (backend, _) = authority.backend(&["backend.invalid"], false);
+    let (proxy, asked) = proxy(backend);
+    let transport = UreqTransport::builder()
+        .proxy(&format!("http://{proxy}"))
+        .root_certificates(&*authority.pem)
+        .build()
+        .unwrap();
+    let session = session("https://backend.invalid", transport);
+    assert_eq!(session.log_in(&password()).unwrap_err().status(), Some(401));
+    assert!(asked.all()[0].starts_with("CONNECT backend.invalid:443 "), "{:?}", asked.all());
+}
+
+#[test]
+fn a_text_without_certificates_is_refused_as_roots() {
+    for pem in ["", "hello", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n"] {
+        let error = UreqTransport::builder().root_certificates(pem).build().unwrap_err();
+        assert!(matches!(error, Error::Config { .. }), "{pem}: {error}");
+    }
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    let error = UreqTransport::builder().root_certificates(&*key).build().unwrap_err();
+    assert!(error.to_string().contains("no certificate"), "{error}");
+}
+
+/// The roots of this machine know nothing of an authority that was made a moment ago.
+#[cfg(feature = "platform-verifier")]
+#[test]
+fn the_verifier_of_the_platform_refuses_an_authority_that_it_does_not_know() {
+    let (backend, seen) = Authority::new("ours").backend(&["localhost", "127.0.0.1"], false);
+    let transport = UreqTransport::builder().platform_verifier().build().unwrap();
+    let session = session(&format!("https://127.0.0.1:{}", backend.port()), transport);
+    assert_eq!(refused(&session).kind, TransportErrorKind::Tls);
+    assert!(seen.all().iter().all(|head| head == "no request"), "{:?}", seen.all());
+}
