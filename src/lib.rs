@@ -39,6 +39,7 @@
 //! | feature | adds | dependencies |
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
+//! | `log` | diagnostics through the log facade | log |
 //! | `platform-verifier` | trust in what this machine trusts: `UreqTransportBuilder::platform_verifier` | ureq's own |
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
@@ -53,6 +54,7 @@ mod api_keys;
 mod calendar;
 mod clock;
 mod credentials;
+mod diagnostics;
 pub mod ejson;
 mod email_password;
 mod error;

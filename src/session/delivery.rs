@@ -4,6 +4,7 @@
 use super::inner::{Inner, out_of_time};
 use super::url::BaseUrl;
 use crate::clock::Deadline;
+use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportErrorKind};
 use crate::transport::{Request, Response};
 use crate::wire::{self, Route};
@@ -89,6 +90,7 @@ impl Inner {
         let mut answer = self.exchange(to, &mut request, route)?;
         for _ in 0..MOST_HOPS {
             let Some(next) = self.next_hop(&request, &answer) else { break };
+            note!(debug, "following a redirect ({}) to {}", answer.status(), route.attempt);
             request.url = next;
             request.fresh = false;
             answer = self.exchange(to, &mut request, route)?;
@@ -130,6 +132,7 @@ impl Inner {
             let again = error.kind == TransportErrorKind::Connect
                 || error.kind == TransportErrorKind::Interrupted && route.repeatable;
             if again && !deadline.has_passed() {
+                note!(debug, "once more, after {:?}: {}", error.kind, route.attempt);
                 request.fresh = true;
                 outcome = self.transport.send(request);
             }

@@ -13,6 +13,7 @@ use super::refresh::{Brought, Cooldown, Ended, Landed};
 use super::single::Single;
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline};
+use crate::diagnostics::note;
 use crate::error::{
     Error, LocalState, Result, StoreError, StoreErrorKind, TransportError, TransportErrorKind,
 };
@@ -62,6 +63,7 @@ impl Inner {
 
     /// Ends what waits, and everything that begins later.
     pub(super) fn shut_down(&self) {
+        note!(debug, "shutting the session down");
         self.shutdown.begin();
         self.hub.close();
         self.refreshes.abandon();

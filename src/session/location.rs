@@ -9,6 +9,7 @@ use super::inner::{Inner, out_of_time};
 use super::single::{Role, Waited};
 use super::url::BaseUrl;
 use crate::clock::Deadline;
+use crate::diagnostics::note;
 use crate::error::Result;
 use crate::store::{Change, Tables};
 use crate::wire::{self, Route};
@@ -85,6 +86,11 @@ impl Inner {
                 drop(rests);
                 let found = self.look_up_location(deadline).map(Arc::new);
                 if let Ok(found) = &found {
+                    note!(
+                        warn,
+                        "{wrong} is no place for the backend any more, it is at {}",
+                        found.host
+                    );
                     self.remember_location(found);
                     self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
                 }

@@ -11,6 +11,7 @@ use super::delivery::is_success;
 use super::inner::{Inner, known, out_of_time};
 use super::single::{Role, Waited};
 use crate::clock::Deadline;
+use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
 use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
@@ -250,6 +251,12 @@ impl Inner {
             changes.extend(warning.map(Change::Tell));
             Ok((changes, token))
         });
+        match &stored {
+            Ok(_) => note!(debug, "the access token of {user:?} was refreshed"),
+            Err(error) => {
+                note!(warn, "a refreshed token of {user:?} was not kept: {}", Brief(error))
+            }
+        }
         if matches!(stored, Err(Error::Store(_))) && brought.refreshed.refresh_token.is_some() {
             // The backend may accept no other refresh token any more.
             let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,7 +298,7 @@ impl Inner {
             Some(ServerErrorCode::UserDisabled) => LogoutReason::UserDisabled,
             _ => LogoutReason::SessionEnded,
         };
-        self.commit(deadline, |tables| {
+        let ended = self.commit(deadline, |tables| {
             let Some(record) = tables.user(&refused.id)? else {
                 return Ok((Vec::new(), Ended::Yes));
             };
@@ -302,7 +309,11 @@ impl Inner {
                 return Ok((Vec::new(), Ended::Changed));
             }
             Ok((super::users::log_out(tables, &record, reason)?, Ended::Yes))
-        })
+        });
+        if matches!(ended, Ok(Ended::Yes)) {
+            note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
+        }
+        ended
     }
 
     /// Returns the failure on whose account no implicit refresh is tried now, if there is one. A
@@ -324,6 +335,11 @@ impl Inner {
             // A caller in a hurry must not hold up the patient ones.
             Err(error) if error.is_timeout() && early.is_none() => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
+                note!(
+                    warn,
+                    "the access token of {user:?} could not be refreshed: {}",
+                    Brief(error)
+                );
                 let jitter = COOLDOWN * u32::from(self.early) / 255;
                 let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
                 let until = self.clock.monotonic().saturating_add((COOLDOWN + jitter).max(asked));

@@ -13,6 +13,7 @@ use super::inner::{Inner, known};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
 use crate::credentials::{Credentials, Kind, Provider};
+use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
@@ -43,6 +44,7 @@ impl Inner {
             let _ = self.end_server_session(&login.refresh_token, deadline);
         }
         stored?;
+        note!(info, "{:?} has logged in by {:?}", login.user, credentials.provider());
         self.tell_untold(deadline);
         Ok(login.user)
     }
@@ -208,7 +210,14 @@ impl Inner {
             Ok((changes(tables, &record)?, record.refresh_token.clone()))
         })?;
         let Some(token) = token else { return Ok(()) };
-        match self.end_server_session(&token, deadline) {
+        let told = self.end_server_session(&token, deadline);
+        match &told {
+            Ok(()) => note!(info, "{user:?} has logged out"),
+            Err(error) => {
+                note!(warn, "the backend was not told of {user:?}'s log-out: {}", Brief(error))
+            }
+        }
+        match told {
             Err(error) if error.is_retryable() && self.store.is_sealed() => {
                 if self.tell_later(user, &token, deadline)? { Ok(()) } else { Err(error) }
             }

@@ -15,6 +15,7 @@ use super::snapshot::{Part, Snapshot, check_app};
 use super::writer::{Hold, Open, Plan, Writer};
 use super::{OnDamage, SledStore};
 use crate::clock::Deadline;
+use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::store::ring::Ring;
@@ -98,6 +99,13 @@ impl<'a> Writer<'a> {
             self.known = Some(Arc::new(snapshot));
             return Ok(());
         }
+        if !place.is_settled() {
+            note!(
+                warn,
+                "repairing what a writer left unfinished in {}",
+                store.files.dir().display()
+            );
+        }
         let (head, edits) = (head.clone(), Vec::new());
         self.place.count = place.count.max(seen);
         if converts {
@@ -120,6 +128,7 @@ impl<'a> Writer<'a> {
         let number = self.place.database;
         let kept = store.files.set_aside(number)?;
         let path = kept.clone().unwrap_or_else(|| store.files.database(number));
+        note!(error, "the database of the store is damaged or gone: {}", path.display());
         if store.on_damage == OnDamage::Refuse {
             let what = if kept.is_some() {
                 "the database is damaged and kept under this name"
