@@ -1,10 +1,15 @@
 //! The app's functions, called by name and run on the backend as a user.
 
+use std::io::{self, BufReader, Read};
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::Deadline;
 use crate::ejson;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TransportError, TransportErrorKind};
+use crate::session::Session;
 use crate::transport::Response;
 use crate::user::User;
 use crate::wire::Route;
@@ -59,9 +64,16 @@ impl<'a> Functions<'a> {
     ///
     /// Source: realm-core `app.cpp`, `App::call_function`.
     pub fn call<T: DeserializeOwned>(&self, name: &str, arguments: impl Serialize) -> Result<T> {
-        let answer = self.send(name, &arguments)?;
-        ejson::from_slice(answer.body()).map_err(|error| {
-            Error::decode(format!("the result of function `{name}`"), ejson::explain(&error))
+        let arguments = ejson::list(&arguments)?;
+        let session = self.user.session();
+        session.within(|deadline| {
+            let answer = self.send_until(name, &arguments, deadline)?;
+            read(answer.body(), deadline).map_err(|error| {
+                if error.is_io() {
+                    return out_of_time(session);
+                }
+                Error::decode(format!("the result of function `{name}`"), ejson::explain(&error))
+            })
         })
     }
 
@@ -101,9 +113,75 @@ impl<'a> Functions<'a> {
     }
 
     fn send_text(&self, name: &str, arguments: &[u8]) -> Result<Response> {
+        self.user.session().within(|deadline| self.send_until(name, arguments, deadline))
+    }
+
+    fn send_until(&self, name: &str, arguments: &[u8], deadline: Deadline) -> Result<Response> {
         let session = self.user.session();
         let service = self.service.as_deref();
         let route = Route::call(session.app_id(), name, service, arguments);
-        session.within(|deadline| session.inner.send_as(self.user.id(), &route, deadline))
+        session.inner.send_as(self.user.id(), &route, deadline)
+    }
+}
+
+/// A large result, given out for as long as there is time.
+struct Timed<'a> {
+    rest: &'a [u8],
+    deadline: Deadline,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.deadline.has_passed() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.rest.read(into)
+    }
+}
+
+/// Reads a result. One that may take longer than there is time is read in pieces, which costs more.
+fn read<T: DeserializeOwned>(text: &[u8], deadline: Deadline) -> Result<T, serde_json::Error> {
+    /// How many bytes are surely read in a millisecond.
+    const SPEED: usize = 4 * 1024;
+    let needed = Duration::from_millis(u64::try_from(text.len() / SPEED).unwrap_or(u64::MAX));
+    // What is small is read, come what may: it is there.
+    if text.len() <= PIECE || deadline.remaining() > needed {
+        return ejson::from_slice(text);
+    }
+    let pieces = Timed { rest: text, deadline };
+    ejson::from_reader(BufReader::with_capacity(PIECE, pieces))
+}
+
+/// How much of a result is read between two looks at the clock, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// The answer is there, and the function has run, but there was no time left to read it.
+fn out_of_time(session: &Session) -> Error {
+    let mut error = TransportError::new(TransportErrorKind::Timeout, session.base_url())
+        .because("reading a large result");
+    error.ambiguous = true;
+    error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_result_is_the_same_in_pieces_and_ends_with_the_time() {
+        let numbers: Vec<_> = (0..20_000).collect();
+        let text = serde_json::json!({"numbers": numbers, "text": "\u{e4}\"".repeat(100_000)});
+        let text = text.to_string();
+        let in_pieces = |deadline| {
+            let pieces = Timed { rest: text.as_bytes(), deadline };
+            ejson::from_reader::<Value>(BufReader::with_capacity(PIECE, pieces))
+        };
+        let whole: Value = ejson::from_slice(text.as_bytes()).unwrap();
+        assert_eq!(in_pieces(Deadline::after(Duration::from_secs(600))).unwrap(), whole);
+        assert!(in_pieces(Deadline::passed()).unwrap_err().is_io());
+        assert!(read::<Value>(text.as_bytes(), Deadline::passed()).unwrap_err().is_io());
+        assert_eq!(read::<u8>(b"7", Deadline::passed()).unwrap(), 7);
     }
 }

@@ -32,7 +32,7 @@ mod types;
 
 use serde::Serialize;
 
-pub(crate) use self::de::from_slice;
+pub(crate) use self::de::{from_reader, from_slice};
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 use crate::error::{Error, Result};
