@@ -15,7 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use keyfob::store::MemoryStore;
-use keyfob::transport::{Request, Response, Transport, UreqTransport};
+#[cfg(feature = "tls")]
+use keyfob::transport::UreqTransport;
+use keyfob::transport::{Request, Response, Transport};
 use keyfob::{Error, Result, Session, TransportErrorKind, User, UserState};
 use serde_json::{Value, json};
 use support::net::{read_request, serve};

@@ -59,7 +59,7 @@ impl Authority {
             let mut stream =
                 StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
             match read_request(&mut stream) {
-                Some((head, _)) => noted.note(head),
+                Some((head, _)) => noted.note(format!("{head}{:?}", stream.conn.handshake_kind())),
                 None => return noted.note("no request"),
             }
             let _ = stream.write_all(raw(401, WRONG_PASSWORD).as_bytes());
@@ -104,6 +104,18 @@ fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
     }
     let location = format!("GET /api/client/v2.0/app/{APP}/location");
     assert!(seen.all()[0].starts_with(&location), "{:?}", seen.all());
+}
+
+#[test]
+fn the_next_connection_resumes_the_session() {
+    let authority = Authority::new("ours");
+    let (backend, seen) = authority.backend(&["localhost"], false);
+    let session = session(&format!("https://localhost:{}", backend.port()), trusting(&authority));
+    session.log_in(&password()).unwrap_err();
+    let seen = seen.all();
+    assert!(seen.len() >= 2, "the backend closes each: {seen:?}");
+    assert!(seen[0].ends_with("Some(Full)"), "{seen:?}");
+    assert!(seen[1].ends_with("Some(Resumed)"), "{seen:?}");
 }
 
 #[test]

@@ -13,7 +13,14 @@ use ureq::http::Uri;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+#[cfg(not(feature = "tls"))]
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::NextTimeout;
+#[cfg(feature = "tls")]
+use ureq::unversioned::transport::{
+    self as wire, ConnectProxyConnector, ConnectionDetails, Connector, RustlsConnector,
+    TcpConnector,
+};
 use ureq::{Agent, Timeout};
 
 use super::proxy::Proxies;
@@ -29,7 +36,7 @@ const MAX_IDLE: Duration = Duration::from_secs(10);
 /// How many idle connections are kept: as many as there may be threads, or each burst reconnects.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 
-/// The longest that one attempt to connect may take.
+/// The longest that one attempt to connect may take, and a look-up before it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a looked-up address serves.
@@ -169,7 +176,7 @@ impl UreqTransport {
         let config = configure(config).build();
         let [http_proxy, https_proxy] = proxies.each(|url| ureq::Proxy::new(url).ok());
         let resolver = CachingResolver::default();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
+        let agent = Agent::with_parts(config, connector(), resolver);
         Self { agent, proxies, http_proxy, https_proxy, clones: Arc::default() }
     }
 
@@ -230,6 +237,8 @@ impl UreqTransport {
             .agent
             .configure_request(request)
             .timeout_global(Some(left))
+            // Of its own, so that it can be told from one that comes after the request was sent.
+            .timeout_resolve(Some(CONNECT_TIMEOUT.min(left * 3 / 4)))
             .timeout_connect(Some(CONNECT_TIMEOUT.min(left * 3 / 4)));
         if let Some(proxy) = proxy {
             config = config.proxy(Some(proxy.clone()));
@@ -339,6 +348,53 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
+#[cfg(not(feature = "tls"))]
+fn connector() -> DefaultConnector {
+    DefaultConnector::default()
+}
+
+/// What ureq has by default, but for [`OneTlsConfig`].
+#[cfg(feature = "tls")]
+fn connector() -> impl Connector<Out = impl wire::Transport> {
+    ().chain(ConnectProxyConnector::default())
+        .chain(TcpConnector::default())
+        .chain(OneTlsConfig(RustlsConnector::default()))
+}
+
+/// rustls with one configuration for all connections.
+///
+/// ureq makes one for each connection of a request that has any setting of its own, and ours all have: their time.
+/// That costs, with the platform's verifier most of all, and no session is resumed.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+struct OneTlsConfig(RustlsConnector);
+
+#[cfg(feature = "tls")]
+impl<In: wire::Transport> Connector<In> for OneTlsConfig {
+    type Out = <RustlsConnector as Connector<In>>::Out;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        let details = ConnectionDetails {
+            // Only the settings for TLS count here, and those no request has of its own.
+            request_level: false,
+            addrs: details.resolver.empty(),
+            uri: details.uri,
+            config: details.config,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: details.current_time.clone(),
+            run_connector: details.run_connector.clone(),
+            register_shutdown: details.register_shutdown.clone(),
+        };
+        self.0.connect(&details, chained)
+    }
+}
+
 /// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
 /// time-out, but only on a miss: an address literal needs no look-up, and a name's addresses serve
 /// for 30 s.
@@ -400,6 +456,42 @@ impl CachingResolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Deadline;
+
+    /// Looks for ever, or as long as it may.
+    #[derive(Debug)]
+    struct Lost;
+
+    impl Resolver for Lost {
+        fn resolve(
+            &self,
+            _: &Uri,
+            _: &Config,
+            timeout: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            assert!(*timeout.after < Duration::from_secs(8), "there is an end to it");
+            Err(ureq::Error::Timeout(timeout.reason))
+        }
+    }
+
+    #[test]
+    fn a_look_up_without_end_is_trouble_before_anything_was_sent() {
+        let mut transport = UreqTransport::builder().no_proxy().build().unwrap();
+        let config = transport.agent.config().clone();
+        transport.agent = Agent::with_parts(config, connector(), Lost);
+        let request = Request {
+            method: Method::Post,
+            url: "http://backend.invalid/".to_owned(),
+            bearer: None,
+            body: None,
+            deadline: Deadline::after(Duration::from_secs(10)),
+            fresh: false,
+            limit: 1,
+        };
+        let error = transport.send(&request).unwrap_err();
+        assert_eq!(error.kind, Kind::Timeout);
+        assert!(!error.may_have_arrived());
+    }
 
     #[test]
     fn an_error_names_the_origin_alone() {
