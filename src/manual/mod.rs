@@ -3,6 +3,9 @@
 #[doc = include_str!("refresh.md")]
 pub mod refresh {}
 
+#[doc = include_str!("answers.md")]
+pub mod answers {}
+
 #[doc = include_str!("events.md")]
 pub mod events {}
 
