@@ -1,6 +1,7 @@
 //! Base URLs: checked once, so that joining a path to one cannot go wrong.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use crate::transport::is_loopback;
 
@@ -29,8 +30,8 @@ impl BaseUrl {
             return Err(format!("it has a query or a fragment, {expected}"));
         }
         let (host, port) = split_port(authority);
-        if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            return Err(format!("it has no host, or no valid port, {expected}"));
+        if !is_host(host) || !port.is_none_or(is_port) {
+            return Err(format!("it has no valid host or port, {expected}"));
         }
         match scheme.as_str() {
             "https" => {}
@@ -79,6 +80,21 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Tells whether this is a name or an address; names beyond ASCII are written as `xn--…`.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            !host.is_empty() && host.bytes().all(allowed)
+        }
+    }
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +126,14 @@ mod tests {
             "https://",
             "https://:80",
             "https://h:99999",
+            "https://h:+80",
+            "https://h:",
+            "https://[::1",
+            "https://[x]",
+            "https://a[b",
+            "https://ä",
+            "https://h\0/",
+            "https://h%2f",
             "ftp://h",
             "https://u:p@h",
             "https://h?x",
