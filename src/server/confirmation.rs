@@ -53,7 +53,7 @@ pub struct ConfirmationCall {
 /// A new password that is to be decided.
 ///
 /// Source: the service's custom password reset functions.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ResetCall {
     /// The e-mail address.
@@ -96,6 +96,16 @@ impl Reset {
         F: Fn(&ResetCall) -> Verdict + Send + Sync + 'static,
     {
         Self::Function(Box::new(function))
+    }
+}
+
+impl fmt::Debug for ResetCall {
+    /// Without the arguments, which are whatever the app makes of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResetCall")
+            .field("username", &self.username)
+            .field("token_id", &self.token_id)
+            .finish_non_exhaustive()
     }
 }
 

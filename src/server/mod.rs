@@ -30,6 +30,8 @@ mod confirmation;
 mod digest;
 mod ejson;
 mod functions;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod journal;
 mod outbox;

@@ -169,7 +169,7 @@ pub(crate) fn api_key(body: &[u8]) -> Result<ApiKey> {
 
 /// Reads the answer to [`super::Route::list_api_keys`].
 pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
-    let keys: Vec<ApiKeyBody> = parse("the list of API keys", body)?;
+    let keys: Vec<ApiKeyBody> = parse_any("the list of API keys", body)?;
     keys.into_iter().map(ApiKeyBody::read).collect()
 }
 
@@ -192,7 +192,10 @@ pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
         #[serde(borrow)]
         message: Option<&'a RawValue>,
     }
-    let body: Body<'_> = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let body: Body<'_> = match is_object(answer.body()) {
+        true => serde_json::from_slice(answer.body()).unwrap_or_default(),
+        false => Body::default(),
+    };
     let text = |value: &Option<&RawValue>| {
         let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
         Some(text).filter(|text| !text.is_empty())
@@ -289,7 +292,19 @@ pub(crate) fn is_unknown_app(error: &ServerError) -> bool {
     error.status == 404 && error.message.starts_with("cannot find app")
 }
 
+/// Reads an object. serde takes a list for one as well, value by value.
 fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
+    match body.trim_ascii_start().first() {
+        Some(b'[') => Err(Error::decode(what, "it is a list")),
+        _ => parse_any(what, body),
+    }
+}
+
+fn is_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
+}
+
+fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|error| {
         // serde_json's text can quote the body, and the body can hold a token.
         let reason = match error.classify() {
@@ -329,7 +344,14 @@ mod tests {
             ),
             plain("body/password must NOT")
         );
-        for odd in ["", "<html>no</html>", "[1]", r#"{"error":{"a":1},"error_code":5}"#, "null"] {
+        for odd in [
+            "",
+            "<html>no</html>",
+            "[1]",
+            r#"["no","InvalidSession"]"#,
+            r#"{"error":{"a":1},"error_code":5}"#,
+            "null",
+        ] {
             assert_eq!(read(odd), plain(""), "{odd}");
         }
     }

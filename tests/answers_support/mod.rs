@@ -258,7 +258,7 @@ fn whole(request: &str, now: i64) -> String {
             json!({"access_token": token('a', "refreshed", now)})
         }
         "call" => json!(42),
-        "create key" => json!({"_id": "k", "name": "n", "key": "the key itself"}),
+        "create key" => json!({"_id": "k", "name": "n", "key": "key-itself"}),
         "list keys" => json!([{"_id": "k", "name": "n", "disabled": true}]),
         "get key" => json!({"_id": "k", "name": "n", "disabled": true}),
         "location" => json!({"hostname": URL}),
@@ -284,12 +284,12 @@ fn act(request: &str, session: &Session, user: Option<&User>) -> Result<(), Erro
         "retry" => accounts.retry_custom_confirmation(email),
         "send reset" => accounts.send_reset(email),
         "reset" => accounts.complete_reset(&password, &one_time, one_time_id),
-        "call reset" => accounts.call_reset_function(email, &password, ("argument",)),
-        "link" | "link's profile" => user().link(&Credentials::api_key("the key")),
+        "call reset" => accounts.call_reset_function(email, &password, ("argument-of",)),
+        "link" | "link's profile" => user().link(&Credentials::api_key("key-in-hand")),
         "refresh" | "late refresh" | "location" => user().refresh_access_token().map(|_| ()),
         "custom data" => user().refresh_custom_data::<Value>().map(|_| ()),
         "call's refresh" | "early refresh" | "call" => {
-            let result: Result<i64, Error> = user().functions().call("sum", (2, 40));
+            let result: Result<i64, Error> = user().functions().call("sum", (2, 40, "argument-of"));
             result.map(|sum| assert_eq!(sum, 42))
         }
         "profile" => user().refresh_profile().map(|_| ()),

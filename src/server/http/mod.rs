@@ -24,6 +24,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub(super) use date::http_date;
+#[cfg(test)]
+pub(super) use request::read;
 pub(super) use request::{Rejection, Request};
 pub(super) use response::{Outcome, Response};
 

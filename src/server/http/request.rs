@@ -133,6 +133,18 @@ impl Head {
     }
 }
 
+/// Reads a whole request from memory, as a connection does but for chunked bodies.
+#[cfg(test)]
+pub(in crate::server) fn read(bytes: &[u8], max_body: usize) -> Result<Request, Rejection> {
+    let end = bytes.windows(4).position(|end| end == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    let Head { method, path, query, headers, framing, .. } = Head::parse(&bytes[..end], max_body)?;
+    let body = match framing {
+        Framing::Chunked => bytes[end..].to_vec(),
+        Framing::Length(length) => bytes[end..].iter().copied().take(length).collect(),
+    };
+    Ok(Request { method, path, query, headers, body, peer: std::net::Ipv4Addr::LOCALHOST.into() })
+}
+
 /// Tells whether a line feed comes without its carriage return.
 pub(super) fn has_lone_line_feed(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')

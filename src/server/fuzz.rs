@@ -1,0 +1,141 @@
+//! Mutated requests against the server's own reading and answering, without sockets: no panic, no
+//! status that says so, and no secret in the journal. `tests/fuzz` has the engine and the corpus.
+
+#[path = "../../tests/fuzz/mutate.rs"]
+mod mutate;
+
+use serde_json::Value;
+
+use super::http::{Handler, Outcome, Response, read};
+use super::{AuthFunctionAnswer, CustomJwt, JwtKeys, Server};
+use mutate::{fuzz, outcome_of};
+
+/// After so many requests a new server takes over: some of them add users.
+const LIFE: usize = 4000;
+
+struct Stage {
+    server: Server,
+    /// What stands in the corpus for what only a server can make.
+    words: [(&'static [u8], String); 3],
+    left: usize,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let server = Server::builder()
+            .app_id("app")
+            .built_in_functions()
+            .custom_jwt(CustomJwt::new(JwtKeys::hs256("0123456789abcdef0123456789abcdef")))
+            .auth_function(|payload| match payload["id"].as_str() {
+                Some(id) => Ok(AuthFunctionAnswer::new(id).data("seen", payload.clone())),
+                None => Err("no id".into()),
+            })
+            .start()
+            .unwrap();
+        let mut stage = Self {
+            server,
+            words: [(b"", String::new()), (b"", String::new()), (b"", String::new())],
+            left: LIFE,
+        };
+        let path = "/api/client/v2.0/app/app/auth/providers/custom-function/login";
+        let login = stage.json(&format!(
+            "POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n{{\"id\":\"ada\"}}"
+        ));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let refresh = text(&login["refresh_token"]);
+        let key = stage.json(&format!(
+            "POST /api/client/v2.0/auth/api_keys HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {refresh}\r\nContent-Length: 12\r\n\r\n{{\"name\":\"k\"}}",
+        ));
+        stage.words = [
+            (b"@access@", text(&login["access_token"])),
+            (b"@refresh@", refresh),
+            (b"@key@", text(&key["_id"])),
+        ];
+        stage
+    }
+
+    fn json(&self, request: &str) -> Value {
+        let Ok(request) = read(request.as_bytes(), 1024) else { panic!("a request") };
+        let answer = answer(self.server.service.handle(&request));
+        assert!(answer.status < 300, "{}", answer.status);
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// Puts tokens where the corpus means them.
+    fn fill(&self, input: &[u8]) -> Vec<u8> {
+        let mut filled = Vec::with_capacity(input.len() + 512);
+        let mut rest = input;
+        while let Some(first) = rest.first() {
+            match self.words.iter().find(|(word, _)| rest.starts_with(word)) {
+                Some((word, text)) => {
+                    filled.extend_from_slice(text.as_bytes());
+                    rest = &rest[word.len()..];
+                }
+                None => {
+                    filled.push(*first);
+                    rest = &rest[1..];
+                }
+            }
+        }
+        filled
+    }
+}
+
+#[test]
+fn requests() {
+    let mut stage = Stage::new();
+    let mut hashed = 0_u32;
+    fuzz("requests", |input| {
+        stage.left -= 1;
+        if stage.left == 0 {
+            stage = Stage::new();
+        }
+        let request = match read(&stage.fill(input), 64 * 1024) {
+            Ok(request) => request,
+            Err(rejection) => {
+                let answer = stage.server.service.reject(&rejection);
+                assert!((400..=505).contains(&rejection.status), "{rejection:?}");
+                assert_eq!(answer.status, rejection.status);
+                return outcome_of(u64::from(rejection.status), rejection.reason);
+            }
+        };
+        // Hashing a password costs more than a thousand other requests.
+        if request.path.contains("userpass") && request.body.len() > 20 {
+            hashed += 1;
+            if !hashed.is_multiple_of(1000) {
+                return 7;
+            }
+        }
+        let answer = answer(stage.server.service.handle(&request));
+        check(&answer);
+        // The journal is copied whole.
+        let journal =
+            if stage.left.is_multiple_of(100) { stage.server.journal() } else { Vec::new() };
+        if let Some(entry) = journal.last() {
+            let shown = format!("{entry:?}");
+            for (_, secret) in &stage.words[..2] {
+                // Whoever puts a token into a path has told it everybody on the way.
+                assert!(!shown.contains(secret) || request.path.contains(secret), "{shown}");
+            }
+        }
+        let error: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let words = error["error_code"].as_str().or(error["error"].as_str()).unwrap_or_default();
+        outcome_of(u64::from(answer.status), words)
+    });
+}
+
+fn answer(outcome: Outcome) -> Response {
+    match outcome {
+        Outcome::Answer(response) => response,
+        #[allow(unreachable_patterns, reason = "misbehaviour is on request alone")]
+        _ => panic!("no plain answer"),
+    }
+}
+
+fn check(answer: &Response) {
+    assert!((200..=504).contains(&answer.status) && answer.status != 500, "{}", answer.status);
+    if answer.status >= 400 {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(body["error"].is_string(), "{body}");
+    }
+}
