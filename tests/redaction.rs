@@ -426,7 +426,7 @@ fn errors_of_answers(shown: &mut Shown, script: &Script, session: &Session) {
             }
             let keys = user.api_keys();
             let key = ApiKeyId::new("k");
-            for error in [
+            let errors = [
                 session.log_in(&credentials()[0]).err(),
                 user.refresh_profile().err(),
                 user.refresh_access_token().err(),
@@ -435,11 +435,8 @@ fn errors_of_answers(shown: &mut Shown, script: &Script, session: &Session) {
                 keys.list().err(),
                 keys.get(&key).err(),
                 user.link(&credentials()[1]).err(),
-            ] {
-                if let Some(error) = error {
-                    shown.error(&error);
-                }
-            }
+            ];
+            errors.iter().flatten().for_each(|error| shown.error(error));
             if user.state().unwrap() != UserState::LoggedIn {
                 script.reply(LOGIN, 200, login_body("ada", &token("a", 1800), &token("r", 9)));
                 script.reply(PROFILE, 200, profile_body("ada"));

@@ -358,7 +358,9 @@ impl StoreError {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config { what, reason } => write!(f, "{what} cannot be used: {reason}"),
+            Self::Config { what, reason } => {
+                write!(f, "{what} cannot be used: {}", Printable(reason))
+            }
             Self::Decode(error) => error.fmt(f),
             Self::LocalState(state) => state.fmt(f),
             Self::LoginEnded(error) => write!(f, "the login has ended, log in again: {error}"),
@@ -406,7 +408,8 @@ impl fmt::Display for ServerError {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cannot be read: {}", self.what, Printable(&self.reason))
+        // It may have the name of a function in it.
+        write!(f, "{} cannot be read: {}", Printable(&self.what), Printable(&self.reason))
     }
 }
 
