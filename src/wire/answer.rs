@@ -192,7 +192,7 @@ pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
         #[serde(borrow)]
         message: Option<&'a RawValue>,
     }
-    let body: Body<'_> = match is_object(answer.body()) {
+    let body: Body<'_> = match begins_an_object(answer.body()) {
         true => serde_json::from_slice(answer.body()).unwrap_or_default(),
         false => Body::default(),
     };
@@ -300,7 +300,7 @@ fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Resul
     }
 }
 
-fn is_object(body: &[u8]) -> bool {
+fn begins_an_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
