@@ -1,44 +1,160 @@
 //! What was asked of the server, without anything that must stay secret.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::Route;
 use crate::UserId;
 
 /// Entries beyond this push the oldest ones out.
 const CAPACITY: usize = 65_536;
 /// Paths are cut to this many bytes.
 const MAX_PATH: usize = 512;
+/// A journal that is shown after a failure shows this many entries at most, the newest.
+const SHOWN: usize = 200;
 
-/// One answered request.
+/// One request, and what became of it.
 ///
 /// Query strings, header fields and bodies are where secrets travel; none of them is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct JournalEntry {
+    /// What was asked, if that is anything the server knows.
+    pub route: Option<Route>,
     /// The method, as sent; `-` if the request could not be read that far.
     pub method: String,
     /// The path without its query, still percent-encoded and at most 512 bytes; `-` if the request
     /// could not be read that far.
     pub path: String,
-    /// The status of the answer.
+    /// The status of the answer. With a [fault](Self::fault) that keeps the answer from the client,
+    /// the one that it would have got; zero if there was no answer at all.
     pub status: u16,
     /// The user who asked, or who logged in. Known only if the request had a valid token or was a
     /// log-in that succeeded.
     pub user_id: Option<UserId>,
+    /// The fault that met the request, in a few words.
+    pub fault: Option<&'static str>,
 }
 
-#[derive(Default)]
-pub(super) struct Journal(Mutex<VecDeque<JournalEntry>>);
+/// What was asked of a server up to a moment, oldest first. Got from
+/// [`Server::journal`](super::Server::journal).
+///
+/// It shows as a list, one request a line; the assertions print that when they fail.
+///
+/// # Examples
+///
+/// ```
+/// use keyfob::server::{Route, Server};
+/// use keyfob::store::MemoryStore;
+/// use keyfob::{Credentials, Session};
+///
+/// let server = Server::builder().start()?;
+/// let session = Session::builder(server.app_id(), server.base_url())
+///     .store(MemoryStore::new())
+///     .open()?;
+/// session.log_in(&Credentials::anonymous())?;
+///
+/// let journal = server.journal();
+/// journal.assert_count(Route::Refresh, 0);
+/// journal.assert_routes(&[Route::Location, Route::LogIn, Route::Profile]);
+/// assert!(journal.iter().all(|entry| entry.status == 200));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Journal(Vec<JournalEntry>);
 
 impl Journal {
-    pub(super) fn add(&self, method: &str, path: &str, status: u16, user_id: Option<UserId>) {
-        let entry = JournalEntry {
-            method: cut(method).to_owned(),
-            path: cut(path).to_owned(),
-            status,
-            user_id,
-        };
+    /// Returns how many requests of a kind there were, whatever became of them.
+    pub fn count(&self, route: Route) -> usize {
+        self.iter().filter(|entry| entry.route == Some(route)).count()
+    }
+
+    /// Returns the kinds of the requests, in their order. What is no route is left out.
+    pub fn routes(&self) -> Vec<Route> {
+        self.iter().filter_map(|entry| entry.route).collect()
+    }
+
+    /// Asserts how many requests of a kind there were.
+    ///
+    /// # Panics
+    ///
+    /// If there were more or fewer, with the journal in the message.
+    #[track_caller]
+    pub fn assert_count(&self, route: Route, expected: usize) {
+        let count = self.count(route);
+        assert!(
+            count == expected,
+            "expected {expected} × {route}, there were {count}; the journal:\n{self}"
+        );
+    }
+
+    /// Asserts which requests there were, in their order.
+    ///
+    /// # Panics
+    ///
+    /// If there were others, with the journal in the message.
+    #[track_caller]
+    pub fn assert_routes(&self, expected: &[Route]) {
+        assert!(self.routes() == expected, "expected {expected:?}; the journal:\n{self}");
+    }
+}
+
+impl Deref for Journal {
+    type Target = [JournalEntry];
+
+    fn deref(&self) -> &[JournalEntry] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Journal {
+    type Item = JournalEntry;
+    type IntoIter = std::vec::IntoIter<JournalEntry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Journal {
+    type Item = &'a JournalEntry;
+    type IntoIter = std::slice::Iter<'a, JournalEntry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for JournalEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:3} {} {}", self.status, self.method, self.path)?;
+        if let Some(user) = &self.user_id {
+            write!(f, " by {user}")?;
+        }
+        self.fault.map_or(Ok(()), |fault| write!(f, " [{fault}]"))
+    }
+}
+
+impl fmt::Display for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = self.len().saturating_sub(SHOWN);
+        if hidden > 0 {
+            writeln!(f, "  … {hidden} before")?;
+        }
+        self[hidden..].iter().try_for_each(|entry| writeln!(f, "  {entry}"))
+    }
+}
+
+/// Where a server writes down what it was asked.
+#[derive(Default)]
+pub(super) struct Recorder(Mutex<VecDeque<JournalEntry>>);
+
+impl Recorder {
+    pub(super) fn add(&self, mut entry: JournalEntry) {
+        cut(&mut entry.method);
+        cut(&mut entry.path);
         let mut entries = self.entries();
         if entries.len() == CAPACITY {
             entries.pop_front();
@@ -46,8 +162,12 @@ impl Journal {
         entries.push_back(entry);
     }
 
-    pub(super) fn to_vec(&self) -> Vec<JournalEntry> {
-        self.entries().iter().cloned().collect()
+    pub(super) fn journal(&self) -> Journal {
+        Journal(self.entries().iter().cloned().collect())
+    }
+
+    pub(super) fn clear(&self) {
+        self.entries().clear();
     }
 
     pub(super) fn count(&self, method: &str, path: &str) -> usize {
@@ -60,25 +180,51 @@ impl Journal {
     }
 }
 
-fn cut(text: &str) -> &str {
+fn cut(text: &mut String) {
     let mut end = text.len().min(MAX_PATH);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    &text[..end]
+    text.truncate(end);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn entry(path: &str) -> JournalEntry {
+        JournalEntry {
+            route: Some(Route::Health),
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            status: 200,
+            user_id: None,
+            fault: None,
+        }
+    }
+
     #[test]
     fn the_journal_is_bounded_in_both_directions() {
-        let journal = Journal::default();
-        journal.add("GET", &format!("/{}", "\u{e4}".repeat(400)), 404, None);
-        assert_eq!(journal.to_vec()[0].path.len(), 511);
-        (0..CAPACITY).for_each(|_| journal.add("GET", "/health", 200, None));
-        assert_eq!(journal.count("GET", "/health"), CAPACITY);
-        assert_eq!(journal.to_vec().len(), CAPACITY);
+        let recorder = Recorder::default();
+        recorder.add(entry(&format!("/{}", "\u{e4}".repeat(400))));
+        assert_eq!(recorder.journal()[0].path.len(), 511);
+        (0..CAPACITY).for_each(|_| recorder.add(entry("/health")));
+        assert_eq!(recorder.count("GET", "/health"), CAPACITY);
+        assert_eq!(recorder.journal().len(), CAPACITY);
+    }
+
+    #[test]
+    fn what_is_shown_is_one_line_a_request_and_bounded() {
+        let fault = Some("cut after commit");
+        let journal = Journal(vec![
+            entry("/health"),
+            JournalEntry { user_id: Some(UserId::new("u1")), fault, ..entry("/x") },
+        ]);
+        assert_eq!(
+            journal.to_string(),
+            "  200 GET /health\n  200 GET /x by u1 [cut after commit]\n"
+        );
+        let long = Journal(vec![entry("/health"); SHOWN + 3]).to_string();
+        assert_eq!((long.lines().count(), long.lines().next()), (SHOWN + 1, Some("  … 3 before")));
     }
 }

@@ -22,13 +22,16 @@
 //!
 //! Inside, `http` has the sockets, threads and limits; `routes` decides which request goes where and
 //! gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
-//! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known.
+//! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known; `faults`
+//! and `clock` are for tests.
 
 mod auth;
 mod builder;
+mod clock;
 mod confirmation;
 mod digest;
 mod ejson;
+mod faults;
 mod functions;
 #[cfg(test)]
 mod fuzz;
@@ -40,6 +43,7 @@ mod password;
 mod providers;
 mod random;
 mod refusal;
+mod route;
 mod routes;
 mod state;
 mod throttle;
@@ -52,16 +56,19 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::builder::ServerBuilder;
+pub use self::clock::ServerClock;
 pub use self::confirmation::{
     Confirmation, ConfirmationCall, ConfirmationFunction, Reset, ResetCall, ResetFunction, Verdict,
 };
+pub use self::faults::{ActiveFault, Fault, Faults};
 pub use self::functions::{Context, FunctionError, UserIdentity};
 use self::http::HttpServer;
-pub use self::journal::JournalEntry;
+pub use self::journal::{Journal, JournalEntry};
 pub use self::outbox::{Mail, MailKind};
 pub use self::providers::{
     Apple, AuthFunctionAnswer, CustomJwt, Facebook, Google, JwtKeys, MetadataField,
 };
+pub use self::route::Route;
 use self::routes::Service;
 use crate::Deadline;
 
@@ -102,13 +109,28 @@ impl Server {
     /// Returns what was asked so far, in the order it was answered: the last 65 536 requests.
     ///
     /// A request is in here before its answer goes out.
-    pub fn journal(&self) -> Vec<JournalEntry> {
-        self.service.journal.to_vec()
+    pub fn journal(&self) -> Journal {
+        self.service.recorder.journal()
+    }
+
+    /// Forgets what was asked so far.
+    pub fn clear_journal(&self) {
+        self.service.recorder.clear();
     }
 
     /// Returns how many requests with this method and path are in the [journal](Self::journal).
     pub fn count(&self, method: &str, path: &str) -> usize {
-        self.service.journal.count(method, path)
+        self.service.recorder.count(method, path)
+    }
+
+    /// Returns what this server does wrong on purpose, to add to it.
+    pub fn faults(&self) -> &Faults {
+        &self.service.faults
+    }
+
+    /// Returns the clock that everything here expires by, to be set and advanced.
+    pub fn clock(&self) -> ServerClock {
+        self.service.clock.clone()
     }
 
     /// Ends all server sessions of a user and returns how many there were. Refresh tokens are
@@ -193,6 +215,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.service.faults.stop();
         self.http.stop();
         // A function that is stuck keeps the state alive, but not the data directory.
         self.service.state.close();

@@ -1,19 +1,21 @@
 //! Which request goes where, and what every answer has in common.
 
-use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::auth::EmailSettings;
+use super::auth::{EmailSettings, wants_link};
+use super::clock::ServerClock;
+use super::faults::{Faults, Met};
 use super::functions::Functions;
 use super::http::{Handler, Outcome, Rejection, Request, Response, http_date};
-use super::journal::Journal;
+use super::journal::{JournalEntry, Recorder};
 use super::pages::{self, Page};
 use super::password::Passwords;
 use super::providers::Providers;
 use super::random;
 use super::refusal::Refusal;
+use super::route::Route;
 use super::state::State;
 use super::throttle::Throttle;
 use super::token::Tokens;
@@ -23,13 +25,14 @@ use crate::{Clock, UserId};
 pub(super) struct Service {
     pub app_id: String,
     pub base_url: String,
-    pub clock: Arc<dyn Clock>,
+    pub clock: ServerClock,
     pub custom_data_source: Option<Box<CustomData>>,
     pub email: EmailSettings,
+    pub faults: Faults,
     pub functions: Functions,
-    pub journal: Journal,
     pub passwords: Passwords,
     pub providers: Providers,
+    pub recorder: Recorder,
     /// Seconds.
     pub refresh_lifetime: i64,
     pub rotate_refresh_tokens: bool,
@@ -57,9 +60,9 @@ pub(super) struct Caller {
     pub user_id: Option<UserId>,
 }
 
-/// A place where something can be asked.
+/// A place where something can be asked. With the method it makes a [`Route`].
 #[derive(Debug, Eq, PartialEq)]
-enum Route<'a> {
+enum Place<'a> {
     ApiKey { id: &'a str },
     ApiKeys,
     CallConfirmation,
@@ -96,48 +99,48 @@ impl Service {
         }
         let segments = segments(&request.path);
         let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-        let route = match find(&segments) {
+        let place = match find(&segments) {
             Some((Some(app), _)) if app != self.app_id => {
                 let message = format!("cannot find app using Client App ID '{app}'");
                 return Err(Refusal::without_code(404, message));
             }
-            Some((_, route)) => route,
+            Some((_, place)) => place,
             None => {
                 let message = format!("no route for {}", request.path);
                 return Err(Refusal::without_code(404, message));
             }
         };
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
-        match (&route, method) {
-            (Route::ApiKey { id }, "GET") => self.api_key(request, id, caller),
-            (Route::ApiKey { id }, "DELETE") => self.delete_api_key(request, id, caller),
-            (Route::ApiKeys, "GET") => self.list_api_keys(request, caller),
-            (Route::ApiKeys, "POST") => self.create_api_key(request, caller),
-            (Route::CallConfirmation, "POST") => self.call_confirmation(request),
-            (Route::CallFunction, "POST") => self.call_function(request, caller),
-            (Route::CallReset, "POST") => self.call_reset(request),
-            (Route::Confirm, "POST") => self.confirm(request),
-            (Route::DeleteUser, "DELETE") => self.delete_user(request, caller),
-            (Route::DisableApiKey { id }, "PUT") => {
+        match (&place, method) {
+            (Place::ApiKey { id }, "GET") => self.api_key(request, id, caller),
+            (Place::ApiKey { id }, "DELETE") => self.delete_api_key(request, id, caller),
+            (Place::ApiKeys, "GET") => self.list_api_keys(request, caller),
+            (Place::ApiKeys, "POST") => self.create_api_key(request, caller),
+            (Place::CallConfirmation, "POST") => self.call_confirmation(request),
+            (Place::CallFunction, "POST") => self.call_function(request, caller),
+            (Place::CallReset, "POST") => self.call_reset(request),
+            (Place::Confirm, "POST") => self.confirm(request),
+            (Place::DeleteUser, "DELETE") => self.delete_user(request, caller),
+            (Place::DisableApiKey { id }, "PUT") => {
                 self.set_api_key_disabled(request, id, true, caller)
             }
-            (Route::EnableApiKey { id }, "PUT") => {
+            (Place::EnableApiKey { id }, "PUT") => {
                 self.set_api_key_disabled(request, id, false, caller)
             }
-            (Route::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
-            (Route::Location, "GET") => Ok(self.location(request)),
-            (Route::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
-            (Route::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
-            (Route::Profile, "GET") => self.profile(request, caller),
-            (Route::Register, "POST") => self.register(request),
-            (Route::Reset, "POST") => self.reset(request),
-            (Route::SendConfirmation, "POST") => self.send_confirmation(request),
-            (Route::SendReset, "POST") => self.send_reset(request),
-            (Route::Session, "POST") => self.refresh(request, caller),
-            (Route::Session, "DELETE") => self.log_out(request, caller),
+            (Place::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
+            (Place::Location, "GET") => Ok(self.location(request)),
+            (Place::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
+            (Place::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
+            (Place::Profile, "GET") => self.profile(request, caller),
+            (Place::Register, "POST") => self.register(request),
+            (Place::Reset, "POST") => self.reset(request),
+            (Place::SendConfirmation, "POST") => self.send_confirmation(request),
+            (Place::SendReset, "POST") => self.send_reset(request),
+            (Place::Session, "POST") => self.refresh(request, caller),
+            (Place::Session, "DELETE") => self.log_out(request, caller),
             _ => {
                 let message = format!("method {} is not allowed here", request.method);
-                Err(Refusal::without_code(405, message).with_header("Allow", route.allow()))
+                Err(Refusal::without_code(405, message).with_header("Allow", place.allow()))
             }
         }
     }
@@ -206,12 +209,31 @@ impl Service {
 
 impl Handler for Service {
     fn handle(&self, request: &Request) -> Outcome {
+        let mut entry = JournalEntry {
+            route: route(request),
+            method: request.method.clone(),
+            path: request.path.clone(),
+            status: 0,
+            user_id: None,
+            fault: None,
+        };
+        let met = self.faults.meet(entry.route);
+        entry.fault = met.as_ref().map(Met::name);
+        if let Some((status, outcome)) = met.as_ref().and_then(Met::instead) {
+            entry.status = status;
+            self.recorder.add(entry);
+            return outcome;
+        }
         let mut caller = Caller::default();
         let answer = self.answer(request, &mut caller);
         let response = self.respond(answer, request.method == "OPTIONS");
+        (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
-        self.journal.add(&request.method, &request.path, response.status, caller.user_id);
-        Outcome::Answer(response)
+        self.recorder.add(entry);
+        match met {
+            Some(met) => met.spoil(response),
+            None => Outcome::Answer(response),
+        }
     }
 
     fn reject(&self, rejection: &Rejection) -> Response {
@@ -222,14 +244,21 @@ impl Handler for Service {
             status => Refusal::without_code(status, rejection.reason),
         };
         let unread = ("-".to_owned(), "-".to_owned());
-        let (method, path) = rejection.line.as_ref().unwrap_or(&unread);
-        self.journal.add(method, path, rejection.status, None);
+        let (method, path) = rejection.line.clone().unwrap_or(unread);
+        self.recorder.add(JournalEntry {
+            route: None,
+            method,
+            path,
+            status: rejection.status,
+            user_id: None,
+            fault: None,
+        });
         self.respond(Err(refusal), false)
     }
 }
 
-impl Route<'_> {
-    /// Returns the methods that a route knows, as the `Allow` field lists them.
+impl Place<'_> {
+    /// Returns the methods that a place knows, as the `Allow` field lists them.
     fn allow(&self) -> &'static str {
         match self {
             Self::Health | Self::Location | Self::Page(_) | Self::Profile => "GET, HEAD, OPTIONS",
@@ -251,12 +280,45 @@ impl Route<'_> {
     }
 }
 
-/// Finds a path's route and, for those that have one, the app it names.
-fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Route<'a>)> {
+/// Returns what a request asks for, if that is anything we know.
+fn route(request: &Request) -> Option<Route> {
+    let segments = segments(&request.path);
+    let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+    let (_, place) = find(&segments)?;
+    Some(match (place, request.method.as_str()) {
+        (Place::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
+        (Place::ApiKey { .. }, "GET" | "HEAD") => Route::GetApiKey,
+        (Place::ApiKeys, "GET" | "HEAD") => Route::ListApiKeys,
+        (Place::ApiKeys, "POST") => Route::CreateApiKey,
+        (Place::CallConfirmation, "POST") => Route::CallConfirmation,
+        (Place::CallFunction, "POST") => Route::CallFunction,
+        (Place::CallReset, "POST") => Route::CallReset,
+        (Place::Confirm, "POST") => Route::Confirm,
+        (Place::DeleteUser, "DELETE") => Route::DeleteUser,
+        (Place::DisableApiKey { .. }, "PUT") => Route::DisableApiKey,
+        (Place::EnableApiKey { .. }, "PUT") => Route::EnableApiKey,
+        (Place::Health, "GET" | "HEAD") => Route::Health,
+        (Place::Location, "GET" | "HEAD") => Route::Location,
+        (Place::LogIn { .. }, "POST") if wants_link(request) => Route::Link,
+        (Place::LogIn { .. }, "POST") => Route::LogIn,
+        (Place::Page(_), "GET" | "HEAD") => Route::Page,
+        (Place::Profile, "GET" | "HEAD") => Route::Profile,
+        (Place::Register, "POST") => Route::Register,
+        (Place::Reset, "POST") => Route::Reset,
+        (Place::SendConfirmation, "POST") => Route::SendConfirmation,
+        (Place::SendReset, "POST") => Route::SendReset,
+        (Place::Session, "DELETE") => Route::LogOut,
+        (Place::Session, "POST") => Route::Refresh,
+        _ => return None,
+    })
+}
+
+/// Finds a path's place and, for those that have one, the app it names.
+fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Place<'a>)> {
     let client = match segments {
-        ["confirm"] => return Some((None, Route::Page(Page::Confirm))),
-        ["health"] => return Some((None, Route::Health)),
-        ["reset"] => return Some((None, Route::Page(Page::Reset))),
+        ["confirm"] => return Some((None, Place::Page(Page::Confirm))),
+        ["health"] => return Some((None, Place::Health)),
+        ["reset"] => return Some((None, Place::Page(Page::Reset))),
         ["api", "client", "v2.0", client @ ..] => client,
         _ => return None,
     };
@@ -264,34 +326,34 @@ fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Route<'a>)> {
         ["app", app, route @ ..] => (Some(*app), route),
         route => (None, route),
     };
-    let route = match (app, route) {
-        (None, ["auth", "api_keys"]) => Route::ApiKeys,
-        (None, ["auth", "api_keys", id]) => Route::ApiKey { id },
-        (None, ["auth", "api_keys", id, "disable"]) => Route::DisableApiKey { id },
-        (None, ["auth", "api_keys", id, "enable"]) => Route::EnableApiKey { id },
-        (None, ["auth", "delete"]) => Route::DeleteUser,
-        (None, ["auth", "profile"]) => Route::Profile,
-        (None, ["auth", "session"]) => Route::Session,
-        (Some(_), ["location"]) => Route::Location,
-        (Some(_), ["functions", "call"]) => Route::CallFunction,
+    let place = match (app, route) {
+        (None, ["auth", "api_keys"]) => Place::ApiKeys,
+        (None, ["auth", "api_keys", id]) => Place::ApiKey { id },
+        (None, ["auth", "api_keys", id, "disable"]) => Place::DisableApiKey { id },
+        (None, ["auth", "api_keys", id, "enable"]) => Place::EnableApiKey { id },
+        (None, ["auth", "delete"]) => Place::DeleteUser,
+        (None, ["auth", "profile"]) => Place::Profile,
+        (None, ["auth", "session"]) => Place::Session,
+        (Some(_), ["location"]) => Place::Location,
+        (Some(_), ["functions", "call"]) => Place::CallFunction,
         (Some(_), ["auth", "providers", "local-userpass", operation @ ..])
             if operation != ["login"] =>
         {
             match operation {
-                ["confirm"] => Route::Confirm,
-                ["confirm", "call"] => Route::CallConfirmation,
-                ["confirm", "send"] => Route::SendConfirmation,
-                ["register"] => Route::Register,
-                ["reset"] => Route::Reset,
-                ["reset", "call"] => Route::CallReset,
-                ["reset", "send"] => Route::SendReset,
+                ["confirm"] => Place::Confirm,
+                ["confirm", "call"] => Place::CallConfirmation,
+                ["confirm", "send"] => Place::SendConfirmation,
+                ["register"] => Place::Register,
+                ["reset"] => Place::Reset,
+                ["reset", "call"] => Place::CallReset,
+                ["reset", "send"] => Place::SendReset,
                 _ => return None,
             }
         }
-        (Some(_), ["auth", "providers", provider, "login"]) => Route::LogIn { provider },
+        (Some(_), ["auth", "providers", provider, "login"]) => Place::LogIn { provider },
         _ => return None,
     };
-    Some((app, route))
+    Some((app, place))
 }
 
 /// Splits a path and decodes its parts. What cannot be decoded stays as it is.

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value};
 
 use super::{MAX_EMAIL, body, identity};
-use crate::Secret;
 use crate::server::http::Request;
 use crate::server::providers::{
     APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, Fault, GOOGLE, MAX_ID, Proved, Time,
@@ -12,6 +11,7 @@ use crate::server::refusal::Refusal;
 use crate::server::routes::Service;
 use crate::server::state::{ANONYMOUS, API_KEY, Account, Basis, EMAIL_PASSWORD, Evidence};
 use crate::server::{digest, random};
+use crate::{Clock, Secret};
 
 impl Service {
     /// Checks credentials. Fields that are not the provider's are left alone.

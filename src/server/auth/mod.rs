@@ -252,7 +252,7 @@ pub(super) fn fits(data: &Map<String, Value>) -> bool {
     serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA)
 }
 
-fn wants_link(request: &Request) -> bool {
+pub(super) fn wants_link(request: &Request) -> bool {
     let query = request.query.as_deref().unwrap_or_default();
     query.split('&').any(|pair| pair == "link=true")
 }

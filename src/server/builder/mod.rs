@@ -13,9 +13,11 @@ use serde_json::Value;
 
 use super::Server;
 use super::auth::EmailSettings;
+use super::clock::ServerClock;
+use super::faults::Faults;
 use super::functions::{Context, FunctionError, Functions};
 use super::http::{HttpServer, Limits, reachable};
-use super::journal::Journal;
+use super::journal::Recorder;
 use super::password::Passwords;
 use super::providers;
 use super::routes::{CustomData, Service};
@@ -165,7 +167,7 @@ impl ServerBuilder {
     }
 
     /// Sets the clock that tokens and failed log-ins are judged by. Defaults to [`SystemClock`].
-    /// Time-outs of connections are real time in any case.
+    /// Time-outs of connections are real time in any case. [`Server::clock`] can move it.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -321,13 +323,14 @@ impl ServerBuilder {
         let service = Arc::new(Service {
             app_id: self.app_id,
             base_url,
-            clock: self.clock,
+            clock: ServerClock::new(self.clock),
             custom_data_source: self.custom_data,
             email: self.email,
+            faults: Faults::new(),
             functions: self.functions,
-            journal: Journal::default(),
             passwords: Passwords::new(),
             providers,
+            recorder: Recorder::default(),
             refresh_lifetime,
             rotate_refresh_tokens: self.rotate_refresh_tokens,
             rotation_grace: seconds(self.rotation_grace),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::body::{Failure, Reader};
 use super::request::{Head, Rejection, Request};
-use super::response::{Outcome, Response};
+use super::response::{Outcome, Response, write_by};
 use super::{Handler, Limits};
 
 /// Answers a connection's requests, one after the other, until either side has had enough.
@@ -79,9 +79,36 @@ fn exchange(
                 (true, false) => None,
             };
             write(stream, &response, connection, with_body, limits).map_err(|()| Failure::Gone)?;
-            Ok(keep_alive)
+            return Ok(keep_alive);
         }
+        Outcome::Bytes(bytes) => write_bytes(stream, &bytes, limits),
+        Outcome::Cut => return Err(Failure::Gone),
+        Outcome::Drip { response, size, pause } => {
+            drip(stream, &response.to_bytes(Some("close"), with_body), size, &pause, limits)
+        }
+        Outcome::Half(response) => write_bytes(stream, &response.half(with_body), limits),
     }
+    .map_err(|()| Failure::Gone)?;
+    Ok(false)
+}
+
+/// Writes a piece, pauses, and so on; all that is left once a pause says so.
+fn drip(
+    stream: &TcpStream,
+    bytes: &[u8],
+    size: usize,
+    pause: &dyn Fn() -> bool,
+    limits: &Limits,
+) -> Result<(), ()> {
+    let mut written = 0;
+    for piece in bytes.chunks(size) {
+        if written > 0 && !pause() {
+            break;
+        }
+        write_bytes(stream, piece, limits)?;
+        written += piece.len();
+    }
+    write_bytes(stream, &bytes[written..], limits)
 }
 
 /// Tells a client that there is no room for it. Runs on the thread that accepts, so it spends next
@@ -106,10 +133,12 @@ fn write(
     with_body: bool,
     limits: &Limits,
 ) -> Result<(), ()> {
-    let mut out = stream;
-    response
-        .write_to(&mut out, connection, with_body, Instant::now() + limits.response)
-        .and_then(|()| out.flush())
+    write_bytes(stream, &response.to_bytes(connection, with_body), limits)
+}
+
+fn write_bytes(mut stream: &TcpStream, bytes: &[u8], limits: &Limits) -> Result<(), ()> {
+    write_by(&mut stream, bytes, Instant::now() + limits.response)
+        .and_then(|()| stream.flush())
         .map_err(|_| ())
 }
 

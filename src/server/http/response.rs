@@ -3,11 +3,20 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-/// How an exchange ends. Misbehaviour on purpose, for the tests of clients, is one more variant
-/// here and one more arm in the connection's loop.
+/// How an exchange ends. All but the first are misbehaviour on purpose, after which the connection
+/// is closed.
 pub(in crate::server) enum Outcome {
     /// The answer is written whole.
     Answer(Response),
+    /// These bytes are written.
+    Bytes(Vec<u8>),
+    /// Nothing is written.
+    Cut,
+    /// The answer is written in pieces of `size` bytes with a pause between them, which tells
+    /// whether to go on like that.
+    Drip { response: Response, size: usize, pause: Box<dyn Fn() -> bool> },
+    /// Half of the answer's body is written, or half of its head if it has no body.
+    Half(Response),
 }
 
 /// An answer. `Content-Length` and `Connection` are the connection's business.
@@ -29,6 +38,20 @@ impl Response {
         with_body: bool,
         deadline: Instant,
     ) -> io::Result<()> {
+        write_by(out, &self.to_bytes(connection, with_body), deadline)
+    }
+
+    /// Returns the first half of what is written last: the body, or the head if there is no body.
+    pub(super) fn half(&self, with_body: bool) -> Vec<u8> {
+        let mut bytes = self.to_bytes(Some("close"), with_body);
+        let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_default() + 4;
+        let body = bytes.len().saturating_sub(head);
+        bytes.truncate(if body == 0 { head / 2 } else { head + body / 2 });
+        bytes
+    }
+
+    /// Returns the answer as it is on the wire.
+    pub(super) fn to_bytes(&self, connection: Option<&str>, with_body: bool) -> Vec<u8> {
         let bodiless = matches!(self.status, 100..200 | 204 | 304);
         let mut bytes = Vec::with_capacity(512 + self.body.len());
         // Writing to a vector does not fail.
@@ -48,7 +71,7 @@ impl Response {
         if with_body && !bodiless {
             bytes.extend_from_slice(&self.body);
         }
-        write_by(out, &bytes, deadline)
+        bytes
     }
 }
 
@@ -126,6 +149,16 @@ mod tests {
             written(&response, false),
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn half_an_answer_ends_in_its_body_or_else_in_its_head() {
+        let half = |body: &[u8]| {
+            let response = Response { status: 200, headers: vec![], body: body.to_vec() };
+            String::from_utf8(response.half(true)).unwrap()
+        };
+        assert!(half(b"four").ends_with("Content-Length: 4\r\n\r\nfo"));
+        assert_eq!(half(b""), "HTTP/1.1 200 OK\r\nConnection:");
     }
 
     #[test]
