@@ -178,9 +178,13 @@ impl Store for Shaky {
         self.0.user(id, deadline)
     }
 
-    fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+    fn users_after(
+        &self,
+        after: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         self.step()?;
-        self.0.users(deadline)
+        self.0.users_after(after, deadline)
     }
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {

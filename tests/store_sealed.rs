@@ -370,7 +370,8 @@ fn a_snapshot_that_was_forged_is_made_again_from_the_database() {
     }
     forgeries.push(body_of(&clear));
     for (round, forged) in forgeries.into_iter().enumerate() {
-        std::fs::write(dir.data().join("snapshot"), snapshot_file("1", forged.len(), &forged)).unwrap();
+        std::fs::write(dir.data().join("snapshot"), snapshot_file("1", forged.len(), &forged))
+            .unwrap();
         let store = dir.open();
         assert_eq!(names(&store), ["ada", "eve"], "{round}");
         assert_eq!(store.current(soon()).unwrap(), None, "{round}");

@@ -109,9 +109,8 @@ fn requests() {
         let answer = answer(stage.server.service.handle(&request));
         check(&answer);
         // The journal is copied whole.
-        let journal =
-            if stage.left.is_multiple_of(100) { stage.server.journal() } else { Vec::new() };
-        if let Some(entry) = journal.last() {
+        let journal = stage.left.is_multiple_of(100).then(|| stage.server.journal());
+        if let Some(entry) = journal.as_ref().and_then(|journal| journal.last()) {
             let shown = format!("{entry:?}");
             for (_, secret) in &stage.words[..2] {
                 // Whoever puts a token into a path has told it everybody on the way.
