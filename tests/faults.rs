@@ -46,7 +46,7 @@ fn open(server: &Server, clock: &ManualClock) -> Session {
 
 /// Credentials that need no registration and cost the server no time.
 fn named(name: &str) -> Credentials {
-    Credentials::function(&json!({"name": name})).unwrap()
+    Credentials::function(json!({"name": name})).unwrap()
 }
 
 fn sum(user: &User) -> keyfob::Result<i64> {
