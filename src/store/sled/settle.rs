@@ -191,7 +191,14 @@ impl Found {
             }
         };
         match (file, said) {
-            (Some(file), Some(place)) => Ok(Self { file, place, known, foreign }),
+            (Some(file), Some(place)) => {
+                // Who wrote it may have died before it was synced. It is, before anything is made
+                // or removed because of what it says.
+                if !place.is_settled() {
+                    file.write(place, true)?;
+                }
+                Ok(Self { file, place, known, foreign })
+            }
             _ if files.is_fresh()? => {
                 let place = Generation { count: 1, database: 0 };
                 let file = GenerationFile::create(&files.generation(), place)?;
