@@ -43,6 +43,7 @@
 //! | `platform-verifier` | trust in what this machine trusts: `UreqTransportBuilder::platform_verifier` | ureq's own |
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
+//! | `keyring` | that key from the keyring of the system: `EncryptionKey::keyring` | keyring-core, and a store for it by system |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `testing` | `store::contract`: the laws of a store as a test suite | |
 //! | `cli` | the `keyfob` command | lexopt, rpassword |

@@ -42,6 +42,25 @@ pub(super) enum Source {
     Bytes(Arc<KeyBytes>),
     /// `None` is the file `key` in the data directory.
     File(Option<PathBuf>),
+    #[cfg(feature = "keyring")]
+    Keyring(KeyringPlace),
+}
+
+/// An entry of the system's keyring.
+#[cfg(feature = "keyring")]
+#[derive(Clone, Debug)]
+pub(super) struct KeyringPlace {
+    pub(super) service: String,
+    pub(super) account: String,
+    /// Where those who make the key exclude each other; `None` is the store's own directory.
+    pub(super) lock_dir: Option<PathBuf>,
+}
+
+#[cfg(feature = "keyring")]
+impl fmt::Display for KeyringPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "service {:?}, account {:?}", self.service, self.account)
+    }
 }
 
 /// The key itself.
@@ -84,10 +103,31 @@ impl EncryptionKey {
         Self(Source::File(Some(path.into())))
     }
 
+    /// Takes the key from the keyring of whoever runs the program: the Secret Service of the desktop
+    /// (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the Credential
+    /// Manager on Windows. It is made, at random, when a store is sealed for the first time;
+    /// processes that share a data directory agree on one. Where they do not, let the first of them
+    /// make the key before the others begin, or name an account each.
+    ///
+    /// It protects from whoever has the directory and is not logged in as its owner here. A keyring
+    /// that is locked may ask its user; opening the session waits for that until its deadline.
+    /// Where there is no desktop there is usually no keyring: opening the session says so
+    /// ([`StoreErrorKind::Key`](crate::StoreErrorKind::Key)), and nothing is written.
+    #[cfg(feature = "keyring")]
+    pub fn keyring(service: impl Into<String>, account: impl Into<String>) -> Self {
+        let (service, account) = (service.into(), account.into());
+        Self(Source::Keyring(KeyringPlace { service, account, lock_dir: None }))
+    }
+
     /// Says what the data directory is, unless that is settled.
     pub(crate) fn in_data_dir(self, dir: &Path) -> Self {
         match self.0 {
             Source::File(None) => Self::from_file(dir.join("key")),
+            #[cfg(feature = "keyring")]
+            Source::Keyring(place) if place.lock_dir.is_none() => {
+                let lock_dir = Some(dir.to_owned());
+                Self(Source::Keyring(KeyringPlace { lock_dir, ..place }))
+            }
             source => Self(source),
         }
     }

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{failed, make_private_dir, private, sync_dir};
+#[cfg(feature = "keyring")]
+use super::keyring;
 use super::lock::FileLock;
 use super::seal::random;
 use crate::clock::Deadline;
@@ -24,6 +26,10 @@ impl EncryptionKey {
     ) -> Result<Arc<KeyBytes>, StoreError> {
         let path = match &self.0 {
             Source::Bytes(key) => return Ok(Arc::clone(key)),
+            #[cfg(feature = "keyring")]
+            Source::Keyring(place) => {
+                return keyring::find(place, dir, may_make, deadline).map(Arc::new);
+            }
             Source::File(Some(path)) => path.clone(),
             Source::File(None) => dir.join("key"),
         };

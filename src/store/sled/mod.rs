@@ -11,7 +11,7 @@
 //! | `database` | the only place that names sled |
 //! | `snapshot`, `generation` | the two small files |
 //! | `record` | how a user is written |
-//! | `secrecy`, `seal`, `key_file` | how what is written gets sealed, if it does |
+//! | `secrecy`, `seal`, `key_file`, `keyring` | how what is written gets sealed, if it does |
 //! | `lock`, `files`, `local` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
@@ -21,6 +21,8 @@ mod files;
 mod generation;
 #[cfg(feature = "encryption")]
 mod key_file;
+#[cfg(feature = "keyring")]
+mod keyring;
 mod local;
 mod lock;
 mod reader;
