@@ -542,8 +542,8 @@ fn mutants() -> Vec<(&'static str, Make)> {
         ("debug_shows_no_secret", {
             each(|| {
                 writing(|user| {
-                    let token = token(user);
-                    user.more.insert("copy".into(), token);
+                    let token = token(user).to_string();
+                    user.identities[0].id = token;
                 })
             })
         }),
