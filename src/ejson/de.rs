@@ -17,7 +17,8 @@ use serde::de::{
 /// Reads a value from extended JSON. Nothing at all, and `{"$undefined":true}`, are read as `null`.
 pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     let text = match text.trim_ascii() {
-        b"" | br#"{"$undefined":true}"# => b"null",
+        b"" => b"null",
+        text if is_undefined(text) => b"null",
         text => text,
     };
     let mut json = serde_json::Deserializer::from_slice(text);
@@ -32,6 +33,19 @@ pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, ser
     let value = T::deserialize(Extended(&mut json))?;
     json.end()?;
     Ok(value)
+}
+
+fn is_undefined(text: &[u8]) -> bool {
+    const LONGEST: usize = 64;
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Undefined {
+        #[serde(rename = "$undefined")]
+        is: bool,
+    }
+    text.starts_with(b"{")
+        && text.len() <= LONGEST
+        && serde_json::from_slice(text).is_ok_and(|undefined: Undefined| undefined.is)
 }
 
 /// A deserializer that reads number wrappers as numbers.
@@ -385,6 +399,7 @@ mod tests {
         read::<()>("");
         read::<()>("null");
         assert_eq!(read::<Option<i32>>(r#"{"$undefined":true}"#), None);
+        assert_eq!(read::<serde_json::Value>("{\"$undefined\" :\r\n true }"), ().into());
     }
 
     #[test]

@@ -436,8 +436,11 @@ fn round<T: Serialize + DeserializeOwned + PartialEq + Debug>(stage: &Stage, val
         // deeper than it lay bare.
         Err(error) => {
             let text = error.to_string();
-            let known = text.contains("fits 64 bits") || text.contains("recursion limit");
-            assert!(known, "{value:?}: {error}");
+            let known =
+                ["fits 64 bits", "recursion limit"].iter().any(|cause| text.contains(cause));
+            // Two keys are serde_json's own, where they come first; in print the keys are sorted.
+            let own = format!("{value:?}").contains("$serde_json::private::");
+            assert!(known || own, "{value:?}: {error}");
         }
     }
 }
