@@ -66,7 +66,8 @@ impl Row {
         expect("the caller gets", self.gets.as_deref().unwrap_or("nothing else"), gets);
         if let Err(error) = &played.outcome {
             let yes_or_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
-            let later = matches!(error.status(), Some(408 | 429 | 502 | 503 | 504));
+            let later =
+                matches!(error.status(), Some(302 | 303 | 307 | 408 | 429 | 502 | 503 | 504));
             let seen = [error.is_retryable(), error.needs_login(), error.is_ambiguous()];
             for ((what, said), seen) in
                 ["retryable", "log in", "ambiguous"].into_iter().zip(&self.is).zip(seen)
@@ -171,7 +172,7 @@ fn every_request_with_every_answer_ends_as_the_page_says() {
             if played.carried != request.carries {
                 wrong.push(format!("{cell} carried {}", played.carried));
             }
-            for difference in row.differences(&played, &answer.first) {
+            for difference in row.differences(&played, answer.last()) {
                 wrong.push(format!("{cell}: {difference} ({})", row.text));
             }
         }
@@ -214,7 +215,8 @@ fn flowerbase_ends_as_the_page_says() {
         let answer = Response::new(recorded.status, recorded.body.clone())
             .with_header("Content-Type", recorded.content_type.clone());
         let reply = Reply::Answer(answer);
-        let answer = Answer { name: title.clone(), first: reply.clone(), then: reply.clone() };
+        let (first, then) = (reply.clone(), reply.clone());
+        let answer = Answer { name: title.clone(), first, then, there: Reply::Whole(200) };
         // The location that was recorded names a host that the script does not ask for.
         let played = play(request, &answer, RECORDED);
         for difference in row.differences(&played, &reply) {
@@ -240,6 +242,8 @@ fn the_page_is_read_as_it_is_shown() {
         ("401 HTML then whole", "401 HTML", false),
         ("Timeout", "Timeout unsent", false),
         ("4xx any", "Connect", false),
+        ("307 any", "307 elsewhere", true),
+        ("307 any", "307 within, 401 refusal", false),
     ] {
         assert_eq!(stands_for(pattern, answer), expected, "{pattern} {answer}");
     }

@@ -187,6 +187,15 @@ impl Store for Shaky {
         self.0.users_after(after, deadline)
     }
 
+    fn users_after(
+        &self,
+        last: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
+        self.step()?;
+        self.0.users_after(last, deadline)
+    }
+
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
         match self.step() {
             Err(error) if error.kind == StoreErrorKind::Io => {

@@ -118,6 +118,15 @@ pub struct Answer {
     pub name: String,
     pub first: Reply,
     pub then: Reply,
+    /// What is answered where a redirect leads to.
+    pub there: Reply,
+}
+
+impl Answer {
+    /// Returns the reply that an error is about.
+    pub fn last(&self) -> &Reply {
+        if matches!(self.there, Reply::Whole(_)) { &self.first } else { &self.there }
+    }
 }
 
 /// Returns every answer that the page names.
@@ -130,16 +139,21 @@ pub fn answers() -> Vec<Answer> {
         for body in bodies.keys() {
             let reply = reply(&format!("{status} {body}"), &bodies);
             let name = format!("{status} {body}");
-            answers.push(Answer { name, first: reply.clone(), then: reply });
+            let there = Reply::Whole(200);
+            answers.push(Answer { name, first: reply.clone(), then: reply, there });
         }
     }
     let tables = tables(PAGE);
     let others = tables.iter().find(|table| table.columns == ["answer", "what it is"]).unwrap();
     for row in &others.rows {
         let name = word(others.cell(row, "answer"));
-        let first = reply(name.trim_end_matches(" then whole"), &bodies);
+        let (first, there) = match name.split_once(", ") {
+            Some((first, there)) => (first, reply(there, &bodies)),
+            None => (name.trim_end_matches(" then whole"), Reply::Whole(200)),
+        };
+        let first = reply(first, &bodies);
         let then = if name.ends_with(" then whole") { Reply::Whole(200) } else { first.clone() };
-        answers.push(Answer { name, first, then });
+        answers.push(Answer { name, first, then, there });
     }
     answers
 }
@@ -175,8 +189,9 @@ fn reply(name: &str, bodies: &BTreeMap<String, (String, String)>) -> Reply {
     let status = status.parse().unwrap_or_else(|_| panic!("no answer: {name}"));
     match body {
         "whole" => Reply::Whole(status),
-        "elsewhere" => {
-            let to = "https://elsewhere.test/api/client/v2.0/moved";
+        "elsewhere" | "within" => {
+            let origin = if body == "within" { URL } else { "https://elsewhere.test" };
+            let to = format!("{origin}/api/client/v2.0/moved");
             Reply::Answer(Response::new(status, "").with_header("Location", to))
         }
         _ => {
@@ -203,7 +218,8 @@ pub fn stands_for(pattern: &str, answer: &str) -> bool {
     else {
         return false;
     };
-    if sent.parse::<u16>().is_err() {
+    // What follows a redirect has rows of its own.
+    if sent.parse::<u16>().is_err() || with.starts_with("within") {
         return false;
     }
     let same_status = status == sent || status.ends_with("xx") && status[..1] == sent[..1];
@@ -346,13 +362,17 @@ pub fn play(request: &Request, answer: &Answer, start: i64) -> Played {
     script.clear();
     let before = stored(&store);
     let (played, whole, mut count) = (answer.clone(), whole(name, now), 0);
+    let reply = move |reply: &Reply| match reply {
+        Reply::Whole(status) => Ok(Response::new(*status, whole.clone())),
+        Reply::Answer(answer) => Ok(answer.clone()),
+        Reply::Failure { kind, .. } => Err(*kind),
+    };
+    let (there, reply_there) = (answer.there.clone(), reply.clone());
+    let method = request.route.split(' ').next().unwrap();
+    script.on(&format!("{method} /moved"), move |_| reply_there(&there));
     script.on(&request.route, move |_| {
         count += 1;
-        match if count == 1 { &played.first } else { &played.then } {
-            Reply::Whole(status) => Ok(Response::new(*status, whole.clone())),
-            Reply::Answer(answer) => Ok(answer.clone()),
-            Reply::Failure { kind, .. } => Err(*kind),
-        }
+        reply(if count == 1 { &played.first } else { &played.then })
     });
     let outcome = act(name, &session, user.as_ref());
     let sent = script.sent();
