@@ -107,18 +107,6 @@ impl Claims {
     }
 }
 
-/// Estimates how many milliseconds the backend's clock is ahead of ours, from a token that it just
-/// minted and the times (in milliseconds since the epoch) between which it did. Within the noise of
-/// whole seconds and a slow network the clocks count as equal.
-pub(crate) fn skew(claims: &Claims, sent: i64, received: i64) -> i64 {
-    /// Whole seconds, and what a server may spend before it answers.
-    const NOISE: i64 = 2_000;
-    let middle = i64::midpoint(sent, received);
-    let ahead = claims.issued_at.saturating_mul(1000).saturating_add(500).saturating_sub(middle);
-    let noise = NOISE.saturating_add(received.saturating_sub(sent).max(0) / 2);
-    if ahead.saturating_abs() <= noise { 0 } else { ahead }
-}
-
 impl AccessToken {
     pub(crate) fn parse(text: Secret) -> Result<Self> {
         parse("the access token", text).map(Self)
@@ -357,16 +345,6 @@ mod tests {
         let hour = claims(3600);
         assert!(!hour.is_ending((1000 + 3200) * 1000));
         assert!(hour.is_ending((1000 + 3300) * 1000));
-    }
-
-    #[test]
-    fn skew_is_measured_against_the_middle_of_the_request() {
-        let claims = claims(60);
-        assert_eq!(skew(&claims, 999_900, 1_000_900), 0);
-        assert_eq!(skew(&claims, 1_002_000, 1_002_400), 0);
-        assert_eq!(skew(&claims, 1_060_000, 1_061_000), -60_000);
-        assert_eq!(skew(&claims, 500_000, 501_000), 500_000);
-        assert_eq!(skew(&claims, i64::MIN, i64::MAX), 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::Session;
 use super::events::Hub;
 use super::inner::Inner;
 use super::single::Single;
+use super::time::BackendTime;
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::{Error, Result};
@@ -188,6 +189,7 @@ impl SessionBuilder {
             store,
             transport,
             clock: self.clock,
+            time: BackendTime::new(),
             hub: Hub::new(),
             app_dir,
             location: RwLock::new(None),
@@ -196,6 +198,8 @@ impl SessionBuilder {
             relocated: Mutex::new(None),
             refreshes: Single::new(),
             cooldowns: Mutex::new(HashMap::new()),
+            refused: Mutex::new(HashMap::new()),
+            has_refused: AtomicBool::new(false),
             unsaved: Mutex::new(HashMap::new()),
             has_untold: AtomicBool::new(true),
             shutdown: Shutdown::new(),

@@ -137,6 +137,9 @@ impl Inner {
                 outcome = self.transport.send(request);
             }
         }
+        if let Ok(answer) = &outcome {
+            self.note_date(answer);
+        }
         outcome.map_err(|mut error| {
             error.ambiguous = error.may_have_arrived() && !route.repeatable;
             error.into()

@@ -11,6 +11,7 @@ use super::events::{Events, Hub};
 use super::location::Location;
 use super::refresh::{Brought, Cooldown, Ended, Landed};
 use super::single::Single;
+use super::time::BackendTime;
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline};
 use crate::diagnostics::note;
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(super) transport: Box<dyn Transport>,
     pub(super) clock: Box<dyn Clock>,
+    pub(super) time: BackendTime,
     pub(super) hub: Arc<Hub>,
     /// Where the backend is, once that is known.
     pub(super) location: RwLock<Option<Arc<Location>>>,
@@ -47,6 +49,10 @@ pub(crate) struct Inner {
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: Single<UserId, Landed>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
+    /// Access tokens that the backend refused and that were not replaced yet.
+    pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,
+    /// Whether there may be any of those.
+    pub(super) has_refused: AtomicBool,
     /// Rotated refresh tokens that could not be stored when they came.
     pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
     /// Whether there may be log-outs that the backend has not been told of.
@@ -150,6 +156,7 @@ impl Inner {
         if !wire::refuses_token(&answer) {
             return success(route, answer);
         }
+        self.note_refused(user, &token);
         let token = self.refresh(user, &token, deadline, false)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }

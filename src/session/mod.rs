@@ -8,6 +8,7 @@ mod listing;
 mod location;
 mod refresh;
 mod single;
+mod time;
 mod url;
 mod users;
 

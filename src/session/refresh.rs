@@ -5,6 +5,7 @@
 //! login.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::delivery::is_success;
@@ -16,7 +17,7 @@ use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
 use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
 use crate::store::{Change, StoredUser};
-use crate::token::{self, AccessToken, Freshness, RefreshToken};
+use crate::token::{AccessToken, Freshness, RefreshToken};
 use crate::wire::{self, Refreshed, Route};
 
 /// The longest that a refresh may hold up a call whose token is still good.
@@ -89,7 +90,30 @@ impl Inner {
     }
 
     fn freshness(&self, record: &StoredUser, token: &AccessToken) -> Freshness {
-        token.claims().freshness(self.now().saturating_add(record.skew), self.early)
+        if self.has_refused.load(Ordering::Relaxed) && self.was_refused(&record.id, token) {
+            return Freshness::Expired;
+        }
+        token.claims().freshness(self.backend_now(record.skew), self.early)
+    }
+
+    /// Remembers that the backend refused a token, so that it is not sent again if the refresh
+    /// fails: for the backend it has expired, whatever the clock here says.
+    pub(super) fn note_refused(&self, user: &UserId, token: &AccessToken) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.insert(user.clone(), token.clone());
+        self.has_refused.store(true, Ordering::Relaxed);
+    }
+
+    fn was_refused(&self, user: &UserId, token: &AccessToken) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(user) == Some(token)
+    }
+
+    /// The token was replaced, or its login is over.
+    fn forget_refused(&self, user: &UserId) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.remove(user);
+        self.has_refused.store(!refused.is_empty(), Ordering::Relaxed);
     }
 
     fn refresh_early(
@@ -191,19 +215,19 @@ impl Inner {
             let route = Route::refresh();
             // What comes back has to be stored within the deadline as well.
             let network = deadline.at_most(deadline.remaining() * 9 / 10);
-            let sent = self.now();
+            let sent = self.moment();
             let answer = self.send(&route, Some(refresh_token.expose()), network)?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
-                let skew = token::skew(refreshed.access_token.claims(), sent, self.now());
+                let claims = refreshed.access_token.claims();
+                let skew = self.learn_time(claims, sent, Some(record.skew));
                 let brought = Brought { epoch: record.epoch, refreshed, skew };
                 let token = self.store_refreshed(user, brought, deadline)?;
                 self.tell_untold(deadline);
                 return Ok(token);
             }
             let error = wire::error(route.attempt, &answer);
-            let now = self.now().saturating_add(record.skew);
-            let expired = refresh_token.claims().expires_at.saturating_mul(1000) <= now;
+            let expired = self.is_surely_over(refresh_token.claims(), record.skew, &answer);
             if !wire::ends_login(&answer, expired) {
                 return Err(error.into());
             }
@@ -353,6 +377,7 @@ impl Inner {
             }
             _ => {
                 cooldowns.remove(user);
+                self.forget_refused(user);
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
 use crate::store::{Change, Listing, StoredUser, Tables};
-use crate::token::{self, RefreshToken};
+use crate::token::RefreshToken;
 use crate::wire::{self, Login, Route};
 
 impl Inner {
@@ -30,10 +30,10 @@ impl Inner {
             return Ok(user);
         }
         let route = Route::log_in(&self.app_id, credentials, &self.device);
-        let sent = self.now();
+        let sent = self.moment();
         let answer = self.send_plain(&route, deadline)?;
         let login = wire::login(answer.body())?;
-        let skew = token::skew(login.access_token.claims(), sent, self.now());
+        let skew = self.learn_time(login.access_token.claims(), sent, None);
         // If the profile does not come, there has to be time to end the server session.
         let network = deadline.at_most(deadline.remaining() * 9 / 10);
         let stored = self
@@ -138,7 +138,7 @@ impl Inner {
         }
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
-        let sent = self.now();
+        let sent = self.moment();
         let answer = self.send_as(user, &route, deadline)?;
         let token = match wire::linked(answer.body(), user)? {
             Ok(token) => token,
@@ -148,7 +148,7 @@ impl Inner {
                 return Err(Error::decode("the link answer", reason));
             }
         };
-        let skew = token::skew(token.claims(), sent, self.now());
+        let skew = self.learn_time(token.claims(), sent, Some(before.skew));
         let mut route = Route::profile();
         route.attempt = "give the profile after linking, which stands";
         let answer = self.send(&route, Some(token.expose()), deadline)?;

@@ -232,6 +232,19 @@ fn retry_after(answer: &Response) -> Option<Duration> {
     Some(Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs()))
 }
 
+/// Returns an answer's date, in milliseconds since the epoch.
+pub(crate) fn answered_at(answer: &Response) -> Option<i64> {
+    Some(date::parse(answer.header("date")?.trim())?.saturating_mul(1000))
+}
+
+/// Returns the date of an answer that is surely the backend's own, and not of a page on the way.
+pub(crate) fn backend_answered_at(answer: &Response) -> Option<i64> {
+    let is_json = answer.header("content-type").is_some_and(|kind| {
+        kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+    });
+    answered_at(answer).filter(|_| is_json && (200..300).contains(&answer.status()))
+}
+
 /// Tells whether an answer refuses the token that came with the request, so that a new one helps.
 ///
 /// Source: realm-web `Fetcher.ts` asks for `InvalidSession`, realm-core for any 401. A wrong

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod net;
 pub mod store;
 pub mod web;
+pub mod world;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,0 +1,229 @@
+//! What time it is at the backend, by whose clock tokens expire.
+//!
+//! The wall clock here may be wrong, be set while nobody looks, and goes on while the machine
+//! sleeps. The monotonic clock is never set, and may stand still while the machine sleeps. Each
+//! token that comes tells what the backend's clock says; both clocks are held against that, and
+//! whichever is further on since then is believed: an hour too far costs a refresh, an hour too
+//! little would send tokens that have expired. A wall clock that was caught being set forward is
+//! not believed for an hour, so that one that is set again and again costs one refresh an hour.
+//!
+//! All times are milliseconds; those of a wall clock since the epoch.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::inner::Inner;
+use crate::token::Claims;
+use crate::transport::Response;
+use crate::wire;
+
+/// Whole seconds in tokens, and what a server may spend before it answers.
+const NOISE: i64 = 2_000;
+
+/// Clocks that differ by more than this have been set, or have slept.
+const SET: i64 = 60_000;
+
+/// For how long a wall clock that was set forward is not believed.
+const DISTRUST: i64 = 3_600_000;
+
+/// Nothing was heard from the backend yet.
+const UNKNOWN: i64 = i64::MIN;
+
+/// One look at both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    wall: i64,
+    monotonic: i64,
+}
+
+/// What this process has heard of the backend's clock.
+#[derive(Debug)]
+pub(super) struct BackendTime {
+    /// How far the backend's clock is ahead of the monotonic one.
+    ahead: AtomicI64,
+    /// Until when, by the monotonic clock, the wall clock is not believed.
+    distrust: AtomicI64,
+}
+
+impl BackendTime {
+    pub(super) fn new() -> Self {
+        Self { ahead: AtomicI64::new(UNKNOWN), distrust: AtomicI64::new(UNKNOWN) }
+    }
+
+    /// Returns the backend's time by the monotonic clock, if it was heard.
+    fn by_monotonic(&self, now: Moment) -> Option<i64> {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        (ahead != UNKNOWN).then(|| now.monotonic.saturating_add(ahead))
+    }
+
+    /// Returns the backend's time, where its clock was `skew` ahead of the wall clock.
+    fn at(&self, now: Moment, skew: i64) -> i64 {
+        let by_wall = now.wall.saturating_add(skew);
+        match self.by_monotonic(now) {
+            None => by_wall,
+            Some(time) if now.monotonic < self.distrust.load(Ordering::Relaxed) => time,
+            Some(time) => time.max(by_wall),
+        }
+    }
+
+    /// Learns from a token that was minted between two moments, and returns the skew. `known` is
+    /// what the skew was taken for before.
+    fn learn(&self, claims: &Claims, sent: Moment, received: Moment, known: Option<i64>) -> i64 {
+        let minted = claims.issued_at.saturating_mul(1000).saturating_add(500);
+        if let (Some(by_monotonic), Some(known)) = (self.by_monotonic(sent), known) {
+            let by_wall = sent.wall.saturating_add(known);
+            let is_ahead = by_wall.saturating_sub(by_monotonic) > SET;
+            if is_ahead && minted.abs_diff(by_monotonic) < minted.abs_diff(by_wall) {
+                let until = received.monotonic.saturating_add(DISTRUST);
+                self.distrust.store(until, Ordering::Relaxed);
+            }
+        }
+        let middle = i64::midpoint(sent.monotonic, received.monotonic);
+        self.ahead.store(minted.saturating_sub(middle), Ordering::Relaxed);
+        skew(minted, sent, received)
+    }
+}
+
+impl Inner {
+    pub(super) fn moment(&self) -> Moment {
+        let monotonic = self.clock.monotonic().as_millis();
+        Moment { wall: self.now(), monotonic: i64::try_from(monotonic).unwrap_or(i64::MAX) }
+    }
+
+    /// Returns the time by the backend's clock, as far as it is known. `skew` is what is stored
+    /// with a token.
+    pub(super) fn backend_now(&self, skew: i64) -> i64 {
+        self.time.at(self.moment(), skew)
+    }
+
+    /// Learns what the backend's clock says from a token that was asked for at `sent` and has just
+    /// come, and returns the skew to store with it. `known` is what was stored before.
+    pub(super) fn learn_time(&self, claims: &Claims, sent: Moment, known: Option<i64>) -> i64 {
+        self.time.learn(claims, sent, self.moment(), known)
+    }
+
+    /// Learns what the backend's clock says from an answer with a date, unless a token has told
+    /// already: a token that was found in the store says nothing of how the clocks were set since.
+    pub(super) fn note_date(&self, answer: &Response) {
+        if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
+            && let Some(date) = wire::backend_answered_at(answer)
+        {
+            let ahead = date.saturating_sub(self.moment().monotonic);
+            self.time.ahead.store(ahead, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells whether a token's own time is surely over: by all that is known here, and by the date
+    /// of the backend's answer if it has one. A clock that is wrong must not end a login.
+    pub(super) fn is_surely_over(&self, claims: &Claims, skew: i64, answer: &Response) -> bool {
+        let now = self.moment();
+        let by_wall = now.wall.saturating_add(skew);
+        let by_monotonic = self.time.by_monotonic(now).unwrap_or(by_wall);
+        let time = match wire::answered_at(answer) {
+            // The monotonic clock may have slept for weeks.
+            Some(date) => date.min(by_wall.max(by_monotonic)),
+            None => by_wall.min(by_monotonic),
+        };
+        claims.expires_at.saturating_mul(1000) <= time
+    }
+}
+
+/// Estimates how far the backend's clock is ahead of the wall clock here, from what it said between
+/// two moments. Within the noise of whole seconds and a slow network they count as equal.
+fn skew(said: i64, sent: Moment, received: Moment) -> i64 {
+    let took = received.monotonic.saturating_sub(sent.monotonic).max(0);
+    let shown = received.wall.saturating_sub(sent.wall);
+    let middle = if shown < took.saturating_sub(NOISE) {
+        // The clock was set back meanwhile. What counts is what it shows now.
+        received.wall.saturating_sub(took / 2)
+    } else if shown > took.saturating_add(NOISE) {
+        // It was set forward, or the machine slept with the answer at its door. Taking the token
+        // for too old costs a refresh, taking it for too young would send it when it is over.
+        sent.wall.saturating_add(took / 2)
+    } else {
+        i64::midpoint(sent.wall, received.wall)
+    };
+    let ahead = said.saturating_sub(middle);
+    let noise = NOISE.saturating_add(took / 2);
+    if ahead.saturating_abs() <= noise { 0 } else { ahead }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+
+    fn at(wall: i64, monotonic: i64) -> Moment {
+        Moment { wall, monotonic }
+    }
+
+    fn token(issued_at: i64) -> Claims {
+        Claims { issued_at, expires_at: issued_at + 1800 }
+    }
+
+    #[test]
+    fn skew_is_measured_against_the_middle_of_the_request() {
+        let skew = |sent, received| skew(1_000_500, at(sent, 0), at(received, received - sent));
+        assert_eq!(skew(999_900, 1_000_900), 0);
+        assert_eq!(skew(1_002_000, 1_002_400), 0);
+        assert_eq!(skew(1_060_000, 1_061_000), -60_000);
+        assert_eq!(skew(500_000, 501_000), 500_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_during_a_request_is_taken_as_it_is_afterwards() {
+        let back = skew(1_000_500, at(1_000_000, 50), at(1_001_000 - 60 * MINUTE, 1050));
+        assert_eq!(back, 60 * MINUTE);
+    }
+
+    #[test]
+    fn after_a_sleep_during_a_request_a_token_is_old() {
+        let slept = skew(1_000_500, at(1_000_000, 50), at(1_001_000 + 60 * MINUTE, 1050));
+        assert_eq!(slept, 0, "it is an hour old by the clock as it is now");
+    }
+
+    #[test]
+    fn the_clock_that_is_further_on_is_believed_unless_it_was_caught_lying() {
+        let time = BackendTime::new();
+        assert_eq!(time.at(at(7_000, 0), 3_000), 10_000);
+        assert_eq!(time.learn(&token(1_000), at(1_000_000, 0), at(1_001_000, 1_000), None), 0);
+        // The clock was set back by an hour, and half an hour has passed.
+        let later = at(1_001_000 - 30 * MINUTE, 1_000 + 30 * MINUTE);
+        assert_eq!(time.at(later, 0), 1_001_000 + 30 * MINUTE);
+        // It was set forward by an hour: believed once, and not again for an hour.
+        let forward = at(1_001_000 + 60 * MINUTE, 1_000);
+        assert_eq!(time.at(forward, 0), 1_001_000 + 60 * MINUTE);
+        let skew = time.learn(&token(1_001), forward, forward, Some(0));
+        assert_eq!(skew, 500 - 60 * MINUTE);
+        let again = |minutes| at(forward.wall + 60 * MINUTE, 1_000 + minutes * MINUTE);
+        assert_eq!(time.at(again(59), skew), 1_001_500 + 59 * MINUTE);
+        assert_eq!(time.at(again(60), skew), 1_001_500 + 60 * MINUTE);
+        assert_eq!(
+            time.at(at(forward.wall + 90 * MINUTE, 61 * MINUTE), skew),
+            1_001_500 + 90 * MINUTE
+        );
+    }
+
+    #[test]
+    fn a_machine_that_slept_was_right() {
+        let time = BackendTime::new();
+        time.learn(&token(1_000), at(1_000_000, 0), at(1_000_000, 0), None);
+        let woken = at(1_000_000 + 60 * MINUTE, 0);
+        assert_eq!(time.at(woken, 0), 1_000_000 + 60 * MINUTE);
+        assert_eq!(time.learn(&token(1_000 + 3600), woken, woken, Some(0)), 0);
+        assert_eq!(time.at(at(woken.wall + 60 * MINUTE, 0), 0), 1_000_000 + 120 * MINUTE);
+    }
+
+    #[test]
+    fn no_time_is_beyond_counting() {
+        let ends = [i64::MIN, -1, 0, 1, i64::MAX];
+        for (wall, monotonic) in ends.iter().flat_map(|wall| ends.map(|other| (*wall, other))) {
+            for issued_at in [0, i64::MAX - 1800] {
+                let time = BackendTime::new();
+                time.learn(&token(issued_at), at(0, 0), at(wall, monotonic), Some(wall));
+                time.learn(&token(issued_at), at(wall, monotonic), at(0, 0), Some(monotonic));
+                time.at(at(wall, monotonic), wall);
+            }
+        }
+    }
+}

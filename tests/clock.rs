@@ -1,0 +1,286 @@
+//! Clocks that are wrong, are set, or stand still: it is the backend's that counts, and none of it
+//! logs anyone out, makes a refresh loop, or sends a token that is known to have expired.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::Duration;
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::Response;
+use keyfob::{Credentials, Session, TransportErrorKind, User, UserState};
+use serde_json::json;
+use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
+use support::{APP, URL, json_answer};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: i64 = 86_400;
+const YEAR: i64 = 365 * DAY;
+
+/// What clocks are set to, in seconds ahead of the truth.
+const WRONG: [i64; 10] = [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, YEAR, 10 * YEAR];
+
+struct Life {
+    world: World,
+    judge: Judge,
+    store: MemoryStore,
+    user: User,
+}
+
+impl Life {
+    /// Logs in, in a world that was prepared.
+    fn begin(prepare: impl FnOnce(&World, &mut Judge)) -> Self {
+        let world = World::default();
+        let mut judge = Judge::new(&world);
+        prepare(&world, &mut judge);
+        let store = MemoryStore::new();
+        let user = open(&world, &judge, &store).log_in(&Credentials::jwt("ada")).unwrap();
+        Self { world, judge, store, user }
+    }
+
+    /// What happens when the program ends and starts again.
+    fn restart(&mut self) {
+        let session = open(&self.world, &self.judge, &self.store);
+        self.user = session.current_user().unwrap().expect("nobody was logged out");
+    }
+
+    fn call(&self) {
+        assert_eq!(self.user.functions().call::<String>("echo", ("hi",)).unwrap(), "hi");
+    }
+
+    /// Makes a call each eleven minutes, and returns what the backend has seen of it.
+    fn live(&self, time: Duration) -> Seen {
+        for _ in 0..time.as_secs() / 660 {
+            self.call();
+            self.world.pass(MINUTE * 11);
+        }
+        self.call();
+        assert_eq!(self.user.state().unwrap(), UserState::LoggedIn);
+        self.seen()
+    }
+
+    fn seen(&self) -> Seen {
+        self.judge.seen("ada")
+    }
+}
+
+fn open(world: &World, judge: &Judge, store: &MemoryStore) -> Session {
+    Session::builder(APP, URL)
+        .transport(judge.clone())
+        .clock(world.clone())
+        .store(store.clone())
+        .location_lookup(false)
+        .open()
+        .unwrap()
+}
+
+/// How many refreshes a day of a call each eleven minutes takes at most: a token serves for 25
+/// minutes, so each third call needs another one.
+const REFRESHES_A_DAY: usize = 24 * 60 / 33 + 2;
+
+#[test]
+fn a_clock_that_is_wrong_by_up_to_ten_years_costs_nothing() {
+    for wrong in WRONG {
+        for dates in [true, false] {
+            let life = Life::begin(|world, judge| {
+                world.set_wall(wrong);
+                judge.dates = dates;
+            });
+            let seen = life.live(HOUR * 24);
+            assert!(seen.refreshes <= REFRESHES_A_DAY, "{wrong}: {seen:?}");
+            assert_eq!((seen.expired, seen.needless.len()), (0, 0), "{wrong}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn the_skew_is_remembered_by_the_next_program() {
+    for wrong in WRONG {
+        let mut life = Life::begin(|world, _| world.set_wall(wrong));
+        for _ in 0..100 {
+            life.world.pass(MINUTE * 11);
+            life.restart();
+            life.call();
+        }
+        let seen = life.seen();
+        assert_eq!((seen.expired, seen.needless.len()), (0, 0), "{wrong}: {seen:?}");
+        assert!(seen.refreshes <= 100 / 3 + 1, "{wrong}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_while_the_program_runs_costs_at_most_one_refresh() {
+    for wrong in WRONG {
+        let life = Life::begin(|_, _| {});
+        life.live(HOUR);
+        life.world.set_wall(wrong);
+        let seen = life.live(HOUR * 24);
+        // Forward may be a sleep, and costs one; back is seen through.
+        let needless = usize::from(wrong > 0);
+        assert_eq!((seen.expired, seen.needless.len()), (0, needless), "{wrong}: {seen:?}");
+        life.world.set_wall(0);
+        let seen = life.live(HOUR * 24);
+        let back = usize::from(wrong < 0);
+        assert_eq!((seen.expired, seen.needless.len()), (0, needless + back), "{wrong}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_again_and_again_costs_one_refresh_an_hour() {
+    let life = Life::begin(|_, _| {});
+    for minute in 0..24 * 60 {
+        life.world.set_wall(WRONG[minute % 10]);
+        life.call();
+        life.world.pass(MINUTE);
+    }
+    let seen = life.seen();
+    assert_eq!(seen.expired, 0, "{seen:?}");
+    assert!(seen.needless.len() <= 24, "{seen:?}");
+    for pair in seen.needless.windows(2) {
+        assert!(pair[1] - pair[0] >= 3_600_000, "{seen:?}");
+    }
+    assert_eq!(life.user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_clock_that_is_set_between_two_programs_costs_one_request_at_most() {
+    for wrong in WRONG {
+        for age in [1, 20, 40] {
+            let mut life = Life::begin(|_, _| {});
+            life.world.pass(MINUTE * age);
+            life.world.set_wall(wrong);
+            life.restart();
+            let seen = life.live(HOUR * 24);
+            // It cannot know before the first answer.
+            assert!(seen.expired <= usize::from(wrong < 0), "{wrong} {age}: {seen:?}");
+            assert!(seen.needless.len() <= usize::from(wrong > 0), "{wrong} {age}: {seen:?}");
+            assert!(seen.refreshes <= REFRESHES_A_DAY + 1, "{wrong} {age}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_during_a_request_costs_at_most_one_refresh() {
+    for wrong in WRONG {
+        for asked in [Asked::LogIn, Asked::Refresh] {
+            let life = Life::begin(|world, judge| {
+                let clock = world.clone();
+                judge.during(asked, move || clock.set_wall(wrong));
+            });
+            let seen = life.live(HOUR * 24);
+            assert_eq!(seen.expired, 0, "{wrong} {asked:?}: {seen:?}");
+            let most = usize::from(wrong > 0);
+            assert!(seen.needless.len() <= most, "{wrong} {asked:?}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_sleeps_wakes_up_to_one_refresh_and_sends_nothing_that_has_expired() {
+    for wrong in [0, -10 * YEAR, 10 * YEAR] {
+        for hours in [1, 8, 24 * 30] {
+            let life = Life::begin(|world, _| world.set_wall(wrong));
+            life.call();
+            life.world.sleep(HOUR * hours);
+            life.call();
+            life.call();
+            let seen = life.seen();
+            assert_eq!((seen.expired, seen.refreshes, seen.needless.len()), (0, 1, 0), "{hours}");
+            assert_eq!(life.user.state().unwrap(), UserState::LoggedIn);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_falls_asleep_during_a_refresh_does_not_take_its_token_for_a_new_one() {
+    let life = Life::begin(|_, _| {});
+    life.world.pass(MINUTE * 40);
+    let mut asleep = false;
+    life.judge.plan(move |asked, _| match asked {
+        Asked::Refresh if !std::mem::replace(&mut asleep, true) => Trouble::Asleep(HOUR * 8),
+        _ => Trouble::None,
+    });
+    life.user.refresh_access_token().unwrap();
+    life.call();
+    let seen = life.seen();
+    assert_eq!((seen.expired, seen.refreshes, seen.needless.len()), (0, 2, 0), "{seen:?}");
+}
+
+#[test]
+fn a_backend_whose_clock_is_set_costs_one_request_and_logs_nobody_out() {
+    for wrong in [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, 30 * DAY] {
+        for dates in [true, false] {
+            let life = Life::begin(|_, judge| judge.dates = dates);
+            life.live(HOUR);
+            life.world.set_server(wrong);
+            let seen = life.live(HOUR * 24);
+            // Forward, the next call learns it.
+            assert!(seen.expired <= usize::from(wrong > 0), "{wrong}: {seen:?}");
+            assert_eq!(seen.needless.len(), 0, "{wrong}: {seen:?}");
+            assert!(seen.refreshes <= REFRESHES_A_DAY + 4, "{wrong}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_token_that_was_refused_is_not_sent_again_although_the_refresh_failed() {
+    let life = Life::begin(|_, judge| judge.dates = false);
+    life.call();
+    life.world.set_server(DAY);
+    life.judge.plan(|asked, _| match asked {
+        Asked::Refresh => Trouble::Before(TransportErrorKind::Connect),
+        _ => Trouble::None,
+    });
+    for _ in 0..20 {
+        life.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
+        life.world.pass(MINUTE);
+    }
+    assert_eq!(life.seen().expired, 1);
+    life.judge.plan(|_, _| Trouble::None);
+    life.call();
+    assert_eq!(life.seen().expired, 1);
+}
+
+#[test]
+fn a_wrong_clock_and_a_refusal_on_the_way_together_end_no_login() {
+    for date in [None, Some(0), Some(10 * YEAR)] {
+        let life = Life::begin(|_, _| {});
+        life.world.set_wall(10 * YEAR);
+        let world = life.world.clone();
+        life.judge.plan(move |_, _| {
+            // Not the backend's word on the refresh token, unless that one's time is over.
+            let answer = json_answer(403, &json!({"error": "blocked", "error_code": "Forbidden"}));
+            let date = date.map(|wrong: i64| http_date(world.server() + wrong * 1000));
+            Trouble::Answer(match date {
+                Some(date) => answer.with_header("Date", date),
+                None => answer,
+            })
+        });
+        for _ in 0..3 {
+            let error = life.user.refresh_access_token().unwrap_err();
+            let surely_over = date == Some(10 * YEAR);
+            assert_eq!(error.needs_login(), surely_over, "{date:?}: {error}");
+            if surely_over {
+                break;
+            }
+            assert_eq!(life.user.state().unwrap(), UserState::LoggedIn, "{date:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_on_the_way_says_nothing_about_the_time() {
+    let mut life = Life::begin(|_, judge| judge.dates = false);
+    life.restart();
+    life.judge.plan(|_, _| {
+        let page = Response::new(200, "<html>log in to the hotel's network</html>");
+        let page = page.with_header("Content-Type", "text/html");
+        Trouble::Answer(page.with_header("Date", http_date(4_000_000_000_000)))
+    });
+    life.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
+    life.judge.plan(|_, _| Trouble::None);
+    let seen = life.live(HOUR);
+    assert_eq!((seen.needless.len(), seen.expired), (0, 0), "{seen:?}");
+}
