@@ -245,9 +245,13 @@ fn a_token_that_was_refused_is_not_sent_again_although_the_refresh_failed() {
 
 #[test]
 fn a_wrong_clock_and_a_refusal_on_the_way_together_end_no_login() {
-    for date in [None, Some(0), Some(10 * YEAR)] {
-        let life = Life::begin(|_, _| {});
+    let dates = [None, Some(0), Some(10 * YEAR)];
+    for (date, restarts) in dates.iter().flat_map(|date| [(*date, false), (*date, true)]) {
+        let mut life = Life::begin(|_, _| {});
         life.world.set_wall(10 * YEAR);
+        if restarts {
+            life.restart();
+        }
         let world = life.world.clone();
         life.judge.plan(move |_, _| {
             // Not the backend's word on the refresh token, unless that one's time is over.

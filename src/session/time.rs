@@ -113,15 +113,16 @@ impl Inner {
     }
 
     /// Tells whether a token's own time is surely over: by all that is known here, and by the date
-    /// of the backend's answer if it has one. A clock that is wrong must not end a login.
+    /// of the backend's answer if it has one. A wall clock alone is never sure: one that is wrong must
+    /// not end a login.
     pub(super) fn is_surely_over(&self, claims: &Claims, skew: i64, answer: &Response) -> bool {
         let now = self.moment();
         let by_wall = now.wall.saturating_add(skew);
-        let by_monotonic = self.time.by_monotonic(now).unwrap_or(by_wall);
-        let time = match wire::answered_at(answer) {
+        let time = match (wire::answered_at(answer), self.time.by_monotonic(now)) {
             // The monotonic clock may have slept for weeks.
-            Some(date) => date.min(by_wall.max(by_monotonic)),
-            None => by_wall.min(by_monotonic),
+            (Some(date), by_monotonic) => date.min(by_wall.max(by_monotonic.unwrap_or(by_wall))),
+            (None, Some(by_monotonic)) => by_wall.min(by_monotonic),
+            (None, None) => return false,
         };
         claims.expires_at.saturating_mul(1000) <= time
     }

@@ -119,20 +119,23 @@ pub struct Seen {
     pub refreshed: usize,
     /// All requests for a refresh.
     pub refreshes: usize,
-    /// When they came, by the monotonic clock, and what became of the last one.
-    pub last_refresh: Option<i64>,
+    /// Those of them that timed out.
+    pub timed_out: usize,
+    /// Calls that were refused for their token's sake.
+    pub refused: usize,
     /// Tokens in calls that had expired by more than seconds.
     pub expired: usize,
+    /// Those of them whose refusal had arrived before.
+    pub expired_again: usize,
     /// Answers that have arrived and that end a login by the manual's table.
     pub ended: usize,
     /// The same, had the refresh token's own time been over.
     pub may_have_ended: usize,
     /// When refreshes came (by the monotonic clock, in milliseconds) that nothing called for.
     pub needless: Vec<i64>,
-    /// When the token that arrived last was minted, truly.
-    pub held_since: i64,
-    /// Whether a call was refused with the token that arrived last.
-    pub was_refused: bool,
+    /// The access token that arrived last, when it was minted, truly, and whether a call was refused
+    /// with it.
+    held: (String, i64, bool),
 }
 
 /// A server session.
@@ -159,6 +162,8 @@ struct Issued {
     is_refresh: bool,
     /// Its successor, and until when it is answered with that.
     replaced: Option<(String, i64)>,
+    /// Whether a refusal of it has arrived.
+    was_refused: bool,
 }
 
 type Plan = Box<dyn FnMut(Asked, &str) -> Trouble + Send>;
@@ -302,18 +307,16 @@ impl Judge {
         let now = self.world.server();
         let issued = request.bearer().and_then(|token| state.tokens.get(token)).cloned();
         let seen = state.seen.entry(who.to_owned()).or_default();
-        match asked {
-            Asked::Call => {
+        match (asked, issued) {
+            (Asked::Call, Some(issued)) => {
                 seen.calls += 1;
-                if issued.is_none_or(|token| token.expires_at * 1000 + SLOP <= now) {
+                if issued.expires_at * 1000 + SLOP <= now {
                     seen.expired += 1;
+                    seen.expired_again += usize::from(issued.was_refused);
                 }
             }
-            Asked::Refresh => {
-                seen.refreshes += 1;
-                seen.last_refresh = Some(self.world.awake());
-            }
-            Asked::LogIn | Asked::LogOut | Asked::Profile => {}
+            (Asked::Refresh, _) => seen.refreshes += 1,
+            _ => {}
         }
     }
 
@@ -330,24 +333,31 @@ impl Judge {
         let issued = request.bearer().and_then(|token| state.tokens.get(token)).cloned();
         let seen = state.seen.entry(who.to_owned()).or_default();
         let (status, code) = (answer.status(), body["error_code"].as_str());
-        match (asked, status) {
-            (Asked::Refresh, 201) if body["access_token"].is_string() => {
-                let due = seen.held_since + (ACCESS_LIFE - MARGIN) * 1000 - SLOP;
-                if minted < due && !seen.was_refused {
+        let token = body["access_token"].as_str();
+        match (asked, status, token) {
+            (Asked::Refresh, 201, Some(token)) => {
+                let (_, held_since, was_refused) = seen.held;
+                let due = held_since + (ACCESS_LIFE - MARGIN) * 1000 - SLOP;
+                if minted < due && !was_refused {
                     seen.needless.push(self.world.awake());
                 }
                 seen.refreshed += 1;
-                (seen.held_since, seen.was_refused) = (minted, false);
+                seen.held = (token.to_owned(), minted, false);
             }
-            (Asked::LogIn, 200) => (seen.held_since, seen.was_refused) = (minted, false),
-            (Asked::Call, 401) if matches!(code, None | Some("InvalidSession")) => {
-                seen.was_refused = true;
+            (Asked::LogIn, 200, Some(token)) => seen.held = (token.to_owned(), minted, false),
+            (Asked::Call, 401, _) if matches!(code, None | Some("InvalidSession")) => {
+                seen.refused += 1;
+                if let Some(token) = request.bearer().and_then(|token| state.tokens.get_mut(token))
+                {
+                    token.was_refused = true;
+                }
+                seen.held.2 |= request.bearer() == Some(&*seen.held.0);
             }
-            (Asked::Refresh, 401) if matches!(code, Some("InvalidSession" | "UserDisabled")) => {
+            (Asked::Refresh, 401, _) if matches!(code, Some("InvalidSession" | "UserDisabled")) => {
                 seen.ended += 1;
             }
-            (Asked::Refresh, 401) if code.is_none() && body.is_object() => seen.ended += 1,
-            (Asked::Refresh, 400..=499) if body.is_object() => {
+            (Asked::Refresh, 401, _) if code.is_none() && body.is_object() => seen.ended += 1,
+            (Asked::Refresh, 400..=499, _) if body.is_object() => {
                 let over = issued.is_none_or(|token| token.expires_at * 1000 <= server + SLOP);
                 seen.may_have_ended += usize::from(over);
             }
@@ -361,7 +371,7 @@ impl State {
         self.made += 1;
         let expires_at = now + if is_refresh { REFRESH_LIFE } else { ACCESS_LIFE };
         let token = jwt(&format!("{who} {}", self.made), now, expires_at);
-        let issued = Issued { login, expires_at, is_refresh, replaced: None };
+        let issued = Issued { login, expires_at, is_refresh, replaced: None, was_refused: false };
         self.tokens.insert(token.clone(), issued);
         token
     }
@@ -395,6 +405,12 @@ impl Transport for Judge {
         let trouble = (self.plan.lock().unwrap())(asked, &who);
         let mut state = self.state.lock().unwrap();
         let minted = self.world.truth();
+        let timeout = TransportErrorKind::Timeout;
+        if asked == Asked::Refresh
+            && matches!(trouble, Trouble::Before(kind) | Trouble::After(kind) if kind == timeout)
+        {
+            state.seen.entry(who.clone()).or_default().timed_out += 1;
+        }
         let lost = |kind| Err(TransportError::new(kind, super::URL));
         let answer = match trouble {
             Trouble::Before(kind) => return lost(kind),

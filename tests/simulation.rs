@@ -1,0 +1,389 @@
+//! Months of bad weather: many threads make calls while requests and answers are lost, spoiled and
+//! forged on the way, clocks are set by up to years, the machine sleeps, and the backend ends server
+//! sessions. Nobody is logged out but by an answer that says so, each call gets its right answer or
+//! an error, and no more refreshes are made than the rules allow.
+//!
+//! `KEYFOB_SIMULATION_FAULTS` says how many faults are met (a million are about 90 simulated days
+//! and take minutes in a release build), `KEYFOB_SIMULATION_THREADS` how many threads call, and
+//! `KEYFOB_SEED` repeats the weather; with one thread it repeats the run.
+//!
+//! # The bound on refreshes
+//!
+//! A token serves for its life less the margin: 25 minutes of 30. So of the refreshes that succeed,
+//! each follows the one before by 25 minutes, or was called for: the token was refused, or the
+//! answer with its successor was lost. At most one an hour may be neither, and only because a clock
+//! was set. Of those that fail, each is followed by a pause of two seconds, or what `Retry-After`
+//! says up to five minutes, before the next; a token that expires in that pause, and a time-out, let
+//! one more try. A lost request is sent once more at once. The judge in `support::world` counts.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keyfob::store::MemoryStore;
+use keyfob::transport::Response;
+use keyfob::{Credentials, Error, Session, TransportErrorKind, User, UserId, UserState};
+use serde_json::json;
+use support::backend::{Random, seed, setting};
+use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
+use support::{APP, URL, error_body, json_answer};
+
+const USERS: usize = 16;
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 86_400;
+const YEAR: i64 = 365 * DAY;
+/// Calls that each thread makes between two changes of the weather.
+const CALLS: usize = 12;
+
+/// The numbers of a run.
+#[derive(Debug, Default)]
+struct Tally {
+    answers: AtomicUsize,
+    errors: AtomicUsize,
+    faults: AtomicUsize,
+}
+
+/// What may go wrong with one request, drawn anew for each.
+struct Weather {
+    random: Random,
+    world: World,
+    tally: Arc<Tally>,
+    /// Of a hundred requests, so many meet a fault.
+    rate: usize,
+}
+
+impl Weather {
+    fn meet(&mut self, asked: Asked) -> Trouble {
+        use TransportErrorKind::*;
+        self.world.pass(Duration::from_millis(self.random.below(20).try_into().unwrap()));
+        if self.random.below(100) >= self.rate {
+            return Trouble::None;
+        }
+        self.tally.faults.fetch_add(1, Ordering::Relaxed);
+        let status = |status, body: &str| Trouble::Answer(Response::new(status, body));
+        let refusal = |status, code| json_answer(status, &error_body(code, "not today"));
+        match self.random.below(20) {
+            0 => Trouble::Before(Connect),
+            1 => Trouble::Before(Interrupted),
+            2 => Trouble::Before(Resolve),
+            3 => Trouble::Before(Tls),
+            4 | 5 => Trouble::After(Interrupted),
+            6 => {
+                self.world.pass(Duration::from_millis(500));
+                Trouble::Before(Timeout)
+            }
+            7 => {
+                self.world.pass(Duration::from_millis(500));
+                Trouble::After(Timeout)
+            }
+            8 => Trouble::Truncated,
+            9 => status([500, 502, 504][self.random.below(3)], "<html>sorry</html>"),
+            10 => status(503, ""),
+            11 => {
+                let pause = [1, 30, 200, 100_000][self.random.below(4)].to_string();
+                let status = [429, 503][self.random.below(2)];
+                let busy = json_answer(status, &json!({"error": "busy"}));
+                Trouble::Answer(busy.with_header("Retry-After", pause))
+            }
+            12 => status([200, 201][self.random.below(2)], "<html>log in to this network</html>"),
+            13 => status(200, "\0\u{fffd} garbage"),
+            14 => {
+                let away = Response::new([301, 302, 303, 307, 308][self.random.below(5)], "");
+                Trouble::Answer(away.with_header("Location", "http://127.0.0.1:9/elsewhere"))
+            }
+            15 => status([401, 407][self.random.below(2)], "<html>who are you?</html>"),
+            // Somebody on the way speaks JSON, but is not the backend.
+            16 => {
+                let dated = http_date(
+                    self.world.server() + i64::try_from(self.random.below(1000)).unwrap(),
+                );
+                let blocked = refusal([400, 403, 404][self.random.below(3)], "Blocked");
+                Trouble::Answer(match self.random.below(2) {
+                    0 => blocked,
+                    _ => blocked.with_header("Date", dated),
+                })
+            }
+            17 => Trouble::Answer(refusal(401, "AuthError")),
+            // The backend itself errs, and refuses a good access token.
+            18 if asked == Asked::Call => Trouble::Answer(refusal(401, "InvalidSession")),
+            _ => {
+                let ahead = clock(&mut self.random);
+                self.world.set_wall(ahead);
+                Trouble::None
+            }
+        }
+    }
+}
+
+/// A clock's error in seconds: none, minutes, hours, days or years.
+fn clock(random: &mut Random) -> i64 {
+    let most = [0, 600, 10 * 3600, 10 * DAY, 10 * YEAR][random.below(5)];
+    let amount = i64::try_from(random.below(usize::try_from(most).unwrap() + 1)).unwrap();
+    if random.below(2) == 0 { amount } else { -amount }
+}
+
+/// What is known of a user between two rounds.
+#[derive(Default)]
+struct Known {
+    /// What the judge had seen when the round began.
+    before: Seen,
+    logged_in: bool,
+    log_outs: usize,
+    /// How many needless refreshes were looked at, when the last one was, and whether the next may
+    /// come sooner, since a new process knows nothing of it.
+    needless: usize,
+    last_needless: Option<i64>,
+    excused: bool,
+    /// Whether something happened since the last answer with a token that nobody could know of
+    /// before the next one: a sleep, a new process, a backend whose clock was set.
+    surprised: bool,
+}
+
+struct Simulation {
+    world: World,
+    judge: Judge,
+    store: MemoryStore,
+    session: Session,
+    tally: Arc<Tally>,
+    known: Vec<Known>,
+    weather: Arc<Mutex<Weather>>,
+    /// When the round began, by the monotonic clock.
+    began: i64,
+}
+
+fn name(user: usize) -> String {
+    format!("user-{user}")
+}
+
+fn open(world: &World, judge: &Judge, store: &MemoryStore) -> Session {
+    Session::builder(APP, URL)
+        .transport(judge.clone())
+        .clock(world.clone())
+        .store(store.clone())
+        .location_lookup(false)
+        .open()
+        .unwrap()
+}
+
+impl Simulation {
+    fn new(seed: u64, rotates: bool) -> Self {
+        let world = World::default();
+        let mut judge = Judge::new(&world);
+        judge.rotates = rotates;
+        let tally = Arc::new(Tally::default());
+        let weather =
+            Weather { random: Random(seed), world: world.clone(), tally: tally.clone(), rate: 30 };
+        let weather = Arc::new(Mutex::new(weather));
+        let drawn = weather.clone();
+        judge.plan(move |asked, _| drawn.lock().unwrap().meet(asked));
+        let store = MemoryStore::new();
+        let session = open(&world, &judge, &store);
+        let known = (0..USERS).map(|_| Known::default()).collect();
+        Self { world, judge, store, session, tally, known, weather, began: 0 }
+    }
+
+    fn user(&self, user: usize) -> Option<User> {
+        self.session.user(&UserId::new(name(user))).unwrap()
+    }
+
+    fn is_logged_in(&self, user: usize) -> bool {
+        self.user(user).is_some_and(|user| user.state().unwrap() == UserState::LoggedIn)
+    }
+
+    /// Logs in whoever is logged out, as well as it goes.
+    fn log_in(&mut self) {
+        self.began = self.world.awake();
+        for user in 0..USERS {
+            if !self.is_logged_in(user) {
+                let name = name(user);
+                match self.session.log_in(&Credentials::jwt(name.as_str())) {
+                    Ok(logged_in) => assert_eq!(logged_in.id().as_str(), name),
+                    Err(error) => assert_typed(&error),
+                }
+            }
+            self.known[user].logged_in = self.is_logged_in(user);
+            self.known[user].before = self.judge.seen(&name(user));
+        }
+    }
+
+    /// Many threads make calls at the same time.
+    fn call(&self, threads: usize) {
+        thread::scope(|scope| {
+            for number in 0..threads {
+                let (user, tally) = (self.user(number % USERS), &self.tally);
+                scope.spawn(move || {
+                    let Some(user) = user else { return };
+                    for call in 0..CALLS {
+                        let sent = format!("{number} {call}");
+                        match user.functions().call::<String>("echo", (sent.as_str(),)) {
+                            Ok(answer) => {
+                                assert_eq!(answer, sent);
+                                tally.answers.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(error) => {
+                                assert_typed(&error);
+                                tally.errors.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// Something happens that no process can know of before the next answer.
+    fn surprise(&mut self) {
+        self.known.iter_mut().for_each(|known| known.surprised = true);
+    }
+
+    /// Holds what happened to the users since the round began against the rules.
+    fn check(&mut self, round: usize, threads: usize) {
+        let took = usize::try_from(self.world.awake() - self.began).unwrap();
+        for user in 0..USERS {
+            let (seen, logged_in) = (self.judge.seen(&name(user)), self.is_logged_in(user));
+            let known = &mut self.known[user];
+            let since = |of: fn(&Seen) -> usize| of(&seen) - of(&known.before);
+            let at = format!("round {round} of {took} ms, {}: {seen:?}", name(user));
+            let ended = since(|seen| seen.ended);
+            if known.logged_in && logged_in {
+                assert_eq!(ended, 0, "an answer that ends a login did not: {at}");
+            } else if known.logged_in {
+                let said = ended + since(|seen| seen.may_have_ended);
+                assert!(said > 0, "logged out without a word: {at}");
+                known.log_outs += 1;
+            }
+
+            let expired = since(|seen| seen.expired);
+            assert!(expired == 0 || known.surprised, "{expired} expired tokens were sent: {at}");
+            // Other threads may be on their way when the refusal arrives, and before it is noted.
+            let again = since(|seen| seen.expired_again);
+            let most = if threads > USERS { CALLS } else { 0 };
+            assert!(again <= most, "{again} were sent again: {at}");
+            known.surprised &= since(|seen| seen.refreshed) == 0;
+
+            for when in &seen.needless[known.needless..] {
+                let soon = known.last_needless.is_some_and(|last| when - last < HOUR);
+                assert!(!soon || std::mem::take(&mut known.excused), "two in an hour: {at}");
+                known.last_needless = Some(*when);
+            }
+            known.needless = seen.needless.len();
+
+            // See the top of this file. Each may be sent twice.
+            let reasons = since(|seen| seen.refreshed + seen.refused + seen.timed_out);
+            let flights = reasons + took / 2000 + 3;
+            let refreshes = since(|seen| seen.refreshes);
+            assert!(refreshes <= 2 * flights, "{refreshes} refreshes, not {flights}: {at}");
+        }
+    }
+}
+
+/// An error of a call in this weather is one that says what it is.
+#[track_caller]
+fn assert_typed(error: &Error) {
+    let expected = matches!(
+        error,
+        Error::Decode(_)
+            | Error::LocalState(_)
+            | Error::LoginEnded(_)
+            | Error::Server(_)
+            | Error::Transport(_)
+    );
+    assert!(expected, "{error:?}");
+}
+
+fn run(faults: usize, seed: u64, threads: usize, rotates: bool) {
+    println!(
+        "KEYFOB_SEED={seed} KEYFOB_SIMULATION_FAULTS={faults} \
+         KEYFOB_SIMULATION_THREADS={threads} rotates={rotates}"
+    );
+    let began = Instant::now();
+    let mut random = Random(seed.rotate_left(17) | 1);
+    let mut simulation = Simulation::new(seed, rotates);
+    let (mut rounds, mut restarts, mut revoked) = (0, 0, 0);
+    while simulation.tally.faults.load(Ordering::Relaxed) < faults {
+        rounds += 1;
+        let world = simulation.world.clone();
+        let mut minutes = |most| Duration::from_secs(60 * random.below(most) as u64);
+        match rounds % 10 {
+            0 => world.pass(Duration::from_secs(5)),
+            1 | 4 | 6 | 8 => world.pass(minutes(20)),
+            2 | 5 | 9 => world.pass(minutes(110)),
+            3 => {
+                world.sleep(minutes(240));
+                simulation.surprise();
+            }
+            _ => world.set_wall(clock(&mut random)),
+        }
+        let who = name(random.below(USERS));
+        match random.below(300) {
+            0 => {
+                simulation.judge.revoke(&who);
+                revoked += 1;
+            }
+            1 => simulation.judge.set_disabled(&who, true),
+            2..5 => (0..USERS).for_each(|user| simulation.judge.set_disabled(&name(user), false)),
+            // By days at most: a clock that is years ahead ends all logins.
+            5 => {
+                world.set_server(clock(&mut random) % (5 * DAY));
+                simulation.surprise();
+            }
+            6 => {
+                simulation.session = open(&world, &simulation.judge, &simulation.store);
+                simulation.known.iter_mut().for_each(|known| known.excused = true);
+                simulation.surprise();
+                restarts += 1;
+            }
+            7 => simulation.weather.lock().unwrap().rate = 95,
+            8..20 => simulation.weather.lock().unwrap().rate = 30,
+            _ => {}
+        }
+        simulation.log_in();
+        simulation.call(threads);
+        simulation.check(rounds, threads);
+    }
+    let seen: Vec<_> = (0..USERS).map(|user| simulation.judge.seen(&name(user))).collect();
+    let sum = |of: fn(&Seen) -> usize| seen.iter().map(of).sum::<usize>();
+    let days = simulation.world.truth() / (24 * HOUR);
+    println!(
+        "{days} days in {:.1?}: {rounds} rounds, {:?}, {} log-outs ({} definite answers, {revoked} \
+         revoked), {restarts} restarts, {} requests for a refresh, {} refreshed, {} needless, {} \
+         tokens sent after their end",
+        began.elapsed(),
+        simulation.tally,
+        simulation.known.iter().map(|known| known.log_outs).sum::<usize>(),
+        sum(|seen| seen.ended + seen.may_have_ended),
+        sum(|seen| seen.refreshes),
+        sum(|seen| seen.refreshed),
+        sum(|seen| seen.needless.len()),
+        sum(|seen| seen.expired),
+    );
+    assert!(simulation.tally.answers.load(Ordering::Relaxed) > 0);
+}
+
+fn threads() -> usize {
+    setting("KEYFOB_SIMULATION_THREADS").map_or(64, |threads| threads.try_into().unwrap())
+}
+
+fn faults() -> usize {
+    setting("KEYFOB_SIMULATION_FAULTS").map_or(20_000, |faults| faults.try_into().unwrap())
+}
+
+#[test]
+fn no_weather_logs_anyone_out_or_makes_a_refresh_storm() {
+    run(faults(), seed(), threads(), false);
+}
+
+#[test]
+fn no_weather_has_a_thread_send_a_token_again_that_it_knows_to_have_expired() {
+    run(faults() / 4, seed(), USERS, false);
+}
+
+#[test]
+fn no_weather_does_so_where_refresh_tokens_rotate() {
+    run(faults() / 4, seed(), threads(), true);
+}
