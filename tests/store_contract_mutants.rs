@@ -22,6 +22,8 @@ type Result<T> = std::result::Result<T, StoreError>;
 type After<'a> = Option<(u64, &'a UserId)>;
 type Method<F> = Option<Box<F>>;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// What one handle does in its own way.
 #[derive(Default)]
 struct Mutant {
@@ -480,9 +482,15 @@ fn mutants() -> Vec<(&'static str, Make)> {
                     let page = store.users_after(after, deadline)?;
                     let mut again = Vec::new();
                     for user in page {
-                        thread::yield_now();
                         again.extend(store.user(&user.id, deadline)?);
-                        thread::sleep(Duration::from_micros(50));
+                        // Until somebody has committed, and not for ever.
+                        let (number, patience) =
+                            (store.recent(None, deadline)?.number, deadline.at_most(SECOND));
+                        while !patience.has_passed()
+                            && store.recent(None, deadline)?.number == number
+                        {
+                            thread::yield_now();
+                        }
                     }
                     Ok(again)
                 })
