@@ -180,15 +180,6 @@ impl Store for Shaky {
 
     fn users_after(
         &self,
-        after: Option<(u64, &UserId)>,
-        deadline: Deadline,
-    ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.step()?;
-        self.0.users_after(after, deadline)
-    }
-
-    fn users_after(
-        &self,
         last: Option<(u64, &UserId)>,
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
