@@ -96,7 +96,9 @@ impl Rank {
     }
 
     fn keys(self, id: &UserId) -> impl Iterator<Item = Vec<u8>> {
-        let by_use = self.used.map(|used| order_key(BY_USE, used, id));
+        // Complemented, so that the one used last comes first: walking backwards would link a
+        // key of 1 MiB from sled into every program.
+        let by_use = self.used.map(|used| order_key(BY_USE, !used, id));
         [order_key(BY_CREATED, self.created, id)].into_iter().chain(by_use)
     }
 }
@@ -254,7 +256,7 @@ impl Database {
         show: &mut dyn FnMut(UserId) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<(), StoreError> {
         let mut entries = self.scan(BY_USE)?;
-        while let Some((key, _)) = self.next("list users", || entries.next_back())? {
+        while let Some((key, _)) = self.next("list users", || entries.next())? {
             let Some(id) = parse_order_key(&key) else {
                 return Err(self.damaged("the order of use is broken"));
             };
