@@ -19,8 +19,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use keyfob::ejson::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 use keyfob::server::{
-    Apple, AuthFunctionAnswer, Confirmation, Context, CustomJwt, Facebook, FunctionError, Google,
-    JwtKeys, MetadataField, Reset, Server, Verdict,
+    Apple, AuthFunctionAnswer, Confirmation, Context, CustomJwt, Facebook, Fault, FunctionError,
+    Google, JwtKeys, MetadataField, Reset, Route, Server, Verdict,
 };
 use keyfob::store::{
     Change, EncryptionKey, Flight, MemoryStore, OnDamage, Recent, SledStore, Store, StoredUser,
@@ -564,6 +564,21 @@ fn the_server(shown: &mut Shown) {
         shown.debug(&entry);
     }
     assert!(server.journal().len() > 20);
+    shown.debug(&server.journal());
+    shown.debug(&server.clock());
+    // What a fault answers and adds may be a secret of the test's own.
+    let fault = Fault::status(418)
+        .on(Route::Profile)
+        .header("X-Token", secret("header"))
+        .body("application/json", secret("body"))
+        .error("Teapot", "no");
+    shown.debug(&fault);
+    shown.debug(&Fault::bytes(secret("bytes")));
+    shown.debug(&Fault::status(503).body("text/plain", secret("body")));
+    shown.debug(&Route::Profile);
+    shown.debug(&server.faults().add(fault));
+    shown.debug(server.faults());
+    shown.error(&user.refresh_profile().unwrap_err());
     shown.debug(&FunctionError::from("words"));
     shown.debug(&server);
     let mut seen = std::mem::take(&mut *seen.lock().unwrap());
