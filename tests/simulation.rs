@@ -60,7 +60,7 @@ struct Weather {
 impl Weather {
     fn meet(&mut self, asked: Asked) -> Trouble {
         use TransportErrorKind::*;
-        self.world.pass(Duration::from_millis(self.random.below(20).try_into().unwrap()));
+        self.world.pass(Duration::from_millis(self.random.below(4).try_into().unwrap()));
         if self.random.below(100) >= self.rate {
             return Trouble::None;
         }
@@ -74,11 +74,11 @@ impl Weather {
             3 => Trouble::Before(Tls),
             4 | 5 => Trouble::After(Interrupted),
             6 => {
-                self.world.pass(Duration::from_millis(500));
+                self.world.pass(Duration::from_millis(100));
                 Trouble::Before(Timeout)
             }
             7 => {
-                self.world.pass(Duration::from_millis(500));
+                self.world.pass(Duration::from_millis(100));
                 Trouble::After(Timeout)
             }
             8 => Trouble::Truncated,
@@ -275,7 +275,7 @@ impl Simulation {
 
             // See the top of this file. Each may be sent twice.
             let reasons = since(|seen| seen.refreshed + seen.refused + seen.timed_out);
-            let flights = reasons + took / 2000 + 3;
+            let flights = reasons + took / 2000 + 2;
             let refreshes = since(|seen| seen.refreshes);
             assert!(refreshes <= 2 * flights, "{refreshes} refreshes, not {flights}: {at}");
         }
@@ -335,11 +335,12 @@ fn run(faults: usize, seed: u64, threads: usize, rotates: bool) {
             6 => {
                 simulation.session = open(&world, &simulation.judge, &simulation.store);
                 simulation.known.iter_mut().for_each(|known| known.excused = true);
+                simulation.judge.forget_refusals();
                 simulation.surprise();
                 restarts += 1;
             }
-            7 => simulation.weather.lock().unwrap().rate = 95,
-            8..20 => simulation.weather.lock().unwrap().rate = 30,
+            7..14 => simulation.weather.lock().unwrap().rate = 95,
+            14..40 => simulation.weather.lock().unwrap().rate = 30,
             _ => {}
         }
         simulation.log_in();

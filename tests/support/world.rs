@@ -162,7 +162,7 @@ struct Issued {
     is_refresh: bool,
     /// Its successor, and until when it is answered with that.
     replaced: Option<(String, i64)>,
-    /// Whether a refusal of it has arrived.
+    /// Whether a refusal of it has arrived after its end.
     was_refused: bool,
 }
 
@@ -224,6 +224,12 @@ impl Judge {
 
     pub fn seen(&self, user: &str) -> Seen {
         self.state.lock().unwrap().seen.get(user).cloned().unwrap_or_default()
+    }
+
+    /// Takes note that whoever knew of refusals is gone.
+    pub fn forget_refusals(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.tokens.values_mut().for_each(|token| token.was_refused = false);
     }
 
     /// Ends all server sessions of a user.
@@ -349,7 +355,7 @@ impl Judge {
                 seen.refused += 1;
                 if let Some(token) = request.bearer().and_then(|token| state.tokens.get_mut(token))
                 {
-                    token.was_refused = true;
+                    token.was_refused |= token.expires_at * 1000 <= server;
                 }
                 seen.held.2 |= request.bearer() == Some(&*seen.held.0);
             }
