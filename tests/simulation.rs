@@ -94,7 +94,7 @@ impl Weather {
             13 => status(200, "\0\u{fffd} garbage"),
             14 => {
                 let away = Response::new([301, 302, 303, 307, 308][self.random.below(5)], "");
-                Trouble::Answer(away.with_header("Location", "http://127.0.0.1:9/elsewhere"))
+                Trouble::Answer(away.with_header("Location", "http://127.0.0.2:9/elsewhere"))
             }
             15 => status([401, 407][self.random.below(2)], "<html>who are you?</html>"),
             // Somebody on the way speaks JSON, but is not the backend.

@@ -125,10 +125,11 @@ impl Inner {
     ) -> Result<AccessToken> {
         // Most of the caller's time is for what it wants the token for.
         let budget = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
+        let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
+        // Asked by whoever leads, so that no failure can come between the answer and the flight.
         if self.cooling_down(user, Some(budget)).is_some() {
             return Ok(token);
         }
-        let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
         let deadline = deadline.at_most(budget);
         let outcome = self.fly(user, &token, deadline);
         self.note_outcome(user, &outcome, Some(budget));
@@ -150,12 +151,13 @@ impl Inner {
         explicit: bool,
     ) -> Result<AccessToken> {
         loop {
-            if !explicit && let Some(error) = self.cooling_down(user, None) {
-                // Another process may have had more luck meanwhile.
-                return self.replaced(user, stale, deadline)?.ok_or(error);
-            }
             match self.refreshes.join(user) {
                 Role::Lead(lead) => {
+                    if !explicit && let Some(error) = self.cooling_down(user, None) {
+                        drop(lead);
+                        // Another process may have had more luck meanwhile.
+                        return self.replaced(user, stale, deadline)?.ok_or(error);
+                    }
                     let outcome = self.fly(user, stale, deadline);
                     self.note_outcome(user, &outcome, None);
                     lead.done(Landed { outcome: outcome.clone(), early: false });
