@@ -342,6 +342,8 @@ mod tests {
             assert_eq!(read::<Option<i32>>(text), Some(5), "{text}");
             assert_eq!(read::<i128>(text), 5, "{text}");
         }
+        // Without serde_json's `float_roundtrip` it would be the next float.
+        assert_eq!(read::<f64>("31.245270191439438"), 31.245270191439438);
         assert!(read::<f64>(r#"{"$numberDouble":"NaN"}"#).is_nan());
         assert_eq!(read::<f64>(r#"{"$numberDouble":"-Infinity"}"#), f64::NEG_INFINITY);
     }
