@@ -135,7 +135,8 @@ fn read(store: &dyn Store) {
     let mut newest = 0;
     loop {
         for _ in 0..50 {
-            let users = store.users(soon()).unwrap();
+            // A page is of one moment; a listing of several is not.
+            let users = store.users_after(None, soon()).unwrap();
             let sum: u64 =
                 users.iter().filter(|user| user.id.as_str() != "all").map(|u| u.epoch).sum();
             let all =
