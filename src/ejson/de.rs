@@ -43,8 +43,8 @@ fn is_undefined(text: &[u8]) -> bool {
         #[serde(rename = "$undefined")]
         is: bool,
     }
-    text.starts_with(b"{")
-        && text.len() <= LONGEST
+    text.len() <= LONGEST
+        && text.strip_prefix(b"{").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\"$u"))
         && serde_json::from_slice(text).is_ok_and(|undefined: Undefined| undefined.is)
 }
 

@@ -34,12 +34,14 @@ impl Inner {
     /// Returns where the backend is: as it was learned in this process, as the store remembers it,
     /// or as the backend says now, in this order.
     pub(super) fn location(&self, deadline: Deadline) -> Result<Arc<Location>> {
-        if !self.asks_location {
-            return Ok(Arc::new(self.at_base_url(true)));
-        }
         loop {
             if let Some(known) = self.known_location() {
                 return Ok(known);
+            }
+            if !self.asks_location {
+                let here = Arc::new(self.at_base_url(true));
+                self.remember_location(&here);
+                return Ok(here);
             }
             match self.location_lookups.join(&()) {
                 Role::Lead(lead) => {

@@ -49,7 +49,7 @@ impl BaseUrl {
 
     /// Returns the URL of a path, which begins with a slash.
     pub(crate) fn join(&self, path: &str) -> String {
-        format!("{}{path}", self.0)
+        [&*self.0, path].concat()
     }
 
     pub(crate) fn is_https(&self) -> bool {

@@ -77,12 +77,15 @@ impl Proxies {
         host: &str,
         port: Option<u16>,
     ) -> Result<Option<&Proxy>, &str> {
+        let choice = if is_https { &self.https } else { &self.http };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = port.unwrap_or(if is_https { 443 } else { 80 });
-        if is_loopback(host) || self.except.iter().any(|except| except.covers(host, port)) {
+        if *choice == Ok(None)
+            || is_loopback(host)
+            || self.except.iter().any(|except| except.covers(host, port))
+        {
             return Ok(None);
         }
-        let choice = if is_https { &self.https } else { &self.http };
         choice.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 

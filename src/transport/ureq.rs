@@ -189,7 +189,7 @@ impl UreqTransport {
         let proxy = self.proxy_for(&uri)?;
         let mut head = ureq::http::Request::builder().method(request.method().as_str()).uri(uri);
         if let Some(token) = request.bearer() {
-            head = head.header("authorization", format!("Bearer {token}"));
+            head = head.header("authorization", ["Bearer ", token].concat());
         }
         if request.body().is_some() {
             head = head.header("content-type", "application/json");
