@@ -1,4 +1,5 @@
-//! What is known of a user and its keys: plain data that the wire, the store and the user handle share.
+//! What is known of a user and its keys: plain data that the wire, the store and the user handle
+//! share.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -38,8 +38,8 @@ impl Clock for SystemClock {
 }
 
 /// The moment by which a call must be over, waits for locks included. It comes at once when the
-/// session that the call belongs to is [shut down](crate::Session::shut_down): whoever waits for long looks at
-/// [`remaining`](Self::remaining) from time to time.
+/// session that the call belongs to is [shut down](crate::Session::shut_down): whoever waits for
+/// long looks at [`remaining`](Self::remaining) from time to time.
 ///
 /// Compared by the moment alone.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,8 @@ impl Deadline {
         Self { shutdown: Some(shutdown.signal()), ..self }
     }
 
-    /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a shutdown.
+    /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
+    /// shutdown.
     pub(crate) fn nap(&self) -> Duration {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();

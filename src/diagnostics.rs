@@ -1,7 +1,7 @@
 //! Diagnostics through the `log` facade, with feature `log`; without it they cost nothing.
 //!
-//! Never a secret, and nothing in a backend's or a proxy's words, which may repeat one: ids, origins and
-//! what is ours to say.
+//! Never a secret, and nothing in a backend's or a proxy's words, which may repeat one: ids,
+//! origins and what is ours to say.
 
 use std::fmt;
 

@@ -25,8 +25,9 @@ impl<'a> EmailPassword<'a> {
     }
 
     /// Registers an address with a password. It does not log in; that is
-    /// [`Session::log_in`] with [`Credentials::email_password`](crate::Credentials::email_password),
-    /// once the address is confirmed if the app asks for that.
+    /// [`Session::log_in`] with
+    /// [`Credentials::email_password`](crate::Credentials::email_password), once the address is
+    /// confirmed if the app asks for that.
     ///
     /// Passwords have 6 to 128 characters on App Services; the backend judges. Blocks for two
     /// requests at most, within the session's deadline.
@@ -44,8 +45,9 @@ impl<'a> EmailPassword<'a> {
     /// Confirms an address with the `token` and `tokenId` from the link in the confirmation mail.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong, used
-    /// or older than 30 minutes, `UserAlreadyConfirmed` if there is nothing left to confirm.
+    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
+    /// used or older than 30 minutes, `UserAlreadyConfirmed` if there is nothing left to
+    /// confirm.
     ///
     /// Source: `UsernamePasswordProviderClient::confirm_user`.
     pub fn confirm(&self, token: &Secret, token_id: &str) -> Result<()> {
@@ -86,8 +88,8 @@ impl<'a> EmailPassword<'a> {
     /// Sets a new password with the `token` and `tokenId` from the link in the reset mail.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong, used
-    /// or older than 30 minutes.
+    /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
+    /// used or older than 30 minutes.
     ///
     /// Source: `UsernamePasswordProviderClient::reset_password`.
     pub fn complete_reset(&self, password: &Secret, token: &Secret, token_id: &str) -> Result<()> {

@@ -11,8 +11,9 @@ pub(crate) struct Shutdown(Signal);
 
 /// What a wait looks at: it ends when the round is over.
 ///
-/// A deadline is `Copy`, and so is this; so the place that it looks at lives as long as the process. Places
-/// are used again, in a later round, so there are as many as there were ever sessions at a time.
+/// A deadline is `Copy`, and so is this; so the place that it looks at lives as long as the
+/// process. Places are used again, in a later round, so there are as many as there were ever
+/// sessions at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Signal {
     place: &'static AtomicU64,

@@ -54,8 +54,8 @@ struct Extended<D>(D);
 /// The name by which serde_json asks itself for the text of a value.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// The name by which serde_json passes a number on as text, where somebody in the program has turned
-/// on its feature `arbitrary_precision`.
+/// The name by which serde_json passes a number on as text, where somebody in the program has
+/// turned on its feature `arbitrary_precision`.
 const NUMBER: &str = "$serde_json::private::Number";
 
 macro_rules! pass {

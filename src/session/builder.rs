@@ -133,8 +133,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Sends requests in another way, or with [other settings](UreqTransport::builder): proxies, roots. Defaults to
-    /// [`UreqTransport::new`].
+    /// Sends requests in another way, or with [other settings](UreqTransport::builder): proxies,
+    /// roots. Defaults to [`UreqTransport::new`].
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
@@ -143,8 +143,9 @@ impl SessionBuilder {
     /// Opens the session. Uses no network; creates the data directory if need be.
     ///
     /// # Errors
-    /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it cannot be
-    /// used, if there is no data directory, or if there is a key for a store of your own; [`Error::Store`] if the store cannot be opened.
+    /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it
+    /// cannot be used, if there is no data directory, or if there is a key for a store of your
+    /// own; [`Error::Store`] if the store cannot be opened.
     pub fn open(self) -> Result<Session> {
         if self.app_id.trim().is_empty() {
             return Err(Error::config("the app id", "it is empty"));

@@ -1,9 +1,9 @@
 //! Who hears of what happened: the hub of a session, and the two ways to listen.
 //!
 //! One dispatcher thread per session, started by the first listener and ended with the last, reads
-//! the store's recent events, after a commit here at once and otherwise ten times a second, which is how events
-//! of other processes arrive. It puts them into the listeners' queues and never calls anybody, so
-//! a listener that is stuck or panics holds up nobody but itself.
+//! the store's recent events, after a commit here at once and otherwise ten times a second, which
+//! is how events of other processes arrive. It puts them into the listeners' queues and never calls
+//! anybody, so a listener that is stuck or panics holds up nobody but itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -81,8 +81,8 @@ impl Hub {
         self.wake.notify_all();
     }
 
-    /// Ends all iterators and the dispatcher: the last handle of the session is gone, or it was shut
-    /// down.
+    /// Ends all iterators and the dispatcher: the last handle of the session is gone, or it was
+    /// shut down.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         if state.closed {

@@ -65,8 +65,9 @@ impl Inner {
         }
     }
 
-    /// Asks the backend once more where it is, since `wrong` is no place for it. Returns where it is
-    /// if that is another place. Nobody asks for a while after that, however many find it wrong.
+    /// Asks the backend once more where it is, since `wrong` is no place for it. Returns where it
+    /// is if that is another place. Nobody asks for a while after that, however many find it
+    /// wrong.
     pub(super) fn relocate(&self, wrong: &BaseUrl, deadline: Deadline) -> Option<Arc<Location>> {
         if !self.asks_location || deadline.has_passed() {
             return None;

@@ -1,4 +1,5 @@
-//! The [`Session`]: who is known on this device, who is current, and everything done as one of them.
+//! The [`Session`]: who is known on this device, who is current, and everything done as one of
+//! them.
 
 mod builder;
 mod delivery;
@@ -173,8 +174,9 @@ impl Session {
         self.within(|deadline| self.inner.remove(user.id(), deadline))
     }
 
-    /// Deletes a user: the account on the backend, with that user's own token, then everything about
-    /// it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was current.
+    /// Deletes a user: the account on the backend, with that user's own token, then everything
+    /// about it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was
+    /// current.
     ///
     /// # Errors
     /// As [`Functions::call`](crate::Functions::call); nothing has changed here then. If
@@ -217,19 +219,22 @@ impl Session {
         self.events()?.subscribe(listener)
     }
 
-    /// Ends what waits, for all handles of this session: a program that is to stop need not wait for
-    /// its deadlines.
+    /// Ends what waits, for all handles of this session: a program that is to stop need not wait
+    /// for its deadlines.
     ///
-    /// Returns at once. Calls that wait end with [`Error::ShutDown`](crate::Error::ShutDown): for a refresh or a
-    /// look-up by another thread, for another process that holds the store, for an answer. So does
-    /// every call after it. [`Events`] end once they have given what was told by then, and with them the
-    /// threads of subscriptions, each after the call of its listener that is under way. What was stored by then stands;
-    /// nothing is logged out, and another session on the same store goes on.
+    /// Returns at once. Calls that wait end with [`Error::ShutDown`](crate::Error::ShutDown): for a
+    /// refresh or a look-up by another thread, for another process that holds the store, for an
+    /// answer. So does every call after it. [`Events`] end once they have given what was told
+    /// by then, and with them the threads of subscriptions, each after the call of its listener
+    /// that is under way. What was stored by then stands; nothing is logged out, and another
+    /// session on the same store goes on.
     ///
-    /// An answer is waited for no longer with [`UreqTransport`](crate::transport::UreqTransport), unless a clone of it is in use
-    /// elsewhere; a connection that is being made or a name that is being looked up is (15 s at most). Another transport says
-    /// itself what it does in [`Transport::shut_down`](crate::transport::Transport::shut_down). A request
-    /// that may have arrived and changes something says so: [`is_ambiguous`](crate::Error::is_ambiguous).
+    /// An answer is waited for no longer with [`UreqTransport`](crate::transport::UreqTransport),
+    /// unless a clone of it is in use elsewhere; a connection that is being made or a name that
+    /// is being looked up is (15 s at most). Another transport says itself what it does in
+    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). A request
+    /// that may have arrived and changes something says so:
+    /// [`is_ambiguous`](crate::Error::is_ambiguous).
     pub fn shut_down(&self) {
         self.inner.shut_down();
     }

@@ -1,4 +1,5 @@
-//! One at a time, for all: whoever comes first does the work, the others wait and share its outcome.
+//! One at a time, for all: whoever comes first does the work, the others wait and share its
+//! outcome.
 
 use std::collections::HashMap;
 use std::hash::Hash;

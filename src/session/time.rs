@@ -113,8 +113,8 @@ impl Inner {
     }
 
     /// Tells whether a token's own time is surely over: by all that is known here, and by the date
-    /// of the backend's answer if it has one. A wall clock alone is never sure: one that is wrong must
-    /// not end a login.
+    /// of the backend's answer if it has one. A wall clock alone is never sure: one that is wrong
+    /// must not end a login.
     pub(super) fn is_surely_over(&self, claims: &Claims, skew: i64, answer: &Response) -> bool {
         let now = self.moment();
         let by_wall = now.wall.saturating_add(skew);

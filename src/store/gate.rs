@@ -1,5 +1,5 @@
-//! One thread at a time, in the order in which they came, with a deadline: what std's `Mutex` has no
-//! method for.
+//! One thread at a time, in the order in which they came, with a deadline: what std's `Mutex` has
+//! no method for.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -103,11 +103,11 @@ impl EncryptionKey {
         Self(Source::File(Some(path.into())))
     }
 
-    /// Takes the key from the keyring of whoever runs the program: the Secret Service of the desktop
-    /// (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the Credential
-    /// Manager on Windows. It is made, at random, when a store is sealed for the first time;
-    /// processes that share a data directory agree on one. Where they do not, let the first of them
-    /// make the key before the others begin, or name an account each.
+    /// Takes the key from the keyring of whoever runs the program: the Secret Service of the
+    /// desktop (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the
+    /// Credential Manager on Windows. It is made, at random, when a store is sealed for the
+    /// first time; processes that share a data directory agree on one. Where they do not, let
+    /// the first of them make the key before the others begin, or name an account each.
     ///
     /// It protects from whoever has the directory and is not logged in as its owner here. A keyring
     /// that is locked may ask its user; opening the session waits for that until its deadline.

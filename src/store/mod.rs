@@ -142,10 +142,10 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 /// # Laws
 ///
 /// 1. `commit` calls `decide` on the newest state while nobody else can commit, applies what it
-///    returns as a whole or not at all, and returns when that would survive a power cut (as far
-///    as the store keeps anything). An error means that nothing was changed.
-/// 2. Each commit that changes something has the number of the one before plus one, across all
-///    who share the store. Reads never go back behind a commit that this process made or saw.
+///    returns as a whole or not at all, and returns when that would survive a power cut (as far as
+///    the store keeps anything). An error means that nothing was changed.
+/// 2. Each commit that changes something has the number of the one before plus one, across all who
+///    share the store. Reads never go back behind a commit that this process made or saw.
 /// 3. Reads wait for no writer where they can help it, and never longer than the deadline. With one
 ///    that has passed they are tried once, and say what is at hand or fail.
 /// 4. `refresh_flight` gives a user's flight to one holder at a time, across all who share the
@@ -156,9 +156,9 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 ///
 /// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
 ///
-/// For a store of your own, in a server that many machines share: a change of a kind that it does not
-/// know is an error, and refuses the commit. A refresh flight is best a lease that is renewed while
-/// it is held, since nobody tells a server that a machine has died. What
+/// For a store of your own, in a server that many machines share: a change of a kind that it does
+/// not know is an error, and refuses the commit. A refresh flight is best a lease that is renewed
+/// while it is held, since nobody tells a server that a machine has died. What
 /// [`is_sealed`](Self::is_sealed) answers decides whether tokens of ended logins may be kept.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
@@ -170,8 +170,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a user's record, or `None` if there is none.
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError>;
 
-    /// Returns the next records in the order of `created`, and of `id` where that is the same: those
-    /// after a place in that order, or the first ones. None means that there are no more.
+    /// Returns the next records in the order of `created`, and of `id` where that is the same:
+    /// those after a place in that order, or the first ones. None means that there are no more.
     ///
     /// How many are returned at once is for the store to say, so that listing any number of users
     /// takes little memory and holds nobody up for long.
@@ -194,8 +194,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the events of the commits after `number`; `None` asks for the newest number alone.
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError>;
 
-    /// Tells whether what is stored is protected from whoever reads the disk, so that a token may be
-    /// kept although nobody is logged in with it. Defaults to `false`.
+    /// Tells whether what is stored is protected from whoever reads the disk, so that a token may
+    /// be kept although nobody is logged in with it. Defaults to `false`.
     fn is_sealed(&self) -> bool {
         false
     }
@@ -246,7 +246,8 @@ impl Flight {
 }
 
 impl fmt::Debug for StoredUser {
-    /// Of fields that this version does not know only the names: they may hold tokens of a new kind.
+    /// Of fields that this version does not know only the names: they may hold tokens of a new
+    /// kind.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredUser")
             .field("id", &self.id)

@@ -29,12 +29,12 @@ pub trait Transport: Send + Sync + 'static {
     /// is certain that the backend did not see the request.
     fn send(&self, request: &Request) -> Result<Response, TransportError>;
 
-    /// Checks, without network, that requests to this base URL can be sent as they are to be: called
-    /// when a session is opened. Defaults to no objection.
+    /// Checks, without network, that requests to this base URL can be sent as they are to be:
+    /// called when a session is opened. Defaults to no objection.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config), which [`SessionBuilder::open`](crate::SessionBuilder::open)
-    /// returns.
+    /// [`Error::Config`](crate::Error::Config), which
+    /// [`SessionBuilder::open`](crate::SessionBuilder::open) returns.
     fn check(&self, base_url: &str) -> crate::Result<()> {
         let _ = base_url;
         Ok(())

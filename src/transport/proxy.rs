@@ -1,7 +1,7 @@
 //! Which proxy a request goes through: one that the program names, or what the environment says.
 //!
-//! The environment is read as curl reads it, except that what cannot be used is an error: going direct
-//! where a proxy was asked for shows the network what it was not to see.
+//! The environment is read as curl reads it, except that what cannot be used is an error: going
+//! direct where a proxy was asked for shows the network what it was not to see.
 
 use std::net::IpAddr;
 
@@ -89,8 +89,8 @@ impl Proxies {
         choice.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 
-    /// Makes something of the two proxies, plain http first. One of which nothing can be made is one that
-    /// cannot be used.
+    /// Makes something of the two proxies, plain http first. One of which nothing can be made is
+    /// one that cannot be used.
     pub(super) fn each<T>(&mut self, make: impl Fn(&str) -> Option<T>) -> [Option<T>; 2] {
         [&mut self.http, &mut self.https].map(|choice| {
             let made = make(choice.as_ref().ok()?.as_ref()?.url());

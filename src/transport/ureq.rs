@@ -45,9 +45,10 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 /// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
 /// connections kept for 10 s. Cloning shares the connections.
 ///
-/// The environment's `https_proxy` is for https, `http_proxy` for plain http, `all_proxy` for what has none of its own;
-/// `no_proxy` names hosts with all below them, addresses and blocks of them that are reached directly. Capital letters do
-/// as well. A proxy that cannot be used, such as one that speaks SOCKS, is an error and not a reason to go without.
+/// The environment's `https_proxy` is for https, `http_proxy` for plain http, `all_proxy` for what
+/// has none of its own; `no_proxy` names hosts with all below them, addresses and blocks of them
+/// that are reached directly. Capital letters do as well. A proxy that cannot be used, such as one
+/// that speaks SOCKS, is an error and not a reason to go without.
 #[derive(Clone)]
 pub struct UreqTransport {
     agent: Agent,
@@ -78,7 +79,8 @@ enum Roots {
 
 impl UreqTransportBuilder {
     /// Sends everything through this proxy, such as `http://user:password@proxy.example.org:8080`, but for
-    /// what goes to this machine; the environment does not count. Defaults to what the environment says.
+    /// what goes to this machine; the environment does not count. Defaults to what the environment
+    /// says.
     pub fn proxy(mut self, url: &str) -> Self {
         self.proxies = Proxies::one(url);
         self
@@ -90,8 +92,8 @@ impl UreqTransportBuilder {
         self
     }
 
-    /// Trusts the certificates in this text (PEM) and no others: those of an authority of your own. Defaults
-    /// to the authorities that Mozilla trusts.
+    /// Trusts the certificates in this text (PEM) and no others: those of an authority of your own.
+    /// Defaults to the authorities that Mozilla trusts.
     #[cfg(feature = "tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots = Roots::Pem(pem.into());
@@ -108,8 +110,8 @@ impl UreqTransportBuilder {
     /// Makes the transport.
     ///
     /// # Errors
-    /// [`Error::Config`] if the proxy cannot be used, or if there is no certificate in the text. A proxy of
-    /// the environment is checked when a session is opened, which may not need it.
+    /// [`Error::Config`] if the proxy cannot be used, or if there is no certificate in the text. A
+    /// proxy of the environment is checked when a session is opened, which may not need it.
     pub fn build(self) -> Result<UreqTransport> {
         let proxies = self.proxies.map_err(|reason| Error::config("the proxy", reason))?;
         #[cfg(feature = "tls")]
@@ -269,7 +271,8 @@ impl Transport for UreqTransport {
         })
     }
 
-    /// Refuses a base URL that the environment wants to be reached through a proxy that cannot be used.
+    /// Refuses a base URL that the environment wants to be reached through a proxy that cannot be
+    /// used.
     fn check(&self, base_url: &str) -> Result<()> {
         let Ok(uri) = base_url.parse::<Uri>() else { return Ok(()) };
         self.proxy_for(&uri).map(drop).map_err(|error| match error {
@@ -363,8 +366,9 @@ fn connector() -> impl Connector<Out = impl wire::Transport> {
 
 /// rustls with one configuration for all connections.
 ///
-/// ureq makes one for each connection of a request that has any setting of its own, and ours all have: their time.
-/// That costs, with the platform's verifier most of all, and no session is resumed.
+/// ureq makes one for each connection of a request that has any setting of its own, and ours all
+/// have: their time. That costs, with the platform's verifier most of all, and no session is
+/// resumed.
 #[cfg(feature = "tls")]
 #[derive(Debug)]
 struct OneTlsConfig(RustlsConnector);

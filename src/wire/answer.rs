@@ -254,9 +254,9 @@ pub(crate) fn refuses_token(answer: &Response) -> bool {
         && matches!(error("", answer).code, None | Some(ServerErrorCode::InvalidSession))
 }
 
-/// Tells whether an answer to a request that carried the refresh token says that this token is over.
-/// Only a code says so: a 401 without one is no definite answer on these routes. Nor is any answer after
-/// a redirect.
+/// Tells whether an answer to a request that carried the refresh token says that this token is
+/// over. Only a code says so: a 401 without one is no definite answer on these routes. Nor is any
+/// answer after a redirect.
 pub(crate) fn refuses_session(answer: &Response) -> bool {
     use ServerErrorCode::{InvalidSession, UserDisabled};
     !answer.was_redirected
@@ -264,8 +264,9 @@ pub(crate) fn refuses_session(answer: &Response) -> bool {
         && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
 }
 
-/// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself says
-/// so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether the refresh token's own time is over.
+/// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself
+/// says so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether
+/// the refresh token's own time is over.
 ///
 /// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
 pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
@@ -284,8 +285,8 @@ pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
     }
 }
 
-/// Tells whether an answer is not the protocol's: a page of whatever stands where the backend was, or in
-/// front of it.
+/// Tells whether an answer is not the protocol's: a page of whatever stands where the backend was,
+/// or in front of it.
 pub(crate) fn is_foreign(answer: &Response) -> bool {
     match answer.status() {
         200..=299 => answer.header("content-type").is_some_and(|kind| {

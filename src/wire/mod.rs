@@ -1,4 +1,5 @@
-//! The protocol: routes, bodies and answers. Pure, and the only place that knows the backend's JSON.
+//! The protocol: routes, bodies and answers. Pure, and the only place that knows the backend's
+//! JSON.
 //!
 //! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
 

@@ -22,14 +22,15 @@ pub(crate) fn is_redirect(status: u16) -> bool {
 }
 
 /// Tells whether a redirect with this status keeps a request as it is. For the others, agents make
-/// a GET without a body of anything that is none, which would read as success and have done nothing.
+/// a GET without a body of anything that is none, which would read as success and have done
+/// nothing.
 pub(crate) fn keeps_request(status: u16, method: Method) -> bool {
     method == Method::Get || matches!(status, 307 | 308)
 }
 
-/// Reads where an answer sends the request for `from`, an absolute URL. Nothing if it is no redirect, or if
-/// its `Location` is missing or nothing that a client should follow: with a user name, another scheme, odd
-/// characters, or a path that climbs.
+/// Reads where an answer sends the request for `from`, an absolute URL. Nothing if it is no
+/// redirect, or if its `Location` is missing or nothing that a client should follow: with a user
+/// name, another scheme, odd characters, or a path that climbs.
 pub(crate) fn redirect(from: &str, answer: &Response) -> Option<Redirect> {
     if !is_redirect(answer.status()) {
         return None;
@@ -60,8 +61,8 @@ pub(crate) fn redirect(from: &str, answer: &Response) -> Option<Redirect> {
     Some(Redirect { origin: origin(&url)?, url })
 }
 
-/// Returns scheme, host and port of an absolute http URL, in a form that can be compared: in lower case
-/// and without the port that goes without saying. Nothing if there is a user name in it.
+/// Returns scheme, host and port of an absolute http URL, in a form that can be compared: in lower
+/// case and without the port that goes without saying. Nothing if there is a user name in it.
 pub(crate) fn origin(url: &str) -> Option<String> {
     let origin = url.get(..path_at(url)?)?.to_ascii_lowercase();
     let (scheme, authority) = origin.split_once("://")?;

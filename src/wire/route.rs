@@ -42,7 +42,8 @@ pub(crate) struct Device {
     pub(crate) app_version: String,
 }
 
-/// The largest answer of the protocol's own that is read: a profile of some kilobytes, a list of keys.
+/// The largest answer of the protocol's own that is read: a profile of some kilobytes, a list of
+/// keys.
 const MAX_ANSWER: u64 = 1024 * 1024;
 
 /// The largest result of a function that is read.

@@ -1,4 +1,5 @@
-//! How a user's record is written: versioned JSON. The database and the snapshot see to its sealing.
+//! How a user's record is written: versioned JSON. The database and the snapshot see to its
+//! sealing.
 
 use std::error::Error as StdError;
 
