@@ -2,9 +2,9 @@
 //! many threads, large answers, memory, and the local server.
 //!
 //! divan measures one thing at a time in one process. Here a pair is measured in turns, so that
-//! what else the machine does hits both alike, or in processes of its own. `cargo bench --bench
-//! programs` prints one line for each pair: medians, and the ratio of the two. Every answer is
-//! checked. Linux only where it says so.
+//! what else the machine does hits both alike, or in processes of its own. `cargo bench --features
+//! server --bench programs` prints one line for each pair: medians, and the ratio of the two. Every
+//! answer is checked. The peak of memory is Linux's.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench may panic")]
 

@@ -1,12 +1,10 @@
 //! What a session costs, beside the least that the same thing can cost on this machine.
 //!
 //! Each pair is measured in one run: `floor` is the bare thing, `session` is ours. Read the ratio;
-//! the times are the machine's. Every answer is checked.
+//! the times are the machine's. Every answer is checked. Many users are in `growth`, calls and all
+//! that takes more than one thread in `programs`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench may panic")]
-
-#[path = "support/mod.rs"]
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -113,64 +111,6 @@ mod open_and_know_the_current_user {
         let Live { server, dir, user } = &*LIVE;
         bencher.bench_local(|| {
             assert_eq!(open(server, dir).current_user().unwrap().as_ref(), Some(user));
-        });
-    }
-}
-
-/// The same, among many users. The store is put together by hand.
-mod open_among_users {
-    use super::*;
-
-    const USERS: [usize; 4] = [1, 100, 10_000, 100_000];
-
-    #[divan::bench(args = USERS)]
-    fn floor(bencher: divan::Bencher<'_, '_>, users: usize) {
-        let dir = support::populated(users);
-        bencher.bench_local(|| {
-            let generation = std::fs::read(dir.join("generation")).unwrap();
-            let snapshot = std::fs::read(dir.join("snapshot")).unwrap();
-            let index = snapshot.split(|byte| *byte == b'\n').nth(1).unwrap();
-            let parsed = serde_json::from_slice::<serde_json::Value>(index).unwrap();
-            (generation, parsed.is_object())
-        });
-    }
-
-    #[divan::bench(args = USERS)]
-    fn session(bencher: divan::Bencher<'_, '_>, users: usize) {
-        let dir = support::populated(users);
-        bencher.bench_local(|| {
-            let session = Session::builder("app", "http://localhost").store(support::open(&dir));
-            let user = session.open().unwrap().current_user().unwrap();
-            assert_eq!(user.unwrap().id().as_str(), support::id(0));
-        });
-    }
-}
-
-mod call {
-    use super::*;
-
-    /// The same bytes with a bare agent.
-    #[divan::bench]
-    fn floor(bencher: divan::Bencher<'_, '_>) {
-        let Live { server, user, .. } = &*LIVE;
-        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-        let path = format!("api/client/v2.0/app/{}/functions/call", server.app_id());
-        let url = format!("{}/{path}", server.base_url());
-        let bearer = format!("Bearer {}", user.access_token().unwrap().expose());
-        let body = r#"{"arguments":[{"$numberInt":"1"},{"$numberInt":"2"}],"name":"sum"}"#;
-        bencher.bench_local(|| {
-            let request = agent.post(&url).header("authorization", &bearer);
-            let request = request.header("content-type", "application/json");
-            let answer = request.send(body).unwrap().body_mut().read_to_vec().unwrap();
-            assert_eq!(answer, br#"{"$numberInt":"3"}"#);
-        });
-    }
-
-    #[divan::bench]
-    fn session(bencher: divan::Bencher<'_, '_>) {
-        let user = &LIVE.user;
-        bencher.bench_local(|| {
-            assert_eq!(user.functions().call::<i64>("sum", (1, 2)).unwrap(), 3);
         });
     }
 }
