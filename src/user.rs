@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
-use crate::session::{Events, Session, Subscription};
+use crate::session::{Events, Session, Subscription, Why};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
 
@@ -148,7 +148,7 @@ impl User {
         let inner = &self.session.inner;
         self.session.within(|deadline| {
             let (_, stale) = inner.logged_in(&self.id, deadline)?;
-            inner.refresh(&self.id, &stale, deadline, true)
+            inner.refresh(&self.id, &stale, Why::Asked, deadline)
         })
     }
 

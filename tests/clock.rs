@@ -5,11 +5,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
-use keyfob::{Credentials, Session, TransportErrorKind, User, UserState};
+use keyfob::{Clock, Credentials, Session, TransportErrorKind, User, UserState};
 use serde_json::json;
 use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
 use support::{APP, URL, json_answer};
@@ -144,6 +146,54 @@ fn a_clock_that_is_set_again_and_again_costs_one_refresh_an_hour() {
     assert_eq!(life.user.state().unwrap(), UserState::LoggedIn);
 }
 
+/// A machine's clock that somebody sets forward for a moment: for one look of the program's at it,
+/// after so many others.
+#[derive(Clone)]
+struct Flickering {
+    world: World,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Clock for Flickering {
+    fn now(&self) -> SystemTime {
+        let now = self.world.now();
+        let left = |looks: usize| looks.checked_sub(1);
+        match self.looks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
+            Ok(1) => now + HOUR,
+            _ => now,
+        }
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.world.monotonic()
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_for_moments_again_and_again_costs_one_refresh_an_hour() {
+    for look in 1..=6 {
+        let (world, store) = (World::default(), MemoryStore::new());
+        let judge = Judge::new(&world);
+        let clock = Flickering { world: world.clone(), looks: Arc::default() };
+        let session = Session::builder(APP, URL)
+            .transport(judge.clone())
+            .clock(clock.clone())
+            .store(store)
+            .location_lookup(false)
+            .open()
+            .unwrap();
+        let user = session.log_in(&Credentials::jwt("ada")).unwrap();
+        for _ in 0..60 {
+            clock.looks.store(look, Ordering::SeqCst);
+            user.functions().call::<String>("echo", ("hello",)).unwrap();
+            world.pass(MINUTE);
+        }
+        let seen = judge.seen("ada");
+        assert_eq!(seen.expired, 0, "look {look}: {seen:?}");
+        assert!(seen.needless.len() <= 1, "look {look}: {seen:?}");
+    }
+}
+
 #[test]
 fn a_clock_that_is_set_between_two_programs_costs_one_request_at_most() {
     for wrong in WRONG {
@@ -158,6 +208,22 @@ fn a_clock_that_is_set_between_two_programs_costs_one_request_at_most() {
             assert!(seen.needless.len() <= usize::from(wrong > 0), "{wrong} {age}: {seen:?}");
             assert!(seen.refreshes <= REFRESHES_A_DAY + 1, "{wrong} {age}: {seen:?}");
         }
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_before_the_program_began_is_not_believed_again_within_the_hour() {
+    for dates in [true, false] {
+        let mut life = Life::begin(|_, judge| judge.dates = dates);
+        life.world.set_wall(YEAR);
+        life.restart();
+        for minute in 1..60 {
+            life.call();
+            life.world.set_wall(YEAR + minute * DAY);
+            life.world.pass(MINUTE);
+        }
+        let seen = life.seen();
+        assert_eq!((seen.expired, seen.needless.len()), (0, 1), "{dates}: {seen:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::delivery::success;
 use super::events::{Events, Hub};
 use super::location::Location;
-use super::refresh::{Brought, Cooldown, Ended, Landed};
+use super::refresh::{Brought, Cooldown, Ended, Landed, Why};
 use super::single::Single;
 use super::time::BackendTime;
 use super::url::BaseUrl;
@@ -157,7 +157,7 @@ impl Inner {
             return success(route, answer);
         }
         self.note_refused(user, &token);
-        let token = self.refresh(user, &token, deadline, false)?;
+        let token = self.refresh(user, &token, Why::Refused, deadline)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
 

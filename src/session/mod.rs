@@ -22,6 +22,7 @@ pub use self::builder::{DEFAULT_DEADLINE, SessionBuilder};
 pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
 pub use self::listing::{ListedUser, Users};
+pub(crate) use self::refresh::Why;
 use crate::clock::Deadline;
 use crate::credentials::Credentials;
 use crate::email_password::EmailPassword;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::delivery::is_success;
 use super::inner::{Inner, known, out_of_time};
 use super::single::{Role, Waited};
+use super::time::Moment;
 use crate::clock::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
@@ -55,6 +56,17 @@ pub(super) struct Cooldown {
     budget: Duration,
 }
 
+/// Why a caller wants another token than it has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Why {
+    /// The program asked for one: it is tried even shortly after a failure.
+    Asked,
+    /// It is old, by the clocks as they were a moment ago.
+    Old,
+    /// The backend refused it.
+    Refused,
+}
+
 /// What became of a refresh token that the backend refused.
 pub(super) enum Ended {
     Yes,
@@ -74,10 +86,10 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let (record, token) = self.logged_in(user, deadline)?;
-        match self.freshness(&record, &token) {
+        match self.freshness(&record, &token, self.moment()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
-            Freshness::Expired => self.refresh(user, &token, deadline, false),
+            Freshness::Expired => self.refresh(user, &token, Why::Old, deadline),
         }
     }
 
@@ -86,14 +98,14 @@ impl Inner {
         self.shutdown.check().ok()?;
         let record = self.store.user(user, Deadline::passed()).ok()??;
         let token = record.access_token.as_ref().filter(|_| record.is_logged_in())?;
-        (self.freshness(&record, token) == Freshness::Fresh).then(|| token.clone())
+        (self.freshness(&record, token, self.moment()) == Freshness::Fresh).then(|| token.clone())
     }
 
-    fn freshness(&self, record: &StoredUser, token: &AccessToken) -> Freshness {
+    fn freshness(&self, record: &StoredUser, token: &AccessToken, now: Moment) -> Freshness {
         if self.has_refused.load(Ordering::Relaxed) && self.was_refused(&record.id, token) {
             return Freshness::Expired;
         }
-        token.claims().freshness(self.backend_now(record.skew), self.early)
+        token.claims().freshness(self.backend_time(now, record.skew), self.early)
     }
 
     /// Remembers that the backend refused a token, so that it is not sent again if the refresh
@@ -109,10 +121,12 @@ impl Inner {
         refused.get(user) == Some(token)
     }
 
-    /// The token was replaced, or its login is over.
-    fn forget_refused(&self, user: &UserId) {
+    /// The token was replaced, by `now` if it is known, or its login is over.
+    fn forget_refused(&self, user: &UserId, now: Option<&AccessToken>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.remove(user);
+        if now.is_none_or(|now| refused.get(user) != Some(now)) {
+            refused.remove(user);
+        }
         self.has_refused.store(!refused.is_empty(), Ordering::Relaxed);
     }
 
@@ -131,7 +145,7 @@ impl Inner {
             return Ok(token);
         }
         let deadline = deadline.at_most(budget);
-        let outcome = self.fly(user, &token, deadline);
+        let outcome = self.fly(user, &token, Why::Old, deadline);
         self.note_outcome(user, &outcome, Some(budget));
         lead.done(Landed { outcome: outcome.clone(), early: true });
         match outcome {
@@ -141,24 +155,24 @@ impl Inner {
     }
 
     /// Gets a token other than `stale`, or shares the outcome of whoever is getting one.
-    ///
-    /// `explicit` is for a caller who asked for a refresh: it tries even shortly after a failure.
     pub(crate) fn refresh(
         &self,
         user: &UserId,
         stale: &AccessToken,
+        why: Why,
         deadline: Deadline,
-        explicit: bool,
     ) -> Result<AccessToken> {
         loop {
             match self.refreshes.join(user) {
                 Role::Lead(lead) => {
-                    if !explicit && let Some(error) = self.cooling_down(user, None) {
+                    if why != Why::Asked
+                        && let Some(error) = self.cooling_down(user, None)
+                    {
                         drop(lead);
                         // Another process may have had more luck meanwhile.
                         return self.replaced(user, stale, deadline)?.ok_or(error);
                     }
-                    let outcome = self.fly(user, stale, deadline);
+                    let outcome = self.fly(user, stale, why, deadline);
                     self.note_outcome(user, &outcome, None);
                     lead.done(Landed { outcome: outcome.clone(), early: false });
                     return outcome;
@@ -193,21 +207,35 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Option<AccessToken>> {
         let (record, token) = self.logged_in(user, deadline)?;
-        let good = token != *stale && self.freshness(&record, &token) != Freshness::Expired;
-        Ok(good.then_some(token))
+        let is_good = self.freshness(&record, &token, self.moment()) != Freshness::Expired;
+        Ok((token != *stale && is_good).then_some(token))
     }
 
     /// One flight: alone for this user among all processes, with the newest record.
-    fn fly(&self, user: &UserId, stale: &AccessToken, deadline: Deadline) -> Result<AccessToken> {
+    fn fly(
+        &self,
+        user: &UserId,
+        stale: &AccessToken,
+        why: Why,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
         let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
             return Err(out_of_time(&self.base_url, "a refresh by another process").into());
         };
         let mut last_chance = false;
         loop {
-            if let Some(token) = self.replaced(user, stale, deadline)? {
+            let (record, token) = self.logged_in(user, deadline)?;
+            // What is learned from the answer is learned for this moment: by no other may the token
+            // be found old, or a clock that is set for moments could do so again and again.
+            let now = self.moment();
+            let suffices = match self.freshness(&record, &token, now) {
+                Freshness::Expired => false,
+                Freshness::Fresh if why == Why::Old => true,
+                _ => token != *stale,
+            };
+            if suffices {
                 return Ok(token);
             }
-            let (record, _) = self.logged_in(user, deadline)?;
             let Some(refresh_token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
@@ -217,12 +245,11 @@ impl Inner {
             let route = Route::refresh();
             // What comes back has to be stored within the deadline as well.
             let network = deadline.at_most(deadline.remaining() * 9 / 10);
-            let sent = self.moment();
             let answer = self.send(&route, Some(refresh_token.expose()), network)?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
                 let claims = refreshed.access_token.claims();
-                let skew = self.learn_time(claims, sent, Some(record.skew));
+                let skew = self.learn_time(claims, now, Some(record.skew));
                 let brought = Brought { epoch: record.epoch, refreshed, skew };
                 let token = self.store_refreshed(user, brought, deadline)?;
                 self.tell_untold(deadline);
@@ -379,7 +406,7 @@ impl Inner {
             }
             _ => {
                 cooldowns.remove(user);
-                self.forget_refused(user);
+                self.forget_refused(user, outcome.as_ref().ok());
             }
         }
     }

@@ -69,8 +69,10 @@ impl BackendTime {
     /// what the skew was taken for before.
     fn learn(&self, claims: &Claims, sent: Moment, received: Moment, known: Option<i64>) -> i64 {
         let minted = claims.issued_at.saturating_mul(1000).saturating_add(500);
-        if let (Some(by_monotonic), Some(known)) = (self.by_monotonic(sent), known) {
+        if let Some(known) = known {
             let by_wall = sent.wall.saturating_add(known);
+            // A program that has just begun has nothing else to hold the wall clock against.
+            let by_monotonic = self.by_monotonic(sent).unwrap_or(minted);
             let is_ahead = by_wall.saturating_sub(by_monotonic) > SET;
             if is_ahead && minted.abs_diff(by_monotonic) < minted.abs_diff(by_wall) {
                 let until = received.monotonic.saturating_add(DISTRUST);
@@ -89,10 +91,10 @@ impl Inner {
         Moment { wall: self.now(), monotonic: i64::try_from(monotonic).unwrap_or(i64::MAX) }
     }
 
-    /// Returns the time by the backend's clock, as far as it is known. `skew` is what is stored
-    /// with a token.
-    pub(super) fn backend_now(&self, skew: i64) -> i64 {
-        self.time.at(self.moment(), skew)
+    /// Returns what the backend's clock shows at a moment, as far as it is known. `skew` is what is
+    /// stored with a token.
+    pub(super) fn backend_time(&self, now: Moment, skew: i64) -> i64 {
+        self.time.at(now, skew)
     }
 
     /// Learns what the backend's clock says from a token that was asked for at `sent` and has just

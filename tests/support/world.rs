@@ -342,9 +342,12 @@ impl Judge {
         let token = body["access_token"].as_str();
         match (asked, status, token) {
             (Asked::Refresh, 201, Some(token)) => {
-                let (_, held_since, was_refused) = seen.held;
+                let (held, held_since, was_refused) = &seen.held;
+                // The backend's clock counts, which may have been set since.
+                let expires_at = state.tokens.get(held).map_or(0, |held| held.expires_at);
                 let due = held_since + (ACCESS_LIFE - MARGIN) * 1000 - SLOP;
-                if minted < due && !was_refused {
+                let is_due = minted >= due || server >= (expires_at - MARGIN) * 1000 - SLOP;
+                if !is_due && !was_refused {
                     seen.needless.push(self.world.awake());
                 }
                 seen.refreshed += 1;
