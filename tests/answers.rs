@@ -37,7 +37,7 @@ impl Row {
         let is = ["retryable", "log in", "ambiguous"].map(|column| table.cell(row, column).into());
         for said in &is {
             let said: &String = said;
-            let known: &[&str] = if gets.is_some() { &["by status", "no", "yes"] } else { &[""] };
+            let known: &[&str] = if gets.is_some() { &["no", "yes"] } else { &[""] };
             assert!(known.contains(&said.as_str()), "{said:?} in {row:?}");
         }
         let (requests, answers) =
@@ -66,14 +66,11 @@ impl Row {
         expect("the caller gets", self.gets.as_deref().unwrap_or("nothing else"), gets);
         if let Err(error) = &played.outcome {
             let yes_or_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
-            let later =
-                matches!(error.status(), Some(302 | 303 | 307 | 408 | 429 | 502 | 503 | 504));
             let seen = [error.is_retryable(), error.needs_login(), error.is_ambiguous()];
             for ((what, said), seen) in
                 ["retryable", "log in", "ambiguous"].into_iter().zip(&self.is).zip(seen)
             {
-                let said = if said == "by status" { yes_or_no(later) } else { said.clone() };
-                expect(what, &said, yes_or_no(seen));
+                expect(what, said, yes_or_no(seen));
             }
             // The error is that of this answer.
             match (error, answer) {

@@ -119,8 +119,13 @@ fn answers_that_are_no_login_are_decode_errors_and_store_nothing() {
         let error = session.log_in(&password()).unwrap_err();
         assert!(matches!(error, Error::Decode(_)), "{body}: {error}");
     }
-    script.on(LOGIN, |_| Ok(Response::new(200, "<html>portal</html>")));
-    assert!(matches!(session.log_in(&password()).unwrap_err(), Error::Decode(_)));
+    script.on(LOGIN, |_| Ok(Response::new(200, "\u{feff}\n<html>portal</html>")));
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Transport(error) if error.kind == TransportErrorKind::Intercepted),
+        "{error}"
+    );
+    assert!(error.is_retryable() && error.is_ambiguous(), "{error}");
     assert_eq!(session.users().unwrap(), []);
 }
 

@@ -5,8 +5,7 @@
 //!
 //! `KEYFOB_SIMULATION_FAULTS` says how many faults are met (a million are about 90 simulated days
 //! and take minutes in a release build), `KEYFOB_SIMULATION_THREADS` how many threads call, and
-//! `KEYFOB_SEED` repeats the weather; with one thread it repeats the run. Without any of these the
-//! run is short, by one thread and always the same.
+//! `KEYFOB_SEED` repeats the weather; with one thread it repeats the run.
 //!
 //! # The bound on refreshes
 //!
@@ -367,16 +366,8 @@ fn run(faults: usize, seed: u64, threads: usize, rotates: bool) {
     assert!(simulation.tally.answers.load(Ordering::Relaxed) > 0);
 }
 
-/// One for the short run, so that it is the same every time.
 fn threads() -> usize {
-    let usual = if setting("KEYFOB_SIMULATION_FAULTS").is_some() { 64 } else { 1 };
-    setting("KEYFOB_SIMULATION_THREADS").map_or(usual, |threads| threads.try_into().unwrap())
-}
-
-/// The same for every short run, any for a long one.
-fn weather() -> u64 {
-    let is_long = setting("KEYFOB_SIMULATION_FAULTS").is_some();
-    if is_long || setting("KEYFOB_SEED").is_some() { seed() } else { 20_250_930 }
+    setting("KEYFOB_SIMULATION_THREADS").map_or(64, |threads| threads.try_into().unwrap())
 }
 
 fn faults() -> usize {
@@ -385,15 +376,15 @@ fn faults() -> usize {
 
 #[test]
 fn no_weather_logs_anyone_out_or_makes_a_refresh_storm() {
-    run(faults(), weather(), threads(), false);
+    run(faults(), seed(), threads(), false);
 }
 
 #[test]
 fn no_weather_has_a_thread_send_a_token_again_that_it_knows_to_have_expired() {
-    run(faults() / 4, weather(), USERS, false);
+    run(faults() / 4, seed(), USERS, false);
 }
 
 #[test]
 fn no_weather_does_so_where_refresh_tokens_rotate() {
-    run(faults() / 4, weather(), threads(), true);
+    run(faults() / 4, seed(), threads(), true);
 }

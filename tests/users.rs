@@ -226,6 +226,6 @@ fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
     assert_eq!(script.count(LOGOUT), 1, "it is told once");
     assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
     // What trying again cannot help is an error, and nothing is kept.
-    script.reply(LOGOUT, 500, Value::Null);
-    assert_eq!(bob.log_out().unwrap_err().status(), Some(500));
+    script.reply(LOGOUT, 400, Value::Null);
+    assert_eq!(bob.log_out().unwrap_err().status(), Some(400));
 }

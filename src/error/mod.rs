@@ -6,7 +6,7 @@
 //! | [`Decode`](Error::Decode) | no | no | no | none |
 //! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
-//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504 | no | if a request that changes something met a proxy without an answer, or a redirect | the backend's |
+//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and web pages | no | if a request that changes something met a proxy without an answer, or a redirect | the backend's |
 //! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
 //! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
 //! | [`Transport`](Error::Transport) | unless the request can never be sent | no | if a request that changes something may have arrived | none |
@@ -113,6 +113,10 @@ pub struct ServerError {
     /// Whether the request changes something and may have done so all the same: a proxy had no answer
     /// (502, 504 without a JSON body), or the answer was to be found elsewhere (301, 302, 303).
     pub ambiguous: bool,
+    /// Whether the same request may succeed later: the backend or what stands before it is busy or
+    /// down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to repeat), or
+    /// a web page came that something on the way put in its place.
+    pub retryable: bool,
 }
 
 /// An answer or an argument that is not of the expected form.
@@ -148,6 +152,9 @@ pub enum TransportErrorKind {
     BodyTooLarge,
     /// The host could not be reached. Nothing was sent.
     Connect,
+    /// A web page came as if it were a success: something between here and the backend, such as a
+    /// network that wants a sign-on, answered in its place.
+    Intercepted,
     /// The connection broke after the request had been sent, at least in part.
     Interrupted,
     /// The URL cannot be requested: malformed, or plain http to another machine.
@@ -217,9 +224,7 @@ impl Error {
     /// the way, a busy backend, a busy store.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Server(error) => {
-                matches!(error.status, 302 | 303 | 307 | 408 | 429 | 502 | 503 | 504)
-            }
+            Self::Server(error) => error.retryable,
             Self::Store(error) => error.kind == StoreErrorKind::Busy,
             Self::Transport(error) => !matches!(
                 error.kind,
@@ -327,6 +332,7 @@ impl TransportError {
             && matches!(
                 self.kind,
                 TransportErrorKind::BodyTooLarge
+                    | TransportErrorKind::Intercepted
                     | TransportErrorKind::Interrupted
                     | TransportErrorKind::Protocol
                     | TransportErrorKind::Timeout
@@ -418,6 +424,7 @@ impl fmt::Display for TransportError {
         let what = match self.kind {
             TransportErrorKind::BodyTooLarge => "the answer is larger than the limit",
             TransportErrorKind::Connect => "cannot connect",
+            TransportErrorKind::Intercepted => "a web page came in place of the backend's answer",
             TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
             TransportErrorKind::InvalidUrl => "the URL cannot be requested",
             TransportErrorKind::Protocol => "the answer is not HTTP",
@@ -531,6 +538,7 @@ mod tests {
             retry_after: None,
             sends_to: None,
             ambiguous: false,
+            retryable: false,
         };
         assert_eq!(
             Error::from(error).to_string(),

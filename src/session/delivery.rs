@@ -5,7 +5,7 @@ use super::inner::{Inner, out_of_time};
 use super::url::BaseUrl;
 use crate::clock::Deadline;
 use crate::diagnostics::note;
-use crate::error::{Error, Result, TransportErrorKind};
+use crate::error::{Error, Result, TransportError, TransportErrorKind};
 use crate::transport::{Request, Response};
 use crate::wire::{self, Route};
 
@@ -24,22 +24,32 @@ enum Verdict {
 }
 
 impl Inner {
-    /// Sends a route to where the backend is, and returns the answer, whatever its status. If that
-    /// is no place for the backend any more, it is asked once where it is now.
+    /// Sends a route to where the backend is, and returns its answer, whatever its status; if that
+    /// is no place for it any more, it is asked once where it is now. A web page that reads as a
+    /// success is no answer.
     pub(super) fn send(
         &self,
         route: &Route,
         token: Option<&str>,
         deadline: Deadline,
     ) -> Result<Response> {
-        let location = self.location(deadline)?;
-        let outcome = self.deliver(&location.host, route, token, deadline);
-        let Verdict::Wrong { repeat } = self.judge(&location.host, route, &outcome) else {
-            return outcome;
-        };
-        match self.relocate(&location.host, deadline) {
-            Some(moved) if repeat => self.deliver(&moved.host, route, token, deadline),
-            _ => outcome,
+        let mut place = self.location(deadline)?;
+        let mut outcome = self.deliver(&place.host, route, token, deadline);
+        if let Verdict::Wrong { repeat } = self.judge(&place.host, route, &outcome)
+            && let Some(moved) = self.relocate(&place.host, deadline)
+            && repeat
+        {
+            outcome = self.deliver(&moved.host, route, token, deadline);
+            place = moved;
+        }
+        match outcome {
+            Ok(answer) if is_success(&answer) && wire::is_foreign(&answer) => {
+                let kind = TransportErrorKind::Intercepted;
+                let mut error = TransportError::new(kind, place.host.as_str());
+                error.ambiguous = !route.repeatable;
+                Err(error.into())
+            }
+            outcome => outcome,
         }
     }
 
@@ -157,14 +167,5 @@ pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
     if is_success(&answer) {
         return Ok(answer);
     }
-    let mut error = wire::error(route.attempt, &answer);
-    // Who sends to "see other" may have done what was asked; who stands before the backend and had
-    // no answer of it does not know.
-    let is_open = match error.status {
-        301..=303 => true,
-        502 | 504 => wire::is_foreign(&answer),
-        _ => false,
-    };
-    error.ambiguous = is_open && !route.repeatable;
-    Err(error.into())
+    Err(wire::refusal(route, &answer).into())
 }

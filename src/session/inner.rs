@@ -180,7 +180,7 @@ impl Inner {
             if !wire::refuses_session(&answer) {
                 return success(route, answer);
             }
-            let error = wire::error(route.attempt, &answer);
+            let error = wire::refusal(route, &answer);
             // A refresh on its way may have made the backend forget this token: wait for what it
             // brings.
             let Some(_flight) = self.store.refresh_flight(user, deadline)? else {

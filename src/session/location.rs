@@ -148,7 +148,7 @@ impl Inner {
             self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
             return Ok(found);
         }
-        let error = wire::error(route.attempt, &answer);
+        let error = wire::refusal(&route, &answer);
         if wire::is_unknown_app(&error) {
             return Err(error.into());
         }

@@ -255,7 +255,7 @@ impl Inner {
                 self.tell_untold(deadline);
                 return Ok(token);
             }
-            let error = wire::error(route.attempt, &answer);
+            let error = wire::refusal(&route, &answer);
             let expired = self.is_surely_over(refresh_token.claims(), record.skew, &answer);
             if !wire::ends_login(&answer, expired) {
                 return Err(error.into());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::delivery::{is_success, success};
+use super::delivery::success;
 use super::inner::{Inner, known};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
@@ -275,7 +275,7 @@ impl Inner {
         let route = Route::log_out();
         let answer = self.send(&route, Some(token.expose()), deadline)?;
         // A session that the backend does not know any more has ended.
-        if is_success(&answer) || wire::refuses_token(&answer) {
+        if wire::knows_no_session(&answer) {
             return Ok(());
         }
         success(&route, answer).map(|_| ())

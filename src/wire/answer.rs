@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::date;
 use super::redirect::{is_redirect, origin};
+use super::route::Route;
 use crate::account::{ApiKey, Identity, Profile};
 use crate::credentials::Provider;
 use crate::error::{Error, Result, ServerError, ServerErrorCode};
@@ -173,12 +174,35 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
     keys.into_iter().map(ApiKeyBody::read).collect()
 }
 
-/// Reads an answer that is no success. The status decides, then the body: a JSON object with an
-/// `error` and perhaps an `error_code` and a `link`, whatever its content type calls it.
+/// Reads an answer to a route that is no success.
+///
+/// Who sends to "see other" may have done what was asked; who stands before the backend and had no
+/// answer of it does not know.
+pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
+    let (status, is_page) = (answer.status(), is_page(answer));
+    let is_open = match status {
+        301..=303 => true,
+        502 | 504 => is_foreign(answer),
+        _ => false,
+    };
+    let retryable = match status {
+        302 | 303 | 307 | 408 | 429 | 502..=504 => true,
+        // There is no such page: it is not the way that is wrong.
+        404 | 405 | 410 => false,
+        400..=499 => is_page,
+        500.. => is_page || route.repeatable,
+        _ => false,
+    };
+    let ambiguous = is_open && !route.repeatable;
+    ServerError { ambiguous, retryable, ..error(route.attempt, answer) }
+}
+
+/// Reads the body of an answer that is no success: a JSON object with an `error` and perhaps an
+/// `error_code` and a `link`, whatever its content type calls it.
 ///
 /// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
 /// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
-pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
+fn error(attempt: &'static str, answer: &Response) -> ServerError {
     // Raw, so that a large value that is no text costs nothing.
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -216,6 +240,7 @@ pub(crate) fn error(attempt: &'static str, answer: &Response) -> ServerError {
             .then(|| origin(answer.header("location")?.trim()))
             .flatten(),
         ambiguous: false,
+        retryable: false,
     }
 }
 
@@ -264,6 +289,12 @@ pub(crate) fn refuses_session(answer: &Response) -> bool {
         && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
 }
 
+/// Tells whether an answer to [`super::Route::log_out`] says that there is no such session any more:
+/// the backend itself, in its own words, and not whoever a redirect led to.
+pub(crate) fn knows_no_session(answer: &Response) -> bool {
+    !answer.was_redirected && refuses_token(answer) && is_object(answer)
+}
+
 /// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself
 /// says so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether
 /// the refresh token's own time is over.
@@ -289,12 +320,16 @@ pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
 /// or in front of it.
 pub(crate) fn is_foreign(answer: &Response) -> bool {
     match answer.status() {
-        200..=299 => answer.header("content-type").is_some_and(|kind| {
-            kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
-        }),
+        200..=299 => is_page(answer),
         404 | 502 | 503 | 504 => !is_object(answer),
         _ => false,
     }
+}
+
+/// Tells whether an answer is a web page, whatever its content type calls it.
+fn is_page(answer: &Response) -> bool {
+    let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
+    body.trim_ascii_start().starts_with(b"<")
 }
 
 fn is_object(answer: &Response) -> bool {
