@@ -273,3 +273,15 @@ fn many_users_at_once_get_their_own_answers() {
         }
     });
 }
+
+#[test]
+fn arguments_of_any_size_arrive_as_they_were_sent() {
+    let live = live(|server| server.function("mirror", |_, arguments| Ok(arguments[0].clone())));
+    let user = live.session.log_in(&Credentials::anonymous()).unwrap();
+    // Around what fits into one segment, and into the buffers on the way.
+    for size in [0, 1, 1400, 15_000, 16_384, 17_000, 131_072, 140_000, 262_144, 1_000_000] {
+        let text: String = ('a'..='z').cycle().take(size).collect();
+        let answer: String = user.functions().call("mirror", (text.as_str(),)).unwrap();
+        assert!(answer == text, "{size}");
+    }
+}

@@ -13,16 +13,12 @@ use ureq::http::Uri;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-#[cfg(not(feature = "tls"))]
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector, NextTimeout};
 #[cfg(feature = "tls")]
-use ureq::unversioned::transport::{
-    self as wire, ConnectProxyConnector, ConnectionDetails, Connector, RustlsConnector,
-    TcpConnector,
-};
+use ureq::unversioned::transport::{ConnectionDetails, RustlsConnector};
 use ureq::{Agent, Timeout};
 
+use super::connection::ThriftyConnector;
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
@@ -351,16 +347,17 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
+/// What ureq has by default, but for [`ThriftyConnector`].
 #[cfg(not(feature = "tls"))]
-fn connector() -> DefaultConnector {
-    DefaultConnector::default()
+fn connector() -> impl Connector<Out = impl wire::Transport> {
+    ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default())
 }
 
-/// What ureq has by default, but for [`OneTlsConfig`].
+/// What ureq has by default, but for [`ThriftyConnector`] and [`OneTlsConfig`].
 #[cfg(feature = "tls")]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
     ().chain(ConnectProxyConnector::default())
-        .chain(TcpConnector::default())
+        .chain(ThriftyConnector::default())
         .chain(OneTlsConfig(RustlsConnector::default()))
 }
 
