@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use super::http::Request;
 use super::refusal::Refusal;
 use super::routes::{Caller, Reply, Service};
 use super::state::User;
+use super::token::Access;
 use crate::UserId;
 
 /// Who calls a function.
@@ -19,8 +21,8 @@ use crate::UserId;
 pub struct Context {
     user_id: UserId,
     identities: Vec<UserIdentity>,
-    data: Map<String, Value>,
-    custom_data: Option<Map<String, Value>>,
+    user: Arc<User>,
+    access: Arc<Access>,
 }
 
 /// One of the ways in which a user logs in.
@@ -44,7 +46,7 @@ pub(super) struct Functions {
 }
 
 impl Context {
-    fn new(user: &User, custom_data: Option<Map<String, Value>>) -> Self {
+    fn new(user: Arc<User>, access: Arc<Access>) -> Self {
         let identity = |identity: &super::state::Identity| UserIdentity {
             id: identity.id.clone(),
             provider_type: identity.provider_type.clone(),
@@ -52,8 +54,8 @@ impl Context {
         Self {
             user_id: UserId::new(&user.id),
             identities: user.identities.iter().map(identity).collect(),
-            data: user.data.clone(),
-            custom_data,
+            user,
+            access,
         }
     }
 
@@ -69,12 +71,12 @@ impl Context {
 
     /// Returns the caller's profile: the fields that the providers filled in, such as `email`.
     pub fn data(&self) -> &Map<String, Value> {
-        &self.data
+        &self.user.data
     }
 
     /// Returns the caller's custom user data, as it was when the access token was made.
     pub fn custom_data(&self) -> Option<&Map<String, Value>> {
-        self.custom_data.as_ref()
+        self.access.user_data.as_ref()
     }
 }
 
@@ -194,7 +196,7 @@ impl Service {
                 },
             },
         };
-        let context = Context::new(&user, access.user_data);
+        let context = Context::new(user, access);
         // No lock is held here: a function may take its time, or panic.
         match function(&context, &call.arguments.unwrap_or_default()) {
             Ok(value) => Ok(Reply::Json(200, ejson::canonical(value))),
@@ -230,7 +232,7 @@ fn whoami(context: &Context) -> Value {
     json!({
         "user_id": context.user_id.as_str(),
         "identities": context.identities.iter().map(identity).collect::<Vec<_>>(),
-        "data": context.data,
+        "data": context.data(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Names and keys nobody can guess.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Returns bytes from the operating system's generator.
 pub(super) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
@@ -12,6 +13,22 @@ pub(super) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
 /// Returns an id as the backend forms them: 24 lower-case hexadecimal digits.
 pub(super) fn id() -> io::Result<String> {
     Ok(hex(&bytes::<12>()?))
+}
+
+/// Ids that are told apart and may be guessed, such as those of requests.
+pub(super) struct Ids {
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { prefix: hex(&bytes::<4>()?), next: AtomicU64::new(1) })
+    }
+
+    pub(super) fn next(&self) -> String {
+        format!("{}{:016x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Returns random lower-case letters.

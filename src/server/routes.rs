@@ -1,5 +1,6 @@
 //! Which request goes where, and what every answer has in common.
 
+use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use super::journal::{JournalEntry, Recorder};
 use super::pages::{self, Page};
 use super::password::Passwords;
 use super::providers::Providers;
-use super::random;
+use super::random::Ids;
 use super::refusal::Refusal;
 use super::route::Route;
 use super::state::State;
@@ -35,6 +36,7 @@ pub(super) struct Service {
     pub recorder: Recorder,
     /// Seconds.
     pub refresh_lifetime: i64,
+    pub request_ids: Ids,
     pub rotate_refresh_tokens: bool,
     /// Seconds.
     pub rotation_grace: i64,
@@ -91,15 +93,18 @@ impl Service {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 
-    fn answer(&self, request: &Request, caller: &mut Caller) -> Result<Reply, Refusal> {
+    fn answer(
+        &self,
+        request: &Request,
+        found: Option<(Option<&str>, Place<'_>)>,
+        caller: &mut Caller,
+    ) -> Result<Reply, Refusal> {
         // A browser asks this before it asks for anything else, and must be let through to see what
         // the answer to that is.
         if request.method == "OPTIONS" {
             return Ok(Reply::Empty);
         }
-        let segments = segments(&request.path);
-        let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-        let place = match find(&segments) {
+        let place = match found {
             Some((Some(app), _)) if app != self.app_id => {
                 let message = format!("cannot find app using Client App ID '{app}'");
                 return Err(Refusal::without_code(404, message));
@@ -166,8 +171,7 @@ impl Service {
 
     /// Puts an answer into its final form.
     fn respond(&self, answer: Result<Reply, Refusal>, preflight: bool) -> Response {
-        // Not worth failing for: it only names the request.
-        let request_id = random::id().unwrap_or_else(|_| "0".repeat(24));
+        let request_id = self.request_ids.next();
         let mut headers = vec![
             ("Date", http_date(self.clock.now())),
             ("X-Appservices-Request-Id", request_id.clone()),
@@ -209,8 +213,11 @@ impl Service {
 
 impl Handler for Service {
     fn handle(&self, request: &Request) -> Outcome {
+        let segments = segments(&request.path);
+        let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
+        let found = find(&segments);
         let mut entry = JournalEntry {
-            route: route(request),
+            route: found.as_ref().and_then(|(_, place)| place.route(request)),
             method: request.method.clone(),
             path: request.path.clone(),
             status: 0,
@@ -225,7 +232,7 @@ impl Handler for Service {
             return outcome;
         }
         let mut caller = Caller::default();
-        let answer = self.answer(request, &mut caller);
+        let answer = self.answer(request, found, &mut caller);
         let response = self.respond(answer, request.method == "OPTIONS");
         (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
@@ -278,39 +285,36 @@ impl Place<'_> {
             Self::Session => "DELETE, OPTIONS, POST",
         }
     }
-}
 
-/// Returns what a request asks for, if that is anything we know.
-fn route(request: &Request) -> Option<Route> {
-    let segments = segments(&request.path);
-    let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-    let (_, place) = find(&segments)?;
-    Some(match (place, request.method.as_str()) {
-        (Place::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
-        (Place::ApiKey { .. }, "GET" | "HEAD") => Route::GetApiKey,
-        (Place::ApiKeys, "GET" | "HEAD") => Route::ListApiKeys,
-        (Place::ApiKeys, "POST") => Route::CreateApiKey,
-        (Place::CallConfirmation, "POST") => Route::CallConfirmation,
-        (Place::CallFunction, "POST") => Route::CallFunction,
-        (Place::CallReset, "POST") => Route::CallReset,
-        (Place::Confirm, "POST") => Route::Confirm,
-        (Place::DeleteUser, "DELETE") => Route::DeleteUser,
-        (Place::DisableApiKey { .. }, "PUT") => Route::DisableApiKey,
-        (Place::EnableApiKey { .. }, "PUT") => Route::EnableApiKey,
-        (Place::Health, "GET" | "HEAD") => Route::Health,
-        (Place::Location, "GET" | "HEAD") => Route::Location,
-        (Place::LogIn { .. }, "POST") if wants_link(request) => Route::Link,
-        (Place::LogIn { .. }, "POST") => Route::LogIn,
-        (Place::Page(_), "GET" | "HEAD") => Route::Page,
-        (Place::Profile, "GET" | "HEAD") => Route::Profile,
-        (Place::Register, "POST") => Route::Register,
-        (Place::Reset, "POST") => Route::Reset,
-        (Place::SendConfirmation, "POST") => Route::SendConfirmation,
-        (Place::SendReset, "POST") => Route::SendReset,
-        (Place::Session, "DELETE") => Route::LogOut,
-        (Place::Session, "POST") => Route::Refresh,
-        _ => return None,
-    })
+    /// Returns what a request for this place asks for, if that is anything we know.
+    fn route(&self, request: &Request) -> Option<Route> {
+        Some(match (self, request.method.as_str()) {
+            (Self::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
+            (Self::ApiKey { .. }, "GET" | "HEAD") => Route::GetApiKey,
+            (Self::ApiKeys, "GET" | "HEAD") => Route::ListApiKeys,
+            (Self::ApiKeys, "POST") => Route::CreateApiKey,
+            (Self::CallConfirmation, "POST") => Route::CallConfirmation,
+            (Self::CallFunction, "POST") => Route::CallFunction,
+            (Self::CallReset, "POST") => Route::CallReset,
+            (Self::Confirm, "POST") => Route::Confirm,
+            (Self::DeleteUser, "DELETE") => Route::DeleteUser,
+            (Self::DisableApiKey { .. }, "PUT") => Route::DisableApiKey,
+            (Self::EnableApiKey { .. }, "PUT") => Route::EnableApiKey,
+            (Self::Health, "GET" | "HEAD") => Route::Health,
+            (Self::Location, "GET" | "HEAD") => Route::Location,
+            (Self::LogIn { .. }, "POST") if wants_link(request) => Route::Link,
+            (Self::LogIn { .. }, "POST") => Route::LogIn,
+            (Self::Page(_), "GET" | "HEAD") => Route::Page,
+            (Self::Profile, "GET" | "HEAD") => Route::Profile,
+            (Self::Register, "POST") => Route::Register,
+            (Self::Reset, "POST") => Route::Reset,
+            (Self::SendConfirmation, "POST") => Route::SendConfirmation,
+            (Self::SendReset, "POST") => Route::SendReset,
+            (Self::Session, "DELETE") => Route::LogOut,
+            (Self::Session, "POST") => Route::Refresh,
+            _ => return None,
+        })
+    }
 }
 
 /// Finds a path's place and, for those that have one, the app it names.
@@ -357,13 +361,13 @@ fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Place<'a>)> {
 }
 
 /// Splits a path and decodes its parts. What cannot be decoded stays as it is.
-fn segments(path: &str) -> Vec<String> {
+fn segments(path: &str) -> Vec<Cow<'_, str>> {
     path.strip_prefix('/').unwrap_or(path).split('/').map(percent_decoded).collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+fn percent_decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
-        return text.to_owned();
+        return text.into();
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -377,7 +381,7 @@ fn percent_decoded(text: &str) -> String {
         bytes.push(code.unwrap_or(*first));
         rest = if code.is_some() { &after[2..] } else { after };
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(bytes).map_or(text.into(), Cow::from)
 }
 
 /// Tells whether a `Host` field can be part of a URL as it stands.
@@ -400,7 +404,7 @@ mod tests {
     fn routes_are_found_by_their_whole_path() {
         let found = |path: &str| {
             let segments = segments(path);
-            let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+            let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
             find(&segments).map(|(app, route)| format!("{app:?} {route:?}"))
         };
         assert_eq!(found("/health").as_deref(), Some("None Health"));

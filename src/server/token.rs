@@ -6,14 +6,19 @@
 //!
 //! [`State`]: super::state::State
 
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::random;
 use super::state::{Deployment, Identity, Session};
 use crate::Secret;
+
+/// How many tokens are remembered before all of them are forgotten.
+const MOST_KNOWN: usize = 1024;
 
 /// Signs tokens and checks them.
 pub(super) struct Tokens {
@@ -23,6 +28,8 @@ pub(super) struct Tokens {
     domain_id: String,
     /// Seconds.
     access_lifetime: i64,
+    /// Access tokens whose signature was checked: each comes with many requests.
+    known: RwLock<HashMap<String, Arc<Access>>>,
 }
 
 /// Why a token is no good.
@@ -33,6 +40,14 @@ pub(super) enum TokenFault {
     Invalid,
     /// A refresh token in the place of an access token, or the other way round.
     WrongType,
+}
+
+/// The claims of a token of either kind.
+#[derive(Deserialize, Serialize)]
+#[serde(tag = "typ", rename_all = "lowercase")]
+enum Claims {
+    Access(AccessClaims),
+    Refresh(RefreshClaims),
 }
 
 /// The claims of an access token.
@@ -49,7 +64,6 @@ struct AccessClaims {
     #[serde(default)]
     jti: String,
     sub: String,
-    typ: String,
     /// The custom user data, for clients to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user_data: Option<Map<String, Value>>,
@@ -58,6 +72,8 @@ struct AccessClaims {
 /// What an access token says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Access {
+    /// Seconds since the epoch.
+    pub expires_at: i64,
     pub user_id: String,
     pub session_id: String,
     pub user_data: Option<Map<String, Value>>,
@@ -74,7 +90,6 @@ struct RefreshClaims {
     exp: i64,
     iat: i64,
     sub: String,
-    typ: String,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -82,14 +97,6 @@ struct IdentityClaim {
     id: String,
     provider_type: String,
     provider_id: String,
-}
-
-/// The claims that say what a token is.
-#[derive(Deserialize)]
-struct Kind {
-    baas_domain_id: String,
-    exp: i64,
-    typ: String,
 }
 
 impl Tokens {
@@ -106,6 +113,7 @@ impl Tokens {
             validation,
             domain_id: deployment.domain_id.clone(),
             access_lifetime,
+            known: RwLock::default(),
         }
     }
 
@@ -117,7 +125,7 @@ impl Tokens {
         now: i64,
     ) -> Result<Secret, TokenFault> {
         let jti = random::id().map_err(|_| TokenFault::Invalid)?;
-        self.sign(&AccessClaims {
+        self.sign(&Claims::Access(AccessClaims {
             baas_device_id: session.device_id.clone(),
             baas_domain_id: self.domain_id.clone(),
             exp: now.saturating_add(self.access_lifetime),
@@ -125,14 +133,13 @@ impl Tokens {
             iss: session.id.clone(),
             jti,
             sub: session.user_id.clone(),
-            typ: ACCESS.to_owned(),
             user_data,
-        })
+        }))
     }
 
     /// Makes the refresh token of a server session: for one session always the same text.
     pub(super) fn refresh(&self, session: &Session) -> Result<Secret, TokenFault> {
-        self.sign(&RefreshClaims {
+        self.sign(&Claims::Refresh(RefreshClaims {
             baas_data: (),
             baas_device_id: session.device_id.clone(),
             baas_domain_id: self.domain_id.clone(),
@@ -145,22 +152,49 @@ impl Tokens {
             exp: session.expires_at,
             iat: session.issued_at,
             sub: session.user_id.clone(),
-            typ: REFRESH.to_owned(),
-        })
+        }))
     }
 
     /// Checks an access token and returns what it says.
-    pub(super) fn check_access(&self, token: &str, now: i64) -> Result<Access, TokenFault> {
-        self.check::<AccessClaims>(token, ACCESS, now).map(|claims| Access {
-            user_id: claims.sub,
-            session_id: claims.iss,
-            user_data: claims.user_data,
-        })
+    pub(super) fn check_access(&self, token: &str, now: i64) -> Result<Arc<Access>, TokenFault> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
+        let access = match known {
+            Some(access) => access,
+            None => self.read_access(token)?,
+        };
+        if access.expires_at <= now { Err(TokenFault::Expired) } else { Ok(access) }
+    }
+
+    fn read_access(&self, token: &str) -> Result<Arc<Access>, TokenFault> {
+        let claims = match self.verify(token)? {
+            Claims::Access(claims) => claims,
+            Claims::Refresh(claims) => return Err(self.wrong_type(&claims.baas_domain_id)),
+        };
+        if claims.baas_domain_id != self.domain_id {
+            return Err(TokenFault::Invalid);
+        }
+        let AccessClaims { exp, sub, iss, user_data, .. } = claims;
+        let access = Access { expires_at: exp, user_id: sub, session_id: iss, user_data };
+        let access = Arc::new(access);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(token.to_owned(), access.clone());
+        Ok(access)
     }
 
     /// Checks a refresh token and returns its session's id.
     pub(super) fn check_refresh(&self, token: &str, now: i64) -> Result<String, TokenFault> {
-        self.check::<RefreshClaims>(token, REFRESH, now).map(|claims| claims.baas_id)
+        let claims = match self.verify(token)? {
+            Claims::Refresh(claims) => claims,
+            Claims::Access(claims) => return Err(self.wrong_type(&claims.baas_domain_id)),
+        };
+        match claims.baas_domain_id == self.domain_id {
+            false => Err(TokenFault::Invalid),
+            true if claims.exp <= now => Err(TokenFault::Expired),
+            true => Ok(claims.baas_id),
+        }
     }
 
     /// Returns the id of an identity's provider. It is made up, and stays the same.
@@ -179,33 +213,17 @@ impl Tokens {
             .map_err(|_| TokenFault::Invalid)
     }
 
-    fn check<T: DeserializeOwned>(
-        &self,
-        token: &str,
-        typ: &str,
-        now: i64,
-    ) -> Result<T, TokenFault> {
-        let kind: Kind = self.decode(token)?;
-        if kind.baas_domain_id != self.domain_id {
-            Err(TokenFault::Invalid)
-        } else if kind.typ != typ {
-            Err(TokenFault::WrongType)
-        } else if kind.exp <= now {
-            Err(TokenFault::Expired)
-        } else {
-            self.decode(token)
-        }
-    }
-
-    fn decode<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenFault> {
+    /// Checks who signed a token.
+    fn verify(&self, token: &str) -> Result<Claims, TokenFault> {
         jsonwebtoken::decode(token, &self.checking, &self.validation)
             .map(|token| token.claims)
             .map_err(|_| TokenFault::Invalid)
     }
-}
 
-const ACCESS: &str = "access";
-const REFRESH: &str = "refresh";
+    fn wrong_type(&self, domain_id: &str) -> TokenFault {
+        if domain_id == self.domain_id { TokenFault::WrongType } else { TokenFault::Invalid }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -299,7 +317,7 @@ mod tests {
         let access = tokens.access(&session(), None, 5000).unwrap();
         let refresh = tokens.refresh(&session()).unwrap();
         let said = tokens.check_access(access.expose(), 6799).unwrap();
-        assert_eq!((said.user_id, said.session_id), ("2".repeat(24), "1".repeat(24)));
+        assert_eq!((&said.user_id, &said.session_id), (&"2".repeat(24), &"1".repeat(24)));
         assert_eq!(tokens.check_access(access.expose(), 6800), Err(TokenFault::Expired));
         assert_eq!(tokens.check_access(refresh.expose(), 5000), Err(TokenFault::WrongType));
         assert_eq!(tokens.check_refresh(refresh.expose(), 8999), Ok("1".repeat(24)));

@@ -192,7 +192,7 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<(Arc<User>, Access), Refusal> {
+    ) -> Result<(Arc<User>, Arc<Access>), Refusal> {
         let access = self
             .tokens
             .check_access(bearer(request)?, self.now())

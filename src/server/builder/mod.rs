@@ -20,6 +20,7 @@ use super::http::{HttpServer, Limits, reachable};
 use super::journal::Recorder;
 use super::password::Passwords;
 use super::providers;
+use super::random::Ids;
 use super::routes::{CustomData, Service};
 use super::state::State;
 use super::throttle::Throttle;
@@ -332,6 +333,7 @@ impl ServerBuilder {
             providers,
             recorder: Recorder::default(),
             refresh_lifetime,
+            request_ids: Ids::new()?,
             rotate_refresh_tokens: self.rotate_refresh_tokens,
             rotation_grace: seconds(self.rotation_grace),
             state,

@@ -31,6 +31,8 @@ pub(super) struct Reader<'a> {
     /// them.
     buffer: Vec<u8>,
     start: usize,
+    /// Where the stream puts what comes next.
+    chunk: Box<[u8]>,
     deadline: Instant,
     timeout: Duration,
 }
@@ -42,6 +44,7 @@ impl<'a> Reader<'a> {
             limits,
             buffer: Vec::new(),
             start: 0,
+            chunk: vec![0; BUFFER].into(),
             deadline: Instant::now(),
             timeout: Duration::ZERO,
         }
@@ -197,10 +200,9 @@ impl<'a> Reader<'a> {
         }
         self.buffer.drain(..self.start);
         self.start = 0;
-        let mut chunk = [0; BUFFER];
         let read = loop {
             let mut stream = self.stream;
-            match stream.read(&mut chunk) {
+            match stream.read(&mut self.chunk) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
@@ -208,7 +210,7 @@ impl<'a> Reader<'a> {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.buffer.extend_from_slice(&chunk[..read]);
+        self.buffer.extend_from_slice(&self.chunk[..read]);
         Ok(())
     }
 }
