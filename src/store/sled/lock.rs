@@ -6,12 +6,15 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::{Identity, failed, private};
 use crate::clock::Deadline;
 use crate::error::StoreError;
 use crate::store::gate::Gate;
+
+/// The sleep after a first attempt.
+const FIRST_SLEEP: Duration = Duration::from_micros(50);
 
 /// The longest sleep between two attempts.
 const LONGEST_SLEEP: Duration = Duration::from_millis(2);
@@ -37,8 +40,10 @@ impl FileLock {
         turn: &Path,
         deadline: Deadline,
     ) -> Result<Option<Self>, StoreError> {
-        let Some(_turn) = Self::take(turn, deadline)? else { return Ok(None) };
-        Self::take_napping(path, Naps { longest: SHORT_SLEEP, ..Naps::until(deadline) })
+        let naps = Naps { pace: Pace::Aging(Instant::now()), deadline };
+        let Some(_turn) = Self::take_napping(turn, naps)? else { return Ok(None) };
+        let (next, longest) = (FIRST_SLEEP, SHORT_SLEEP);
+        Self::take_napping(path, Naps { pace: Pace::Slowing { next, longest }, deadline })
     }
 
     fn take_napping(path: &Path, mut naps: Naps) -> Result<Option<Self>, StoreError> {
@@ -82,16 +87,26 @@ impl Drop for FileLock {
     }
 }
 
-/// Sleeps that grow, up to two milliseconds as a rule, until a deadline.
+/// Sleeps between attempts, until a deadline.
 pub(super) struct Naps {
+    pace: Pace,
     deadline: Deadline,
-    next: Duration,
-    longest: Duration,
+}
+
+/// How long the sleeps are.
+enum Pace {
+    /// Longer and longer.
+    Slowing { next: Duration, longest: Duration },
+    /// Shorter and shorter, since the wait began: among many who wait for one thing, who has waited
+    /// longest looks most often, and is the likeliest to get it.
+    Aging(Instant),
 }
 
 impl Naps {
+    /// Sleeps that grow, up to two milliseconds.
     pub(super) fn until(deadline: Deadline) -> Self {
-        Self { deadline, next: Duration::from_micros(50), longest: LONGEST_SLEEP }
+        let (next, longest) = (FIRST_SLEEP, LONGEST_SLEEP);
+        Self { pace: Pace::Slowing { next, longest }, deadline }
     }
 
     /// Sleeps a little; `false` means that the time is up.
@@ -100,10 +115,24 @@ impl Naps {
         if left.is_zero() {
             return false;
         }
-        thread::sleep(self.next.min(left));
-        self.next = (self.next * 2).min(self.longest);
+        let time = match &mut self.pace {
+            Pace::Slowing { next, longest } => {
+                let time = *next;
+                *next = (time * 2).min(*longest);
+                time
+            }
+            Pace::Aging(since) => after_waiting(since.elapsed()),
+        };
+        thread::sleep(time.min(left));
         true
     }
+}
+
+/// Returns how long to sleep after so much waiting: 2 ms at first, 200 us after 200 ms.
+fn after_waiting(waited: Duration) -> Duration {
+    const YOUNG: Duration = Duration::from_millis(20);
+    let share = YOUNG.as_secs_f64() / waited.max(YOUNG).as_secs_f64();
+    LONGEST_SLEEP.mul_f64(share).max(FIRST_SLEEP)
 }
 
 /// Returns the gate that all stores of this process on one directory pass through. A forked child
@@ -119,4 +148,15 @@ pub(super) fn gate(dir: &Path, process: u32) -> Arc<Gate> {
         *entry = Arc::downgrade(&gate);
         gate
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_waited_longer_looks_more_often() {
+        let nap = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
+        assert_eq!([0, 20, 40, 200, 1000, 1 << 40].map(nap), [2000, 2000, 1000, 200, 50, 50]);
+    }
 }
