@@ -68,12 +68,9 @@ impl<'a> Functions<'a> {
         let session = self.user.session();
         session.within(|deadline| {
             let answer = self.send_until(name, &arguments, deadline)?;
-            read(answer.body(), deadline).map_err(|error| {
-                if error.is_io() {
-                    return out_of_time(session);
-                }
-                Error::decode(format!("the result of function `{name}`"), ejson::explain(&error))
-            })
+            let text = answer.body();
+            let result = read(text, deadline, ejson::from_slice, ejson::from_reader);
+            result.map_err(|error| unreadable(session, name, &error))
         })
     }
 
@@ -82,7 +79,10 @@ impl<'a> Functions<'a> {
     /// # Errors
     /// As [`Functions::call`].
     pub fn call_text(&self, name: &str, arguments: impl Serialize) -> Result<String> {
-        String::from_utf8(self.send(name, &arguments)?.into_body()).map_err(|_| {
+        let arguments = ejson::list(&arguments)?;
+        let session = self.user.session();
+        let answer = session.within(|deadline| self.send_until(name, &arguments, deadline))?;
+        String::from_utf8(answer.into_body()).map_err(|_| {
             Error::decode(format!("the result of function `{name}`"), "it is not UTF-8")
         })
     }
@@ -94,26 +94,23 @@ impl<'a> Functions<'a> {
     /// As [`Functions::call`].
     #[cfg(feature = "bson")]
     pub fn call_bson(&self, name: &str, arguments: &[bson::Bson]) -> Result<bson::Bson> {
-        let wrong = |reason: &dyn std::fmt::Display| {
-            Error::decode(format!("the result of function `{name}`"), reason)
-        };
         let arguments = arguments.iter().cloned().map(bson::Bson::into_canonical_extjson);
         let arguments = serde_json::Value::Array(arguments.collect()).to_string();
-        let answer = self.send_text(name, arguments.as_bytes())?;
-        let result: serde_json::Value = match answer.body().trim_ascii() {
-            b"" => serde_json::Value::Null,
-            body => serde_json::from_slice(body).map_err(|error| wrong(&ejson::explain(&error)))?,
-        };
-        // Its own words may quote the value.
-        bson::Bson::try_from(result).map_err(|_| wrong(&"it is no extended JSON"))
-    }
-
-    fn send(&self, name: &str, arguments: &impl Serialize) -> Result<Response> {
-        self.send_text(name, &ejson::list(arguments)?)
-    }
-
-    fn send_text(&self, name: &str, arguments: &[u8]) -> Result<Response> {
-        self.user.session().within(|deadline| self.send_until(name, arguments, deadline))
+        let session = self.user.session();
+        session.within(|deadline| {
+            let answer = self.send_until(name, arguments.as_bytes(), deadline)?;
+            let text = match answer.body().trim_ascii() {
+                b"" => b"null",
+                text => text,
+            };
+            let whole = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text);
+            let result = read(text, deadline, whole, serde_json::from_reader);
+            let result = result.map_err(|error| unreadable(session, name, &error))?;
+            // Its own words may quote the value.
+            bson::Bson::try_from(result).map_err(|_| {
+                Error::decode(format!("the result of function `{name}`"), "it is no extended JSON")
+            })
+        })
     }
 
     fn send_until(&self, name: &str, arguments: &[u8], deadline: Deadline) -> Result<Response> {
@@ -139,24 +136,32 @@ impl Read for Timed<'_> {
     }
 }
 
-/// Reads a result. One that may take longer than there is time is read in pieces, which costs more.
-fn read<T: DeserializeOwned>(text: &[u8], deadline: Deadline) -> Result<T, serde_json::Error> {
+/// Reads a result at once, or in pieces, which costs more, if it may take longer than there is time.
+fn read<'a, T>(
+    text: &'a [u8],
+    deadline: Deadline,
+    whole: impl FnOnce(&'a [u8]) -> Result<T, serde_json::Error>,
+    in_pieces: impl FnOnce(BufReader<Timed<'a>>) -> Result<T, serde_json::Error>,
+) -> Result<T, serde_json::Error> {
     /// How many bytes are surely read in a millisecond.
     const SPEED: usize = 4 * 1024;
     let needed = Duration::from_millis(u64::try_from(text.len() / SPEED).unwrap_or(u64::MAX));
     // What is small is read, come what may: it is there.
     if text.len() <= PIECE || deadline.remaining() > needed {
-        return ejson::from_slice(text);
+        return whole(text);
     }
-    let pieces = Timed { rest: text, deadline };
-    ejson::from_reader(BufReader::with_capacity(PIECE, pieces))
+    in_pieces(BufReader::with_capacity(PIECE, Timed { rest: text, deadline }))
 }
 
 /// How much of a result is read between two looks at the clock, in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// The answer is there, and the function has run, but there was no time left to read it.
-fn out_of_time(session: &Session) -> Error {
+/// The answer is there, and the function has run, but its result is not what was expected, or there
+/// was no time left to read it.
+fn unreadable(session: &Session, name: &str, error: &serde_json::Error) -> Error {
+    if !error.is_io() {
+        return Error::decode(format!("the result of function `{name}`"), ejson::explain(error));
+    }
     let mut error = TransportError::new(TransportErrorKind::Timeout, session.base_url())
         .because("reading a large result");
     error.ambiguous = true;
@@ -181,7 +186,11 @@ mod tests {
         let whole: Value = ejson::from_slice(text.as_bytes()).unwrap();
         assert_eq!(in_pieces(Deadline::after(Duration::from_secs(600))).unwrap(), whole);
         assert!(in_pieces(Deadline::passed()).unwrap_err().is_io());
-        assert!(read::<Value>(text.as_bytes(), Deadline::passed()).unwrap_err().is_io());
-        assert_eq!(read::<u8>(b"7", Deadline::passed()).unwrap(), 7);
+        let read = |text: &str| {
+            let pieces = |pieces| ejson::from_reader::<Value>(pieces);
+            read(text.as_bytes(), Deadline::passed(), ejson::from_slice, pieces)
+        };
+        assert!(read(&text).unwrap_err().is_io());
+        assert_eq!(read("7").unwrap(), 7);
     }
 }

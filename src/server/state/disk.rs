@@ -14,6 +14,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,9 @@ use crate::server::random;
 
 const VERSION: u32 = 2;
 const DEPLOYMENT: &str = "deployment";
+
+/// How long a child that is being started may hold a copy of an open file.
+const LONGEST_COPY: Duration = Duration::from_secs(5);
 
 pub(super) struct Disk {
     dir: PathBuf,
@@ -196,13 +201,23 @@ impl Database {
         }
         let config =
             sled::Config::new().path(&path).flush_every_ms(None).cache_capacity(8 * 1024 * 1024);
-        // sled panics over some kinds of damage.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-        let sled = match opened {
-            Ok(Ok(sled)) => sled,
-            Ok(Err(sled::Error::Io(error))) => return Err(error),
-            Ok(Err(error)) => return Err(damaged(&path, &error.to_string())),
-            Err(_) => return Err(damaged(&path, "sled panicked while opening it")),
+        let deadline = Instant::now() + LONGEST_COPY;
+        let sled = loop {
+            // sled panics over some kinds of damage.
+            match catch_unwind(AssertUnwindSafe(|| config.open())) {
+                Ok(Ok(sled)) => break sled,
+                // No other server is at it, but a child that is being started holds a copy of the
+                // file, and sled's lock with it, until it has become another program.
+                Ok(Err(sled::Error::Io(error)))
+                    if error.to_string().contains("could not acquire lock")
+                        && Instant::now() < deadline =>
+                {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Ok(Err(sled::Error::Io(error))) => return Err(error),
+                Ok(Err(error)) => return Err(damaged(&path, &error.to_string())),
+                Err(_) => return Err(damaged(&path, "sled panicked while opening it")),
+            }
         };
         let log = private_file().open(path.join("db"))?;
         for entry in fs::read_dir(&path)? {
