@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +147,37 @@ fn what_speaks_no_tls_is_told_from_what_does() {
     });
     let session = session(&format!("https://{address}"), trusting(&authority));
     assert_eq!(refused(&session).kind, TransportErrorKind::Tls);
+}
+
+#[test]
+fn a_handshake_that_breaks_off_or_never_ends_has_sent_nothing() {
+    let authority = Authority::new("ours");
+    for (breaks_off, expected, connections) in
+        [(true, TransportErrorKind::Connect, 2), (false, TransportErrorKind::Timeout, 1)]
+    {
+        let seen = Seen::default();
+        let noted = seen.clone();
+        let address = serve(move |mut stream| {
+            noted.note("a connection");
+            let mut hello = [0; 16];
+            stream.read_exact(&mut hello).unwrap();
+            if !breaks_off {
+                // Until the client leaves.
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let session = Session::builder(APP, format!("https://{address}"))
+            .transport(trusting(&authority))
+            .store(MemoryStore::new())
+            .location_lookup(false)
+            .deadline(Duration::from_millis(500))
+            .open()
+            .unwrap();
+        let error = refused(&session);
+        assert_eq!((error.kind, seen.all().len()), (expected, connections), "{error:?}");
+        assert!(!error.may_have_arrived(), "{error:?}");
+        assert!(Error::from(error).is_retryable());
+    }
 }
 
 #[test]

@@ -150,7 +150,7 @@ pub struct TransportError {
 pub enum TransportErrorKind {
     /// The answer is larger than the limit.
     BodyTooLarge,
-    /// The host could not be reached. Nothing was sent.
+    /// The host could not be reached, or broke off the TLS handshake. Nothing was sent.
     Connect,
     /// A web page came as if it were a success: something between here and the backend, such as a
     /// network that wants a sign-on, answered in its place.

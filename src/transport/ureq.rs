@@ -258,10 +258,16 @@ impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
-            let kind = kind(&error, origin.starts_with("https:"));
-            let trouble = TransportError::new(kind, origin);
+            let (error, in_handshake) = out_of_handshake(error);
+            let kind = match kind(&error, origin.starts_with("https:")) {
+                Kind::Interrupted if in_handshake => Kind::Connect,
+                kind => kind,
+            };
             // A time-out of the look-up or of connecting comes before anything is sent.
-            let unsent = matches!(error, ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect));
+            let is_early =
+                matches!(error, ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect));
+            let unsent = is_early || in_handshake;
+            let trouble = TransportError::new(kind, origin);
             let trouble = if unsent { trouble.before_sending() } else { trouble };
             trouble.because(error)
         })
@@ -392,7 +398,34 @@ impl<In: wire::Transport> Connector<In> for OneTlsConfig {
             run_connector: details.run_connector.clone(),
             register_shutdown: details.register_shutdown.clone(),
         };
-        self.0.connect(&details, chained)
+        self.0.connect(&details, chained).map_err(|error| io::Error::other(Handshake(error)).into())
+    }
+}
+
+/// An error of a TLS handshake: nothing of the request was sent.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+struct Handshake(ureq::Error);
+
+#[cfg(feature = "tls")]
+impl fmt::Display for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl std::error::Error for Handshake {}
+
+/// Returns what was wrong, and whether it was so in a TLS handshake.
+fn out_of_handshake(error: ureq::Error) -> (ureq::Error, bool) {
+    match error {
+        #[cfg(feature = "tls")]
+        ureq::Error::Io(error) => match error.downcast::<Handshake>() {
+            Ok(Handshake(error)) => (error, true),
+            Err(error) => (ureq::Error::Io(error), false),
+        },
+        other => (other, false),
     }
 }
 
