@@ -5,11 +5,12 @@
 //! looks whether a connection is still open both before it keeps it and before it uses it again.
 //! On a fast network that is a good part of what a call costs.
 
-use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, mem};
 
 use ureq::Error;
-use ureq::unversioned::transport::time::Duration as TimeLeft;
+use ureq::unversioned::transport::time::{Duration as TimeLeft, Instant};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
@@ -30,21 +31,26 @@ impl<In: Transport> Connector<In> for ThriftyConnector {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         let connected = self.0.connect(details, chained)?;
-        Ok(connected.map(|inner| Thrifty { inner, waiting: Vec::new(), has_heard: false }))
+        let now = &details.current_time;
+        Ok(connected.map(|inner| Thrifty::new(inner, now.clone())))
     }
 }
 
 /// A connection that sends what there is to send when an answer is awaited.
-#[derive(Debug)]
 pub(super) struct Thrifty<T> {
     inner: T,
     /// What was given to be sent and was not yet.
     waiting: Vec<u8>,
     /// Whether the other side was heard since the connection was last looked at.
     has_heard: bool,
+    now: Arc<dyn Fn() -> Instant + Send + Sync>,
 }
 
 impl<T: Transport> Thrifty<T> {
+    fn new(inner: T, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
+        Self { inner, waiting: Vec::new(), has_heard: false, now }
+    }
+
     fn flush(&mut self, timeout: NextTimeout) -> Result<(), Error> {
         let mut rest = &self.waiting[..];
         while !rest.is_empty() {
@@ -73,10 +79,19 @@ impl<T: Transport> Transport for Thrifty<T> {
         if self.waiting.len() > MOST_WAITING { self.flush(rounded(timeout)) } else { Ok(()) }
     }
 
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let timeout = rounded(timeout);
-        self.flush(timeout)?;
-        let has_more = self.inner.await_input(timeout)?;
+    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, Error> {
+        if !self.waiting.is_empty() {
+            let began = (self.now)();
+            self.flush(rounded(timeout))?;
+            // Both together have the time that one has.
+            if let (Instant::Exact(began), Instant::Exact(now), TimeLeft::Exact(left)) =
+                (began, (self.now)(), timeout.after)
+            {
+                let spent = now.saturating_duration_since(began);
+                timeout.after = left.saturating_sub(spent).into();
+            }
+        }
+        let has_more = self.inner.await_input(rounded(timeout))?;
         self.has_heard = has_more;
         Ok(has_more)
     }
@@ -89,6 +104,12 @@ impl<T: Transport> Transport for Thrifty<T> {
 
     fn is_tls(&self) -> bool {
         self.inner.is_tls()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Thrifty<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Thrifty").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -106,7 +127,114 @@ fn rounded(timeout: NextTimeout) -> NextTimeout {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use ureq::unversioned::transport::LazyBuffers;
+
     use super::*;
+
+    /// What a connection was asked to do, in its order.
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// A connection that notes what it is asked, hears something each time, and takes its time.
+    #[derive(Debug)]
+    struct Noting {
+        buffers: LazyBuffers,
+        log: Log,
+        clock: Arc<Mutex<std::time::Instant>>,
+        takes: Duration,
+    }
+
+    impl Noting {
+        fn note(&self, what: &str, timeout: NextTimeout) {
+            self.log.lock().unwrap().push(format!("{what} within {:?}", *timeout.after));
+            *self.clock.lock().unwrap() += self.takes;
+        }
+    }
+
+    impl Transport for Noting {
+        fn buffers(&mut self) -> &mut dyn Buffers {
+            &mut self.buffers
+        }
+
+        fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+            let text = String::from_utf8(self.buffers.output()[..amount].to_vec()).unwrap();
+            let text = if amount > 20 { format!("{amount} bytes") } else { text };
+            self.note(&format!("send {text}"), timeout);
+            Ok(())
+        }
+
+        fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+            self.note("hear", timeout);
+            Ok(true)
+        }
+
+        fn is_open(&mut self) -> bool {
+            self.log.lock().unwrap().push("look".to_owned());
+            true
+        }
+    }
+
+    fn connection(takes: Duration) -> (Thrifty<Noting>, Log) {
+        let (log, clock) = (Log::default(), Arc::new(Mutex::new(std::time::Instant::now())));
+        let buffers = LazyBuffers::new(1024, 128 * 1024);
+        let inner = Noting { buffers, log: log.clone(), clock: clock.clone(), takes };
+        (Thrifty::new(inner, Arc::new(move || Instant::Exact(*clock.lock().unwrap()))), log)
+    }
+
+    fn write(connection: &mut Thrifty<Noting>, bytes: &[u8]) {
+        connection.buffers().output()[..bytes.len()].copy_from_slice(bytes);
+        connection.transmit_output(bytes.len(), within(64)).unwrap();
+    }
+
+    fn within(seconds: u64) -> NextTimeout {
+        NextTimeout { after: TimeLeft::from_secs(seconds), ..NextTimeout::default() }
+    }
+
+    #[test]
+    fn a_request_goes_out_in_one_piece_when_its_answer_is_awaited() {
+        let (mut connection, log) = connection(Duration::ZERO);
+        write(&mut connection, b"head, ");
+        write(&mut connection, b"body");
+        assert!(log.lock().unwrap().is_empty());
+        assert!(connection.await_input(within(64)).unwrap());
+        assert!(connection.await_input(within(64)).unwrap());
+        let sent = ["send head, body within 63.488s", "hear within 63.488s", "hear within 63.488s"];
+        assert_eq!(*log.lock().unwrap(), sent);
+    }
+
+    #[test]
+    fn what_is_large_does_not_wait_and_keeps_its_order() {
+        let (mut connection, log) = connection(Duration::ZERO);
+        write(&mut connection, b"head");
+        write(&mut connection, &[b'x'; 100_000]);
+        write(&mut connection, &[b'y'; 100_000]);
+        write(&mut connection, b"end");
+        connection.await_input(within(64)).unwrap();
+        let sent: Vec<_> = log.lock().unwrap().iter().map(|line| line[..10].to_owned()).collect();
+        assert_eq!(sent, ["send 10000", "send 10000", "send end w", "hear withi"]);
+    }
+
+    #[test]
+    fn a_connection_is_looked_at_before_it_is_used_again_and_not_when_it_is_kept() {
+        let (mut connection, log) = connection(Duration::ZERO);
+        assert!(connection.is_open());
+        write(&mut connection, b"head");
+        assert!(!connection.is_open(), "something was not sent");
+        connection.await_input(within(64)).unwrap();
+        assert!(connection.is_open());
+        assert_eq!(log.lock().unwrap().iter().filter(|line| *line == "look").count(), 1);
+        assert!(connection.is_open());
+        assert_eq!(log.lock().unwrap().iter().filter(|line| *line == "look").count(), 2);
+    }
+
+    #[test]
+    fn sending_and_hearing_together_have_the_time_of_one() {
+        let (mut connection, log) = connection(Duration::from_secs(48));
+        write(&mut connection, b"head");
+        connection.await_input(within(64)).unwrap();
+        assert_eq!(*log.lock().unwrap(), ["send head within 63.488s", "hear within 15.872s"]);
+    }
 
     #[test]
     fn time_outs_lose_a_thirtieth_at_most_and_are_never_nothing() {
