@@ -3,7 +3,6 @@
 //! A transport knows neither users nor retries. It sends what it is given once, to where it is
 //! told, and follows no redirect: what an answer means is decided above it.
 
-mod connection;
 mod proxy;
 mod ureq;
 

@@ -1,24 +1,25 @@
-//! The network, by ureq. The only file that names it.
+//! The network, by ureq. The only place that names it.
 
-use std::collections::HashMap;
+mod connection;
+mod resolver;
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ureq::config::{Config, ConfigBuilder};
+use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
-#[cfg(feature = "tls")]
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector, NextTimeout};
-#[cfg(feature = "tls")]
-use ureq::unversioned::transport::{ConnectionDetails, RustlsConnector};
+use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
 use ureq::{Agent, Timeout};
 
-use super::connection::ThriftyConnector;
+use self::connection::ThriftyConnector;
+use self::resolver::CachingResolver;
+#[cfg(feature = "tls")]
+use self::tls::{OneTlsConfig, Roots, out_of_handshake};
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
@@ -34,9 +35,6 @@ const MAX_IDLE_CONNECTIONS: usize = 64;
 
 /// The longest that one attempt to connect may take, and a look-up before it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long a looked-up address serves.
-const ADDRESS_LIFE: Duration = Duration::from_secs(30);
 
 /// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
 /// connections kept for 10 s. Cloning shares the connections.
@@ -62,15 +60,6 @@ pub struct UreqTransportBuilder {
     proxies: Result<Proxies, String>,
     #[cfg(feature = "tls")]
     roots: Roots,
-}
-
-/// Whose certificates are trusted.
-#[cfg(feature = "tls")]
-enum Roots {
-    Mozilla,
-    Pem(Vec<u8>),
-    #[cfg(feature = "platform-verifier")]
-    Platform,
 }
 
 impl UreqTransportBuilder {
@@ -111,35 +100,13 @@ impl UreqTransportBuilder {
     pub fn build(self) -> Result<UreqTransport> {
         let proxies = self.proxies.map_err(|reason| Error::config("the proxy", reason))?;
         #[cfg(feature = "tls")]
-        let tls = TlsConfig::builder().root_certs(match self.roots {
-            Roots::Mozilla => RootCerts::WebPki,
-            Roots::Pem(pem) => certificates(&pem)?,
-            #[cfg(feature = "platform-verifier")]
-            Roots::Platform => RootCerts::PlatformVerifier,
-        });
+        let tls = self.roots.config()?;
         #[cfg(feature = "tls")]
-        let configure = |config: ConfigBuilder<_>| config.tls_config(tls.build());
+        let configure = |config: ConfigBuilder<_>| config.tls_config(tls);
         #[cfg(not(feature = "tls"))]
         let configure = |config| config;
         Ok(UreqTransport::with(proxies, configure))
     }
-}
-
-#[cfg(feature = "tls")]
-fn certificates(pem: &[u8]) -> Result<RootCerts> {
-    const WHAT: &str = "the text of the root certificates";
-    let mut certificates = Vec::new();
-    for item in parse_pem(pem) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-            Ok(_) => {}
-            Err(_) => return Err(Error::config(WHAT, "it is no PEM")),
-        }
-    }
-    if certificates.is_empty() {
-        return Err(Error::config(WHAT, "there is no certificate in it"));
-    }
-    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 impl UreqTransport {
@@ -353,6 +320,12 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
+/// Without TLS there is no handshake.
+#[cfg(not(feature = "tls"))]
+fn out_of_handshake(error: ureq::Error) -> (ureq::Error, bool) {
+    (error, false)
+}
+
 /// What ureq has by default, but for [`ThriftyConnector`].
 #[cfg(not(feature = "tls"))]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
@@ -364,131 +337,15 @@ fn connector() -> impl Connector<Out = impl wire::Transport> {
 fn connector() -> impl Connector<Out = impl wire::Transport> {
     ().chain(ConnectProxyConnector::default())
         .chain(ThriftyConnector::default())
-        .chain(OneTlsConfig(RustlsConnector::default()))
-}
-
-/// rustls with one configuration for all connections.
-///
-/// ureq makes one for each connection of a request that has any setting of its own, and ours all
-/// have: their time. That costs, with the platform's verifier most of all, and no session is
-/// resumed.
-#[cfg(feature = "tls")]
-#[derive(Debug)]
-struct OneTlsConfig(RustlsConnector);
-
-#[cfg(feature = "tls")]
-impl<In: wire::Transport> Connector<In> for OneTlsConfig {
-    type Out = <RustlsConnector as Connector<In>>::Out;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
-        let details = ConnectionDetails {
-            // Only the settings for TLS count here, and those no request has of its own.
-            request_level: false,
-            addrs: details.resolver.empty(),
-            uri: details.uri,
-            config: details.config,
-            resolver: details.resolver,
-            now: details.now,
-            timeout: details.timeout,
-            current_time: details.current_time.clone(),
-            run_connector: details.run_connector.clone(),
-            register_shutdown: details.register_shutdown.clone(),
-        };
-        self.0.connect(&details, chained).map_err(|error| io::Error::other(Handshake(error)).into())
-    }
-}
-
-/// An error of a TLS handshake: nothing of the request was sent.
-#[cfg(feature = "tls")]
-#[derive(Debug)]
-struct Handshake(ureq::Error);
-
-#[cfg(feature = "tls")]
-impl fmt::Display for Handshake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[cfg(feature = "tls")]
-impl std::error::Error for Handshake {}
-
-/// Returns what was wrong, and whether it was so in a TLS handshake.
-fn out_of_handshake(error: ureq::Error) -> (ureq::Error, bool) {
-    match error {
-        #[cfg(feature = "tls")]
-        ureq::Error::Io(error) => match error.downcast::<Handshake>() {
-            Ok(Handshake(error)) => (error, true),
-            Err(error) => (ureq::Error::Io(error), false),
-        },
-        other => (other, false),
-    }
-}
-
-/// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
-/// time-out, but only on a miss: an address literal needs no look-up, and a name's addresses serve
-/// for 30 s.
-#[derive(Debug, Default)]
-struct CachingResolver {
-    inner: DefaultResolver,
-    known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
-}
-
-impl Resolver for CachingResolver {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let (Some(host), Some(scheme)) = (uri.host(), uri.scheme_str()) else {
-            return self.inner.resolve(uri, config, timeout);
-        };
-        let port = match (uri.port_u16(), scheme) {
-            (Some(port), _) => port,
-            (None, "http") => 80,
-            (None, "https") => 443,
-            // A proxy's scheme.
-            (None, _) => return self.inner.resolve(uri, config, timeout),
-        };
-        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(self.list(&[SocketAddr::new(address, port)]));
-        }
-        let key = format!("{host}:{port}");
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, addresses)) = known.get(&key)
-            && since.elapsed() < ADDRESS_LIFE
-        {
-            return Ok(self.list(addresses));
-        }
-        drop(known);
-        let found = self.inner.resolve(uri, config, timeout).map_err(|error| match error {
-            // The system's "name not known" has no kind of its own.
-            ureq::Error::Io(_) => ureq::Error::HostNotFound,
-            other => other,
-        })?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(key, (Instant::now(), found.to_vec()));
-        Ok(found)
-    }
-}
-
-impl CachingResolver {
-    fn list(&self, addresses: &[SocketAddr]) -> ResolvedSocketAddrs {
-        let mut list = self.empty();
-        for address in addresses.iter().take(16) {
-            list.push(*address);
-        }
-        list
-    }
+        .chain(OneTlsConfig::default())
 }
 
 #[cfg(test)]
 mod tests {
+    use ureq::config::Config;
+    use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+    use ureq::unversioned::transport::NextTimeout;
+
     use super::*;
     use crate::clock::Deadline;
 
