@@ -30,9 +30,12 @@ impl<In: Transport> Connector<In> for ThriftyConnector {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
+        // What comes from a proxy's connector is one of these already, and must not have two that
+        // each trust the other to look.
+        let is_direct = chained.is_none();
         let connected = self.0.connect(details, chained)?;
         let now = &details.current_time;
-        Ok(connected.map(|inner| Thrifty::new(inner, now.clone())))
+        Ok(connected.map(|inner| Thrifty::new(inner, is_direct, now.clone())))
     }
 }
 
@@ -43,26 +46,36 @@ pub(super) struct Thrifty<T> {
     waiting: Vec<u8>,
     /// Whether the other side was heard since the connection was last looked at.
     has_heard: bool,
+    /// Whether a socket lies directly below.
+    is_direct: bool,
     now: Arc<dyn Fn() -> Instant + Send + Sync>,
 }
 
 impl<T: Transport> Thrifty<T> {
-    fn new(inner: T, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
-        Self { inner, waiting: Vec::new(), has_heard: false, now }
+    fn new(inner: T, is_direct: bool, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
+        Self { inner, waiting: Vec::new(), has_heard: false, is_direct, now }
     }
 
-    fn flush(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+    /// Sends what waits, and returns what is left of the time-out.
+    fn flush(&mut self, mut timeout: NextTimeout) -> Result<NextTimeout, Error> {
         let mut rest = &self.waiting[..];
         while !rest.is_empty() {
+            let began = (self.now)();
             let output = self.inner.buffers().output();
             let (now, later) = rest.split_at(rest.len().min(output.len()));
             output[..now.len()].copy_from_slice(now);
-            self.inner.transmit_output(now.len(), timeout)?;
+            self.inner.transmit_output(now.len(), rounded(timeout))?;
             rest = later;
+            if let (Instant::Exact(began), Instant::Exact(now), TimeLeft::Exact(left)) =
+                (began, (self.now)(), timeout.after)
+            {
+                let spent = now.saturating_duration_since(began);
+                timeout.after = left.saturating_sub(spent).into();
+            }
         }
         self.waiting.clear();
         self.waiting.shrink_to(MOST_WAITING);
-        Ok(())
+        Ok(timeout)
     }
 }
 
@@ -76,23 +89,13 @@ impl<T: Transport> Transport for Thrifty<T> {
             return self.inner.transmit_output(amount, rounded(timeout));
         }
         self.waiting.extend_from_slice(&self.inner.buffers().output()[..amount]);
-        if self.waiting.len() > MOST_WAITING { self.flush(rounded(timeout)) } else { Ok(()) }
+        if self.waiting.len() > MOST_WAITING { self.flush(timeout).map(drop) } else { Ok(()) }
     }
 
-    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, Error> {
-        if !self.waiting.is_empty() {
-            let began = (self.now)();
-            self.flush(rounded(timeout))?;
-            // Both together have the time that one has.
-            if let (Instant::Exact(began), Instant::Exact(now), TimeLeft::Exact(left)) =
-                (began, (self.now)(), timeout.after)
-            {
-                let spent = now.saturating_duration_since(began);
-                timeout.after = left.saturating_sub(spent).into();
-            }
-        }
-        let has_more = self.inner.await_input(rounded(timeout))?;
-        self.has_heard = has_more;
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let left = self.flush(timeout)?;
+        let has_more = self.inner.await_input(rounded(left))?;
+        self.has_heard = has_more && self.is_direct;
         Ok(has_more)
     }
 
@@ -179,7 +182,8 @@ mod tests {
         let (log, clock) = (Log::default(), Arc::new(Mutex::new(std::time::Instant::now())));
         let buffers = LazyBuffers::new(1024, 128 * 1024);
         let inner = Noting { buffers, log: log.clone(), clock: clock.clone(), takes };
-        (Thrifty::new(inner, Arc::new(move || Instant::Exact(*clock.lock().unwrap()))), log)
+        let now = move || Instant::Exact(*clock.lock().unwrap());
+        (Thrifty::new(inner, true, Arc::new(now)), log)
     }
 
     fn write(connection: &mut Thrifty<Noting>, bytes: &[u8]) {
@@ -226,6 +230,19 @@ mod tests {
         assert_eq!(log.lock().unwrap().iter().filter(|line| *line == "look").count(), 1);
         assert!(connection.is_open());
         assert_eq!(log.lock().unwrap().iter().filter(|line| *line == "look").count(), 2);
+    }
+
+    #[test]
+    fn through_a_proxy_it_is_looked_at_as_well() {
+        let (direct, log) = connection(Duration::ZERO);
+        let now = direct.now.clone();
+        let mut tunnel = Thrifty::new(direct, false, now);
+        for uses in 1..=3 {
+            tunnel.await_input(within(64)).unwrap();
+            assert!(tunnel.is_open(), "it is kept");
+            assert!(tunnel.is_open(), "it is used again");
+            assert_eq!(log.lock().unwrap().iter().filter(|line| *line == "look").count(), uses);
+        }
     }
 
     #[test]
