@@ -128,11 +128,11 @@ impl Naps {
     }
 }
 
-/// Returns how long to sleep after so much waiting: 2 ms at first, 200 us after 200 ms.
+/// Returns how long to sleep after so much waiting: 2 ms at first, 200 us from 200 ms on.
 fn after_waiting(waited: Duration) -> Duration {
     const YOUNG: Duration = Duration::from_millis(20);
     let share = YOUNG.as_secs_f64() / waited.max(YOUNG).as_secs_f64();
-    LONGEST_SLEEP.mul_f64(share).max(FIRST_SLEEP)
+    LONGEST_SLEEP.mul_f64(share).max(SHORT_SLEEP)
 }
 
 /// Returns the gate that all stores of this process on one directory pass through. A forked child
@@ -157,6 +157,6 @@ mod tests {
     #[test]
     fn who_has_waited_longer_looks_more_often() {
         let nap = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
-        assert_eq!([0, 20, 40, 200, 1000, 1 << 40].map(nap), [2000, 2000, 1000, 200, 50, 50]);
+        assert_eq!([0, 20, 40, 200, 1000, 1 << 40].map(nap), [2000, 2000, 1000, 200, 200, 200]);
     }
 }
