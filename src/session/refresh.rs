@@ -111,6 +111,11 @@ impl Inner {
     /// Remembers that the backend refused a token, so that it is not sent again if the refresh
     /// fails: for the backend it has expired, whatever the clock here says.
     pub(super) fn note_refused(&self, user: &UserId, token: &AccessToken) {
+        // A slow answer about a token that was replaced meanwhile says nothing of its successor.
+        let record = self.store.user(user, Deadline::passed()).ok().flatten();
+        if record.is_some_and(|record| record.access_token.as_ref() != Some(token)) {
+            return;
+        }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.insert(user.clone(), token.clone());
         self.has_refused.store(true, Ordering::Relaxed);
@@ -170,7 +175,7 @@ impl Inner {
                     {
                         drop(lead);
                         // Another process may have had more luck meanwhile.
-                        return self.replaced(user, stale, deadline)?.ok_or(error);
+                        return self.suffices(user, stale, why, deadline)?.ok_or(error);
                     }
                     let outcome = self.fly(user, stale, why, deadline);
                     self.note_outcome(user, &outcome, None);
@@ -182,8 +187,11 @@ impl Inner {
                         // It had less time than this caller has.
                         Err(error) if landed.early && !error.needs_login() => {}
                         Err(error) if error.is_timeout() && !deadline.has_passed() => {}
-                        // It set out for a token that is this caller's stale one.
-                        Ok(token) if token == *stale => {}
+                        // It found this caller's token good, which only one who goes by the clock
+                        // can use.
+                        Ok(token)
+                            if token == *stale
+                                && (why != Why::Old || self.was_refused(user, &token)) => {}
                         outcome => return outcome,
                     },
                     Waited::Abandoned => {}
@@ -199,16 +207,32 @@ impl Inner {
         }
     }
 
-    /// Returns the stored token if it is another one than `stale` and still good.
-    fn replaced(
+    /// Returns the stored token if it is good enough for a caller who had `stale`.
+    fn suffices(
         &self,
         user: &UserId,
         stale: &AccessToken,
+        why: Why,
         deadline: Deadline,
     ) -> Result<Option<AccessToken>> {
         let (record, token) = self.logged_in(user, deadline)?;
-        let is_good = self.freshness(&record, &token, self.moment()) != Freshness::Expired;
-        Ok((token != *stale && is_good).then_some(token))
+        let suffices = self.is_enough(&record, &token, stale, why, self.moment());
+        Ok(suffices.then_some(token))
+    }
+
+    fn is_enough(
+        &self,
+        record: &StoredUser,
+        token: &AccessToken,
+        stale: &AccessToken,
+        why: Why,
+        now: Moment,
+    ) -> bool {
+        match self.freshness(record, token, now) {
+            Freshness::Expired => false,
+            Freshness::Fresh if why == Why::Old => true,
+            _ => token != stale,
+        }
     }
 
     /// One flight: alone for this user among all processes, with the newest record.
@@ -228,12 +252,7 @@ impl Inner {
             // What is learned from the answer is learned for this moment: by no other may the token
             // be found old, or a clock that is set for moments could do so again and again.
             let now = self.moment();
-            let suffices = match self.freshness(&record, &token, now) {
-                Freshness::Expired => false,
-                Freshness::Fresh if why == Why::Old => true,
-                _ => token != *stale,
-            };
-            if suffices {
+            if self.is_enough(&record, &token, stale, why, now) {
                 return Ok(token);
             }
             let Some(refresh_token) = &record.refresh_token else {
