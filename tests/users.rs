@@ -4,6 +4,7 @@
 
 mod support;
 
+use keyfob::transport::Response;
 use keyfob::{
     Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
     TransportErrorKind, User, UserId, UserState,
@@ -198,6 +199,26 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
     assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
     drop(session);
     assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_logout_that_is_refused_for_good_holds_up_no_other() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store).open().unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    for (name, refresh_token) in [("ada", "r1"), ("bob", "s1")] {
+        script.lets_in(name, &access(name), &refresh(refresh_token));
+        session.log_in(&password()).unwrap().log_out().unwrap();
+    }
+    script.lets_in("cay", &access("c1"), &refresh("t1"));
+    script.clear();
+    // A gateway refuses them, and is not the backend.
+    script.on(LOGOUT, |_| Ok(Response::new(401, "")));
+    let cay = session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOGOUT), 2, "{:?}", script.routes());
+    script.reply(REFRESH, 201, serde_json::json!({"access_token": access("c2")}));
+    cay.refresh_access_token().unwrap();
+    assert_eq!(script.count(LOGOUT), 2, "nobody is asked again");
 }
 
 #[test]

@@ -258,7 +258,11 @@ impl Inner {
         while let Some(record) = listing.next(&*self.store, || deadline) {
             let record = record?;
             let Some(token) = &record.ended else { continue };
-            self.end_server_session(token, deadline)?;
+            match self.end_server_session(token, deadline) {
+                Err(error) if error.is_retryable() => return Err(error),
+                // Told, or refused for good: nobody after this one has to wait for it.
+                _ => {}
+            }
             self.commit(deadline, |tables| match tables.user(&record.id)? {
                 Some(newest) if newest.ended.as_ref() == Some(token) => {
                     let mut record = StoredUser::clone(&newest);
