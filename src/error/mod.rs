@@ -111,7 +111,8 @@ pub struct ServerError {
     /// followed.
     pub sends_to: Option<String>,
     /// Whether the request changes something and may have done so all the same: a proxy had no answer
-    /// (502, 504 without a JSON body), or the answer was to be found elsewhere (301, 302, 303).
+    /// (502, 504 without a JSON body) or made a web page of an error, or the answer was to be found
+    /// elsewhere (301, 302, 303).
     pub ambiguous: bool,
     /// Whether the same request may succeed later: the backend or what stands before it is busy or
     /// down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to repeat), or

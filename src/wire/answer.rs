@@ -177,12 +177,15 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
 /// Reads an answer to a route that is no success.
 ///
 /// Who sends to "see other" may have done what was asked; who stands before the backend and had no
-/// answer of it does not know.
+/// answer of it does not know, nor does whoever made a page of an error.
 pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
     let (status, is_page) = (answer.status(), is_page(answer));
     let is_open = match status {
         301..=303 => true,
         502 | 504 => is_foreign(answer),
+        // "Not here" and "not now".
+        501 | 503 | 511 => false,
+        500.. => is_page,
         _ => false,
     };
     let retryable = match status {
@@ -326,10 +329,17 @@ pub(crate) fn is_foreign(answer: &Response) -> bool {
     }
 }
 
-/// Tells whether an answer is a web page, whatever its content type calls it.
+/// Tells whether an answer is a web page: it begins like one, or it says so and is no JSON.
 fn is_page(answer: &Response) -> bool {
     let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
-    body.trim_ascii_start().starts_with(b"<")
+    let body = body.trim_ascii();
+    let says_so = || {
+        answer.header("content-type").is_some_and(|kind| {
+            kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
+        })
+    };
+    let is_json = || serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    body.starts_with(b"<") || !body.is_empty() && says_so() && !is_json()
 }
 
 fn is_object(answer: &Response) -> bool {
