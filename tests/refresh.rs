@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use keyfob::transport::Response;
 use keyfob::{
-    Credentials, Error, Event, LogoutReason, ServerErrorCode, TransportErrorKind, UserState,
+    Credentials, Error, Event, LogoutReason, ServerErrorCode, Session, TransportErrorKind, User,
+    UserState,
 };
 use serde_json::{Value, json};
 use support::*;
@@ -485,6 +486,54 @@ fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_r
     assert_eq!(user.access_token().unwrap().expose(), jwt("a2", now, now + 1800));
     user.refresh_access_token().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+/// A user whose rotated refresh token `r2` could not be stored, with a backend that accepts no
+/// other any more.
+fn with_an_unsaved_token() -> (Script, support::store::Awkward, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = support::store::Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let busy = store.clone();
+    script.on(REFRESH, move |_| {
+        busy.be_busy(true);
+        let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
+        Ok(json_answer(201, &body))
+    });
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    for (route, body) in [("GET /auth/api_keys", json!([])), (LOGOUT, json!(null))] {
+        script.on(route, move |sent| {
+            Ok(match sent.bearer == Some(refresh("r2")) {
+                true => json_answer(200, &body),
+                false => json_answer(401, &error_body("InvalidSession", "rotated")),
+            })
+        });
+    }
+    script.clear();
+    (script, store, session, user)
+}
+
+#[test]
+fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
+    let (script, store, _session, user) = with_an_unsaved_token();
+    assert!(matches!(user.api_keys().list().unwrap_err(), Error::Store(_)));
+    assert!(script.sent().is_empty(), "{:?}", script.routes());
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    store.be_busy(false);
+    assert_eq!(user.api_keys().list().unwrap().len(), 0);
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_logout_ends_the_server_session_with_the_rotated_token() {
+    let (script, store, _session, user) = with_an_unsaved_token();
+    store.be_busy(false);
+    user.log_out().unwrap();
+    let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
+    assert_eq!(bearers, [Some(refresh("r2"))]);
 }
 
 #[test]

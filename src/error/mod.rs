@@ -401,10 +401,11 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the backend refused to {}: ", self.attempt)?;
         if !self.message.is_empty() {
-            write!(f, "{} ", Printable(&self.message))?;
+            let end = if self.sends_to.is_some() { ", and " } else { " " };
+            write!(f, "{}{end}", Printable(&self.message))?;
         }
         if let Some(origin) = &self.sends_to {
-            write!(f, "it sends to {}, where this must not go ", Printable(origin))?;
+            write!(f, "it sends to {}, which is not followed ", Printable(origin))?;
         }
         match &self.code {
             Some(code) => write!(f, "(status {}, {})", self.status, Printable(code.as_str())),
@@ -425,7 +426,10 @@ impl fmt::Display for TransportError {
         let what = match self.kind {
             TransportErrorKind::BodyTooLarge => "the answer is larger than the limit",
             TransportErrorKind::Connect => "cannot connect",
-            TransportErrorKind::Intercepted => "a web page came in place of the backend's answer",
+            TransportErrorKind::Intercepted => {
+                "a web page came in place of the backend's answer, \
+                 check the base URL and whether this network wants a sign-on"
+            }
             TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
             TransportErrorKind::InvalidUrl => "the URL cannot be requested",
             TransportErrorKind::Protocol => "the answer is not HTTP",

@@ -176,6 +176,16 @@ impl Inner {
             let Some(token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
+            let flight = || {
+                let flight = self.store.refresh_flight(user, deadline)?;
+                let what = "a refresh by another process";
+                flight.ok_or_else(|| Error::from(out_of_time(&self.base_url, what)))
+            };
+            if self.has_unsaved(user, record.epoch) {
+                let _flight = flight()?;
+                self.store_unsaved(user, record.epoch, deadline)?;
+                continue;
+            }
             let answer = self.send(route, Some(token.expose()), deadline)?;
             if !wire::refuses_session(&answer) {
                 return success(route, answer);
@@ -183,9 +193,10 @@ impl Inner {
             let error = wire::refusal(route, &answer);
             // A refresh on its way may have made the backend forget this token: wait for what it
             // brings.
-            let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
-                return Err(out_of_time(&self.base_url, "a refresh by another process").into());
-            };
+            let _flight = flight()?;
+            if self.has_unsaved(user, record.epoch) {
+                continue;
+            }
             match self.end_login(&record, token, &error, deadline)? {
                 Ended::Yes => return Err(Error::LoginEnded(Box::new(error))),
                 Ended::Changed if last_chance => return Err(error.into()),

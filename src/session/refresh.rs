@@ -258,8 +258,8 @@ impl Inner {
             let Some(refresh_token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
-            if let Some(kept) = self.take_unsaved(user, record.epoch) {
-                return self.store_refreshed(user, kept, deadline);
+            if let Some(token) = self.store_unsaved(user, record.epoch, deadline)? {
+                return Ok(token);
             }
             let route = Route::refresh();
             // What comes back has to be stored within the deadline as well.
@@ -337,6 +337,29 @@ impl Inner {
         stored
     }
 
+    /// Tells whether there is a newer refresh token of this login than the store has.
+    pub(super) fn has_unsaved(&self, user: &UserId, epoch: u64) -> bool {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        unsaved.get(user).is_some_and(|kept| kept.epoch == epoch)
+    }
+
+    /// Stores that one: before anything else is asked of the backend for this user, who may not
+    /// accept the stored one any more. For whoever is alone at the user's refresh.
+    pub(super) fn store_unsaved(
+        &self,
+        user: &UserId,
+        epoch: u64,
+        deadline: Deadline,
+    ) -> Result<Option<AccessToken>> {
+        let Some(kept) = self.take_unsaved(user, epoch) else { return Ok(None) };
+        self.store_refreshed(user, kept, deadline).map(Some)
+    }
+
+    /// Takes the refresh token that the store could not keep, for who leaves with it.
+    pub(super) fn take_unsaved_token(&self, user: &UserId, epoch: u64) -> Option<RefreshToken> {
+        self.take_unsaved(user, epoch)?.refreshed.refresh_token
+    }
+
     /// Takes what an earlier refresh brought and could not be stored, if it belongs to this login.
     fn take_unsaved(&self, user: &UserId, epoch: u64) -> Option<Brought> {
         let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -395,7 +418,8 @@ impl Inner {
         let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         let cooldown = cooldowns.get(user)?;
         let applies = match early {
-            Some(budget) => !cooldown.error.is_timeout() || budget <= cooldown.budget,
+            // Twice as much is more; a little more is only another moment.
+            Some(budget) => !cooldown.error.is_timeout() || budget / 2 < cooldown.budget,
             None => !cooldown.early,
         };
         (applies && self.clock.monotonic() < cooldown.until).then(|| cooldown.error.clone())

@@ -37,8 +37,8 @@ impl BaseUrl {
             "https" => {}
             "http" if insecure || is_loopback(host) => {}
             "http" => {
-                return Err("plain http would show tokens to the network: use https, or \
-                            `allow_insecure_http` if this network is trusted"
+                return Err("plain http would show tokens to the network: use https (a program \
+                            that trusts its network can say `allow_insecure_http`)"
                     .to_owned());
             }
             _ => return Err(format!("its scheme is neither https nor http, {expected}")),

@@ -205,11 +205,12 @@ impl Inner {
         deadline: Deadline,
         changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
-        let token = self.commit(deadline, |tables| {
+        let (epoch, token) = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
-            Ok((changes(tables, &record)?, record.refresh_token.clone()))
+            Ok((changes(tables, &record)?, (record.epoch, record.refresh_token.clone())))
         })?;
         let Some(token) = token else { return Ok(()) };
+        let token = self.take_unsaved_token(user, epoch).unwrap_or(token);
         let told = self.end_server_session(&token, deadline);
         match &told {
             Ok(()) => note!(info, "{user:?} has logged out"),
