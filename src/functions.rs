@@ -48,8 +48,10 @@ impl<'a> Functions<'a> {
     /// [`Error::Server`] if the function failed (`FunctionExecutionError`), does not exist
     /// (`FunctionNotFound`) or may not be called; [`Error::LoginEnded`] if the backend ended the
     /// login; [`Error::LocalState`] if the user is not logged in; [`Error::Transport`] if no answer
-    /// came, and if that [`is_ambiguous`](Error::is_ambiguous) the function may have run;
-    /// [`Error::Decode`] if the result does not fit `T`, or the arguments are not a list.
+    /// came, if it is larger than 64 MiB, or if the time was up before a large one was read, and if
+    /// that [`is_ambiguous`](Error::is_ambiguous) the function may have run; [`Error::Decode`] if
+    /// the result does not fit `T`, or the arguments are not a list; [`Error::Store`] if the user
+    /// cannot be read or a new token not be kept; [`Error::ShutDown`] if the session was shut down.
     ///
     /// # Examples
     ///
@@ -74,7 +76,8 @@ impl<'a> Functions<'a> {
         })
     }
 
-    /// Calls a function and returns the text of its result, as the backend sent it.
+    /// Calls a function and returns the text of its result, as the backend sent it. Blocks as
+    /// [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
@@ -88,7 +91,7 @@ impl<'a> Functions<'a> {
     }
 
     /// Calls a function with BSON values, and returns its result as one: every type of BSON comes
-    /// through as it is, 32-bit numbers too.
+    /// through as it is, 32-bit numbers too. Blocks as [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].

@@ -92,8 +92,8 @@ impl Claims {
     }
 
     /// Judges the token at a time by the backend's clock, in milliseconds since the epoch. `early`
-    /// is this process's own jitter: how much sooner than the margin says, as a share of it from 0
-    /// to 255, so that not everybody refreshes in the same second.
+    /// is this process's own jitter: how much of the margin it takes off, from 0 for nothing to 255
+    /// for a tenth, so that not everybody refreshes in the same second.
     pub(crate) fn freshness(&self, now: i64, early: u8) -> Freshness {
         let left = self.expires_at.saturating_mul(1000).saturating_sub(now);
         let margin = self.margin();

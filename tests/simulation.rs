@@ -3,8 +3,8 @@
 //! sessions. Nobody is logged out but by an answer that says so, each call gets its right answer or
 //! an error, and no more refreshes are made than the rules allow.
 //!
-//! `KEYFOB_SIMULATION_FAULTS` says how many faults are met (a million are about 90 simulated days
-//! and take minutes in a release build), `KEYFOB_SIMULATION_THREADS` how many threads call, and
+//! `KEYFOB_SIMULATION_FAULTS` says how many faults are met (a million are some months, and take
+//! about half a minute in an optimised build), `KEYFOB_SIMULATION_THREADS` how many threads call, and
 //! `KEYFOB_SEED` repeats the weather; with one thread it repeats the run.
 //!
 //! # The bound on refreshes
@@ -34,7 +34,9 @@ use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
 use support::{APP, URL, error_body, json_answer};
 
 const USERS: usize = 16;
+/// In milliseconds, as the world's clocks count.
 const HOUR: i64 = 3_600_000;
+/// In seconds, as clocks are set.
 const DAY: i64 = 86_400;
 const YEAR: i64 = 365 * DAY;
 /// Calls that each thread makes between two changes of the weather.

@@ -6,10 +6,10 @@
 //! | [`Decode`](Error::Decode) | no | no | no | none |
 //! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
-//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and web pages | no | if a request that changes something met a proxy without an answer, or a redirect | the backend's |
+//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and a web page with any other 4xx than 404, 405, 410 or any 5xx | no | if a request that changes something met a proxy without an answer, a web page with a 5xx, or a redirect | the backend's |
 //! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
 //! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
-//! | [`Transport`](Error::Transport) | unless the request can never be sent | no | if a request that changes something may have arrived | none |
+//! | [`Transport`](Error::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
 //!
 //! Texts are one lower-case clause without a full stop; causes are in
 //! [`source`](std::error::Error::source) and not repeated. No text holds a secret, and control
@@ -111,12 +111,12 @@ pub struct ServerError {
     /// followed.
     pub sends_to: Option<String>,
     /// Whether the request changes something and may have done so all the same: a proxy had no answer
-    /// (502, 504 without a JSON body) or made a web page of an error, or the answer was to be found
-    /// elsewhere (301, 302, 303).
+    /// (502, 504 without a JSON object), a web page came with another 5xx than 501, 503 and 511, or
+    /// the answer was to be found elsewhere (301, 302, 303).
     pub ambiguous: bool,
     /// Whether the same request may succeed later: the backend or what stands before it is busy or
     /// down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to repeat), or
-    /// a web page came that something on the way put in its place.
+    /// a web page came with a 4xx other than 404, 405 and 410, or with any 5xx.
     pub retryable: bool,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! [`Server`] speaks what App Services clients speak (location, e-mail accounts, log-in with every
 //! provider, linking, server sessions, profile, API keys, functions), in the process that starts it and on a port of this machine. It
-//! shares no code with the client half of this crate, so that each is a check on the other.
+//! shares nothing of the protocol with the client half of this crate, only ids, secrets and clocks,
+//! so that each is a check on the other.
 //!
 //! ```no_run
 //! use keyfob::server::Server;
@@ -18,7 +19,8 @@
 //!
 //! What it holds on to: no token, password or key appears in `Debug`, in the journal or in an
 //! error; passwords are kept as argon2id hashes, API keys and mailed tokens as SHA-256 ones; refresh
-//! tokens are kept as ids, not as texts.
+//! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
+//! in memory, as texts.
 //!
 //! Inside, `http` has the sockets, threads and limits; `routes` decides which request goes where and
 //! gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a

@@ -1,4 +1,5 @@
-//! What all handles of a session share, and the one way to the backend: [`Inner::send_as`].
+//! What all handles of a session share, and the ways to send a route: with the access token, with
+//! the refresh token, or with none. All of them go through [`Inner::send`].
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -89,11 +89,13 @@ impl Inner {
                 drop(rests);
                 let found = self.look_up_location(deadline).map(Arc::new);
                 if let Ok(found) = &found {
-                    note!(
-                        warn,
-                        "{wrong} is no place for the backend any more, it is at {}",
-                        found.host
-                    );
+                    if elsewhere(found) {
+                        let here = &found.host;
+                        note!(
+                            warn,
+                            "{wrong} is no place for the backend any more, it is at {here}"
+                        );
+                    }
                     self.remember_location(found);
                     self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
                 }

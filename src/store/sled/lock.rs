@@ -34,7 +34,8 @@ impl FileLock {
     }
 
     /// Locks a file that many take again and again. Whoever waits for it holds `turn` meanwhile,
-    /// and who has just had it must get that first: nobody is overtaken by the same one twice.
+    /// and who has just had it must get that first: the holder of `turn` is never overtaken. Among
+    /// those who wait for `turn`, who has waited longest is the likeliest to get it.
     pub(super) fn take_in_turn(
         path: &Path,
         turn: &Path,

@@ -1,4 +1,4 @@
-//! The network, by ureq. The only place that names it.
+//! The network, by ureq. The only place on the client's side that names it.
 
 mod connection;
 mod resolver;
