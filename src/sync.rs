@@ -125,15 +125,17 @@ impl Session {
     /// [`Error::Config`] if the session keeps no files, [`Error::Store`] if they cannot be listed.
     pub fn unused_sync_dirs(&self) -> Result<Vec<PathBuf>> {
         let dir = realms(self)?;
-        let name = |listed: Result<ListedUser>| Ok(file_name(listed?.user().id().as_str()));
-        let known: HashSet<_> = self.users_iter().map(name).collect::<Result<_>>()?;
         let entries = match std::fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| cannot_use(&dir, error))?,
         };
+        let entries: Vec<_> =
+            entries.collect::<io::Result<_>>().map_err(|error| cannot_use(&dir, error))?;
+        // The users after the directories: one who logs in meanwhile is among them.
+        let name = |listed: Result<ListedUser>| Ok(file_name(listed?.user().id().as_str()));
+        let known: HashSet<_> = self.users_iter().map(name).collect::<Result<_>>()?;
         let mut unused = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| cannot_use(&dir, error))?;
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
                 unused.push(entry.path());
             }
