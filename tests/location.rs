@@ -9,11 +9,15 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use keyfob::store::MemoryStore;
+use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{Deadline, Error, TransportErrorKind, User, UserState};
+use support::store::Awkward;
 use support::web::{HERE, THERE, Web, located, page, sends_to};
-use support::{CALL, LOCATION, ManualClock, PROFILE, REFRESH, START, json_answer, password};
+use support::{
+    CALL, LOCATION, ManualClock, PROFILE, REFRESH, START, Script, URL, access, builder,
+    json_answer, password, refresh,
+};
 
 const NEXT: &str = "http://127.0.0.1:11";
 
@@ -210,4 +214,22 @@ fn an_answer_of_the_next_place_is_final() {
     }
     assert_eq!((web.count(THERE, CALL), web.count(NEXT, CALL)), (1, 1));
     assert_eq!(web.count(HERE, LOCATION), 1);
+}
+
+#[test]
+fn a_location_that_was_learned_survives_a_commit_that_changes_nothing() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::default());
+    let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(
+        LOCATION,
+        503,
+        serde_json::Value::Null,
+    );
+    open().log_in(&password()).unwrap();
+    script.reply(LOCATION, 200, serde_json::json!({"hostname": URL}));
+    let session = open();
+    session.current_user().unwrap().unwrap().refresh_profile().unwrap();
+    assert_eq!(store.store.location(Deadline::passed()).unwrap(), None);
+    session.log_in(&password()).unwrap();
+    assert!(store.store.location(Deadline::passed()).unwrap().is_some());
 }

@@ -120,10 +120,12 @@ impl Inner {
         mut decide: impl FnMut(&dyn Tables) -> Result<(Vec<Change>, T)>,
     ) -> Result<T> {
         let mut decided = None;
+        let mut keeps_location = false;
         self.store.commit(deadline, &mut |tables| match decide(tables) {
             Ok((mut changes, value)) => {
                 decided = Some(Ok(value));
-                if !changes.is_empty() {
+                keeps_location = !changes.is_empty();
+                if keeps_location {
                     changes.extend(self.location_change(tables));
                 }
                 Ok(changes)
@@ -134,7 +136,9 @@ impl Inner {
                 Ok(Vec::new())
             }
         })?;
-        self.location_is_news.store(false, Ordering::Relaxed);
+        if keeps_location {
+            self.location_is_news.store(false, Ordering::Relaxed);
+        }
         self.hub.wake();
         decided.unwrap_or_else(|| {
             let reason = "it committed without asking for the changes";
