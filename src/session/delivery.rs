@@ -136,7 +136,7 @@ impl Inner {
     fn exchange(&self, to: &BaseUrl, request: &mut Request, route: &Route) -> Result<Response> {
         let deadline = request.deadline;
         if deadline.has_passed() {
-            return Err(out_of_time(to, "nothing was sent").into());
+            return Err(out_of_time(to, "whatever came before sending").into());
         }
         let mut outcome = self.transport.send(request);
         if let Err(error) = &outcome {
