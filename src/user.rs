@@ -181,7 +181,8 @@ impl User {
     /// # Errors
     /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here
     /// stands. In a store that is sealed this is no error where trying again can help: the backend
-    /// is told with the next log-in or refresh of anybody.
+    /// is told with the next log-in or refresh of anybody, by this session or one that is opened
+    /// later.
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
     /// changed.
     ///

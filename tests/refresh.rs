@@ -4,14 +4,15 @@
 
 mod support;
 
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{
-    Credentials, Error, Event, LogoutReason, ServerErrorCode, Session, TransportErrorKind, User,
-    UserState,
+    Credentials, Deadline, Error, Event, LogoutReason, ServerErrorCode, Session,
+    TransportErrorKind, User, UserId, UserState,
 };
 use serde_json::{Value, json};
 use support::*;
@@ -561,4 +562,85 @@ fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
     assert_eq!(hurried.valid_access_token().unwrap().expose(), access("a1"));
     refreshes(&script, &clock);
     assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
+}
+
+/// A user of a backend that rotates, whose store is busy when `r2` comes.
+fn when_the_store_was_busy() -> (Script, ManualClock, support::store::Awkward, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = support::store::Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let (busy, now) = (store.clone(), clock.clone());
+    script.on(REFRESH, move |sent| {
+        let is_first = sent.bearer == Some(refresh("r1"));
+        busy.be_busy(is_first);
+        let (access, next) = if is_first { ("a2", "r2") } else { ("a3", "r3") };
+        let token = jwt(access, now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh(next)})))
+    });
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    store.be_busy(false);
+    script.clear();
+    (script, clock, store, session, user)
+}
+
+fn stored_refresh_token(store: &MemoryStore) -> Value {
+    let record = store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
+    serde_json::to_value(&*record).unwrap()["refresh_token"].clone()
+}
+
+#[test]
+fn a_rotated_refresh_token_that_could_not_be_stored_is_stored_by_the_next_call() {
+    let (script, _, store, _session, user) = when_the_store_was_busy();
+    assert_eq!(stored_refresh_token(&store.store), refresh("r1"));
+    user.functions().call::<()>("f", ()).unwrap();
+    assert_eq!(script.routes(), [CALL]);
+    assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
+}
+
+#[test]
+fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
+    let (script, clock, store, _session, user) = when_the_store_was_busy();
+    clock.advance(MINUTE * 180);
+    let token = user.valid_access_token().unwrap();
+    assert_eq!(token.expose(), jwt("a3", clock.seconds(), clock.seconds() + 1800));
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
+    assert_eq!(stored_refresh_token(&store.store), refresh("r3"));
+}
+
+#[test]
+fn a_due_refresh_has_the_time_of_its_call_to_store_a_rotated_token() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = MemoryStore::new();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let (another, now) = (store.clone(), clock.clone());
+    let writer = Arc::new(Mutex::new(None));
+    let started = Arc::clone(&writer);
+    script.on(REFRESH, move |_| {
+        // Another writer holds the store for longer than the half second that a token that is good
+        // for two more seconds may cost.
+        let (store, (inside, is_inside)) = (another.clone(), mpsc::channel());
+        let until = Deadline::after(Duration::from_millis(700));
+        *started.lock().unwrap() = Some(thread::spawn(move || {
+            store
+                .commit(Deadline::after(Duration::from_secs(5)), &mut |_| {
+                    inside.send(()).unwrap();
+                    while !until.has_passed() {
+                        thread::yield_now();
+                    }
+                    Ok(Vec::new())
+                })
+                .unwrap();
+        }));
+        is_inside.recv().unwrap();
+        let token = jwt("a2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh("r2")})))
+    });
+    clock.advance(Duration::from_secs(1798));
+    user.valid_access_token().unwrap();
+    writer.lock().unwrap().take().unwrap().join().unwrap();
+    assert_eq!(stored_refresh_token(&store), refresh("r2"));
 }

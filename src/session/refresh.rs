@@ -12,6 +12,7 @@ use super::delivery::is_success;
 use super::inner::{Inner, known, out_of_time};
 use super::single::{Role, Waited};
 use super::time::Moment;
+use super::users::network_part;
 use crate::clock::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
@@ -86,6 +87,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let (record, token) = self.logged_in(user, deadline)?;
+        self.try_to_store_unsaved(user, record.epoch, deadline);
         match self.freshness(&record, &token, self.moment()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
@@ -149,10 +151,12 @@ impl Inner {
         if self.cooling_down(user, Some(budget)).is_some() {
             return Ok(token);
         }
-        let deadline = deadline.at_most(budget);
-        let outcome = self.fly(user, &token, Why::Old, deadline);
+        let outcome = self.fly(user, &token, Why::Old, deadline.at_most(budget), deadline);
         self.note_outcome(user, &outcome, Some(budget));
         lead.done(Landed { outcome: outcome.clone(), early: true });
+        if outcome.is_ok() {
+            self.tell_untold(deadline.at_most(budget));
+        }
         match outcome {
             Err(error) if !error.needs_login() => Ok(token),
             outcome => outcome,
@@ -177,9 +181,13 @@ impl Inner {
                         // Another process may have had more luck meanwhile.
                         return self.suffices(user, stale, why, deadline)?.ok_or(error);
                     }
-                    let outcome = self.fly(user, stale, why, deadline);
+                    let outcome = self.fly(user, stale, why, deadline, deadline);
                     self.note_outcome(user, &outcome, None);
                     lead.done(Landed { outcome: outcome.clone(), early: false });
+                    // Nobody waits for this flight any more.
+                    if outcome.is_ok() {
+                        self.tell_untold(deadline);
+                    }
                     return outcome;
                 }
                 Role::Follow(flight) => match flight.wait(deadline) {
@@ -235,13 +243,15 @@ impl Inner {
         }
     }
 
-    /// One flight: alone for this user among all processes, with the newest record.
+    /// One flight: alone for this user among all processes, with the newest record. A rotated
+    /// refresh token, without which the login would be lost, is stored until `at_last`.
     fn fly(
         &self,
         user: &UserId,
         stale: &AccessToken,
         why: Why,
         deadline: Deadline,
+        at_last: Deadline,
     ) -> Result<AccessToken> {
         let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
             return Err(out_of_time(&self.base_url, "a refresh by another process").into());
@@ -258,21 +268,20 @@ impl Inner {
             let Some(refresh_token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
-            if let Some(token) = self.store_unsaved(user, record.epoch, deadline)? {
-                return Ok(token);
+            if self.store_unsaved(user, record.epoch, at_last)?.is_some() {
+                // It may have waited for hours, and is judged like any other.
+                continue;
             }
             let route = Route::refresh();
-            // What comes back has to be stored within the deadline as well.
-            let network = deadline.at_most(deadline.remaining() * 9 / 10);
-            let answer = self.send(&route, Some(refresh_token.expose()), network)?;
+            let answer = self.send(&route, Some(refresh_token.expose()), network_part(deadline))?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
                 let claims = refreshed.access_token.claims();
                 let skew = self.learn_time(claims, now, Some(record.skew));
                 let brought = Brought { epoch: record.epoch, refreshed, skew };
-                let token = self.store_refreshed(user, brought, deadline)?;
-                self.tell_untold(deadline);
-                return Ok(token);
+                let is_rotated = brought.refreshed.refresh_token.is_some();
+                let until = if is_rotated { at_last } else { deadline };
+                return self.store_refreshed(user, brought, until);
             }
             let error = wire::refusal(&route, &answer);
             let expired = self.is_surely_over(refresh_token.claims(), record.skew, &answer);
@@ -355,9 +364,28 @@ impl Inner {
         self.store_refreshed(user, kept, deadline).map(Some)
     }
 
-    /// Takes the refresh token that the store could not keep, for who leaves with it.
-    pub(super) fn take_unsaved_token(&self, user: &UserId, epoch: u64) -> Option<RefreshToken> {
-        self.take_unsaved(user, epoch)?.refreshed.refresh_token
+    /// Returns the refresh token that the store could not keep, for who leaves with it.
+    pub(super) fn unsaved_token(&self, user: &UserId, epoch: u64) -> Option<RefreshToken> {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = unsaved.get(user).filter(|kept| kept.epoch == epoch)?;
+        kept.refreshed.refresh_token.clone()
+    }
+
+    /// Forgets it: the login that it belongs to is over.
+    pub(super) fn forget_unsaved(&self, user: &UserId) {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+    }
+
+    /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a
+    /// program must not end with it in memory alone.
+    fn try_to_store_unsaved(&self, user: &UserId, epoch: u64, deadline: Deadline) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        if self.has_unsaved(user, epoch) {
+            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
+            if let Ok(Some(_flight)) = self.store.refresh_flight(user, deadline) {
+                let _ = self.store_unsaved(user, epoch, deadline);
+            }
+        }
     }
 
     /// Takes what an earlier refresh brought and could not be stored, if it belongs to this login.

@@ -35,7 +35,7 @@ impl Inner {
         let login = wire::login(answer.body())?;
         let skew = self.learn_time(login.access_token.claims(), sent, None);
         // If the profile does not come, there has to be time to end the server session.
-        let network = deadline.at_most(deadline.remaining() * 9 / 10);
+        let network = network_part(deadline);
         let stored = self
             .fetch_profile(&login, network)
             .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
@@ -139,7 +139,8 @@ impl Inner {
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
         let sent = self.moment();
-        let answer = self.send_as(user, &route, deadline)?;
+        let network = network_part(deadline);
+        let answer = self.send_as(user, &route, network)?;
         let token = match wire::linked(answer.body(), user)? {
             Ok(token) => token,
             Err(stranger) => {
@@ -151,7 +152,7 @@ impl Inner {
         let skew = self.learn_time(token.claims(), sent, Some(before.skew));
         let mut route = Route::profile();
         route.attempt = "give the profile after linking, which stands";
-        let answer = self.send(&route, Some(token.expose()), deadline)?;
+        let answer = self.send(&route, Some(token.expose()), network)?;
         let (identities, profile) = wire::profile(success(&route, answer)?.body())?;
         self.commit(deadline, |tables| {
             let record = known(tables, user)?;
@@ -174,7 +175,7 @@ impl Inner {
 
     /// Deletes a user on the backend, with that user's own token, then here.
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.send_as(user, &Route::delete_user(), deadline)?;
+        self.send_as(user, &Route::delete_user(), network_part(deadline))?;
         self.commit(deadline, |tables| match tables.user(user)? {
             Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
             None => Ok((Vec::new(), ())),
@@ -205,40 +206,63 @@ impl Inner {
         deadline: Deadline,
         changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
-        let (epoch, token) = self.commit(deadline, |tables| {
+        let sealed = self.store.is_sealed();
+        let (tokens, is_kept) = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
-            Ok((changes(tables, &record)?, (record.epoch, record.refresh_token.clone())))
+            let mut changes = changes(tables, &record)?;
+            if changes.is_empty() {
+                return Ok((changes, (Vec::new(), true)));
+            }
+            let unsaved = self.unsaved_token(user, record.epoch);
+            let token = unsaved.or_else(|| record.refresh_token.clone());
+            let mut is_kept = false;
+            for change in &mut changes {
+                if let Change::Put(left) = change
+                    && left.id == *user
+                {
+                    is_kept = true;
+                    // Kept until the backend has been told, in case this process ends before.
+                    left.ended = token.clone().filter(|_| sealed);
+                }
+            }
+            // That of an earlier log-out as well: nobody else will tell it now.
+            let tokens: Vec<_> = record.ended.clone().into_iter().chain(token).collect();
+            Ok((changes, (tokens, is_kept)))
         })?;
-        let Some(token) = token else { return Ok(()) };
-        let token = self.take_unsaved_token(user, epoch).unwrap_or(token);
-        let told = self.end_server_session(&token, deadline);
-        match &told {
-            Ok(()) => note!(info, "{user:?} has logged out"),
-            Err(error) => {
-                note!(warn, "the backend was not told of {user:?}'s log-out: {}", Brief(error))
+        self.forget_unsaved(user);
+        let mut outcome = Ok(());
+        for token in &tokens {
+            let told = self.end_server_session(token, deadline);
+            match &told {
+                Ok(()) => note!(info, "{user:?} has logged out"),
+                Err(error) => {
+                    note!(warn, "the backend was not told of {user:?}'s log-out: {}", Brief(error))
+                }
+            }
+            let is_later = told.as_ref().is_err_and(Error::is_retryable) && sealed && is_kept;
+            if is_later {
+                self.has_untold.store(true, Ordering::Relaxed);
+            } else {
+                outcome = outcome.and(told);
+                if sealed && is_kept && self.forget_untold(user, token, deadline).is_err() {
+                    // It will be told once more, which harms nobody.
+                    self.has_untold.store(true, Ordering::Relaxed);
+                }
             }
         }
-        match told {
-            Err(error) if error.is_retryable() && self.store.is_sealed() => {
-                if self.tell_later(user, &token, deadline)? { Ok(()) } else { Err(error) }
-            }
-            told => told,
-        }
+        outcome
     }
 
-    /// Keeps the refresh token of a log-out that the backend could not be told of. `false` if the
-    /// user is not known here any more, or has logged in again.
-    fn tell_later(&self, user: &UserId, token: &RefreshToken, deadline: Deadline) -> Result<bool> {
-        let kept = self.commit(deadline, |tables| match tables.user(user)? {
-            Some(record) if !record.is_logged_in() => {
-                let mut record = StoredUser::clone(&record);
-                record.ended = Some(token.clone());
-                Ok((vec![Change::Put(Box::new(record))], true))
+    /// Forgets the refresh token of a log-out that the backend need not be told of any more.
+    fn forget_untold(&self, user: &UserId, token: &RefreshToken, deadline: Deadline) -> Result<()> {
+        self.commit(deadline, |tables| match tables.user(user)? {
+            Some(newest) if newest.ended.as_ref() == Some(token) => {
+                let mut record = StoredUser::clone(&newest);
+                record.ended = None;
+                Ok((vec![Change::Put(Box::new(record))], ()))
             }
-            _ => Ok((Vec::new(), false)),
-        })?;
-        self.has_untold.store(true, Ordering::Relaxed);
-        Ok(kept)
+            _ => Ok((Vec::new(), ())),
+        })
     }
 
     /// Tells the backend of log-outs that it could not be told of, now that it answers: for at most
@@ -264,14 +288,7 @@ impl Inner {
                 // Told, or refused for good: nobody after this one has to wait for it.
                 _ => {}
             }
-            self.commit(deadline, |tables| match tables.user(&record.id)? {
-                Some(newest) if newest.ended.as_ref() == Some(token) => {
-                    let mut record = StoredUser::clone(&newest);
-                    record.ended = None;
-                    Ok((vec![Change::Put(Box::new(record))], ()))
-                }
-                _ => Ok((Vec::new(), ())),
-            })?;
+            self.forget_untold(&record.id, token, deadline)?;
         }
         Ok(())
     }
@@ -322,6 +339,12 @@ impl Inner {
             Ok((changes, profile.clone()))
         })
     }
+}
+
+/// Returns the part of a call's time that the network may take: what comes back has to be stored
+/// within the deadline as well.
+pub(super) fn network_part(deadline: Deadline) -> Deadline {
+    deadline.at_most(deadline.remaining() * 9 / 10)
 }
 
 /// Tells whether a user is logged in and has no identity but an anonymous one.
