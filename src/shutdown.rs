@@ -48,14 +48,14 @@ impl Shutdown {
 
     /// Tells what a call failed of: trouble that the shutdown itself made is called by its name.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        match &error {
-            Error::Transport(_) if self.0.is_given() => {
-                Error::ShutDown { ambiguous: error.is_ambiguous() }
-            }
-            Error::Store(_) if self.0.is_given() && error.is_timeout() => {
-                Error::ShutDown { ambiguous: false }
-            }
-            _ => error,
+        let is_its_work = match &error {
+            Error::Transport(_) => true,
+            Error::Store(_) => error.is_timeout(),
+            _ => false,
+        };
+        match is_its_work && self.0.is_given() {
+            true => Error::ShutDown { ambiguous: error.is_ambiguous() },
+            false => error,
         }
     }
 }

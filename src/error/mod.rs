@@ -8,7 +8,7 @@
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
 //! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and a web page with any other 4xx than 404, 405, 410 or any 5xx | no | if a request that changes something met a proxy without an answer, a web page with a 5xx, or a redirect | the backend's |
 //! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
-//! | [`Store`](Error::Store) | for kind `Busy` | no | no | none |
+//! | [`Store`](Error::Store) | for kind `Busy` | no | if the backend had done what was asked by then | none |
 //! | [`Transport`](Error::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
 //!
 //! Texts are one lower-case clause without a full stop; causes are in
@@ -180,6 +180,9 @@ pub struct StoreError {
     pub path: Option<PathBuf>,
     /// What was attempted or seen.
     pub reason: Cow<'static, str>,
+    /// Whether the backend had done what was asked, such as deleting a user, before the store
+    /// could not keep it.
+    pub ambiguous: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -252,9 +255,18 @@ impl Error {
         match self {
             Self::Server(error) => error.ambiguous,
             Self::ShutDown { ambiguous } => *ambiguous,
+            Self::Store(error) => error.ambiguous,
             Self::Transport(error) => error.ambiguous,
             _ => false,
         }
+    }
+
+    /// Says that the backend had done what was asked when the store failed.
+    pub(crate) fn after_it_was_done(mut self) -> Self {
+        if let Self::Store(error) = &mut self {
+            error.ambiguous = true;
+        }
+        self
     }
 
     /// Tells whether the time was up, on the network or waiting for the store.
@@ -344,7 +356,7 @@ impl TransportError {
 impl StoreError {
     /// Makes an error of a kind; `reason` says what was attempted or seen.
     pub fn new(kind: StoreErrorKind, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, path: None, reason: reason.into(), source: None }
+        Self { kind, path: None, reason: reason.into(), ambiguous: false, source: None }
     }
 
     /// Names the file or directory concerned.
@@ -444,9 +456,12 @@ impl fmt::Display for TransportError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the store cannot be used: {}", Printable(&self.reason))?;
-        match &self.path {
-            Some(path) => write!(f, ": {}", Printable(&path.to_string_lossy())),
-            None => Ok(()),
+        if let Some(path) = &self.path {
+            write!(f, ": {}", Printable(&path.to_string_lossy()))?;
+        }
+        match self.ambiguous {
+            true => f.write_str("; the backend had done what was asked"),
+            false => Ok(()),
         }
     }
 }

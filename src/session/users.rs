@@ -139,8 +139,7 @@ impl Inner {
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
         let sent = self.moment();
-        let network = network_part(deadline);
-        let answer = self.send_as(user, &route, network)?;
+        let answer = self.send_as(user, &route, network_part(deadline))?;
         let token = match wire::linked(answer.body(), user)? {
             Ok(token) => token,
             Err(stranger) => {
@@ -152,7 +151,7 @@ impl Inner {
         let skew = self.learn_time(token.claims(), sent, Some(before.skew));
         let mut route = Route::profile();
         route.attempt = "give the profile after linking, which stands";
-        let answer = self.send(&route, Some(token.expose()), network)?;
+        let answer = self.send(&route, Some(token.expose()), network_part(deadline))?;
         let (identities, profile) = wire::profile(success(&route, answer)?.body())?;
         self.commit(deadline, |tables| {
             let record = known(tables, user)?;
@@ -171,6 +170,7 @@ impl Inner {
             changes.extend(make_current(tables, Some(user.clone())));
             Ok((changes, ()))
         })
+        .map_err(Error::after_it_was_done)
     }
 
     /// Deletes a user on the backend, with that user's own token, then here.
@@ -180,6 +180,7 @@ impl Inner {
             Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
             None => Ok((Vec::new(), ())),
         })
+        .map_err(Error::after_it_was_done)
     }
 
     /// Logs a user out here, then tells the backend. Returns what the backend made of it.
