@@ -196,3 +196,16 @@ fn a_profile_fetch_that_was_under_way_does_not_undo_a_link() {
     user.log_out().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
 }
+
+#[test]
+fn a_linked_user_whose_profile_could_not_be_had_is_not_anonymous_any_more() {
+    let (script, _, session, user) = anonymous();
+    script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
+    script.fail(PROFILE, TransportErrorKind::Timeout);
+    user.link(&password()).unwrap_err();
+    script.reply(ANONYMOUS, 200, login_body("eve", &access("e1"), &refresh("e1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("eve"));
+    assert_eq!(session.log_in(&Credentials::anonymous()).unwrap().id().as_str(), "eve");
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
+}

@@ -113,6 +113,7 @@ impl Inner {
             record.device_id = login.device_id.clone().or(record.device_id);
             record.identities.clone_from(&identities);
             record.profile = profile.clone();
+            record.linked = false;
             let user = login.user.clone();
             let mut changes = vec![
                 Change::Put(Box::new(record)),
@@ -151,19 +152,39 @@ impl Inner {
         let skew = self.learn_time(token.claims(), sent, Some(before.skew));
         let mut route = Route::profile();
         route.attempt = "give the profile after linking, which stands";
-        let answer = self.send(&route, Some(token.expose()), network_part(deadline))?;
-        let (identities, profile) = wire::profile(success(&route, answer)?.body())?;
-        self.commit(deadline, |tables| {
+        let details = self
+            .send(&route, Some(token.expose()), network_part(deadline))
+            .and_then(|answer| wire::profile(success(&route, answer)?.body()));
+        let newest = |tables: &dyn Tables| {
             let record = known(tables, user)?;
             if record.epoch != before.epoch {
-                return Err(LocalState::NotLoggedIn(user.clone()).into());
+                return Err(Error::from(LocalState::NotLoggedIn(user.clone())));
             }
-            let mut record = StoredUser::clone(&record);
+            Ok(StoredUser::clone(&record))
+        };
+        let (identities, profile) = match details {
+            Ok(details) => details,
+            Err(error) => {
+                if is_anonymous(&before) {
+                    // A log-out must keep the user from now on, although nothing here names the
+                    // account.
+                    let _ = self.commit(deadline, |tables| {
+                        let mut record = newest(tables)?;
+                        record.linked = true;
+                        Ok((vec![Change::Put(Box::new(record))], ()))
+                    });
+                }
+                return Err(error);
+            }
+        };
+        self.commit(deadline, |tables| {
+            let mut record = newest(tables)?;
             record.access_token = Some(token.clone());
             record.skew = skew;
             record.used = tables.number();
             record.identities.clone_from(&identities);
             record.profile = profile.clone();
+            record.linked = false;
             let event =
                 Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
             let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
@@ -332,6 +353,7 @@ impl Inner {
                     let mut record = StoredUser::clone(&record);
                     record.identities.clone_from(&identities);
                     record.profile = profile.clone();
+                    record.linked = false;
                     let event = Event::ProfileChanged { user: user.clone() };
                     vec![Change::Put(Box::new(record)), Change::Tell(event)]
                 }
@@ -348,9 +370,10 @@ pub(super) fn network_part(deadline: Deadline) -> Deadline {
     deadline.at_most(deadline.remaining() * 9 / 10)
 }
 
-/// Tells whether a user is logged in and has no identity but an anonymous one.
+/// Tells whether a user is logged in and has no account but an anonymous one.
 fn is_anonymous(record: &StoredUser) -> bool {
     record.is_logged_in()
+        && !record.linked
         && !record.identities.is_empty()
         && record.identities.iter().all(|identity| identity.provider == Provider::Anonymous)
 }

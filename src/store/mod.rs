@@ -75,6 +75,10 @@ pub struct StoredUser {
     /// yet. Only in a store that [is sealed](Store::is_sealed).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<RefreshToken>,
+    /// Whether an account was linked to an anonymous user that `identities` does not name, since the
+    /// profile could not be had: the user is not an anonymous one any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linked: bool,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -225,6 +229,7 @@ impl StoredUser {
             identities: Vec::new(),
             profile: Profile::default(),
             warned: None,
+            linked: false,
             ended: None,
             more: Map::new(),
         }
@@ -262,6 +267,7 @@ impl fmt::Debug for StoredUser {
             .field("identities", &self.identities)
             .field("profile", &self.profile)
             .field("warned", &self.warned)
+            .field("linked", &self.linked)
             .field("ended", &self.ended)
             .field("more", &self.more.keys())
             .finish()
