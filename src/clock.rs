@@ -85,6 +85,11 @@ impl Deadline {
         Self { shutdown: Some(shutdown.signal()), ..self }
     }
 
+    /// Returns this deadline for what must not be lost at a shutdown.
+    pub(crate) fn despite_shutdown(self) -> Self {
+        Self { shutdown: None, ..self }
+    }
+
     /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
     /// shutdown.
     pub(crate) fn nap(&self) -> Duration {

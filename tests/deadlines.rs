@@ -9,18 +9,22 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use keyfob::store::MemoryStore;
+use keyfob::store::{MemoryStore, Store, StoredUser};
 #[cfg(feature = "tls")]
 use keyfob::transport::UreqTransport;
 use keyfob::transport::{Request, Response, Transport};
-use keyfob::{Error, Result, Session, TransportErrorKind, User, UserState};
+use keyfob::{
+    Deadline, Error, Result, Session, StoreError, TransportErrorKind, User, UserId, UserState,
+};
 use serde_json::{Value, json};
 use support::net::{read_request, serve};
+use support::store::{Twist, Twisted};
 use support::*;
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -336,4 +340,52 @@ fn without_any_time_nothing_is_sent_and_reading_still_works() {
         assert!(error.is_timeout() && !error.is_ambiguous(), "{name}: {error:?}");
     }
     assert!(script.sent().is_empty(), "{script:?}");
+}
+
+/// A store with pages of one user, whose first page does something before it is given.
+#[derive(Clone)]
+struct Pages(Arc<dyn Fn(Deadline) + Send + Sync>, Arc<AtomicUsize>);
+
+impl Twist for Pages {
+    fn users_after(
+        &self,
+        store: &dyn Store,
+        after: Option<(u64, &UserId)>,
+        deadline: Deadline,
+    ) -> std::result::Result<Vec<Arc<StoredUser>>, StoreError> {
+        let mut page = store.users_after(after, deadline)?;
+        page.truncate(1);
+        if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.0(deadline);
+        }
+        Ok(page)
+    }
+}
+
+#[test]
+fn a_listing_ends_with_the_time_or_the_session() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = with_ada();
+    let list = |before: Arc<dyn Fn(Deadline) + Send + Sync>| {
+        let pages = Arc::new(AtomicUsize::new(0));
+        let twist = Pages(before, pages.clone());
+        let store = Twisted { store: store.clone(), twist };
+        (builder(&script, &clock).store(store).deadline(DEADLINE).open().unwrap(), pages)
+    };
+    let (session, pages) = list(Arc::new(|deadline| {
+        while !deadline.has_passed() {
+            thread::yield_now();
+        }
+    }));
+    let error = session.users().unwrap_err();
+    assert!(matches!(error, Error::Store(_)) && error.is_timeout(), "{error:?}");
+    assert_eq!(pages.load(Ordering::SeqCst), 1);
+    assert_eq!(session.users().unwrap().len(), 1, "and another time it has its time");
+    let ends: Arc<Mutex<Option<Session>>> = Arc::default();
+    let ended = ends.clone();
+    let (session, pages) =
+        list(Arc::new(move |_| ended.lock().unwrap().take().unwrap().shut_down()));
+    *ends.lock().unwrap() = Some(session.clone());
+    assert!(matches!(session.users().unwrap_err(), Error::ShutDown { ambiguous: false }));
+    assert_eq!(pages.load(Ordering::SeqCst), 1);
 }

@@ -209,3 +209,21 @@ fn a_linked_user_whose_profile_could_not_be_had_is_not_anonymous_any_more() {
     user.log_out().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
 }
+
+#[test]
+fn a_profile_fetch_that_was_under_way_does_not_make_a_linked_user_anonymous_again() {
+    let (script, _, _session, user) = anonymous();
+    let (during, other) = (user.clone(), script.clone());
+    script.on(PROFILE, move |_| {
+        other.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
+        other.fail(PROFILE, TransportErrorKind::Timeout);
+        during.link(&password()).unwrap_err();
+        // From before the link, and not the same as what is stored.
+        let mut body = anonymous_profile_body("ada");
+        body["data"] = json!({"name": "Ada"});
+        Ok(json_answer(200, &body))
+    });
+    user.refresh_profile().unwrap();
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
+}

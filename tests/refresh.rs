@@ -4,15 +4,13 @@
 
 mod support;
 
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{
-    Credentials, Deadline, Error, Event, LogoutReason, ServerErrorCode, Session,
-    TransportErrorKind, User, UserId, UserState,
+    Credentials, Error, Event, LogoutReason, ServerErrorCode, TransportErrorKind, UserState,
 };
 use serde_json::{Value, json};
 use support::*;
@@ -294,28 +292,6 @@ fn a_refusal_of_a_refresh_token_that_was_replaced_meanwhile_ends_nothing() {
 }
 
 #[test]
-fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
-    let (script, clock, _, user) = logged_in();
-    let used = Arc::new(Mutex::new(Vec::new()));
-    let (seen, ticks) = (used.clone(), clock.clone());
-    let mut turn = 1;
-    script.on(REFRESH, move |sent| {
-        seen.lock().unwrap().push(sent.bearer.clone().unwrap());
-        turn += 1;
-        let now = ticks.seconds();
-        Ok(json_answer(
-            201,
-            &json!({"access_token": jwt(&format!("a{turn}"), now, now + 1800), "refresh_token": refresh(&format!("r{turn}"))}),
-        ))
-    });
-    for _ in 0..3 {
-        clock.advance(MINUTE * 31);
-        user.valid_access_token().unwrap();
-    }
-    assert_eq!(*used.lock().unwrap(), [refresh("r1"), refresh("r2"), refresh("r3")]);
-}
-
-#[test]
 fn a_refused_access_token_is_refreshed_once_and_the_call_replayed_once() {
     let (script, clock, _, user) = logged_in();
     refreshes(&script, &clock);
@@ -458,86 +434,6 @@ fn a_removed_user_who_logs_in_again_keeps_its_new_tokens() {
 }
 
 #[test]
-fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_request() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = support::store::Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    let now = START + 1860;
-    let (busy, mut turn) = (store.clone(), 1);
-    script.on(REFRESH, move |sent| {
-        // This backend accepts each refresh token once.
-        assert_eq!(sent.bearer, Some(refresh(&format!("r{turn}"))));
-        turn += 1;
-        busy.be_busy(turn == 2);
-        let token = jwt(&format!("a{turn}"), now, now + 1800);
-        Ok(json_answer(
-            201,
-            &json!({"access_token": token, "refresh_token": refresh(&format!("r{turn}"))}),
-        ))
-    });
-    clock.advance(MINUTE * 31);
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    store.be_busy(false);
-    script.clear();
-    clock.advance(Duration::from_secs(10));
-    user.functions().call::<()>("f", ()).unwrap();
-    assert_eq!(script.routes(), [CALL], "it was there already");
-    assert_eq!(user.access_token().unwrap().expose(), jwt("a2", now, now + 1800));
-    user.refresh_access_token().unwrap();
-    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
-}
-
-/// A user whose rotated refresh token `r2` could not be stored, with a backend that accepts no
-/// other any more.
-fn with_an_unsaved_token() -> (Script, support::store::Awkward, Session, User) {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = support::store::Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    let busy = store.clone();
-    script.on(REFRESH, move |_| {
-        busy.be_busy(true);
-        let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
-        Ok(json_answer(201, &body))
-    });
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    for (route, body) in [("GET /auth/api_keys", json!([])), (LOGOUT, json!(null))] {
-        script.on(route, move |sent| {
-            Ok(match sent.bearer == Some(refresh("r2")) {
-                true => json_answer(200, &body),
-                false => json_answer(401, &error_body("InvalidSession", "rotated")),
-            })
-        });
-    }
-    script.clear();
-    (script, store, session, user)
-}
-
-#[test]
-fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
-    let (script, store, _session, user) = with_an_unsaved_token();
-    assert!(matches!(user.api_keys().list().unwrap_err(), Error::Store(_)));
-    assert!(script.sent().is_empty(), "{:?}", script.routes());
-    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
-    store.be_busy(false);
-    assert_eq!(user.api_keys().list().unwrap().len(), 0);
-    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
-    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
-}
-
-#[test]
-fn a_logout_ends_the_server_session_with_the_rotated_token() {
-    let (script, store, _session, user) = with_an_unsaved_token();
-    store.be_busy(false);
-    user.log_out().unwrap();
-    let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
-    assert_eq!(bearers, [Some(refresh("r2"))]);
-}
-
-#[test]
 fn retry_after_holds_up_refreshes_for_minutes_and_not_for_ever() {
     let (script, clock, _, user) = logged_in();
     script.on(REFRESH, |_| {
@@ -564,83 +460,88 @@ fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
     assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
 }
 
-/// A user of a backend that rotates, whose store is busy when `r2` comes.
-fn when_the_store_was_busy() -> (Script, ManualClock, support::store::Awkward, Session, User) {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = support::store::Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    let (busy, now) = (store.clone(), clock.clone());
-    script.on(REFRESH, move |sent| {
-        let is_first = sent.bearer == Some(refresh("r1"));
-        busy.be_busy(is_first);
-        let (access, next) = if is_first { ("a2", "r2") } else { ("a3", "r3") };
-        let token = jwt(access, now.seconds(), now.seconds() + 1800);
-        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh(next)})))
-    });
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    store.be_busy(false);
-    script.clear();
-    (script, clock, store, session, user)
-}
-
-fn stored_refresh_token(store: &MemoryStore) -> Value {
-    let record = store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
-    serde_json::to_value(&*record).unwrap()["refresh_token"].clone()
+#[test]
+fn a_time_out_of_the_network_is_a_failure_like_any_other() {
+    let (script, clock, _, user) = logged_in();
+    clock.advance(MINUTE * 31);
+    script.fail(REFRESH, TransportErrorKind::Timeout);
+    for _ in 0..20 {
+        assert!(user.valid_access_token().unwrap_err().is_timeout());
+    }
+    assert_eq!(script.count(REFRESH), 1);
+    clock.advance(Duration::from_secs(5));
+    user.valid_access_token().unwrap_err();
+    assert_eq!(script.count(REFRESH), 2);
 }
 
 #[test]
-fn a_rotated_refresh_token_that_could_not_be_stored_is_stored_by_the_next_call() {
-    let (script, _, store, _session, user) = when_the_store_was_busy();
-    assert_eq!(stored_refresh_token(&store.store), refresh("r1"));
-    user.functions().call::<()>("f", ()).unwrap();
-    assert_eq!(script.routes(), [CALL]);
-    assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
-}
-
-#[test]
-fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
-    let (script, clock, store, _session, user) = when_the_store_was_busy();
-    clock.advance(MINUTE * 180);
-    let token = user.valid_access_token().unwrap();
-    assert_eq!(token.expose(), jwt("a3", clock.seconds(), clock.seconds() + 1800));
-    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
-    assert_eq!(stored_refresh_token(&store.store), refresh("r3"));
-}
-
-#[test]
-fn a_due_refresh_has_the_time_of_its_call_to_store_a_rotated_token() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = MemoryStore::new();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    let (another, now) = (store.clone(), clock.clone());
-    let writer = Arc::new(Mutex::new(None));
-    let started = Arc::clone(&writer);
+fn those_who_wait_share_a_time_out_of_the_network() {
+    let (script, clock, _, user) = logged_in();
+    clock.advance(MINUTE * 31);
+    let gate = Arc::new(Barrier::new(2));
+    let waiting = gate.clone();
     script.on(REFRESH, move |_| {
-        // Another writer holds the store for longer than the half second that a token that is good
-        // for two more seconds may cost.
-        let (store, (inside, is_inside)) = (another.clone(), mpsc::channel());
-        let until = Deadline::after(Duration::from_millis(700));
-        *started.lock().unwrap() = Some(thread::spawn(move || {
-            store
-                .commit(Deadline::after(Duration::from_secs(5)), &mut |_| {
-                    inside.send(()).unwrap();
-                    while !until.has_passed() {
-                        thread::yield_now();
-                    }
-                    Ok(Vec::new())
-                })
-                .unwrap();
-        }));
-        is_inside.recv().unwrap();
-        let token = jwt("a2", now.seconds(), now.seconds() + 1800);
-        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh("r2")})))
+        waiting.wait();
+        waiting.wait();
+        Err(TransportErrorKind::Timeout)
     });
-    clock.advance(Duration::from_secs(1798));
-    user.valid_access_token().unwrap();
-    writer.lock().unwrap().take().unwrap().join().unwrap();
-    assert_eq!(stored_refresh_token(&store), refresh("r2"));
+    thread::scope(|scope| {
+        let call = || scope.spawn(|| user.valid_access_token().unwrap_err());
+        let first = call();
+        gate.wait();
+        let others: Vec<_> = (0..8).map(|_| call()).collect();
+        gate.wait();
+        for caller in others.into_iter().chain([first]) {
+            assert!(caller.join().unwrap().is_timeout());
+        }
+    });
+    assert_eq!(script.count(REFRESH), 1);
+}
+
+#[test]
+fn retry_after_of_an_early_refresh_holds_for_the_expired_token_too() {
+    let (script, clock, _, user) = logged_in();
+    script.reply(CALL, 200, json!(null));
+    script.on(REFRESH, |_| Ok(Response::new(503, "").with_header("Retry-After", "120")));
+    clock.advance(Duration::from_secs(1790));
+    user.functions().call::<()>("f", ()).unwrap();
+    clock.advance(Duration::from_secs(20));
+    assert_eq!(user.functions().call::<()>("f", ()).unwrap_err().status(), Some(503));
+    assert_eq!(script.count(REFRESH), 1);
+    clock.advance(Duration::from_secs(110));
+    refreshes(&script, &clock);
+    user.functions().call::<()>("f", ()).unwrap();
+}
+
+#[test]
+fn a_user_who_is_removed_during_an_early_refresh_makes_no_call() {
+    let (script, clock, session, user) = logged_in();
+    clock.advance(MINUTE * 27);
+    let (during, gone) = (session, user.clone());
+    script.on(REFRESH, move |_| {
+        during.remove_user(&gone).unwrap();
+        Ok(json_answer(201, &json!({"access_token": access("late")})))
+    });
+    let error = user.functions().call::<()>("f", ()).unwrap_err();
+    assert!(matches!(error, Error::LocalState(_)), "{error:?}");
+    assert_eq!(script.count(CALL), 0);
+}
+
+#[test]
+fn a_token_that_is_refused_during_an_early_refresh_is_not_sent_by_who_leads_it() {
+    let (script, clock, session, user) = logged_in();
+    clock.advance(MINUTE * 27);
+    script.on(CALL, |_| Ok(json_answer(401, &error_body("InvalidSession", "over"))));
+    let hurried = session.with_deadline(Duration::from_millis(50));
+    let other = hurried.user(user.id()).unwrap().unwrap();
+    let mut is_first = true;
+    script.on(REFRESH, move |_| {
+        if std::mem::take(&mut is_first) {
+            // Refused with the token, and waits for this flight in vain.
+            assert!(other.functions().call::<()>("g", ()).unwrap_err().is_timeout());
+        }
+        Ok(Response::new(503, ""))
+    });
+    user.functions().call::<()>("f", ()).unwrap_err();
+    assert_eq!(script.count(CALL), 1);
 }

@@ -4,14 +4,9 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
-use std::time::Duration;
-
-use keyfob::store::Store;
 use keyfob::transport::Response;
 use keyfob::{
-    Credentials, Deadline, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
+    Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
     TransportErrorKind, User, UserId, UserState,
 };
 use serde_json::{Value, json};
@@ -204,143 +199,6 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
     assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
     drop(session);
     assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
-}
-
-#[test]
-fn a_logout_that_is_refused_for_good_holds_up_no_other() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let session = builder(&script, &clock).store(store).open().unwrap();
-    script.fail(LOGOUT, TransportErrorKind::Connect);
-    for (name, refresh_token) in [("ada", "r1"), ("bob", "s1")] {
-        script.lets_in(name, &access(name), &refresh(refresh_token));
-        session.log_in(&password()).unwrap().log_out().unwrap();
-    }
-    script.lets_in("cay", &access("c1"), &refresh("t1"));
-    script.clear();
-    // A gateway refuses them, and is not the backend.
-    script.on(LOGOUT, |_| Ok(Response::new(401, "")));
-    let cay = session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOGOUT), 2, "{:?}", script.routes());
-    script.reply(REFRESH, 201, serde_json::json!({"access_token": access("c2")}));
-    cay.refresh_access_token().unwrap();
-    assert_eq!(script.count(LOGOUT), 2, "nobody is asked again");
-}
-
-#[test]
-fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let session = open();
-    let ada = session.log_in(&password()).unwrap();
-    script.fail(LOGOUT, TransportErrorKind::Connect);
-    ada.log_out().unwrap();
-    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
-    assert!(ada.access_token().unwrap_err().needs_login());
-    // The program is closed and opened again; somebody else logs in; the backend is still away.
-    drop(session);
-    let session = open();
-    script.lets_in("bob", &access("b1"), &refresh("s1"));
-    let bob = session.log_in(&password()).unwrap();
-    script.clear();
-    script.reply(LOGOUT, 204, Value::Null);
-    script.reply(REFRESH, 201, serde_json::json!({"access_token": access("b2")}));
-    bob.refresh_access_token().unwrap();
-    assert_eq!(script.routes(), [REFRESH, LOGOUT]);
-    assert_eq!(script.sent()[1].bearer, Some(refresh("r1")));
-    bob.refresh_access_token().unwrap_or_else(|_| bob.access_token().unwrap());
-    assert_eq!(script.count(LOGOUT), 1, "it is told once");
-    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
-    // What trying again cannot help is an error, and nothing is kept.
-    script.reply(LOGOUT, 400, Value::Null);
-    assert_eq!(bob.log_out().unwrap_err().status(), Some(400));
-}
-
-#[test]
-fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let ada = session.log_in(&password()).unwrap();
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let ended = move |store: &Awkward| {
-        let record = store.store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
-        (record.is_logged_in(), record.ended.is_some())
-    };
-    let (seen, watched) = (Arc::clone(&kept), store.clone());
-    script.on(LOGOUT, move |_| {
-        // What another process finds if this one ends here.
-        seen.lock().unwrap().push(ended(&watched));
-        Ok(Response::new(204, ""))
-    });
-    ada.log_out().unwrap();
-    assert_eq!(*kept.lock().unwrap(), [(false, true)]);
-    assert_eq!(ended(&store), (false, false), "told once, and not again");
-}
-
-#[test]
-fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let ada = session.log_in(&password()).unwrap();
-    let busy = store.clone();
-    script.on(LOGOUT, move |_| {
-        busy.be_busy(true);
-        Err(TransportErrorKind::Timeout)
-    });
-    ada.log_out().unwrap();
-    store.be_busy(false);
-    script.reply(LOGOUT, 204, Value::Null).lets_in("bob", &access("b1"), &refresh("rb"));
-    script.clear();
-    session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOGOUT), 1);
-}
-
-#[test]
-fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let session = builder(&script, &clock).store(store).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let ada = session.log_in(&password()).unwrap();
-    script.fail(LOGOUT, TransportErrorKind::Connect);
-    ada.log_out().unwrap();
-    script.reply(LOGOUT, 204, Value::Null);
-    script.clear();
-    session.remove_user(&ada).unwrap();
-    assert_eq!(script.sent()[0].bearer, Some(refresh("r1")));
-    assert_eq!(script.routes(), [LOGOUT]);
-}
-
-#[test]
-fn who_asks_for_a_token_does_not_wait_until_the_backend_was_told_of_logouts() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
-    let session = builder(&script, &clock).store(store).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let ada = session.log_in(&password()).unwrap();
-    script.lets_in("bob", &access("b1"), &refresh("rb"));
-    let bob = session.log_in(&password()).unwrap();
-    script.fail(LOGOUT, TransportErrorKind::Connect);
-    ada.log_out().unwrap();
-    let ((is_told, telling), (answer, answers)) = (mpsc::channel(), mpsc::channel::<()>());
-    script.on(LOGOUT, move |_| {
-        is_told.send(()).unwrap();
-        answers.recv().unwrap();
-        Ok(Response::new(204, ""))
-    });
-    let now = clock.clone();
-    script.on(REFRESH, move |_| {
-        let token = jwt("b2", now.seconds(), now.seconds() + 1800);
-        Ok(json_answer(201, &json!({"access_token": token})))
-    });
-    thread::scope(|scope| {
-        scope.spawn(|| bob.refresh_access_token().unwrap());
-        telling.recv().unwrap();
-        let hurried = session.with_deadline(Duration::from_secs(2));
-        let refreshed = hurried.user(bob.id()).unwrap().unwrap().refresh_access_token();
-        answer.send(()).unwrap();
-        refreshed.unwrap();
-    });
 }
 
 #[test]

@@ -203,6 +203,7 @@ impl SessionBuilder {
             has_refused: AtomicBool::new(false),
             unsaved: Mutex::new(HashMap::new()),
             has_untold: AtomicBool::new(true),
+            untold: Mutex::default(),
             shutdown: Shutdown::new(),
             early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
         };

@@ -14,6 +14,7 @@ use super::refresh::{Brought, Cooldown, Ended, Landed, Why};
 use super::single::Single;
 use super::time::BackendTime;
 use super::url::BaseUrl;
+use super::users::Untold;
 use crate::clock::{Clock, Deadline};
 use crate::diagnostics::note;
 use crate::error::{
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
+    pub(super) untold: Mutex<Untold>,
     pub(super) shutdown: Shutdown,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
@@ -186,9 +188,9 @@ impl Inner {
                 let what = "a refresh by another process";
                 flight.ok_or_else(|| Error::from(out_of_time(&self.base_url, what)))
             };
-            if self.has_unsaved(user, record.epoch) {
+            if self.has_unsaved(&record) {
                 let _flight = flight()?;
-                self.store_unsaved(user, record.epoch, deadline)?;
+                self.store_unsaved(user, deadline)?;
                 continue;
             }
             let answer = self.send(route, Some(token.expose()), deadline)?;
@@ -199,7 +201,7 @@ impl Inner {
             // A refresh on its way may have made the backend forget this token: wait for what it
             // brings.
             let _flight = flight()?;
-            if self.has_unsaved(user, record.epoch) {
+            if self.has_unsaved(&record) {
                 continue;
             }
             match self.end_login(&record, token, &error, deadline)? {

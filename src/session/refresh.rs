@@ -32,19 +32,50 @@ const COOLDOWN: Duration = Duration::from_secs(2);
 /// The longest that a backend's `Retry-After` holds up implicit refreshes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// How long a refresh whose answer has come may still wait for the store, although the session is
+/// shut down meanwhile.
+const LAST_RESPITE: Duration = Duration::from_secs(5);
+
 /// The outcome of a flight, as its passengers get it.
 #[derive(Clone)]
 pub(super) struct Landed {
     outcome: Result<AccessToken>,
+    attempt: Attempt,
+}
+
+/// How a refresh was tried.
+#[derive(Clone, Copy)]
+struct Attempt {
     /// Whether it was short, on behalf of a token that was still good.
     early: bool,
+    /// How long it could take.
+    time: Duration,
+}
+
+impl Attempt {
+    /// Tells whether somebody who has this much time may do better than an attempt that failed: one
+    /// that ran out of time says nothing to those who have twice as much. A little more is only
+    /// another moment.
+    fn leaves_hope(self, error: &Error, time: Duration) -> bool {
+        error.is_timeout() && time / 2 >= self.time
+    }
 }
 
 /// What a refresh brought, for the login that it set out for.
 pub(super) struct Brought {
     epoch: u64,
+    /// The refresh token that it was had with.
+    replaces: RefreshToken,
     refreshed: Refreshed,
     skew: i64,
+}
+
+impl Brought {
+    /// Tells whether the record is still what it set out from: of the same login, and nobody else
+    /// has replaced the refresh token meanwhile.
+    fn continues(&self, record: &StoredUser) -> bool {
+        record.epoch == self.epoch && record.refresh_token.as_ref() == Some(&self.replaces)
+    }
 }
 
 /// Until when no implicit refresh of a user is tried, and why.
@@ -52,9 +83,7 @@ pub(super) struct Cooldown {
     /// By the monotonic clock.
     until: Duration,
     error: Error,
-    early: bool,
-    /// How long the attempt could take. Its time-out says nothing to those who have more.
-    budget: Duration,
+    attempt: Attempt,
 }
 
 /// Why a caller wants another token than it has.
@@ -87,7 +116,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let (record, token) = self.logged_in(user, deadline)?;
-        self.try_to_store_unsaved(user, record.epoch, deadline);
+        self.try_to_store_unsaved(&record, deadline);
         match self.freshness(&record, &token, self.moment()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
@@ -145,21 +174,30 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         // Most of the caller's time is for what it wants the token for.
-        let budget = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
+        let time = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
+        let (attempt, soon) = (Attempt { early: true, time }, deadline.at_most(time));
         let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
         // Asked by whoever leads, so that no failure can come between the answer and the flight.
-        if self.cooling_down(user, Some(budget)).is_some() {
+        if self.cooling_down(user, attempt).is_some() {
             return Ok(token);
         }
-        let outcome = self.fly(user, &token, Why::Old, deadline.at_most(budget), deadline);
-        self.note_outcome(user, &outcome, Some(budget));
-        lead.done(Landed { outcome: outcome.clone(), early: true });
-        if outcome.is_ok() {
-            self.tell_untold(deadline.at_most(budget));
-        }
+        let outcome = self.fly(user, &token, Why::Old, soon, deadline);
+        self.note_outcome(user, &outcome, attempt);
+        lead.done(Landed { outcome: outcome.clone(), attempt });
         match outcome {
-            Err(error) if !error.needs_login() => Ok(token),
-            outcome => outcome,
+            Ok(token) => {
+                self.tell_untold(soon);
+                Ok(token)
+            }
+            Err(error) if error.needs_login() => Err(error),
+            // The token serves on, unless it has expired, was refused or is gone by now.
+            Err(_) => {
+                let (record, token) = self.logged_in(user, deadline)?;
+                match self.freshness(&record, &token, self.moment()) {
+                    Freshness::Expired => self.refresh(user, &token, Why::Old, deadline),
+                    Freshness::Due(_) | Freshness::Fresh => Ok(token),
+                }
+            }
         }
     }
 
@@ -172,18 +210,19 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         loop {
+            let attempt = Attempt { early: false, time: deadline.remaining() };
             match self.refreshes.join(user) {
                 Role::Lead(lead) => {
                     if why != Why::Asked
-                        && let Some(error) = self.cooling_down(user, None)
+                        && let Some(error) = self.cooling_down(user, attempt)
                     {
                         drop(lead);
                         // Another process may have had more luck meanwhile.
                         return self.suffices(user, stale, why, deadline)?.ok_or(error);
                     }
                     let outcome = self.fly(user, stale, why, deadline, deadline);
-                    self.note_outcome(user, &outcome, None);
-                    lead.done(Landed { outcome: outcome.clone(), early: false });
+                    self.note_outcome(user, &outcome, attempt);
+                    lead.done(Landed { outcome: outcome.clone(), attempt });
                     // Nobody waits for this flight any more.
                     if outcome.is_ok() {
                         self.tell_untold(deadline);
@@ -191,10 +230,10 @@ impl Inner {
                     return outcome;
                 }
                 Role::Follow(flight) => match flight.wait(deadline) {
-                    Waited::Done(landed) => match landed.outcome {
+                    Waited::Done(Landed { outcome, attempt }) => match outcome {
                         // It had less time than this caller has.
-                        Err(error) if landed.early && !error.needs_login() => {}
-                        Err(error) if error.is_timeout() && !deadline.has_passed() => {}
+                        Err(error) if attempt.early && !error.needs_login() => {}
+                        Err(error) if attempt.leaves_hope(&error, deadline.remaining()) => {}
                         // It found this caller's token good, which only one who goes by the clock
                         // can use.
                         Ok(token)
@@ -268,7 +307,7 @@ impl Inner {
             let Some(refresh_token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
-            if self.store_unsaved(user, record.epoch, at_last)?.is_some() {
+            if self.store_unsaved(user, deadline)?.is_some() {
                 // It may have waited for hours, and is judged like any other.
                 continue;
             }
@@ -278,10 +317,21 @@ impl Inner {
                 let refreshed = wire::refreshed(answer.body())?;
                 let claims = refreshed.access_token.claims();
                 let skew = self.learn_time(claims, now, Some(record.skew));
-                let brought = Brought { epoch: record.epoch, refreshed, skew };
-                let is_rotated = brought.refreshed.refresh_token.is_some();
-                let until = if is_rotated { at_last } else { deadline };
-                return self.store_refreshed(user, brought, until);
+                let is_rotated = refreshed.refresh_token.is_some();
+                let (epoch, replaces) = (record.epoch, refresh_token.clone());
+                let brought = Brought { epoch, replaces, refreshed, skew };
+                if !is_rotated {
+                    return self.store_refreshed(user, brought, deadline);
+                }
+                let stored = self.store_refreshed(user, brought, at_last);
+                if stored.is_err() && self.shutdown.check().is_err() {
+                    // No call after this one can store it.
+                    let last = at_last.despite_shutdown().at_most(LAST_RESPITE);
+                    if let Some(token) = self.store_unsaved(user, last)? {
+                        return Ok(token);
+                    }
+                }
+                return stored;
             }
             let error = wire::refusal(&route, &answer);
             let expired = self.is_surely_over(refresh_token.claims(), record.skew, &answer);
@@ -296,22 +346,23 @@ impl Inner {
         }
     }
 
-    /// Stores what a refresh brought, unless the user has logged out or in since it set out.
+    /// Stores what a refresh brought, unless the user has logged out or in since it set out, or
+    /// somebody else has stored a newer refresh token.
     fn store_refreshed(
         &self,
         user: &UserId,
         brought: Brought,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let Brought { epoch, refreshed, skew } = &brought;
+        let Brought { refreshed, skew, .. } = &brought;
         let stored = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }
-            if record.epoch != *epoch {
-                // Logged in again meanwhile: what this flight brought belongs to a login that is
-                // over, and the new one has a token of its own.
+            if !brought.continues(&record) {
+                // What this flight brought belongs to a login that is over, or is older than what
+                // is here, which has an access token of its own.
                 let token = record.access_token.clone();
                 return Ok((
                     Vec::new(),
@@ -347,51 +398,46 @@ impl Inner {
     }
 
     /// Tells whether there is a newer refresh token of this login than the store has.
-    pub(super) fn has_unsaved(&self, user: &UserId, epoch: u64) -> bool {
+    pub(super) fn has_unsaved(&self, record: &StoredUser) -> bool {
         let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        unsaved.get(user).is_some_and(|kept| kept.epoch == epoch)
+        unsaved.get(&record.id).is_some_and(|kept| kept.continues(record))
     }
 
-    /// Stores that one: before anything else is asked of the backend for this user, who may not
-    /// accept the stored one any more. For whoever is alone at the user's refresh.
+    /// Stores that one, if the user has one: before anything else is asked of the backend for this
+    /// user, who may not accept the stored one any more. For whoever is alone at the user's refresh.
     pub(super) fn store_unsaved(
         &self,
         user: &UserId,
-        epoch: u64,
         deadline: Deadline,
     ) -> Result<Option<AccessToken>> {
-        let Some(kept) = self.take_unsaved(user, epoch) else { return Ok(None) };
-        self.store_refreshed(user, kept, deadline).map(Some)
+        let kept = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+        kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
     }
 
     /// Returns the refresh token that the store could not keep, for who leaves with it.
-    pub(super) fn unsaved_token(&self, user: &UserId, epoch: u64) -> Option<RefreshToken> {
+    pub(super) fn unsaved_token(&self, record: &StoredUser) -> Option<RefreshToken> {
         let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = unsaved.get(user).filter(|kept| kept.epoch == epoch)?;
+        let kept = unsaved.get(&record.id).filter(|kept| kept.continues(record))?;
         kept.refreshed.refresh_token.clone()
-    }
-
-    /// Forgets it: the login that it belongs to is over.
-    pub(super) fn forget_unsaved(&self, user: &UserId) {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
     }
 
     /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a
     /// program must not end with it in memory alone.
-    fn try_to_store_unsaved(&self, user: &UserId, epoch: u64, deadline: Deadline) {
+    fn try_to_store_unsaved(&self, record: &StoredUser, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(1);
-        if self.has_unsaved(user, epoch) {
+        if self.has_unsaved(record) {
             let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-            if let Ok(Some(_flight)) = self.store.refresh_flight(user, deadline) {
-                let _ = self.store_unsaved(user, epoch, deadline);
+            if let Ok(Some(_flight)) = self.store.refresh_flight(&record.id, deadline) {
+                let _ = self.store_unsaved(&record.id, deadline);
             }
         }
     }
 
-    /// Takes what an earlier refresh brought and could not be stored, if it belongs to this login.
-    fn take_unsaved(&self, user: &UserId, epoch: u64) -> Option<Brought> {
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        unsaved.remove(user).filter(|kept| kept.epoch == epoch)
+    /// Forgets what is remembered of a user whose login is over.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+        self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+        self.forget_refused(user, None);
     }
 
     /// Returns what to tell about a login that will end soon, once a day.
@@ -434,46 +480,39 @@ impl Inner {
             Ok((super::users::log_out(tables, &record, reason)?, Ended::Yes))
         });
         if matches!(ended, Ok(Ended::Yes)) {
+            self.forget(&refused.id);
             note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
         }
         ended
     }
 
     /// Returns the failure on whose account no implicit refresh is tried now, if there is one. A
-    /// failure to replace a token that was still good holds up only more of the same, and a
-    /// time-out only those who have no more time; `early` is the time of such a one.
-    fn cooling_down(&self, user: &UserId, early: Option<Duration>) -> Option<Error> {
+    /// failure to replace a token that was still good holds up only more of the same, unless the
+    /// backend asked to be left alone.
+    fn cooling_down(&self, user: &UserId, attempt: Attempt) -> Option<Error> {
         let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
-        let cooldown = cooldowns.get(user)?;
-        let applies = match early {
-            // Twice as much is more; a little more is only another moment.
-            Some(budget) => !cooldown.error.is_timeout() || budget / 2 < cooldown.budget,
-            None => !cooldown.early,
-        };
-        (applies && self.clock.monotonic() < cooldown.until).then(|| cooldown.error.clone())
+        let Cooldown { until, error, attempt: failed } = cooldowns.get(user)?;
+        let applies = attempt.early || !failed.early || error.retry_after().is_some();
+        let holds = applies && !failed.leaves_hope(error, attempt.time);
+        (holds && self.clock.monotonic() < *until).then(|| error.clone())
     }
 
-    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, early: Option<Duration>) {
+    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, attempt: Attempt) {
         let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            // A caller in a hurry must not hold up the patient ones.
-            Err(error) if error.is_timeout() && early.is_none() => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 note!(
                     warn,
                     "the access token of {user:?} could not be refreshed: {}",
                     Brief(error)
                 );
+                let now = self.clock.monotonic();
                 let jitter = COOLDOWN * u32::from(self.early) / 255;
                 let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-                let until = self.clock.monotonic().saturating_add((COOLDOWN + jitter).max(asked));
-                let cooldown = Cooldown {
-                    until,
-                    error: error.clone(),
-                    early: early.is_some(),
-                    budget: early.unwrap_or_default(),
-                };
-                cooldowns.insert(user.clone(), cooldown);
+                let until = now.saturating_add((COOLDOWN + jitter).max(asked));
+                // Also of users who left meanwhile.
+                cooldowns.retain(|_, cooldown| now < cooldown.until);
+                cooldowns.insert(user.clone(), Cooldown { until, error: error.clone(), attempt });
             }
             _ => {
                 cooldowns.remove(user);

@@ -4,8 +4,8 @@
 //! used last, that is, logged in or was switched to; nobody, if there is none. The rule is applied
 //! in the commit that makes the current user leave, so it holds after a restart as well.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::delivery::success;
@@ -17,9 +17,18 @@ use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
-use crate::store::{Change, Listing, StoredUser, Tables};
+use crate::store::{Change, Listing, Place, StoredUser, Tables};
 use crate::token::RefreshToken;
 use crate::wire::{self, Login, Route};
+
+/// How far a session has come with telling the backend of log-outs.
+#[derive(Default)]
+pub(super) struct Untold {
+    /// After whom to go on.
+    from: Option<Place>,
+    /// Whether there were some that have to be told again.
+    missed: bool,
+}
 
 impl Inner {
     /// Logs in, and makes that user current.
@@ -201,7 +210,9 @@ impl Inner {
             Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
             None => Ok((Vec::new(), ())),
         })
-        .map_err(Error::after_it_was_done)
+        .map_err(Error::after_it_was_done)?;
+        self.forget(user);
+        Ok(())
     }
 
     /// Logs a user out here, then tells the backend. Returns what the backend made of it.
@@ -229,29 +240,29 @@ impl Inner {
         changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let sealed = self.store.is_sealed();
-        let (tokens, is_kept) = self.commit(deadline, |tables| {
+        let (tokens, kept) = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
             let mut changes = changes(tables, &record)?;
             if changes.is_empty() {
-                return Ok((changes, (Vec::new(), true)));
+                return Ok((changes, (Vec::new(), None)));
             }
-            let unsaved = self.unsaved_token(user, record.epoch);
+            let unsaved = self.unsaved_token(&record);
             let token = unsaved.or_else(|| record.refresh_token.clone());
-            let mut is_kept = false;
+            let mut kept = None;
             for change in &mut changes {
                 if let Change::Put(left) = change
                     && left.id == *user
                 {
-                    is_kept = true;
                     // Kept until the backend has been told, in case this process ends before.
-                    left.ended = token.clone().filter(|_| sealed);
+                    kept = token.clone().filter(|_| sealed);
+                    left.ended.clone_from(&kept);
                 }
             }
             // That of an earlier log-out as well: nobody else will tell it now.
             let tokens: Vec<_> = record.ended.clone().into_iter().chain(token).collect();
-            Ok((changes, (tokens, is_kept)))
+            Ok((changes, (tokens, kept)))
         })?;
-        self.forget_unsaved(user);
+        self.forget(user);
         let mut outcome = Ok(());
         for token in &tokens {
             let told = self.end_server_session(token, deadline);
@@ -261,12 +272,12 @@ impl Inner {
                     note!(warn, "the backend was not told of {user:?}'s log-out: {}", Brief(error))
                 }
             }
-            let is_later = told.as_ref().is_err_and(Error::is_retryable) && sealed && is_kept;
-            if is_later {
+            let is_kept = kept.as_ref() == Some(token);
+            if is_kept && told.as_ref().is_err_and(Error::is_retryable) {
                 self.has_untold.store(true, Ordering::Relaxed);
             } else {
                 outcome = outcome.and(told);
-                if sealed && is_kept && self.forget_untold(user, token, deadline).is_err() {
+                if is_kept && self.forget_untold(user, token, deadline).is_err() {
                     // It will be told once more, which harms nobody.
                     self.has_untold.store(true, Ordering::Relaxed);
                 }
@@ -288,31 +299,56 @@ impl Inner {
     }
 
     /// Tells the backend of log-outs that it could not be told of, now that it answers: for at most
-    /// five seconds, and as well as it goes.
+    /// five seconds or a quarter of the call's time, and as well as it goes.
     pub(super) fn tell_untold(&self, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(5);
         if !self.store.is_sealed() || !self.has_untold.swap(false, Ordering::Relaxed) {
             return;
         }
-        let deadline = deadline.at_most(LIMIT);
-        if self.tell_all_untold(deadline).is_err() {
+        let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
+        let lock = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = std::mem::take(&mut *lock());
+        let has_ended = self.tell_all_untold(&mut untold, deadline);
+        if !has_ended || untold.missed {
+            if !has_ended {
+                *lock() = untold;
+            }
             self.has_untold.store(true, Ordering::Relaxed);
         }
     }
 
-    fn tell_all_untold(&self, deadline: Deadline) -> Result<()> {
-        let mut listing = Listing::default();
-        while let Some(record) = listing.next(&*self.store, || deadline) {
-            let record = record?;
-            let Some(token) = &record.ended else { continue };
-            match self.end_server_session(token, deadline) {
-                Err(error) if error.is_retryable() => return Err(error),
-                // Told, or refused for good: nobody after this one has to wait for it.
-                _ => {}
+    /// Goes through the users from where it came to the last time, and returns whether it has come
+    /// to the end. Too short a time does not hold up those at the end for ever, nor does one that
+    /// the backend fails at.
+    fn tell_all_untold(&self, untold: &mut Untold, deadline: Deadline) -> bool {
+        let mut listing = Listing::after(untold.from.take());
+        loop {
+            let before = listing.place();
+            let Some(record) = listing.next(&*self.store, || deadline) else { return true };
+            let told = match &record {
+                Ok(record) => self.tell_one_untold(record, deadline),
+                Err(error) => Err(error.clone().into()),
+            };
+            match told {
+                Ok(()) => {}
+                Err(Error::Server(_)) => untold.missed = true,
+                // The backend cannot be reached, or the store not be used.
+                Err(_) => {
+                    untold.from = before;
+                    return false;
+                }
             }
-            self.forget_untold(&record.id, token, deadline)?;
         }
-        Ok(())
+    }
+
+    /// Tells the backend of one that has logged out, if it has to be told.
+    fn tell_one_untold(&self, record: &StoredUser, deadline: Deadline) -> Result<()> {
+        let Some(token) = &record.ended else { return Ok(()) };
+        match self.end_server_session(token, deadline) {
+            Err(error) if error.is_retryable() => Err(error),
+            // Told, or refused for good.
+            _ => self.forget_untold(&record.id, token, deadline),
+        }
     }
 
     fn end_server_session(&self, token: &RefreshToken, deadline: Deadline) -> Result<()> {
@@ -346,6 +382,7 @@ impl Inner {
             let record = tables.user(user)?.filter(|record| {
                 record.epoch == before.epoch
                     && record.identities == before.identities
+                    && record.linked == before.linked
                     && record.profile == before.profile
             });
             let changes = match record {

@@ -8,18 +8,31 @@ use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
+/// A user's place in the order of a listing: when it came, and its id.
+pub(crate) type Place = (u64, UserId);
+
 /// How far a listing has come.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     page: vec::IntoIter<Arc<StoredUser>>,
     /// The last one that was shown.
-    last: Option<(u64, UserId)>,
+    last: Option<Place>,
     has_ended: bool,
 }
 
 impl Listing {
-    /// Returns the next record. The deadline is that of the next page, if one has to be read.
-    /// After an error there is no more.
+    /// Begins after a place, or with the first one.
+    pub(crate) fn after(place: Option<Place>) -> Self {
+        Self { last: place, ..Self::default() }
+    }
+
+    /// Returns the place of the last one that was shown.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.last.clone()
+    }
+
+    /// Returns the next record. The deadline is that of the next page, if one has to be read; only
+    /// the first page is tried also if it has passed. After an error there is no more.
     pub(crate) fn next(
         &mut self,
         store: &(impl Store + ?Sized),
@@ -30,7 +43,12 @@ impl Listing {
             let goes_on = |page: &[Arc<StoredUser>]| {
                 page.first().is_none_or(|user| after.is_none_or(|at| (user.created, &user.id) > at))
             };
-            match store.users_after(after, deadline()) {
+            let deadline = deadline();
+            let page = match after.is_some() && deadline.has_passed() {
+                true => Err(StoreError::new(StoreErrorKind::Busy, "listing users took too long")),
+                false => store.users_after(after, deadline),
+            };
+            match page {
                 Ok(page) if goes_on(&page) => self.page = page.into_iter(),
                 failed => {
                     self.has_ended = true;

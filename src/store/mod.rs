@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "encryption")]
 pub use self::key::EncryptionKey;
-pub(crate) use self::listing::Listing;
+pub(crate) use self::listing::{Listing, Place};
 pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
 use crate::account::{Identity, Profile, UserState};

@@ -1,0 +1,237 @@
+//! Log-outs in a sealed store that the backend could not be told of: it is told later, of each of
+//! them, and at nobody's cost.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use keyfob::store::Store;
+use keyfob::transport::{Method, Request, Response, Transport};
+use keyfob::{Deadline, Session, TransportError, TransportErrorKind, User, UserId, UserState};
+use serde_json::{Value, json};
+use support::store::Awkward;
+use support::*;
+
+#[test]
+fn a_logout_that_is_refused_for_good_holds_up_no_other() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store).open().unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    for (name, refresh_token) in [("ada", "r1"), ("bob", "s1")] {
+        script.lets_in(name, &access(name), &refresh(refresh_token));
+        session.log_in(&password()).unwrap().log_out().unwrap();
+    }
+    script.lets_in("cay", &access("c1"), &refresh("t1"));
+    script.clear();
+    // A gateway refuses them, and is not the backend.
+    script.on(LOGOUT, |_| Ok(Response::new(401, "")));
+    let cay = session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOGOUT), 2, "{:?}", script.routes());
+    script.reply(REFRESH, 201, json!({"access_token": access("c2")}));
+    cay.refresh_access_token().unwrap();
+    assert_eq!(script.count(LOGOUT), 2, "nobody is asked again");
+}
+
+#[test]
+fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = open();
+    let ada = session.log_in(&password()).unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    ada.log_out().unwrap();
+    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
+    assert!(ada.access_token().unwrap_err().needs_login());
+    // The program is closed and opened again; somebody else logs in; the backend is still away.
+    drop(session);
+    let session = open();
+    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    let bob = session.log_in(&password()).unwrap();
+    script.clear();
+    script.reply(LOGOUT, 204, Value::Null);
+    script.reply(REFRESH, 201, json!({"access_token": access("b2")}));
+    bob.refresh_access_token().unwrap();
+    assert_eq!(script.routes(), [REFRESH, LOGOUT]);
+    assert_eq!(script.sent()[1].bearer, Some(refresh("r1")));
+    bob.refresh_access_token().unwrap_or_else(|_| bob.access_token().unwrap());
+    assert_eq!(script.count(LOGOUT), 1, "it is told once");
+    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
+    // What trying again cannot help is an error, and nothing is kept.
+    script.reply(LOGOUT, 400, Value::Null);
+    assert_eq!(bob.log_out().unwrap_err().status(), Some(400));
+}
+
+#[test]
+fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let ada = session.log_in(&password()).unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let ended = move |store: &Awkward| {
+        let record = store.store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
+        (record.is_logged_in(), record.ended.is_some())
+    };
+    let (seen, watched) = (Arc::clone(&kept), store.clone());
+    script.on(LOGOUT, move |_| {
+        // What another process finds if this one ends here.
+        seen.lock().unwrap().push(ended(&watched));
+        Ok(Response::new(204, ""))
+    });
+    ada.log_out().unwrap();
+    assert_eq!(*kept.lock().unwrap(), [(false, true)]);
+    assert_eq!(ended(&store), (false, false), "told once, and not again");
+}
+
+#[test]
+fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let ada = session.log_in(&password()).unwrap();
+    let busy = store.clone();
+    script.on(LOGOUT, move |_| {
+        busy.be_busy(true);
+        Err(TransportErrorKind::Timeout)
+    });
+    ada.log_out().unwrap();
+    store.be_busy(false);
+    script.reply(LOGOUT, 204, Value::Null).lets_in("bob", &access("b1"), &refresh("rb"));
+    script.clear();
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOGOUT), 1);
+}
+
+#[test]
+fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let ada = session.log_in(&password()).unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    ada.log_out().unwrap();
+    script.reply(LOGOUT, 204, Value::Null);
+    script.clear();
+    session.remove_user(&ada).unwrap();
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r1")));
+    assert_eq!(script.routes(), [LOGOUT]);
+}
+
+#[test]
+fn who_asks_for_a_token_does_not_wait_until_the_backend_was_told_of_logouts() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let ada = session.log_in(&password()).unwrap();
+    script.lets_in("bob", &access("b1"), &refresh("rb"));
+    let bob = session.log_in(&password()).unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    ada.log_out().unwrap();
+    let ((is_told, telling), (answer, answers)) = (mpsc::channel(), mpsc::channel::<()>());
+    script.on(LOGOUT, move |_| {
+        is_told.send(()).unwrap();
+        answers.recv().unwrap();
+        Ok(Response::new(204, ""))
+    });
+    let now = clock.clone();
+    script.on(REFRESH, move |_| {
+        let token = jwt("b2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token})))
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| bob.refresh_access_token().unwrap());
+        telling.recv().unwrap();
+        let hurried = session.with_deadline(Duration::from_secs(2));
+        let refreshed = hurried.user(bob.id()).unwrap().unwrap().refresh_access_token();
+        answer.send(()).unwrap();
+        refreshed.unwrap();
+    });
+}
+
+/// Logs users in and out, in a sealed store, without the backend being told.
+fn untold(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).store(Awkward::sealed()).open().unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Timeout);
+    let users = names.iter().map(|name| {
+        script.lets_in(name, &access(name), &refresh(name));
+        let user = session.log_in(&password()).unwrap();
+        user.log_out().unwrap();
+        user
+    });
+    let users = users.collect();
+    (script, clock, session, users)
+}
+
+/// Whose log-outs the backend was told of, by their refresh tokens.
+fn told(script: &Script) -> Vec<String> {
+    let told = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
+    told.map(|sent| sent.bearer.unwrap()).collect()
+}
+
+#[test]
+fn a_logout_that_the_backend_fails_at_holds_up_no_other() {
+    let (script, _, session, _) = untold(&["ada", "bob"]);
+    script.clear();
+    script.on(LOGOUT, |sent| {
+        Ok(Response::new(if sent.bearer == Some(refresh("ada")) { 500 } else { 204 }, ""))
+    });
+    script.lets_in("cay", &access("c1"), &refresh("cay"));
+    let cay = session.log_in(&password()).unwrap();
+    assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
+    script.clear();
+    script.reply(LOGOUT, 204, Value::Null);
+    script.reply(REFRESH, 201, json!({"access_token": access("c2")}));
+    cay.refresh_access_token().unwrap();
+    assert_eq!(told(&script), [refresh("ada")], "it is tried again, and nothing else is");
+}
+
+#[test]
+fn the_backend_is_told_of_an_earlier_logout_or_the_program_hears_that_it_was_not() {
+    let (script, _, session, users) = untold(&["ada"]);
+    script.lets_in("ada", &access("a2"), &refresh("second"));
+    session.log_in(&password()).unwrap();
+    script.clear();
+    assert!(users[0].log_out().unwrap_err().is_retryable(), "only one of the two can be kept");
+    assert_eq!(told(&script), [refresh("ada"), refresh("second")]);
+    script.clear();
+    script.reply(LOGOUT, 204, Value::Null).lets_in("bob", &access("b1"), &refresh("bob"));
+    session.log_in(&password()).unwrap();
+    assert_eq!(told(&script), [refresh("second")]);
+}
+
+#[test]
+fn telling_leaves_most_of_its_time_to_the_call() {
+    let (script, clock, (tells, told)) = (Script::new(), ManualClock::at(START), mpsc::channel());
+    let relay = script.clone();
+    // Takes what it is told, and never answers.
+    let transport = move |request: &Request| match request.method() {
+        Method::Delete => {
+            tells.send(request.deadline().remaining()).unwrap();
+            Err(TransportError::new(TransportErrorKind::Timeout, URL))
+        }
+        _ => relay.send(request),
+    };
+    let session = builder(&script, &clock).transport(transport).store(Awkward::sealed());
+    let session = session.open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("ada"));
+    session.log_in(&password()).unwrap().log_out().unwrap();
+    assert!(told.recv().unwrap() > Duration::from_secs(10), "it has all the time there is");
+    script.lets_in("bob", &access("b1"), &refresh("bob")).reply(CALL, 200, json!(7));
+    let bob = session.log_in(&password()).unwrap();
+    assert!(told.recv().unwrap() <= Duration::from_secs(5));
+    let now = clock.clone();
+    script.on(REFRESH, move |_| {
+        let token = jwt("b2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token})))
+    });
+    let hurried = session.with_deadline(Duration::from_secs(4)).user(bob.id()).unwrap().unwrap();
+    clock.advance(Duration::from_secs(1860));
+    assert_eq!(hurried.functions().call::<i64>("f", ()).unwrap(), 7);
+    assert!(told.recv().unwrap() <= Duration::from_secs(1));
+}

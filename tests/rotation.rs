@@ -1,0 +1,338 @@
+//! Backends that rotate refresh tokens: whatever becomes of the store or the session meanwhile, the
+//! newest token is kept, and no other one takes its place.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use keyfob::store::{Decide, MemoryStore, Store};
+use keyfob::{Deadline, Error, Session, StoreError, StoreErrorKind, User, UserId, UserState};
+use serde_json::{Value, json};
+use support::store::{Awkward, Twist, Twisted};
+use support::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
+    let (script, clock, _, user) = logged_in();
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let (seen, ticks) = (used.clone(), clock.clone());
+    let mut turn = 1;
+    script.on(REFRESH, move |sent| {
+        seen.lock().unwrap().push(sent.bearer.clone().unwrap());
+        turn += 1;
+        let now = ticks.seconds();
+        Ok(json_answer(
+            201,
+            &json!({"access_token": jwt(&format!("a{turn}"), now, now + 1800), "refresh_token": refresh(&format!("r{turn}"))}),
+        ))
+    });
+    for _ in 0..3 {
+        clock.advance(MINUTE * 31);
+        user.valid_access_token().unwrap();
+    }
+    assert_eq!(*used.lock().unwrap(), [refresh("r1"), refresh("r2"), refresh("r3")]);
+}
+
+#[test]
+fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_request() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let now = START + 1860;
+    let (busy, mut turn) = (store.clone(), 1);
+    script.on(REFRESH, move |sent| {
+        // This backend accepts each refresh token once.
+        assert_eq!(sent.bearer, Some(refresh(&format!("r{turn}"))));
+        turn += 1;
+        busy.be_busy(turn == 2);
+        let token = jwt(&format!("a{turn}"), now, now + 1800);
+        Ok(json_answer(
+            201,
+            &json!({"access_token": token, "refresh_token": refresh(&format!("r{turn}"))}),
+        ))
+    });
+    clock.advance(MINUTE * 31);
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    store.be_busy(false);
+    script.clear();
+    clock.advance(Duration::from_secs(10));
+    user.functions().call::<()>("f", ()).unwrap();
+    assert_eq!(script.routes(), [CALL], "it was there already");
+    assert_eq!(user.access_token().unwrap().expose(), jwt("a2", now, now + 1800));
+    user.refresh_access_token().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+/// A user whose rotated refresh token `r2` could not be stored, with a backend that accepts no
+/// other any more.
+fn with_an_unsaved_token() -> (Script, Awkward, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let busy = store.clone();
+    script.on(REFRESH, move |_| {
+        busy.be_busy(true);
+        let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
+        Ok(json_answer(201, &body))
+    });
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    for (route, body) in [("GET /auth/api_keys", json!([])), (LOGOUT, json!(null))] {
+        script.on(route, move |sent| {
+            Ok(match sent.bearer == Some(refresh("r2")) {
+                true => json_answer(200, &body),
+                false => json_answer(401, &error_body("InvalidSession", "rotated")),
+            })
+        });
+    }
+    script.clear();
+    (script, store, session, user)
+}
+
+#[test]
+fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
+    let (script, store, _session, user) = with_an_unsaved_token();
+    assert!(matches!(user.api_keys().list().unwrap_err(), Error::Store(_)));
+    assert!(script.sent().is_empty(), "{:?}", script.routes());
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    store.be_busy(false);
+    assert_eq!(user.api_keys().list().unwrap().len(), 0);
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
+    assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_logout_ends_the_server_session_with_the_rotated_token() {
+    let (script, store, _session, user) = with_an_unsaved_token();
+    store.be_busy(false);
+    user.log_out().unwrap();
+    let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
+    assert_eq!(bearers, [Some(refresh("r2"))]);
+}
+
+/// A user of a backend that rotates, whose store is busy when `r2` comes.
+fn when_the_store_was_busy() -> (Script, ManualClock, Awkward, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let (busy, now) = (store.clone(), clock.clone());
+    script.on(REFRESH, move |sent| {
+        let is_first = sent.bearer == Some(refresh("r1"));
+        busy.be_busy(is_first);
+        let (access, next) = if is_first { ("a2", "r2") } else { ("a3", "r3") };
+        let token = jwt(access, now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh(next)})))
+    });
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    store.be_busy(false);
+    script.clear();
+    (script, clock, store, session, user)
+}
+
+fn stored_refresh_token(store: &MemoryStore) -> Value {
+    let record = store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
+    serde_json::to_value(&*record).unwrap()["refresh_token"].clone()
+}
+
+#[test]
+fn a_rotated_refresh_token_that_could_not_be_stored_is_stored_by_the_next_call() {
+    let (script, _, store, _session, user) = when_the_store_was_busy();
+    assert_eq!(stored_refresh_token(&store.store), refresh("r1"));
+    user.functions().call::<()>("f", ()).unwrap();
+    assert_eq!(script.routes(), [CALL]);
+    assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
+}
+
+#[test]
+fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
+    let (script, clock, store, _session, user) = when_the_store_was_busy();
+    clock.advance(MINUTE * 180);
+    let token = user.valid_access_token().unwrap();
+    assert_eq!(token.expose(), jwt("a3", clock.seconds(), clock.seconds() + 1800));
+    assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
+    assert_eq!(stored_refresh_token(&store.store), refresh("r3"));
+}
+
+#[test]
+fn a_due_refresh_has_the_time_of_its_call_to_store_a_rotated_token() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = MemoryStore::new();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let (another, now) = (store.clone(), clock.clone());
+    let writer = Arc::new(Mutex::new(None));
+    let started = Arc::clone(&writer);
+    script.on(REFRESH, move |_| {
+        // For longer than the half second that a token that is good for two more seconds may cost.
+        *started.lock().unwrap() = Some(hold(&another, Duration::from_millis(700)));
+        let token = jwt("a2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh("r2")})))
+    });
+    clock.advance(Duration::from_secs(1798));
+    user.valid_access_token().unwrap();
+    writer.lock().unwrap().take().unwrap().join().unwrap();
+    assert_eq!(stored_refresh_token(&store), refresh("r2"));
+}
+
+/// Lets another writer hold the store from now on.
+fn hold(store: &MemoryStore, time: Duration) -> JoinHandle<()> {
+    let (store, (inside, is_inside)) = (store.clone(), mpsc::channel());
+    let until = Deadline::after(time);
+    let writer = thread::spawn(move || {
+        let hold = &mut |_: &dyn keyfob::store::Tables| {
+            inside.send(()).unwrap();
+            while !until.has_passed() {
+                thread::yield_now();
+            }
+            Ok(Vec::new())
+        };
+        store.commit(Deadline::after(Duration::from_secs(5)), hold).unwrap();
+    });
+    is_inside.recv().unwrap();
+    writer
+}
+
+#[test]
+fn a_rotated_refresh_token_is_stored_although_the_session_is_shut_down() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let (another, ending, now) = (store.clone(), session.clone(), clock.clone());
+    let writer = Arc::new(Mutex::new(None));
+    let started = Arc::clone(&writer);
+    script.on(REFRESH, move |_| {
+        *started.lock().unwrap() = Some(hold(&another, Duration::from_millis(100)));
+        ending.shut_down();
+        let token = jwt("a2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh("r2")})))
+    });
+    clock.advance(MINUTE * 31);
+    let _ = user.valid_access_token();
+    writer.lock().unwrap().take().unwrap().join().unwrap();
+    assert_eq!(stored_refresh_token(&store), refresh("r2"));
+}
+
+/// Two sessions on one store, as two programs are, and a backend that answers a refresh token with
+/// the same successor again until it is told to be strict. The first one could not store `r2`; the
+/// second one did, and has come to `r3`.
+fn overtaken() -> (Script, MemoryStore, User, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let (awkward, is_strict) = (Awkward::default(), Arc::new(AtomicBool::new(false)));
+    let store = awkward.store.clone();
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    script.reply(LOGOUT, 204, json!(null));
+    let first = builder(&script, &clock).store(awkward.clone()).open().unwrap();
+    let first = first.log_in(&password()).unwrap();
+    let second = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let second = second.current_user().unwrap().unwrap();
+    let strict = Arc::clone(&is_strict);
+    script.on(REFRESH, move |sent| {
+        let number: u32 = (1..9)
+            .find(|number| sent.bearer == Some(refresh(&format!("r{number}"))))
+            .expect("a refresh token of this backend");
+        if strict.load(Ordering::SeqCst) && number < 3 {
+            return Ok(json_answer(401, &error_body("InvalidSession", "rotated")));
+        }
+        let [access, refresh] =
+            [access(&format!("a{}", number + 1)), refresh(&format!("r{}", number + 1))];
+        Ok(json_answer(201, &json!({"access_token": access, "refresh_token": refresh})))
+    });
+    awkward.be_busy(true);
+    assert!(matches!(first.refresh_access_token().unwrap_err(), Error::Store(_)));
+    awkward.be_busy(false);
+    second.refresh_access_token().unwrap();
+    second.refresh_access_token().unwrap();
+    assert_eq!(stored_refresh_token(&store), refresh("r3"));
+    is_strict.store(true, Ordering::SeqCst);
+    script.clear();
+    (script, store, first, second)
+}
+
+#[test]
+fn a_token_that_could_not_be_stored_takes_the_place_of_no_newer_one() {
+    let (script, store, first, second) = overtaken();
+    first.functions().call::<()>("f", ()).unwrap();
+    assert_eq!(stored_refresh_token(&store), refresh("r3"));
+    assert_eq!(script.sent()[0].bearer, Some(access("a3")));
+    second.refresh_access_token().unwrap();
+    first.refresh_access_token().unwrap();
+    assert_eq!(first.state().unwrap(), UserState::LoggedIn);
+}
+
+#[test]
+fn a_logout_ends_the_newest_server_session_whoever_has_it() {
+    let (script, _, first, _second) = overtaken();
+    first.log_out().unwrap();
+    let told: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
+    assert_eq!(told, [Some(refresh("r3"))]);
+}
+
+/// A store that another process holds for as long as anybody may wait. The clock goes on meanwhile.
+#[derive(Clone)]
+struct Held(Arc<AtomicBool>, ManualClock);
+
+impl Twist for Held {
+    fn commit(
+        &self,
+        store: &dyn Store,
+        deadline: Deadline,
+        decide: &mut Decide<'_>,
+    ) -> Result<u64, StoreError> {
+        if !self.0.load(Ordering::SeqCst) {
+            return store.commit(deadline, decide);
+        }
+        let (began, (_never, wait)) = (Instant::now(), mpsc::channel::<()>());
+        wait.recv_timeout(deadline.remaining()).unwrap_err();
+        self.1.advance(began.elapsed());
+        Err(StoreError::new(StoreErrorKind::Busy, "a test holds it"))
+    }
+}
+
+/// A user whose store is held from the moment at which `r2` comes.
+fn held(deadline: Duration) -> (Script, ManualClock, Session, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let is_held = Arc::new(AtomicBool::new(false));
+    let twist = Held(Arc::clone(&is_held), clock.clone());
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(7));
+    let store = Twisted { store: MemoryStore::new(), twist };
+    let session = builder(&script, &clock).store(store).deadline(deadline).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let now = clock.clone();
+    script.on(REFRESH, move |_| {
+        is_held.store(true, Ordering::SeqCst);
+        let token = jwt("a2", now.seconds(), now.seconds() + 1800);
+        Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh("r2")})))
+    });
+    (script, clock, session, user)
+}
+
+#[test]
+fn a_good_token_serves_while_a_rotated_one_cannot_be_stored() {
+    let (_, clock, session, user) = held(Duration::from_millis(200));
+    user.refresh_access_token().unwrap_err();
+    clock.advance(MINUTE * 27);
+    let patient = session.with_deadline(Duration::from_secs(2)).user(user.id()).unwrap().unwrap();
+    assert_eq!(patient.functions().call::<i64>("f", ()).unwrap(), 7);
+}
+
+#[test]
+fn a_token_that_expired_while_its_successor_was_stored_is_not_given_out() {
+    let (_, clock, _, user) = held(Duration::from_millis(1500));
+    clock.advance(Duration::from_secs(1799));
+    let outcome = user.valid_access_token();
+    assert!(outcome.is_err(), "expired {} s ago", clock.seconds() - START - 1800);
+}
