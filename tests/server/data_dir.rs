@@ -12,10 +12,10 @@ use serde_json::json;
 use crate::client::{Client, LogIn, ManualClock, providers};
 
 /// A directory that is gone when the test is over.
-struct TempDir(PathBuf);
+pub struct TempDir(pub PathBuf);
 
 impl TempDir {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("keyfob-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         Self(dir)
@@ -28,7 +28,7 @@ impl Drop for TempDir {
     }
 }
 
-fn builder(dir: &TempDir) -> ServerBuilder {
+pub fn builder(dir: &TempDir) -> ServerBuilder {
     Server::builder().data_dir(&dir.0)
 }
 
@@ -121,35 +121,6 @@ fn accounts_wait_for_their_confirmation_over_a_restart() {
     server.shutdown();
     let server = start();
     assert_eq!(Client::new(&server).try_password("ada@example.org", "hunter22").status, 200);
-}
-
-/// Records as the first version wrote them.
-#[test]
-fn a_directory_of_version_1_is_read_and_goes_on() {
-    let dir = TempDir::new("version-1");
-    let server = builder(&dir).start().unwrap();
-    let ada = Client::new(&server).ada();
-    server.shutdown();
-    let db = sled::open(dir.0.join("db")).unwrap();
-    let mut records = 0;
-    for entry in db.iter().collect::<Vec<_>>() {
-        let (key, value) = entry.unwrap();
-        let mut value: serde_json::Value = serde_json::from_slice(&value).unwrap();
-        assert_eq!(value["v"], 2);
-        value["v"] = json!(1);
-        let new = ["pending", "confirm", "reset", "server", "custom_data"];
-        assert!(new.iter().all(|name| value.get(name).is_none()), "{value}");
-        db.insert(key, value.to_string().as_bytes()).unwrap();
-        records += 1;
-    }
-    assert_eq!(records, 4, "an account, a user, a session and the names");
-    drop(db);
-    let server = builder(&dir).start().unwrap();
-    let client = Client::new(&server);
-    assert_eq!(client.refresh(&ada.refresh).status, 201);
-    assert_eq!(client.ada().user_id, ada.user_id);
-    assert_eq!(client.create_key(&ada.refresh, "key").status, 201);
-    assert_eq!(client.email("reset/send", &json!({"email": "ada@example.org"})).status, 200);
 }
 
 #[test]
@@ -270,31 +241,6 @@ fn a_signing_key_that_cannot_be_one_is_refused() {
     assert!(error.to_string().contains("signing-key"), "{error}");
     fs::remove_file(dir.0.join("signing-key")).unwrap();
     builder(&dir).start().unwrap();
-}
-
-#[test]
-fn records_of_a_newer_version_are_refused_by_name() {
-    let dir = TempDir::new("version");
-    builder(&dir).start().unwrap();
-    let db = sled::open(dir.0.join("db")).unwrap();
-    db.insert("u/5f0000000000000000000000", r#"{"v":3}"#).unwrap();
-    drop(db);
-    let error = builder(&dir).start().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidData);
-    assert!(error.to_string().contains("has version 3"), "{error}");
-}
-
-#[test]
-fn damage_is_reported_and_nothing_is_thrown_away() {
-    let dir = TempDir::new("damage");
-    let server = builder(&dir).start().unwrap();
-    Client::new(&server).ada();
-    server.shutdown();
-    builder(&dir).start().unwrap().shutdown();
-    fs::write(dir.0.join("db/db"), "garbage").unwrap();
-    let error = builder(&dir).start().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
-    assert_eq!(fs::read(dir.0.join("db/db")).unwrap(), b"garbage");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod confirm_reset;
 mod custom_data;
 mod data_dir;
 mod delete;
+mod disk;
 mod faults;
 mod functions;
 mod http;

@@ -57,6 +57,7 @@ impl State {
             });
         };
         let mut disk = Disk::open(dir)?;
+        let tables = disk.tables()?;
         let deployment = disk.deployment(&new)?;
         if deployment.client_app_id != client_app_id {
             let message = format!(
@@ -69,7 +70,7 @@ impl State {
         Ok(Self {
             deployment,
             signing_key: disk.signing_key()?,
-            tables: RwLock::new(disk.tables()?),
+            tables: RwLock::new(tables),
             disk: Mutex::new(Some(disk)),
         })
     }

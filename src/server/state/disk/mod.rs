@@ -1,0 +1,295 @@
+//! The state on disk: a sled database, a signing key and a lock in the data folder.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment`, `head` |
+//! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
+//! | `lock` (0600) | held for as long as a server has the folder open; the number of the newest change |
+//!
+//! A record's version is its field `v`; records of a newer version are refused by name. Version 3
+//! lies in pieces of at most 4,000 bytes and comes with a `head`, see `database`. Version 2 has API
+//! keys, accounts that wait for confirmation, and custom user data, in one piece each like version
+//! 1; both are read.
+
+mod database;
+mod files;
+mod lock;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use self::database::{Database, guard};
+use self::files::{create_private_dir, private_file, restrict, sync_dir};
+use self::lock::Lock;
+use super::Deployment;
+use super::tables::{Change, Record, Tables};
+use crate::server::random;
+
+const VERSION: u32 = 3;
+const DEPLOYMENT: &str = "deployment";
+
+pub(super) struct Disk {
+    dir: PathBuf,
+    /// `None` after a failure, until the next use opens it again: sled repeats the error of a
+    /// full disk for as long as it is open.
+    db: Option<Database>,
+    /// `None` once closed.
+    lock: Option<Lock>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Versioned<T> {
+    v: u32,
+    #[serde(flatten)]
+    record: T,
+}
+
+impl Disk {
+    /// Opens a data folder, creating it if need be.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        create_private_dir(dir)?;
+        let lock = Lock::take(dir)?;
+        let mut disk = Self { dir: dir.to_owned(), db: None, lock: Some(lock) };
+        disk.with_database(|_| Ok(()))?;
+        sync_dir(dir)?;
+        if let Some(parent) = dir.parent() {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            sync_dir(parent)?;
+        }
+        Ok(disk)
+    }
+
+    /// Gives the folder up, so that another server can have it.
+    pub(super) fn close(&mut self) {
+        self.close_database();
+        self.lock = None;
+    }
+
+    /// Returns the deployment's names, making `new` theirs if the folder is new.
+    pub(super) fn deployment(&mut self, new: &Deployment) -> io::Result<Deployment> {
+        if let Some(value) = self.with_database(|db| db.value(DEPLOYMENT))? {
+            return decode(DEPLOYMENT, &value);
+        }
+        self.write(BTreeMap::from([(DEPLOYMENT.to_owned(), Some(encode(new)?))]))?;
+        Ok(new.clone())
+    }
+
+    /// Returns the key that signs tokens, making one if the folder is new.
+    pub(super) fn signing_key(&self) -> io::Result<[u8; 32]> {
+        let path = self.dir.join("signing-key");
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(mut file) => {
+                file.read_to_string(&mut text)?;
+                restrict(&path, 0o600)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                text = random::hex(&random::bytes::<32>()?);
+                // Whole or not at all: half a key would make every token invalid.
+                let draft = self.dir.join("signing-key.tmp");
+                let mut file = private_file().create(true).truncate(true).open(&draft)?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&draft, &path)?;
+                sync_dir(&self.dir)?;
+            }
+            Err(error) => return Err(error),
+        }
+        unhex(text.trim()).ok_or_else(|| {
+            let message = format!("{} does not hold 64 hexadecimal digits", path.display());
+            io::Error::new(ErrorKind::InvalidData, message)
+        })
+    }
+
+    /// Reads everything, and finds out whether it is all there.
+    pub(super) fn tables(&mut self) -> io::Result<Tables> {
+        let noted = self.lock.as_ref().map_or(0, Lock::noted);
+        self.with_database(|db| {
+            let mut tables = Tables::default();
+            let values = db.values()?;
+            for (key, value) in &values {
+                let record = match key.split_at_checked(2) {
+                    Some(("a/", _)) => Record::Account(decode(key, value)?),
+                    Some(("k/", _)) => Record::ApiKey(decode(key, value)?),
+                    Some(("s/", _)) => Record::Session(decode(key, value)?),
+                    Some(("u/", _)) => Record::User(decode(key, value)?),
+                    _ => continue,
+                };
+                tables.apply(Change::Put(record));
+            }
+            // Last, so that a newer version is named where it does this in another way.
+            db.check(&values, noted)?;
+            Ok(tables)
+        })
+    }
+
+    /// Makes the changes, all or none. They are on disk when this returns. After an error it is
+    /// open whether they are.
+    pub(super) fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        // Of several changes of one record the last one is what counts.
+        let mut values = BTreeMap::new();
+        for change in changes {
+            let (key, value) = match change {
+                Change::Put(Record::Account(account)) => {
+                    (format!("a/{}", account.email), Some(encode(account)?))
+                }
+                Change::Put(Record::ApiKey(key)) => (format!("k/{}", key.id), Some(encode(key)?)),
+                Change::Put(Record::Session(session)) => {
+                    (format!("s/{}", session.id), Some(encode(session)?))
+                }
+                Change::Put(Record::User(user)) => (format!("u/{}", user.id), Some(encode(user)?)),
+                Change::RemoveAccount(email) => (format!("a/{email}"), None),
+                Change::RemoveApiKey(id) => (format!("k/{id}"), None),
+                Change::RemoveSession(id) => (format!("s/{id}"), None),
+                Change::RemoveUser(id) => (format!("u/{id}"), None),
+            };
+            values.insert(key, value);
+        }
+        self.write(values)
+    }
+
+    /// Tells whether memory and disk may differ, because a change failed half-way.
+    pub(super) fn has_failed(&self) -> bool {
+        self.db.is_none()
+    }
+
+    fn write(&mut self, values: BTreeMap<String, Option<Vec<u8>>>) -> io::Result<()> {
+        let number = self.with_database(|db| db.write(values))?;
+        if let Some(lock) = &self.lock {
+            lock.note(number);
+        }
+        Ok(())
+    }
+
+    /// Lets the database work, after opening it if need be, and closes it when that fails.
+    fn with_database<T>(
+        &mut self,
+        work: impl FnOnce(&mut Database) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.lock.is_none() {
+            return Err(io::Error::other("the server has stopped"));
+        }
+        let path = self.dir.join("db");
+        let db = &mut self.db;
+        let done = guard(&path, || match db {
+            Some(db) => work(db),
+            db => work(db.insert(Database::open(path.clone())?)),
+        });
+        if done.is_err() {
+            self.close_database();
+        }
+        done
+    }
+
+    fn close_database(&mut self) {
+        let db = self.db.take();
+        // A damaged one may panic once more.
+        let _ = guard(&self.dir, || {
+            drop(db);
+            Ok(())
+        });
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(&Versioned { v: VERSION, record })?)
+}
+
+fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> io::Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    // A key can hold an e-mail address; its kind says enough.
+    let kind = key.split('/').next().unwrap_or_default();
+    let invalid = |what: String| {
+        io::Error::new(ErrorKind::InvalidData, format!("a record of kind {kind:?} {what}"))
+    };
+    match serde_json::from_slice(value) {
+        Ok(Version { v }) if v > VERSION => Err(invalid(format!(
+            "has version {v}, this program knows versions up to {VERSION}: use a newer one"
+        ))),
+        _ => serde_json::from_slice::<Versioned<T>>(value)
+            .map(|versioned| versioned.record)
+            .map_err(|error| invalid(format!("cannot be read (column {})", error.column()))),
+    }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    let mut bytes = [0; 32];
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::state::{Account, Entry, Evidence, Identity, State};
+
+    fn account(email: &str) -> Account {
+        Account {
+            id: "1".repeat(24),
+            email: email.to_owned(),
+            password: "$argon2id$".to_owned(),
+            created_at: 1,
+            pending: false,
+            confirm: None,
+            reset: None,
+        }
+    }
+
+    #[test]
+    fn after_a_failure_the_disk_is_read_again() {
+        let dir = std::env::temp_dir().join(format!("keyfob-disk-failure-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let state = State::open(Some(&dir), "app").unwrap();
+        assert!(state.add_account(account("a")).unwrap());
+
+        // A change that failed after all of it had reached the disk: nobody was told.
+        {
+            let mut disk = state.disk();
+            let disk = disk.as_mut().unwrap();
+            disk.commit(&[Change::put(account("b"))]).unwrap();
+            disk.close_database();
+        }
+        assert!(state.account("b").is_none());
+        assert!(state.add_account(account("c")).unwrap());
+        assert!(state.account("a").is_some() && state.account("b").is_some());
+        assert!(!state.add_account(account("b")).unwrap());
+
+        state.close();
+        assert!(state.add_account(account("d")).is_err());
+        assert!(state.account("a").is_some() && state.account("d").is_none());
+        let evidence =
+            Evidence::new(Identity { id: "1".into(), provider_type: "anon-user".into() });
+        let entry = Entry { device_id: String::new(), now: 1, lifetime: 1 };
+        assert!(state.log_in(evidence, entry).is_err());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let bytes = [0x0f; 32];
+        assert_eq!(unhex(&random::hex(&bytes)), Some(bytes));
+        assert_eq!(unhex(&"0".repeat(63)), None);
+        assert_eq!(unhex(&"g".repeat(64)), None);
+        assert_eq!(unhex(&"+f".repeat(32)), None);
+    }
+}
