@@ -176,6 +176,10 @@ fn malformed_chunks_are_refused() {
         "1\r\n{}\r\n0\r\n\r\n",
         "2\n{}\r\n0\r\n\r\n",
         "2\r\n{}0\r\n\r\n",
+        "2\r\r\n{}\r\n0\r\n\r\n",
+        "2\u{c}\r\n{}\r\n0\r\n\r\n",
+        "2;a\r=b\r\n{}\r\n0\r\n\r\n",
+        "2\r\n{}\r\n0\r\nTrailer: \0\r\n\r\n",
         "ffffffffffffffffff\r\n",
         &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(2000)),
         &format!("0\r\nTrailer: {}\r\n\r\n", "x".repeat(20_000)),
@@ -201,12 +205,16 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         (400, "Content-Length: -5"),
         (400, "Content-Length: 0x5"),
         (400, "Content-Length:"),
+        (400, "Content-Length: \u{a0}5"),
+        (400, "Content-Length: 5\u{3000}"),
         (400, "Content-Length : 5"),
         (400, "Transfer-Encoding : chunked"),
         (400, "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity"),
         (501, "Transfer-Encoding: identity"),
         (501, "Transfer-Encoding: chunked, identity"),
         (501, "Transfer-Encoding: \u{b}chunked"),
+        (501, "Transfer-Encoding: \u{a0}chunked"),
+        (501, "Transfer-Encoding: chunked\u{85}"),
         (400, " Folded: x"),
         (400, "X: a\nContent-Length: 5"),
         (400, "X: a\rContent-Length: 5"),
@@ -248,6 +256,10 @@ fn an_absolute_target_is_a_path_here() {
     let server = start();
     let ask = "GET http://elsewhere/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     assert_eq!(statuses(&raw(&server, ask)), [200]);
+    let ask =
+        "GET http://elsewhere?token=x/secret HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&raw(&server, ask)), [404]);
+    assert_eq!(server.journal()[1].path, "/", "what follows the question mark is no path");
 }
 
 #[test]

@@ -130,7 +130,11 @@ impl<'a> Reader<'a> {
         }
         let mut left = MAX_TRAILER;
         loop {
-            let length = self.line(left)?.len();
+            let line = self.line(left)?;
+            if has_control(line) {
+                return Err(rejected(400, "malformed line in a chunked body"));
+            }
+            let length = line.len();
             if length == 0 {
                 return Ok(body);
             }
@@ -219,12 +223,18 @@ fn rejected(status: u16, reason: &'static str) -> Failure {
     Failure::Rejected(Rejection::new(status, reason))
 }
 
+/// Tells whether there is a control byte other than the tab.
+fn has_control(line: &[u8]) -> bool {
+    line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
+}
+
 /// Reads a chunk's size: hexadecimal digits, then nothing or an extension, which means nothing to
-/// us. At most 15 digits, so that it cannot overflow.
+/// us. At most 15 digits, so that it cannot overflow. A control byte, of which a carriage return is
+/// the worst, may end the line for whoever stands in front of us.
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let rest = line[digits..].trim_ascii_start();
-    if !(1..=15).contains(&digits) || !(rest.is_empty() || rest[0] == b';') {
+    let after = line[digits..].iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    if !(1..=15).contains(&digits) || !matches!(after, None | Some(b';')) || has_control(line) {
         return None;
     }
     usize::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
@@ -239,8 +249,11 @@ mod tests {
         assert_eq!(chunk_size(b"0"), Some(0));
         assert_eq!(chunk_size(b"1aF"), Some(0x1af));
         assert_eq!(chunk_size(b"5;name=value"), Some(5));
-        assert_eq!(chunk_size(b"5 ; name"), Some(5));
-        for bad in ["", " 5", "0x5", "+5", "-5", "5 5", "g", "1111111111111111"] {
+        assert_eq!(chunk_size(b"5 \t; name=\xc3\xa4\t"), Some(5));
+        assert_eq!(chunk_size(b"5 "), Some(5));
+        let bad = ["", " 5", "0x5", "+5", "-5", "5 5", "g", "1111111111111111"];
+        let control = ["5\r", "5\x0c", "5;a\r=b", "5;a\0", "5\x0b;a", "5;\x7f", "5\u{a0}"];
+        for bad in bad.into_iter().chain(control) {
             assert_eq!(chunk_size(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -95,8 +95,9 @@ impl Head {
         let http_1_1 = parsed.version == Some(1);
         let mut headers = Vec::with_capacity(parsed.headers.len());
         for field in parsed.headers.iter() {
-            // Bytes beyond ASCII have no meaning in any field we read.
-            let value = String::from_utf8_lossy(field.value).trim().to_owned();
+            // Bytes beyond ASCII have no meaning in any field we read, so none of them is space.
+            let value = String::from_utf8_lossy(field.value);
+            let value = value.trim_matches(is_space).to_owned();
             headers.push((field.name.to_ascii_lowercase(), value));
         }
 
@@ -160,12 +161,16 @@ fn split_target(method: &str, target: &str) -> Result<(String, Option<String>), 
         let Some(rest) = target.get(7..).filter(|_| scheme) else {
             return Err(Rejection::new(400, "the request target must be a path"));
         };
-        rest.find('/').map_or("/", |slash| &rest[slash..])
+        rest.find(['/', '?', '#']).map_or("/", |end| &rest[end..])
     };
-    Ok(match local.split_once('?') {
-        None => (local.to_owned(), None),
-        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
-    })
+    // A fragment is the client's own business, and is not sent by those who know.
+    let local = local.split_once('#').map_or(local, |(local, _)| local);
+    let (path, query) = match local.split_once('?') {
+        None => (local, None),
+        Some((path, query)) => (path, Some(query.to_owned())),
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    Ok((path.to_owned(), query))
 }
 
 /// Decides where the body ends. A request that can be read in two ways is refused, because
@@ -213,6 +218,14 @@ fn framing(
     }
 }
 
+/// Tells whether a character is white space in a header field: whoever stands in front of us takes
+/// nothing else for it.
+///
+/// Source: RFC 9110 section 5.6.3.
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t')
+}
+
 fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
 }
@@ -223,7 +236,7 @@ fn has_token(headers: &[(String, String)], token: &str) -> bool {
         .iter()
         .filter(|(name, _)| name == "connection")
         .flat_map(|(_, value)| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case(token))
+        .any(|option| option.trim_matches(is_space).eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -257,8 +270,11 @@ mod tests {
         assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), 400);
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), 501);
         assert_eq!(with("Transfer-Encoding: xchunked"), 501);
+        assert_eq!(with("Transfer-Encoding: \u{a0}chunked"), 501);
+        assert_eq!(with("Transfer-Encoding: chunked\u{3000}"), 501);
+        assert_eq!(with("Transfer-Encoding: \t chunked \t"), 200);
         assert_eq!(with("Transfer-Encoding : chunked"), 400);
-        for length in ["+3", "-3", "3, 3", "0x3", "3 3", "", "3a"] {
+        for length in ["+3", "-3", "3, 3", "0x3", "3 3", "", "3a", "\u{a0}3", "3\u{3000}"] {
             assert_eq!(with(&format!("Content-Length: {length}")), 400, "{length:?}");
         }
         assert_eq!(with("Content-Length: 1001"), 413);
@@ -282,7 +298,16 @@ mod tests {
     fn an_absolute_target_keeps_its_path() {
         let head = parse("GET http://a:1/b?c HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         assert_eq!((head.path.as_str(), head.query.as_deref()), ("/b", Some("c")));
-        assert_eq!(parse("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "/");
+        for (target, path, query) in [
+            ("http://a", "/", None),
+            ("http://a?b=c/d", "/", Some("b=c/d")),
+            ("HTTP://a#b/c", "/", None),
+            ("http://a/b#c?d", "/b", None),
+            ("/b?c#d", "/b", Some("c")),
+        ] {
+            let head = parse(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+            assert_eq!((head.path.as_str(), head.query.as_deref()), (path, query), "{target}");
+        }
     }
 
     #[test]
