@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyfob::server::{AuthFunctionAnswer, Confirmation, Server, ServerBuilder};
 use serde_json::json;
 
-use crate::client::{Client, LogIn, providers};
+use crate::client::{Client, LogIn, ManualClock, providers};
 
 fn builder() -> ServerBuilder {
     Server::builder().auth_function(|payload| match payload["name"].as_str() {
@@ -134,6 +134,31 @@ fn linking_needs_an_access_token_whose_session_goes_on() {
     let user = client.anonymous();
     server.disable_user(&user.user_id).unwrap();
     assert_eq!(client.link(&user.access, "local-userpass", &ada()).error().1, "InvalidSession");
+}
+
+#[test]
+fn an_access_token_begets_no_other_after_its_session_has_ended() {
+    let clock = ManualClock::new();
+    for rotate in [false, true] {
+        let server = builder()
+            .clock(clock.clone())
+            .refresh_token_lifetime(Duration::from_secs(1000))
+            .rotate_refresh_tokens(rotate)
+            .start()
+            .unwrap();
+        let client = Client::new(&server);
+        let user = client.ada();
+        let link = || client.link(&user.access, "local-userpass", &ada());
+        // With rotation the session has a successor, and ends when the grace is over.
+        assert_eq!(client.refresh(&user.refresh).status, 201);
+        let lives = if rotate { 60 } else { 1000 };
+        clock.advance(lives - 1);
+        assert_eq!(link().status, 200);
+        clock.advance(1);
+        let gone = "invalid session: failed to find refresh token";
+        link().assert_error(401, "InvalidSession", gone);
+        assert_eq!(client.profile(&user.access).status, 200, "the access token itself is good");
+    }
 }
 
 #[test]

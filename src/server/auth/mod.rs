@@ -82,7 +82,8 @@ impl Service {
     ) -> Result<Reply, Refusal> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
         // An access token outlives its session, but must not beget others then.
-        let session = self.state.session(&access.session_id).ok_or_else(Refusal::no_session)?;
+        let session = self.state.session(&access.session_id, self.now());
+        let session = session.ok_or_else(Refusal::no_session)?;
         if provider == ANONYMOUS {
             return Err(Refusal::bad_request("invalid user link request"));
         }
@@ -214,10 +215,7 @@ impl Service {
         let now = self.now();
         let id =
             self.tokens.check_refresh(bearer(request)?, now).map_err(Refusal::refresh_token)?;
-        let outlived = |session: &Arc<Session>| {
-            session.replaced.as_ref().is_some_and(|replaced| replaced.until <= now)
-        };
-        self.state.session(&id).filter(|session| !outlived(session)).ok_or_else(Refusal::no_session)
+        self.state.session(&id, now).ok_or_else(Refusal::no_session)
     }
 
     fn access_token(&self, session: &Session, user: &User) -> Result<Secret, Refusal> {

@@ -119,6 +119,14 @@ impl User {
     }
 }
 
+impl Session {
+    /// Returns the moment from which it answers nothing any more, in seconds since the epoch.
+    pub(in crate::server) fn end(&self) -> i64 {
+        let replaced = self.replaced.as_ref();
+        replaced.map_or(self.expires_at, |replaced| replaced.until.min(self.expires_at))
+    }
+}
+
 pub(in crate::server) const ANONYMOUS: &str = "anon-user";
 pub(in crate::server) const API_KEY: &str = "api-key";
 pub(in crate::server) const EMAIL_PASSWORD: &str = "local-userpass";

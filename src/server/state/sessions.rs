@@ -9,8 +9,9 @@ use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 impl State {
-    pub(in crate::server) fn session(&self, id: &str) -> Option<Arc<Session>> {
-        self.tables().sessions.get(id).cloned()
+    /// Returns a session that has not ended at this time.
+    pub(in crate::server) fn session(&self, id: &str, now: i64) -> Option<Arc<Session>> {
+        self.tables().sessions.get(id).filter(|session| now < session.end()).cloned()
     }
 
     /// Gives a session its successor and returns that, or the one it has already. `None` if the

@@ -95,7 +95,7 @@ impl Tables {
             Change::Put(Record::Session(session)) => {
                 self.remove_session(&session.id);
                 self.by_user.entry(session.user_id.clone()).or_default().insert(session.id.clone());
-                self.by_end.insert((end(&session), session.id.clone()));
+                self.by_end.insert((session.end(), session.id.clone()));
                 self.sessions.insert(session.id.clone(), session);
             }
             Change::Put(Record::User(user)) => {
@@ -169,7 +169,7 @@ impl Tables {
 
     fn remove_session(&mut self, id: &str) {
         let Some(session) = self.sessions.remove(id) else { return };
-        self.by_end.remove(&(end(&session), session.id.clone()));
+        self.by_end.remove(&(session.end(), session.id.clone()));
         if let Some(ids) = self.by_user.get_mut(&session.user_id) {
             ids.remove(id);
             if ids.is_empty() {
@@ -177,12 +177,6 @@ impl Tables {
             }
         }
     }
-}
-
-/// Returns the moment from which a session answers nothing any more.
-fn end(session: &Session) -> i64 {
-    let replaced = session.replaced.as_ref();
-    replaced.map_or(session.expires_at, |replaced| replaced.until.min(session.expires_at))
 }
 
 #[cfg(test)]
