@@ -22,8 +22,8 @@
 //! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
 //! in memory, as texts.
 //!
-//! Inside, `http` has the sockets, threads and limits; `routes` decides which request goes where and
-//! gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
+//! Inside, `http` has the sockets, threads and limits; `place` knows the paths; `routes` sends each
+//! request where it belongs and gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
 //! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known; `faults`
 //! and `clock` are for tests.
 
@@ -42,6 +42,7 @@ mod journal;
 mod outbox;
 mod pages;
 mod password;
+mod place;
 mod providers;
 mod random;
 mod refusal;

@@ -1,22 +1,21 @@
 //! Which request goes where, and what every answer has in common.
 
-use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::auth::{EmailSettings, wants_link};
+use super::auth::EmailSettings;
 use super::clock::ServerClock;
 use super::faults::{Faults, Met};
 use super::functions::Functions;
 use super::http::{Handler, Outcome, Rejection, Request, Response, http_date};
 use super::journal::{JournalEntry, Recorder};
-use super::pages::{self, Page};
+use super::pages;
 use super::password::Passwords;
+use super::place::{Place, find, segments};
 use super::providers::Providers;
 use super::random::Ids;
 use super::refusal::Refusal;
-use super::route::Route;
 use super::state::State;
 use super::throttle::Throttle;
 use super::token::Tokens;
@@ -60,30 +59,6 @@ pub(super) enum Reply {
 #[derive(Default)]
 pub(super) struct Caller {
     pub user_id: Option<UserId>,
-}
-
-/// A place where something can be asked. With the method it makes a [`Route`].
-#[derive(Debug, Eq, PartialEq)]
-enum Place<'a> {
-    ApiKey { id: &'a str },
-    ApiKeys,
-    CallConfirmation,
-    CallFunction,
-    CallReset,
-    Confirm,
-    DeleteUser,
-    DisableApiKey { id: &'a str },
-    EnableApiKey { id: &'a str },
-    Health,
-    Location,
-    LogIn { provider: &'a str },
-    Page(Page),
-    Profile,
-    Register,
-    Reset,
-    SendConfirmation,
-    SendReset,
-    Session,
 }
 
 impl Service {
@@ -216,8 +191,9 @@ impl Handler for Service {
         let segments = segments(&request.path);
         let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
         let found = find(&segments);
+        let place = found.as_ref().map(|(_, place)| place);
         let mut entry = JournalEntry {
-            route: found.as_ref().and_then(|(_, place)| place.route(request)),
+            route: place.and_then(|place| place.route(&request.method, request.query.as_deref())),
             method: request.method.clone(),
             path: request.path.clone(),
             status: 0,
@@ -264,126 +240,6 @@ impl Handler for Service {
     }
 }
 
-impl Place<'_> {
-    /// Returns the methods that a place knows, as the `Allow` field lists them.
-    fn allow(&self) -> &'static str {
-        match self {
-            Self::Health | Self::Location | Self::Page(_) | Self::Profile => "GET, HEAD, OPTIONS",
-            Self::CallConfirmation
-            | Self::CallFunction
-            | Self::CallReset
-            | Self::Confirm
-            | Self::LogIn { .. }
-            | Self::Register
-            | Self::Reset
-            | Self::SendConfirmation
-            | Self::SendReset => "OPTIONS, POST",
-            Self::ApiKey { .. } => "DELETE, GET, HEAD, OPTIONS",
-            Self::ApiKeys => "GET, HEAD, OPTIONS, POST",
-            Self::DeleteUser => "DELETE, OPTIONS",
-            Self::DisableApiKey { .. } | Self::EnableApiKey { .. } => "OPTIONS, PUT",
-            Self::Session => "DELETE, OPTIONS, POST",
-        }
-    }
-
-    /// Returns what a request for this place asks for, if that is anything we know.
-    fn route(&self, request: &Request) -> Option<Route> {
-        Some(match (self, request.method.as_str()) {
-            (Self::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
-            (Self::ApiKey { .. }, "GET" | "HEAD") => Route::GetApiKey,
-            (Self::ApiKeys, "GET" | "HEAD") => Route::ListApiKeys,
-            (Self::ApiKeys, "POST") => Route::CreateApiKey,
-            (Self::CallConfirmation, "POST") => Route::CallConfirmation,
-            (Self::CallFunction, "POST") => Route::CallFunction,
-            (Self::CallReset, "POST") => Route::CallReset,
-            (Self::Confirm, "POST") => Route::Confirm,
-            (Self::DeleteUser, "DELETE") => Route::DeleteUser,
-            (Self::DisableApiKey { .. }, "PUT") => Route::DisableApiKey,
-            (Self::EnableApiKey { .. }, "PUT") => Route::EnableApiKey,
-            (Self::Health, "GET" | "HEAD") => Route::Health,
-            (Self::Location, "GET" | "HEAD") => Route::Location,
-            (Self::LogIn { .. }, "POST") if wants_link(request) => Route::Link,
-            (Self::LogIn { .. }, "POST") => Route::LogIn,
-            (Self::Page(_), "GET" | "HEAD") => Route::Page,
-            (Self::Profile, "GET" | "HEAD") => Route::Profile,
-            (Self::Register, "POST") => Route::Register,
-            (Self::Reset, "POST") => Route::Reset,
-            (Self::SendConfirmation, "POST") => Route::SendConfirmation,
-            (Self::SendReset, "POST") => Route::SendReset,
-            (Self::Session, "DELETE") => Route::LogOut,
-            (Self::Session, "POST") => Route::Refresh,
-            _ => return None,
-        })
-    }
-}
-
-/// Finds a path's place and, for those that have one, the app it names.
-fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Place<'a>)> {
-    let client = match segments {
-        ["confirm"] => return Some((None, Place::Page(Page::Confirm))),
-        ["health"] => return Some((None, Place::Health)),
-        ["reset"] => return Some((None, Place::Page(Page::Reset))),
-        ["api", "client", "v2.0", client @ ..] => client,
-        _ => return None,
-    };
-    let (app, route) = match client {
-        ["app", app, route @ ..] => (Some(*app), route),
-        route => (None, route),
-    };
-    let place = match (app, route) {
-        (None, ["auth", "api_keys"]) => Place::ApiKeys,
-        (None, ["auth", "api_keys", id]) => Place::ApiKey { id },
-        (None, ["auth", "api_keys", id, "disable"]) => Place::DisableApiKey { id },
-        (None, ["auth", "api_keys", id, "enable"]) => Place::EnableApiKey { id },
-        (None, ["auth", "delete"]) => Place::DeleteUser,
-        (None, ["auth", "profile"]) => Place::Profile,
-        (None, ["auth", "session"]) => Place::Session,
-        (Some(_), ["location"]) => Place::Location,
-        (Some(_), ["functions", "call"]) => Place::CallFunction,
-        (Some(_), ["auth", "providers", "local-userpass", operation @ ..])
-            if operation != ["login"] =>
-        {
-            match operation {
-                ["confirm"] => Place::Confirm,
-                ["confirm", "call"] => Place::CallConfirmation,
-                ["confirm", "send"] => Place::SendConfirmation,
-                ["register"] => Place::Register,
-                ["reset"] => Place::Reset,
-                ["reset", "call"] => Place::CallReset,
-                ["reset", "send"] => Place::SendReset,
-                _ => return None,
-            }
-        }
-        (Some(_), ["auth", "providers", provider, "login"]) => Place::LogIn { provider },
-        _ => return None,
-    };
-    Some((app, place))
-}
-
-/// Splits a path and decodes its parts. What cannot be decoded stays as it is.
-fn segments(path: &str) -> Vec<Cow<'_, str>> {
-    path.strip_prefix('/').unwrap_or(path).split('/').map(percent_decoded).collect()
-}
-
-fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return text.into();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let digits = (*first == b'%').then(|| after.get(..2)).flatten();
-        let code = digits.and_then(|digits| {
-            let plain = digits.iter().all(u8::is_ascii_hexdigit);
-            let digits = std::str::from_utf8(digits).ok().filter(|_| plain)?;
-            u8::from_str_radix(digits, 16).ok()
-        });
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8(bytes).map_or(text.into(), Cow::from)
-}
-
 /// Tells whether a `Host` field can be part of a URL as it stands.
 fn is_authority(host: &str) -> bool {
     !host.is_empty()
@@ -393,37 +249,6 @@ fn is_authority(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_decoded_part_by_part() {
-        assert_eq!(segments("/a%20b/c%2Fd/"), ["a b", "c/d", ""]);
-        assert_eq!(segments("/%zz%4/%ff"), ["%zz%4", "%ff"]);
-    }
-
-    #[test]
-    fn routes_are_found_by_their_whole_path() {
-        let found = |path: &str| {
-            let segments = segments(path);
-            let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
-            find(&segments).map(|(app, route)| format!("{app:?} {route:?}"))
-        };
-        assert_eq!(found("/health").as_deref(), Some("None Health"));
-        assert_eq!(
-            found("/api/client/v2.0/app/x/location").as_deref(),
-            Some("Some(\"x\") Location")
-        );
-        assert_eq!(found("/api/client/v2.0/auth/session").as_deref(), Some("None Session"));
-        for none in [
-            "/",
-            "/health/",
-            "//health",
-            "/api/client/v2.0/location",
-            "/api/client/v2.0/app/x/auth/session",
-            "/api/client/v2.0/app/x/location/",
-        ] {
-            assert_eq!(found(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn only_plain_host_names_are_repeated() {

@@ -42,7 +42,7 @@ impl Service {
         provider: &str,
         caller: &mut Caller,
     ) -> Result<Reply, Refusal> {
-        if wants_link(request) {
+        if wants_link(request.query.as_deref()) {
             return self.link(request, provider, caller);
         }
         let evidence = self.identify(request, provider)?;
@@ -250,9 +250,8 @@ pub(super) fn fits(data: &Map<String, Value>) -> bool {
     serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA)
 }
 
-pub(super) fn wants_link(request: &Request) -> bool {
-    let query = request.query.as_deref().unwrap_or_default();
-    query.split('&').any(|pair| pair == "link=true")
+pub(super) fn wants_link(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('&').any(|pair| pair == "link=true")
 }
 
 /// The answer if what a log-in was based on is gone before it counts.
