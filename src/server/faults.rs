@@ -15,7 +15,7 @@ use crate::Deadline;
 ///
 /// A request meets the first fault, in the order they were added, that is for its [route](Route)
 /// and has not met as many as it should. There is at most one fault for each request, and without
-/// one it is answered as always.
+/// one it is answered as always. A request that does not arrive whole meets none.
 ///
 /// # Examples
 ///

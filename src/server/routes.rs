@@ -1,5 +1,6 @@
 //! Which request goes where, and what every answer has in common.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use super::auth::EmailSettings;
 use super::clock::ServerClock;
 use super::faults::{Faults, Met};
 use super::functions::Functions;
-use super::http::{Handler, Outcome, Rejection, Request, Response, http_date};
+use super::http::{Handler, Line, Outcome, Rejection, Request, Response, http_date};
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
@@ -208,7 +209,10 @@ impl Handler for Service {
             return outcome;
         }
         let mut caller = Caller::default();
-        let answer = self.answer(request, found, &mut caller);
+        // The app's functions run in here. One that panics is answered, written down and spoiled
+        // like all others.
+        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
+        let answer = answer.unwrap_or_else(|_| Err(Refusal::internal("internal server error")));
         let response = self.respond(answer, request.method == "OPTIONS");
         (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
@@ -226,16 +230,18 @@ impl Handler for Service {
             500 => Refusal::internal(rejection.reason),
             status => Refusal::without_code(status, rejection.reason),
         };
-        let unread = ("-".to_owned(), "-".to_owned());
-        let (method, path) = rejection.line.clone().unwrap_or(unread);
-        self.recorder.add(JournalEntry {
-            route: None,
-            method,
-            path,
-            status: rejection.status,
-            user_id: None,
-            fault: None,
-        });
+        let (route, method, path) = match &rejection.line {
+            Some(Line { method, path, query }) => {
+                let segments = segments(path);
+                let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
+                let place = find(&segments).map(|(_, place)| place);
+                let route = place.and_then(|place| place.route(method, query.as_deref()));
+                (route, method.clone(), path.clone())
+            }
+            None => (None, "-".to_owned(), "-".to_owned()),
+        };
+        let (status, user_id, fault) = (rejection.status, None, None);
+        self.recorder.add(JournalEntry { route, method, path, status, user_id, fault });
         self.respond(Err(refusal), false)
     }
 }

@@ -233,6 +233,58 @@ fn the_journal_tells_routes_apart_and_what_they_met() {
 }
 
 #[test]
+fn a_function_that_panics_is_in_the_journal() {
+    let server = Server::builder().function("panic", |_, _| panic!("on purpose")).start().unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    let held = server.faults().add(Fault::delay(Duration::ZERO).on(Route::CallFunction));
+    for fault in [Some("held back"), None] {
+        client.call(&user.access, "panic", &json!([])).assert_error(
+            500,
+            "InternalServerError",
+            "internal server error",
+        );
+        let journal = server.journal();
+        let entry = journal.last().unwrap();
+        assert_eq!((entry.route, entry.status), (Some(Route::CallFunction), 500));
+        assert_eq!(entry.user_id.as_ref().map(|id| id.as_str()), Some(user.user_id.as_str()));
+        assert_eq!(entry.fault, fault);
+    }
+    assert_eq!(held.hits(), 1);
+}
+
+#[test]
+fn a_function_that_panics_can_be_cut_after_commit() {
+    let server = Server::builder().auth_function(|_| panic!("on purpose")).start().unwrap();
+    server.faults().add(Fault::cut_after_commit().on(Route::LogIn));
+    let path = format!("{CLIENT}/app/{}/auth/providers/custom-function/login", server.app_id());
+    let ask = format!("POST {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert_eq!(raw(&server, &ask), "");
+    assert_eq!(statuses(&raw(&server, &ask)), [500]);
+    let journal = server.journal();
+    journal.assert_routes(&[Route::LogIn, Route::LogIn]);
+    assert_eq!((journal[0].fault, journal[1].fault), (Some("cut after commit"), None));
+}
+
+#[test]
+fn a_request_that_is_refused_on_its_way_is_in_the_journal() {
+    let server = Server::builder().max_body_size(10).start().unwrap();
+    let client = Client::new(&server);
+    assert_eq!(client.register("ada@example.org", "hunter22").status, 413);
+    let link = format!("{CLIENT}/app/x/auth/providers/x/login?link=true");
+    for (status, fields) in [(413, "Content-Length: 11"), (417, "Expect: x")] {
+        let ask = format!("POST {link} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
+        assert_eq!(statuses(&raw(&server, ask)), [status]);
+    }
+    assert_eq!(statuses(&raw(&server, "GET\r\n\r\n")), [400]);
+    let journal = server.journal();
+    journal.assert_routes(&[Route::Register, Route::Link, Route::Link]);
+    let statuses: Vec<_> = journal.iter().map(|entry| entry.status).collect();
+    assert_eq!(statuses, [413, 413, 417, 400]);
+    assert_eq!((journal[3].route, journal[3].path.as_str()), (None, "-"));
+}
+
+#[test]
 fn all_that_expires_does_so_by_the_clock_that_is_set() {
     let (server, client) = start();
     let clock = server.clock();

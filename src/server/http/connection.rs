@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::body::{Failure, Reader};
-use super::request::{Head, Rejection, Request};
+use super::request::{Head, Line, Rejection, Request};
 use super::response::{Outcome, Response, write_by};
 use super::{Handler, Limits};
 
@@ -53,10 +53,9 @@ fn exchange(
 ) -> Result<bool, Failure> {
     let head = reader.head()?;
     let body = reader.body(&head).map_err(|failure| match failure {
-        Failure::Rejected(rejection) => Failure::Rejected(Rejection {
-            line: Some((head.method.clone(), head.path.clone())),
-            ..rejection
-        }),
+        Failure::Rejected(rejection) => {
+            Failure::Rejected(Rejection { line: Some(head.line()), ..rejection })
+        }
         Failure::Gone => Failure::Gone,
     })?;
     let Head { method, path, query, headers, keep_alive, says_keep_alive, .. } = head;
@@ -67,7 +66,7 @@ fn exchange(
         return Err(Failure::Rejected(Rejection {
             status: 500,
             reason: "internal server error",
-            line: Some((request.method, request.path)),
+            line: Some(Line { method: request.method, path: request.path, query: request.query }),
         }));
     };
     match outcome {

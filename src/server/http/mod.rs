@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub(super) use date::http_date;
 #[cfg(test)]
 pub(super) use request::read;
-pub(super) use request::{Rejection, Request};
+pub(super) use request::{Line, Rejection, Request};
 pub(super) use response::{Outcome, Response};
 
 /// What answers requests.

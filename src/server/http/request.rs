@@ -28,8 +28,16 @@ pub(in crate::server) struct Rejection {
     pub status: u16,
     /// What was wrong, for whoever wrote the client.
     pub reason: &'static str,
-    /// Method and path, where the reading came that far.
-    pub line: Option<(String, String)>,
+    /// The first line, where the reading came that far.
+    pub line: Option<Line>,
+}
+
+/// The first line of a request, with the parts as in [`Request`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(in crate::server) struct Line {
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
 }
 
 /// A parsed head: everything before the body.
@@ -68,6 +76,11 @@ impl Rejection {
 }
 
 impl Head {
+    pub(super) fn line(&self) -> Line {
+        let Self { method, path, query, .. } = self;
+        Line { method: method.clone(), path: path.clone(), query: query.clone() }
+    }
+
     /// Parses a head that ends with its empty line. Bodies longer than `max_body` are refused.
     ///
     /// Source: RFC 9112 sections 3 and 6; where it leaves a choice, this takes the stricter one.
@@ -102,10 +115,8 @@ impl Head {
         }
 
         let (path, query) = split_target(&method, target)?;
-        let head = |rejection: Rejection| Rejection {
-            line: Some((method.clone(), path.clone())),
-            ..rejection
-        };
+        let line = || Line { method: method.clone(), path: path.clone(), query: query.clone() };
+        let head = |rejection: Rejection| Rejection { line: Some(line()), ..rejection };
         let hosts = headers.iter().filter(|(name, _)| name == "host").count();
         if hosts > 1 || (hosts == 0 && http_1_1) {
             return Err(head(Rejection::new(400, "exactly one Host field is required")));
