@@ -175,7 +175,7 @@ impl Service {
         if !self.state.reset_password(&account.id, password, Some((&hash, self.now())))? {
             return Err(token_invalid());
         }
-        self.throttle.succeeded(&account.email);
+        self.throttle.forgive(&account.email);
         Ok(Reply::Json(200, json!({})))
     }
 
@@ -202,7 +202,7 @@ impl Service {
                 if !self.state.reset_password(&account.id, password, None)? {
                     return Err(not_found());
                 }
-                self.throttle.succeeded(&account.email);
+                self.throttle.forgive(&account.email);
             }
             Verdict::Pending => {}
             Verdict::Fail => {

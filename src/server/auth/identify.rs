@@ -10,6 +10,7 @@ use crate::server::providers::{
 use crate::server::refusal::Refusal;
 use crate::server::routes::Service;
 use crate::server::state::{ANONYMOUS, API_KEY, Account, Basis, EMAIL_PASSWORD, Evidence};
+use crate::server::throttle::Attempt;
 use crate::server::{digest, random};
 use crate::{Clock, Secret};
 
@@ -125,26 +126,23 @@ impl Service {
     ) -> Result<std::sync::Arc<Account>, Refusal> {
         // What cannot be an account's name need not be remembered as one.
         let name = if username.len() > MAX_EMAIL { "" } else { username };
-        self.check_throttle(name, request)?;
+        let attempt = self.begin_attempt(name, request)?;
         let turn = self.passwords.turn();
-        // Those who waited for their turn meanwhile must not get more attempts than one by one.
-        self.check_throttle(name, request)?;
         let account = self.state.account(name);
         let hash = account.as_ref().map(|account| account.password.as_str());
         match (turn.verify(password, hash), account) {
             (true, Some(account)) => {
-                self.throttle.succeeded(name);
+                attempt.succeeded();
                 Ok(account)
             }
-            _ => {
-                self.throttle.failed(name, request.peer, self.clock.monotonic());
-                Err(Refusal::invalid_password())
-            }
+            _ => Err(Refusal::invalid_password()),
         }
     }
 
-    fn check_throttle(&self, name: &str, request: &Request) -> Result<(), Refusal> {
-        self.throttle.check(name, request.peer, self.clock.monotonic()).map_err(|wait| {
+    /// Counts an attempt before it is made: those who wait for their turn meanwhile must not get more
+    /// of them than one by one.
+    fn begin_attempt(&self, name: &str, request: &Request) -> Result<Attempt<'_>, Refusal> {
+        self.throttle.begin(name, request.peer, self.clock.monotonic()).map_err(|wait| {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             Refusal::without_code(429, "too many failed log-in attempts")
                 .with_header("Retry-After", seconds.to_string())
