@@ -307,9 +307,15 @@ fn many_log_ins_at_a_time_are_all_kept() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_an_error() {
+fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
     let dir = TempDir::new("file");
     fs::write(&dir.0, "not a directory").unwrap();
-    assert!(builder(&dir).start().is_err());
+    for path in [dir.0.clone(), dir.0.join("below")] {
+        let error = Server::builder().data_dir(&path).start().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory));
+        let text = error.to_string();
+        let start = format!("the data folder {} cannot be used: ", path.display());
+        assert!(text.starts_with(&start), "{text}");
+    }
     fs::remove_file(&dir.0).unwrap();
 }

@@ -295,6 +295,16 @@ fn public_addresses_need_leave() {
 }
 
 #[test]
+fn an_address_that_is_taken_is_an_error_that_names_it() {
+    let server = Server::builder().start().unwrap();
+    let address = server.base_url().strip_prefix("http://").unwrap();
+    let error = Server::builder().addr(address.parse().unwrap()).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
     let kind = |builder: ServerBuilder| builder.start().unwrap_err().kind();
     for app_id in ["", "a/b", "a b", "\u{e4}"] {
@@ -303,6 +313,7 @@ fn settings_that_make_no_sense_are_refused() {
     let none = Duration::from_millis(999);
     assert_eq!(kind(Server::builder().access_token_lifetime(none)), ErrorKind::InvalidInput);
     assert_eq!(kind(Server::builder().refresh_token_lifetime(none)), ErrorKind::InvalidInput);
+    assert_eq!(kind(Server::builder().data_dir("")), ErrorKind::InvalidInput);
     let server = Server::builder()
         .access_token_lifetime(Duration::MAX)
         .refresh_token_lifetime(Duration::MAX)

@@ -287,12 +287,13 @@ impl ServerBuilder {
     /// # Errors
     ///
     /// - `InvalidInput` if the app id has other characters than those allowed or is not the one
-    ///   the data directory belongs to, if a lifetime is under a second, or if the address can be
-    ///   reached from elsewhere without [`allow_public`](Self::allow_public), or if a provider's
-    ///   keys or addresses cannot be used.
+    ///   the data directory belongs to, if a lifetime is under a second, if the path of the data
+    ///   directory is empty, or if the address can be reached from elsewhere without
+    ///   [`allow_public`](Self::allow_public), or if a provider's keys or addresses cannot be used.
     /// - `ResourceBusy` if another server has the data directory open, `InvalidData` if what is in
-    ///   it cannot be read.
-    /// - Whatever the operating system has to say about the address or the directory.
+    ///   it cannot be read, or something that was in it is lost.
+    /// - Whatever the operating system has to say about the address or the directory, which the
+    ///   text names.
     pub fn start(self) -> io::Result<Server> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -310,6 +311,9 @@ impl ServerBuilder {
         if access_lifetime == 0 || refresh_lifetime == 0 {
             return Err(invalid("a token must last for at least a second".to_owned()));
         }
+        if self.data_dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            return Err(invalid("the path of the data directory is empty".to_owned()));
+        }
 
         let mut limits = self.limits;
         for time in [&mut limits.idle, &mut limits.request, &mut limits.response, &mut limits.stop]
@@ -317,7 +321,9 @@ impl ServerBuilder {
             *time = (*time).clamp(Duration::from_millis(1), LONGEST);
         }
         let providers = self.providers.open(&self.app_id)?;
-        let listener = TcpListener::bind(self.addr)?;
+        let listener = TcpListener::bind(self.addr).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.addr))
+        })?;
         let base_url = format!("http://{}", reachable(listener.local_addr()?));
         let state = State::open(self.data_dir.as_deref(), &self.app_id)?;
         let tokens = Tokens::new(state.signing_key(), state.deployment(), access_lifetime);

@@ -56,14 +56,26 @@ impl State {
                 disk: Mutex::new(None),
             });
         };
+        Self::open_in(dir, new).map_err(|error| match error.raw_os_error() {
+            // The system does not say what it was about.
+            Some(_) => {
+                let message = format!("the data folder {} cannot be used: {error}", dir.display());
+                io::Error::new(error.kind(), message)
+            }
+            None => error,
+        })
+    }
+
+    fn open_in(dir: &Path, new: Deployment) -> io::Result<Self> {
         let mut disk = Disk::open(dir)?;
         let tables = disk.tables()?;
         let deployment = disk.deployment(&new)?;
-        if deployment.client_app_id != client_app_id {
+        if deployment.client_app_id != new.client_app_id {
             let message = format!(
-                "the data folder {} belongs to the app {:?}, not {client_app_id:?}",
+                "the data folder {} belongs to the app {:?}, not {:?}",
                 dir.display(),
-                deployment.client_app_id
+                deployment.client_app_id,
+                new.client_app_id
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
