@@ -479,10 +479,12 @@ fn those_who_wait_share_a_time_out_of_the_network() {
     let (script, clock, _, user) = logged_in();
     clock.advance(MINUTE * 31);
     let gate = Arc::new(Barrier::new(2));
-    let waiting = gate.clone();
+    let (waiting, mut is_first) = (gate.clone(), true);
     script.on(REFRESH, move |_| {
-        waiting.wait();
-        waiting.wait();
+        if std::mem::take(&mut is_first) {
+            waiting.wait();
+            waiting.wait();
+        }
         Err(TransportErrorKind::Timeout)
     });
     thread::scope(|scope| {
@@ -544,4 +546,21 @@ fn a_token_that_is_refused_during_an_early_refresh_is_not_sent_by_who_leads_it()
     });
     user.functions().call::<()>("f", ()).unwrap_err();
     assert_eq!(script.count(CALL), 1);
+}
+
+#[test]
+fn a_refusal_that_has_a_code_is_not_taken_for_one_without() {
+    for body in [
+        // Latin-1, as some gateways write it.
+        &b"{\"error\":\"gesperrt f\xfcr Sie\",\"error_code\":\"AuthError\"}"[..],
+        br#"{"error":"a","error":"b","error_code":"AuthError"}"#,
+        br#"{"error":"a","error_code":"InvalidSession","error_code":"AuthError"}"#,
+    ] {
+        let (script, _, _, user) = logged_in();
+        script.on(REFRESH, move |_| {
+            Ok(Response::new(401, body).with_header("Content-Type", "application/json"))
+        });
+        assert_eq!(user.refresh_access_token().unwrap_err().status(), Some(401));
+        assert_eq!(user.state().unwrap(), UserState::LoggedIn);
+    }
 }

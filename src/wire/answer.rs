@@ -1,6 +1,5 @@
 //! What the backend says: answers and refusals, and what they mean.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -200,29 +199,38 @@ pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
     ServerError { ambiguous, retryable, ..error(route.attempt, answer) }
 }
 
+/// The body of an answer that is no success. Its fields are raw, so that a large value that is no
+/// text costs nothing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorBody<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error_code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    link: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// Reads a JSON object; `None` if it is none, or if it says one of these things twice, so that
+    /// nobody knows which one counts.
+    fn read(body: &'a str) -> Option<Self> {
+        body.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
+    }
+}
+
 /// Reads the body of an answer that is no success: a JSON object with an `error` and perhaps an
-/// `error_code` and a `link`, whatever its content type calls it.
+/// `error_code` and a `link`, whatever its content type calls it. Words in another encoding than
+/// UTF-8 do not hide the code beside them.
 ///
 /// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
 /// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
 fn error(attempt: &'static str, answer: &Response) -> ServerError {
-    // Raw, so that a large value that is no text costs nothing.
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Body<'a> {
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        #[serde(borrow)]
-        error_code: Option<&'a RawValue>,
-        #[serde(borrow)]
-        link: Option<&'a RawValue>,
-        #[serde(borrow)]
-        message: Option<&'a RawValue>,
-    }
-    let body: Body<'_> = match begins_an_object(answer.body()) {
-        true => serde_json::from_slice(answer.body()).unwrap_or_default(),
-        false => Body::default(),
-    };
+    let body = String::from_utf8_lossy(answer.body());
+    let body = ErrorBody::read(&body).unwrap_or_default();
     let text = |value: &Option<&RawValue>| {
         let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
         Some(text).filter(|text| !text.is_empty())
@@ -342,8 +350,9 @@ fn is_page(answer: &Response) -> bool {
     body.starts_with(b"<") || !body.is_empty() && says_so() && !is_json()
 }
 
+/// Tells whether an answer is an object whose code, if it has one, can be read.
 fn is_object(answer: &Response) -> bool {
-    serde_json::from_slice::<HashMap<String, IgnoredAny>>(answer.body()).is_ok()
+    ErrorBody::read(&String::from_utf8_lossy(answer.body())).is_some()
 }
 
 /// Tells whether the backend says that it has no such app.
@@ -357,10 +366,6 @@ fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Resul
         Some(b'[') => Err(Error::decode(what, "it is a list")),
         _ => parse_any(what, body),
     }
-}
-
-fn begins_an_object(body: &[u8]) -> bool {
-    body.trim_ascii_start().starts_with(b"{")
 }
 
 fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
