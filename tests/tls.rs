@@ -6,7 +6,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use support::net::{Seen, WRONG_PASSWORD, proxy, raw, read_request, serve};
 use support::{APP, password};
+
+type TlsStream = StreamOwned<ServerConnection, TcpStream>;
 
 /// An authority that nobody knows but who is told of it.
 struct Authority {
@@ -37,6 +39,20 @@ impl Authority {
 
     /// Starts a backend with a certificate for these hosts that refuses all log-ins.
     fn backend(&self, hosts: &[&str], expired: bool) -> (SocketAddr, Seen) {
+        self.answering(hosts, expired, |stream| {
+            let _ = stream.write_all(raw(401, WRONG_PASSWORD).as_bytes());
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        })
+    }
+
+    /// Starts a backend that answers each request in some way.
+    fn answering(
+        &self,
+        hosts: &[&str],
+        expired: bool,
+        answer: impl Fn(&mut TlsStream) + Clone + Send + 'static,
+    ) -> (SocketAddr, Seen) {
         let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         if expired {
@@ -62,9 +78,7 @@ impl Authority {
                 Some((head, _)) => noted.note(format!("{head}{:?}", stream.conn.handshake_kind())),
                 None => return noted.note("no request"),
             }
-            let _ = stream.write_all(raw(401, WRONG_PASSWORD).as_bytes());
-            stream.conn.send_close_notify();
-            let _ = stream.flush();
+            answer(&mut stream);
         });
         (address, seen)
     }
@@ -178,6 +192,28 @@ fn a_handshake_that_breaks_off_or_never_ends_has_sent_nothing() {
         assert!(!error.may_have_arrived(), "{error:?}");
         assert!(Error::from(error).is_retryable());
     }
+}
+
+#[test]
+fn what_is_spoilt_after_the_request_was_sent_may_have_been_done() {
+    let authority = Authority::new("ours");
+    let (backend, seen) = authority.answering(&["127.0.0.1"], false, |stream| {
+        // As a bit that flips on the way, or a box that breaks in.
+        let _ = stream.sock.write_all(&[0x17, 0x03, 0x03, 0x00, 0x20]);
+        let _ = stream.sock.write_all(&[7; 32]);
+    });
+    let session = Session::builder(APP, format!("https://{backend}"))
+        .transport(trusting(&authority))
+        .store(MemoryStore::new())
+        .location_lookup(false)
+        .open()
+        .unwrap();
+    let error = session.log_in(&password()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Transport(error) if error.kind == TransportErrorKind::Interrupted)
+    );
+    assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
+    assert_eq!(seen.all().len(), 1, "{:?}", seen.all());
 }
 
 #[test]

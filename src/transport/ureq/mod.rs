@@ -4,22 +4,24 @@ mod connection;
 mod resolver;
 #[cfg(feature = "tls")]
 mod tls;
+mod unsent;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
 use ureq::typestate::AgentScope;
 use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
-use ureq::{Agent, Timeout};
 
 use self::connection::ThriftyConnector;
 use self::resolver::CachingResolver;
 #[cfg(feature = "tls")]
-use self::tls::{OneTlsConfig, Roots, out_of_handshake};
+use self::tls::{OneTlsConfig, Roots};
+use self::unsent::{Marking, unmark};
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
@@ -225,16 +227,8 @@ impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
-            let (error, in_handshake) = out_of_handshake(error);
-            let kind = match kind(&error, origin.starts_with("https:")) {
-                Kind::Interrupted if in_handshake => Kind::Connect,
-                kind => kind,
-            };
-            // A time-out of the look-up or of connecting comes before anything is sent.
-            let is_early =
-                matches!(error, ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect));
-            let unsent = is_early || in_handshake;
-            let trouble = TransportError::new(kind, origin);
+            let (error, unsent) = unmark(error);
+            let trouble = TransportError::new(kind(&error, unsent), origin);
             let trouble = if unsent { trouble.before_sending() } else { trouble };
             trouble.because(error)
         })
@@ -282,8 +276,10 @@ fn environment() -> Proxies {
     })
 }
 
-fn kind(error: &ureq::Error, tls: bool) -> Kind {
+/// `unsent` says that it was so before anything of the request was sent.
+fn kind(error: &ureq::Error, unsent: bool) -> Kind {
     use ureq::Error;
+    let broken = if unsent { Kind::Connect } else { Kind::Interrupted };
     match error {
         Error::BadUri(_) | Error::Http(_) | Error::RequireHttpsOnly(_) => Kind::InvalidUrl,
         Error::BodyExceedsLimit(_) => Kind::BodyTooLarge,
@@ -302,14 +298,14 @@ fn kind(error: &ureq::Error, tls: bool) -> Kind {
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkDown
             | io::ErrorKind::NetworkUnreachable => Kind::Connect,
-            // rustls reports a refused certificate this way.
-            io::ErrorKind::InvalidData if tls => Kind::Tls,
+            // rustls reports a refused certificate this way, and later a record that was spoilt.
+            io::ErrorKind::InvalidData if unsent => Kind::Tls,
             io::ErrorKind::TimedOut => Kind::Timeout,
-            _ => Kind::Interrupted,
+            _ => broken,
         },
         #[cfg(feature = "tls")]
         Error::Rustls(_) | Error::Pem(_) => Kind::Tls,
-        _ => Kind::Interrupted,
+        _ => broken,
     }
 }
 
@@ -320,24 +316,20 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
-/// Without TLS there is no handshake.
-#[cfg(not(feature = "tls"))]
-fn out_of_handshake(error: ureq::Error) -> (ureq::Error, bool) {
-    (error, false)
-}
-
 /// What ureq has by default, but for [`ThriftyConnector`].
 #[cfg(not(feature = "tls"))]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
-    ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default())
+    Marking(().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default()))
 }
 
 /// What ureq has by default, but for [`ThriftyConnector`] and [`OneTlsConfig`].
 #[cfg(feature = "tls")]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
-    ().chain(ConnectProxyConnector::default())
-        .chain(ThriftyConnector::default())
-        .chain(OneTlsConfig::default())
+    Marking(
+        ().chain(ConnectProxyConnector::default())
+            .chain(ThriftyConnector::default())
+            .chain(OneTlsConfig::default()),
+    )
 }
 
 #[cfg(test)]
@@ -365,11 +357,49 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_look_up_without_end_is_trouble_before_anything_was_sent() {
+    /// Finds every host, without asking anybody.
+    #[derive(Debug)]
+    struct Found;
+
+    impl Resolver for Found {
+        fn resolve(
+            &self,
+            _: &Uri,
+            _: &Config,
+            _: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let mut found = self.empty();
+            found.push(([127, 0, 0, 1], 9).into());
+            Ok(found)
+        }
+    }
+
+    /// Never connects.
+    struct Fails(fn() -> ureq::Error);
+
+    impl fmt::Debug for Fails {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Fails")
+        }
+    }
+
+    impl Connector for Fails {
+        type Out = Box<dyn wire::Transport>;
+
+        fn connect(
+            &self,
+            _: &wire::ConnectionDetails<'_>,
+            _: Option<()>,
+        ) -> Result<Option<Self::Out>, ureq::Error> {
+            Err(self.0())
+        }
+    }
+
+    /// Sends a request with an agent made of other parts, which fails.
+    fn trouble(connector: impl Connector, resolver: impl Resolver) -> TransportError {
         let mut transport = UreqTransport::builder().no_proxy().build().unwrap();
         let config = transport.agent.config().clone();
-        transport.agent = Agent::with_parts(config, connector(), Lost);
+        transport.agent = Agent::with_parts(config, connector, resolver);
         let request = Request {
             method: Method::Post,
             url: "http://backend.invalid/".to_owned(),
@@ -379,9 +409,32 @@ mod tests {
             fresh: false,
             limit: 1,
         };
-        let error = transport.send(&request).unwrap_err();
+        transport.send(&request).unwrap_err()
+    }
+
+    #[test]
+    fn a_look_up_without_end_is_trouble_before_anything_was_sent() {
+        let error = trouble(connector(), Lost);
         assert_eq!(error.kind, Kind::Timeout);
         assert!(!error.may_have_arrived());
+    }
+
+    #[test]
+    fn whatever_goes_wrong_while_connecting_nothing_was_sent() {
+        let failures: [(fn() -> ureq::Error, Kind); 5] = [
+            (|| ureq::Error::Timeout(ureq::Timeout::Connect), Kind::Timeout),
+            // After a slow look-up the call's own time is the nearer one.
+            (|| ureq::Error::Timeout(ureq::Timeout::Global), Kind::Timeout),
+            // A session that is shut down meanwhile.
+            (|| io::Error::from(io::ErrorKind::NotConnected).into(), Kind::Connect),
+            (|| io::Error::from(io::ErrorKind::UnexpectedEof).into(), Kind::Connect),
+            (|| io::Error::from(io::ErrorKind::InvalidData).into(), Kind::Tls),
+        ];
+        for (failure, kind) in failures {
+            let error = trouble(Marking(Marking(Fails(failure))), Found);
+            assert_eq!(error.kind, kind);
+            assert!(!error.may_have_arrived(), "{kind:?}");
+        }
     }
 
     #[test]

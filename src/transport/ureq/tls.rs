@@ -1,6 +1,4 @@
-//! TLS: whose certificates are trusted, and what a handshake that fails says.
-
-use std::{fmt, io};
+//! TLS: whose certificates are trusted.
 
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, RustlsConnector, Transport};
@@ -72,29 +70,6 @@ impl<In: Transport> Connector<In> for OneTlsConfig {
             run_connector: details.run_connector.clone(),
             register_shutdown: details.register_shutdown.clone(),
         };
-        self.0.connect(&details, chained).map_err(|error| io::Error::other(Handshake(error)).into())
-    }
-}
-
-/// An error of a TLS handshake: nothing of the request was sent.
-#[derive(Debug)]
-struct Handshake(ureq::Error);
-
-impl fmt::Display for Handshake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Handshake {}
-
-/// Returns what was wrong, and whether it was so in a TLS handshake.
-pub(super) fn out_of_handshake(error: ureq::Error) -> (ureq::Error, bool) {
-    match error {
-        ureq::Error::Io(error) => match error.downcast::<Handshake>() {
-            Ok(Handshake(error)) => (error, true),
-            Err(error) => (ureq::Error::Io(error), false),
-        },
-        other => (other, false),
+        self.0.connect(&details, chained)
     }
 }

@@ -1,0 +1,54 @@
+//! Trouble from before a request was sent, which ureq does not tell from what comes after.
+
+use std::{fmt, io};
+
+use ureq::Error;
+use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
+
+/// Marks all trouble of making a connection: the TCP connection, a proxy's tunnel, the TLS
+/// handshake.
+#[derive(Debug)]
+pub(super) struct Marking<C>(pub(super) C);
+
+impl<In: Transport, C: Connector<In>> Connector<In> for Marking<C> {
+    type Out = C::Out;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        self.0.connect(details, chained).map_err(|error| io::Error::other(Unsent(error)).into())
+    }
+}
+
+#[derive(Debug)]
+struct Unsent(Error);
+
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Unsent {}
+
+/// Returns what was wrong, and whether nothing of the request had been sent.
+pub(super) fn unmark(mut error: Error) -> (Error, bool) {
+    let mut unsent = false;
+    loop {
+        error = match error {
+            Error::Io(error) => match error.downcast::<Unsent>() {
+                // A proxy's tunnel is a connection in a connection.
+                Ok(Unsent(error)) => {
+                    unsent = true;
+                    error
+                }
+                Err(error) => return (error.into(), unsent),
+            },
+            // A look-up comes before connecting, and has a time-out of its own.
+            Error::HostNotFound | Error::Timeout(ureq::Timeout::Resolve) => return (error, true),
+            other => return (other, unsent),
+        };
+    }
+}
