@@ -203,8 +203,8 @@ impl User {
     /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in.
     /// [`Error::Server`] if the backend refused, where [`Error::link_refusal`] says what it
     /// means; [`Error::Decode`] if the backend does not link but logged in as the other user (that
-    /// log-in is ended). If only the profile could not be had, the error says that the link stands;
-    /// a log-out keeps the user then, too.
+    /// log-in is ended). If only the profile could not be had, the link stands, and the error
+    /// [is ambiguous](Error::is_ambiguous), unless it is [`Error::Decode`], whose text says so.
     ///
     /// Source: realm-core `app.cpp`, `App::link_user`.
     pub fn link(&self, credentials: &Credentials) -> Result<()> {

@@ -202,7 +202,8 @@ fn a_linked_user_whose_profile_could_not_be_had_is_not_anonymous_any_more() {
     let (script, _, session, user) = anonymous();
     script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
     script.fail(PROFILE, TransportErrorKind::Timeout);
-    user.link(&password()).unwrap_err();
+    let error = user.link(&password()).unwrap_err();
+    assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
     script.reply(ANONYMOUS, 200, login_body("eve", &access("e1"), &refresh("e1")));
     script.reply(PROFILE, 200, anonymous_profile_body("eve"));
     assert_eq!(session.log_in(&Credentials::anonymous()).unwrap().id().as_str(), "eve");
@@ -226,4 +227,24 @@ fn a_profile_fetch_that_was_under_way_does_not_make_a_linked_user_anonymous_agai
     user.refresh_profile().unwrap();
     user.log_out().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
+}
+
+#[test]
+fn a_link_that_stands_says_so_whatever_comes_after_it() {
+    let (script, _, session, user) = anonymous();
+    let ending = session.clone();
+    script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
+    script.reply(PROFILE, 200, json!({"identities": 7}));
+    let error = user.link(&password()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the profile answer, after the backend had done what was asked, cannot be read: a field is \
+         missing or has the wrong type"
+    );
+    script.on(LINK, move |_| {
+        ending.shut_down();
+        Ok(json_answer(200, &json!({"access_token": access("a3"), "user_id": "ada"})))
+    });
+    let error = user.link(&password()).unwrap_err();
+    assert!(matches!(error, Error::ShutDown { ambiguous: true }), "{error:?}");
 }

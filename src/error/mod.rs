@@ -261,10 +261,17 @@ impl Error {
         }
     }
 
-    /// Says that the backend had done what was asked when the store failed.
+    /// Says that the backend had done what was asked when this happened.
     pub(crate) fn after_it_was_done(mut self) -> Self {
-        if let Self::Store(error) = &mut self {
-            error.ambiguous = true;
+        match &mut self {
+            Self::Decode(error) => {
+                error.what =
+                    format!("{}, after the backend had done what was asked,", error.what).into();
+            }
+            Self::Server(error) => error.ambiguous = true,
+            Self::Store(error) => error.ambiguous = true,
+            Self::Transport(error) => error.ambiguous = true,
+            _ => {}
         }
         self
     }

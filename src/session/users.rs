@@ -183,7 +183,7 @@ impl Inner {
                         Ok((vec![Change::Put(Box::new(record))], ()))
                     });
                 }
-                return Err(error);
+                return Err(error.after_it_was_done());
             }
         };
         self.commit(deadline, |tables| {
