@@ -564,3 +564,23 @@ fn a_refusal_that_has_a_code_is_not_taken_for_one_without() {
         assert_eq!(user.state().unwrap(), UserState::LoggedIn);
     }
 }
+
+#[test]
+fn a_failure_of_an_earlier_login_holds_up_nothing_of_the_next_one() {
+    let (script, clock, session, user) = logged_in();
+    clock.advance(MINUTE * 31);
+    script.reply(REFRESH, 503, Value::Null);
+    user.valid_access_token().unwrap_err();
+    user.log_out().unwrap();
+    let now = clock.seconds();
+    script.lets_in("ada", &jwt("b1", now, now + 1800), &jwt("s1", now, now + 86400));
+    session.log_in(&password()).unwrap();
+    refreshes(&script, &clock);
+    script.on(CALL, move |sent| {
+        Ok(match sent.bearer == Some(jwt("b1", now, now + 1800)) {
+            true => json_answer(401, &error_body("InvalidSession", "over")),
+            false => json_answer(200, &json!(7)),
+        })
+    });
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 7);
+}
