@@ -233,3 +233,27 @@ fn a_location_that_was_learned_survives_a_commit_that_changes_nothing() {
     session.log_in(&password()).unwrap();
     assert!(store.store.location(Deadline::passed()).unwrap().is_some());
 }
+
+#[test]
+fn a_place_that_never_answers_is_left_by_the_next_call() {
+    let (web, _, session, user) = left_behind(Err(TransportErrorKind::Timeout), NEXT);
+    const TIME: Duration = Duration::from_millis(100);
+    web.answers(|seen| match (&*seen.origin, &*seen.route) {
+        (HERE, LOCATION) => Some(Ok(located(NEXT))),
+        (THERE, _) => {
+            let until = Deadline::after(TIME);
+            while !until.has_passed() {
+                thread::yield_now();
+            }
+            Some(Err(TransportErrorKind::Timeout))
+        }
+        _ => None,
+    });
+    let hurried = session.with_deadline(TIME).user(user.id()).unwrap().unwrap();
+    assert!(call(&hurried).unwrap_err().is_timeout());
+    assert_eq!(web.count(HERE, LOCATION), 0, "there was no time left");
+    assert_eq!(call(&user).unwrap(), 7);
+    assert_eq!((web.count(HERE, LOCATION), web.count(NEXT, CALL)), (1, 1));
+    assert_eq!(call(&user).unwrap(), 7);
+    assert_eq!((web.count(HERE, LOCATION), web.count(THERE, CALL)), (1, 1));
+}

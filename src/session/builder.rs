@@ -195,6 +195,7 @@ impl SessionBuilder {
             app_dir,
             location: RwLock::new(None),
             location_is_news: AtomicBool::new(false),
+            location_is_doubted: AtomicBool::new(false),
             location_lookups: Single::new(),
             relocated: Mutex::new(None),
             refreshes: Single::new(),

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(super) location: RwLock<Option<Arc<Location>>>,
     /// Whether that was asked for here and is not stored yet.
     pub(super) location_is_news: AtomicBool,
+    /// Whether it took all the time of a call, so that the next one asks again.
+    pub(super) location_is_doubted: AtomicBool,
     pub(super) location_lookups: Single<(), Result<Arc<Location>>>,
     /// Until when nobody asks again, by the monotonic clock, since somebody did.
     pub(super) relocated: Mutex<Option<Duration>>,
@@ -122,13 +124,14 @@ impl Inner {
         mut decide: impl FnMut(&dyn Tables) -> Result<(Vec<Change>, T)>,
     ) -> Result<T> {
         let mut decided = None;
-        let mut keeps_location = false;
-        self.store.commit(deadline, &mut |tables| match decide(tables) {
+        let mut takes_location = false;
+        let committed = self.store.commit(deadline, &mut |tables| match decide(tables) {
             Ok((mut changes, value)) => {
                 decided = Some(Ok(value));
-                keeps_location = !changes.is_empty();
-                if keeps_location {
-                    changes.extend(self.location_change(tables));
+                if !changes.is_empty() {
+                    // What is learned from here on is news for the next commit.
+                    takes_location |= self.location_is_news.swap(false, Ordering::Relaxed);
+                    changes.extend(self.location_change(tables).filter(|_| takes_location));
                 }
                 Ok(changes)
             }
@@ -137,10 +140,11 @@ impl Inner {
                 decided = Some(Err(error));
                 Ok(Vec::new())
             }
-        })?;
-        if keeps_location {
-            self.location_is_news.store(false, Ordering::Relaxed);
+        });
+        if committed.is_err() && takes_location {
+            self.location_is_news.store(true, Ordering::Relaxed);
         }
+        committed?;
         self.hub.wake();
         decided.unwrap_or_else(|| {
             let reason = "it committed without asking for the changes";

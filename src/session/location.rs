@@ -10,7 +10,7 @@ use super::single::{Role, Waited};
 use super::url::BaseUrl;
 use crate::clock::Deadline;
 use crate::diagnostics::note;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Change, Tables};
 use crate::wire::{self, Route};
 
@@ -36,6 +36,12 @@ impl Inner {
     pub(super) fn location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         loop {
             if let Some(known) = self.known_location() {
+                let doubted = &self.location_is_doubted;
+                if doubted.load(Ordering::Relaxed) && doubted.swap(false, Ordering::Relaxed) {
+                    // It may be right all the same, and the base URL no better.
+                    let soon = deadline.at_most(deadline.remaining() / 4);
+                    return Ok(self.relocate(&known.host, soon).unwrap_or(known));
+                }
                 return Ok(known);
             }
             if !self.asks_location {
@@ -69,7 +75,11 @@ impl Inner {
     /// is if that is another place. Nobody asks for a while after that, however many find it
     /// wrong.
     pub(super) fn relocate(&self, wrong: &BaseUrl, deadline: Deadline) -> Option<Arc<Location>> {
-        if !self.asks_location || deadline.has_passed() {
+        if !self.asks_location {
+            return None;
+        }
+        if deadline.has_passed() {
+            self.location_is_doubted.store(true, Ordering::Relaxed);
             return None;
         }
         let elsewhere = |found: &Arc<Location>| found.host != *wrong;
@@ -88,6 +98,9 @@ impl Inner {
                 *rests = Some(now.saturating_add(REST));
                 drop(rests);
                 let found = self.look_up_location(deadline).map(Arc::new);
+                // What was left of a call's time may have been too little.
+                let is_late = found.as_ref().is_err_and(Error::is_timeout);
+                self.location_is_doubted.store(is_late, Ordering::Relaxed);
                 if let Ok(found) = &found {
                     if elsewhere(found) {
                         let here = &found.host;
@@ -129,12 +142,8 @@ impl Inner {
         Ok(Arc::new(found))
     }
 
-    /// A location that was learned is remembered with whatever is committed next.
+    /// A location that was learned here is remembered with whatever is committed next.
     pub(super) fn location_change(&self, tables: &dyn Tables) -> Option<Change> {
-        // Somebody else may have learned something newer than what was read from the store here.
-        if !self.location_is_news.load(Ordering::Relaxed) {
-            return None;
-        }
         let said = self.known_location()?.said.clone();
         (tables.location() != said).then_some(Change::Location(said))
     }
