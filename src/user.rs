@@ -172,11 +172,12 @@ impl User {
 
     /// Logs this user out here, then tells the backend.
     ///
-    /// The tokens are gone from disk when this returns, also when the backend could not be reached;
-    /// profile and identities stay. An anonymous user is removed, since there is no way to log in
-    /// as the same one again. Emits [`Event::LoggedOut`] or [`Event::Removed`], and
-    /// [`Event::CurrentUserChanged`] if the user was current; then the user who was used last
-    /// before it is, if there is one who is logged in. Does nothing if the user is logged out.
+    /// The tokens are gone from disk when this returns, also when the backend could not be reached
+    /// (in a store that is sealed once it was told); profile and identities stay. An anonymous user
+    /// is removed, since there is no way to log in as the same one again. Emits
+    /// [`Event::LoggedOut`] or [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user
+    /// was current; then the user who was used last before it is, if there is one who is logged in.
+    /// Does nothing if the user is logged out.
     ///
     /// # Errors
     /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here

@@ -302,7 +302,10 @@ impl Inner {
     /// five seconds or a quarter of the call's time, and as well as it goes.
     pub(super) fn tell_untold(&self, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(5);
-        if !self.store.is_sealed() || !self.has_untold.swap(false, Ordering::Relaxed) {
+        if !self.store.is_sealed()
+            || deadline.has_passed()
+            || !self.has_untold.swap(false, Ordering::Relaxed)
+        {
             return;
         }
         let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));

@@ -17,6 +17,8 @@ pub(crate) struct Listing {
     page: vec::IntoIter<Arc<StoredUser>>,
     /// The last one that was shown.
     last: Option<Place>,
+    /// Whether a page was read in time: then time that runs out ends the listing.
+    was_in_time: bool,
     has_ended: bool,
 }
 
@@ -31,8 +33,9 @@ impl Listing {
         self.last.clone()
     }
 
-    /// Returns the next record. The deadline is that of the next page, if one has to be read; only
-    /// the first page is tried also if it has passed. After an error there is no more.
+    /// Returns the next record. The deadline is that of the next page, if one has to be read. A
+    /// listing that begins when it has passed is tried all the same. After an error there is no
+    /// more.
     pub(crate) fn next(
         &mut self,
         store: &(impl Store + ?Sized),
@@ -44,10 +47,12 @@ impl Listing {
                 page.first().is_none_or(|user| after.is_none_or(|at| (user.created, &user.id) > at))
             };
             let deadline = deadline();
-            let page = match after.is_some() && deadline.has_passed() {
+            let in_time = !deadline.has_passed();
+            let page = match self.was_in_time && !in_time {
                 true => Err(StoreError::new(StoreErrorKind::Busy, "listing users took too long")),
                 false => store.users_after(after, deadline),
             };
+            self.was_in_time = in_time;
             match page {
                 Ok(page) if goes_on(&page) => self.page = page.into_iter(),
                 failed => {
