@@ -486,6 +486,23 @@ fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
 }
 
 #[test]
+fn what_a_writer_that_is_nearly_done_has_published_is_known_to_the_whole_process() {
+    let dir = Dir::new();
+    let open = || dir.try_open(OnDamage::Refuse).unwrap();
+    commit(&open(), &[put(user("ada", 1))]);
+    let behind = open();
+    assert_eq!(names(&behind).len(), 1);
+    commit(&open(), &[put(user("eve", 2))]);
+    // The snapshot is there, and the generation is not even yet.
+    let (count, database) = generation(&dir.data());
+    let lock = std::fs::File::open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    set_generation(&dir.data(), count - 1, database);
+    assert_eq!(names(&open()).len(), 2);
+    assert_eq!(names(&behind).len(), 2, "no read goes behind another one");
+}
+
+#[test]
 fn a_log_out_that_was_cut_short_is_whole_or_not_at_all() {
     let out = logged_out(user_with("ada", 1, "hush"));
     let before = Dir::new();

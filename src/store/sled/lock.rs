@@ -1,9 +1,10 @@
-//! Locks between processes, with a deadline, and the gate of each directory within this one.
+//! Locks between processes, with a deadline, and what stores within this one share.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -136,18 +137,27 @@ fn after_waiting(waited: Duration) -> Duration {
     LONGEST_SLEEP.mul_f64(share).max(SHORT_SLEEP)
 }
 
-/// Returns the gate that all stores of this process on one directory pass through. A forked child
-/// has its own: the parent's may be closed for ever.
-pub(super) fn gate(dir: &Path, process: u32) -> Arc<Gate> {
-    type Gates = HashMap<(u32, PathBuf), Weak<Gate>>;
-    static GATES: LazyLock<Mutex<Gates>> = LazyLock::new(Mutex::default);
-    let mut gates = GATES.lock().unwrap_or_else(PoisonError::into_inner);
-    gates.retain(|_, gate| gate.strong_count() > 0);
-    let entry = gates.entry((process, dir.to_owned())).or_default();
+/// What all stores of this process on one directory share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Writers pass through it.
+    pub(super) gate: Gate,
+    /// The generation of the newest snapshot that was read by any of them: none goes behind it.
+    pub(super) seen: AtomicU64,
+}
+
+/// Returns what the stores of this process on a directory share. A forked child has its own: the
+/// parent's gate may be closed for ever.
+pub(super) fn shared(dir: &Path, process: u32) -> Arc<Shared> {
+    type All = HashMap<(u32, PathBuf), Weak<Shared>>;
+    static ALL: LazyLock<Mutex<All>> = LazyLock::new(Mutex::default);
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, shared| shared.strong_count() > 0);
+    let entry = all.entry((process, dir.to_owned())).or_default();
     entry.upgrade().unwrap_or_else(|| {
-        let gate = Arc::default();
-        *entry = Arc::downgrade(&gate);
-        gate
+        let shared = Arc::default();
+        *entry = Arc::downgrade(&shared);
+        shared
     })
 }
 

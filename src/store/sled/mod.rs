@@ -40,14 +40,13 @@ use std::sync::{Arc, RwLock};
 
 use self::database::ran_in_parent;
 use self::files::Files;
-use self::lock::{FileLock, gate};
+use self::lock::{FileLock, Shared, shared};
 use self::reader::View;
 use self::secrecy::Secrecy;
 use self::snapshot::Part;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
 use self::writer::Writer;
-use super::gate::Gate;
 #[cfg(feature = "encryption")]
 use super::key::EncryptionKey;
 use super::{Decide, Flight, Recent, Store, StoredUser};
@@ -93,7 +92,7 @@ pub struct SledStore {
     /// Whether a store in the clear is to be sealed when it is found.
     converts: bool,
     process: u32,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     view: RwLock<Arc<View>>,
 }
 
@@ -158,7 +157,7 @@ impl SledStore {
     fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: Secrecy) -> Self {
         let process = std::process::id();
         Self {
-            gate: gate(files.dir(), process),
+            shared: shared(files.dir(), process),
             files,
             app: app.to_owned(),
             on_damage,

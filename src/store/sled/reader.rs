@@ -1,6 +1,7 @@
 //! Reading: what the store says now, from memory while nothing has changed.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -151,6 +152,7 @@ impl SledStore {
         if newer {
             *slot = Arc::new(view);
         }
+        self.shared.seen.fetch_max(slot.snapshot.generation, Ordering::Relaxed);
         Arc::clone(&slot)
     }
 
@@ -213,8 +215,14 @@ impl SledStore {
     ) -> Result<Look, StoreError> {
         let count = said.map_or(u64::MAX, |said| said.count);
         let remembered = remembered.filter(|snapshot| snapshot.has(part));
+        // A writer that is nearly done may have published a newer one, which counts from when it
+        // was first read.
+        let seen = self.shared.seen.load(Ordering::Relaxed);
+        let is_newest = |snapshot: &Arc<Snapshot>| {
+            snapshot.generation.saturating_add(1) >= count && snapshot.generation >= seen
+        };
         let newest = match remembered {
-            Some(snapshot) if snapshot.generation.saturating_add(1) >= count => Some(snapshot),
+            Some(snapshot) if is_newest(&snapshot) => Some(snapshot),
             older => {
                 let both = older.into_iter().chain(self.load_own(part)?.0);
                 both.max_by_key(|snapshot| snapshot.generation)

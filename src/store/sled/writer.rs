@@ -81,7 +81,7 @@ impl<'a> Hold<'a> {
     /// Waits for the right to write at most until the deadline; with one that has passed it is
     /// tried once.
     pub(super) fn take(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
-        let Some(pass) = store.gate.enter(deadline) else {
+        let Some(pass) = store.shared.gate.enter(deadline) else {
             return Err(store.busy("another thread of this process was writing"));
         };
         store.files.make_again()?;
