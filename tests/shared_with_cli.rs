@@ -1,5 +1,5 @@
-//! A program with many threads, and the `keyfob` command, on one sealed store: what either does,
-//! the other sees with its next call.
+//! A program and the `keyfob` command on one store: what either does, the other sees with its next
+//! call; and a program without a key is not locked out.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use keyfob::server::Server;
 use keyfob::{
-    Credentials, EncryptionKey, Error, Event, LocalState, Secret, Session, UserId, UserState,
+    Credentials, EncryptionKey, Error, Event, LocalState, Secret, Session, StoreErrorKind, UserId,
+    UserState,
 };
 use serde_json::Value;
 use support::Dir;
@@ -154,6 +155,49 @@ fn a_program_with_threads_and_the_command_see_each_other_within_one_call() {
     let (checks, calls) = (checks.into_inner(), calls.into_inner());
     println!("{checks} checks, {calls} calls");
     assert!(checks > 0 && calls > 0);
+}
+
+#[test]
+fn a_store_in_the_clear_stays_so_whatever_the_command_does_with_it() {
+    let server = Server::builder().built_in_functions().start().unwrap();
+    let dir = Dir::new();
+    let cli = Cli { base_url: server.base_url(), dir: &dir };
+    let open = || {
+        let builder = Session::builder("keyfob-local", server.base_url());
+        builder.data_dir(dir.path()).open().unwrap()
+    };
+    let session = open();
+    for name in ["ada", "eve"] {
+        let email = format!("{name}@example.org");
+        session.email_password().register(&email, &Secret::new(PASSWORD)).unwrap();
+    }
+    let credentials = Credentials::email_password("ada@example.org", PASSWORD);
+    let ada = session.log_in(&credentials).unwrap();
+
+    assert_eq!(cli.whoami().as_ref(), Some(ada.id()));
+    let eve = cli.json(&["login", "--email", "eve@example.org"]);
+    let eve = UserId::new(eve["user_id"].as_str().unwrap());
+    // Who had it open goes on, and so does who opens it anew.
+    for session in [&session, &open()] {
+        assert_eq!(session.current_user().unwrap().unwrap().id(), &eve);
+        assert!(work(session));
+    }
+    cli.json(&["logout"]);
+    let again = open();
+    assert_eq!(again.current_user().unwrap().as_ref(), Some(&ada));
+    assert_eq!(again.user(&eve).unwrap().unwrap().state().unwrap(), UserState::LoggedOut);
+    assert!(work(&again));
+    assert!(!dir.path().join("key").exists());
+
+    // What the command makes is sealed.
+    let other = Dir::new();
+    let cli = Cli { dir: &other, ..cli };
+    cli.json(&["login", "--email", "eve@example.org"]);
+    let builder = Session::builder("keyfob-local", server.base_url());
+    let Err(Error::Store(error)) = builder.data_dir(other.path()).open() else {
+        panic!("a program without the key opened it")
+    };
+    assert_eq!(error.kind, StoreErrorKind::Key);
 }
 
 /// Lets the threads end, also when the test has failed.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use keyfob::store::{Change, OnDamage, SledStore, Store, StoredUser};
-use keyfob::{Event, StoreErrorKind};
+use keyfob::{EncryptionKey, Event, StoreErrorKind};
 
 use store_support::*;
 
@@ -102,6 +102,80 @@ fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refu
 }
 
 #[test]
+fn a_key_for_new_stores_leaves_one_in_the_clear_as_it_is() {
+    let dir = in_the_clear();
+    let long_lived = dir.open();
+    let open = || dir.try_open_with(&key().for_new_stores(), OnDamage::Refuse).unwrap();
+    let store = open();
+    assert!(!store.is_sealed());
+    is_whole(&store);
+    // Nothing but the database tells what it is.
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    let store = open();
+    assert!(!store.is_sealed());
+    is_whole(&store);
+    assert_eq!(log_in(&store, "ada"), USERS + 3);
+    assert_eq!(log_in(&long_lived, "eve"), USERS + 4);
+    assert_eq!(number(&dir.open()), USERS + 4);
+    // A key that seals what it finds still does.
+    assert_eq!(number(&seal(&dir)), USERS + 4);
+    assert!(open().is_sealed());
+}
+
+#[test]
+fn a_key_for_new_stores_makes_no_key_file_for_one_in_the_clear() {
+    let dir = in_the_clear();
+    let key = EncryptionKey::key_file().for_new_stores();
+    for name in ["generation", "snapshot"] {
+        assert!(!dir.try_open_with(&key, OnDamage::Refuse).unwrap().is_sealed());
+        assert!(!dir.data().join("key").exists());
+        std::fs::remove_file(dir.data().join(name)).unwrap();
+    }
+    is_whole(&dir.try_open_with(&key, OnDamage::Refuse).unwrap());
+    assert!(!dir.data().join("key").exists());
+}
+
+#[test]
+fn a_key_for_new_stores_seals_what_it_makes_or_makes_nothing() {
+    let dir = Dir::new();
+    let new = EncryptionKey::key_file().for_new_stores();
+    // The key cannot be had, so nothing is begun, least of all in the clear.
+    std::fs::create_dir_all(dir.data()).unwrap();
+    let file = dir.data().join("key");
+    std::fs::write(&file, "short").unwrap();
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).unwrap();
+    }
+    let error = dir.try_open_with(&new, OnDamage::Recover).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key);
+    std::fs::remove_file(&file).unwrap();
+
+    let store = dir.try_open_with(&new, OnDamage::Refuse).unwrap();
+    assert!(store.is_sealed());
+    log_in(&store, "ada");
+    assert_eq!(files_with(&dir.data(), "s3cret"), NOWHERE);
+    assert_eq!(dir.try_open_clear(OnDamage::Refuse).unwrap_err().kind, StoreErrorKind::Key);
+    // Nor does a sealed store become one in the clear when its key is gone.
+    std::fs::remove_file(&file).unwrap();
+    let error = dir.try_open_with(&new, OnDamage::Recover).unwrap_err();
+    assert!(error.to_string().contains("the file with its key is gone"), "{error}");
+}
+
+#[test]
+fn of_programs_with_and_without_a_key_the_first_to_write_decides() {
+    let dir = Dir::new();
+    let new = key().for_new_stores();
+    let (clear, sealed) = (dir.open(), dir.try_open_with(&new, OnDamage::Refuse).unwrap());
+    log_in(&clear, "ada");
+    let error = sealed.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key);
+    let again = dir.try_open_with(&new, OnDamage::Refuse).unwrap();
+    assert_eq!((names(&again), again.is_sealed()), (vec!["ada".to_owned()], false));
+}
+
+#[test]
 fn the_old_snapshot_that_a_dead_writer_left_is_replaced() {
     let dir = in_the_clear();
     let path = dir.data().join("snapshot");
@@ -109,10 +183,13 @@ fn the_old_snapshot_that_a_dead_writer_left_is_replaced() {
     drop(seal(&dir));
     let (count, database) = generation(&dir.data());
     for count in [count, count + 1] {
-        std::fs::write(&path, &old).unwrap();
-        set_generation(&dir.data(), count, database);
-        is_whole(&seal(&dir));
-        assert_eq!(files_with(&dir.data(), "planted"), NOWHERE);
+        for key in [key(), key().for_new_stores()] {
+            std::fs::write(&path, &old).unwrap();
+            set_generation(&dir.data(), count, database);
+            // Although this snapshot is in the clear, the store is not.
+            is_whole(&dir.try_open_with(&key, OnDamage::Refuse).unwrap());
+            assert_eq!(files_with(&dir.data(), "planted"), NOWHERE);
+        }
     }
 }
 

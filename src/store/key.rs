@@ -34,7 +34,11 @@ pub(super) const KEY_BYTES: usize = 32;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct EncryptionKey(pub(super) Source);
+pub struct EncryptionKey {
+    pub(super) source: Source,
+    /// Whether a store that is in the clear stays so.
+    pub(super) only_new: bool,
+}
 
 /// Where a key comes from.
 #[derive(Clone, Debug)]
@@ -69,7 +73,7 @@ pub(super) struct KeyBytes(Box<[u8; KEY_BYTES]>);
 impl EncryptionKey {
     /// Takes a key that the program keeps. It has to be random: a password is none.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(Source::Bytes(Arc::new(KeyBytes::new(&bytes))))
+        Self::of(Source::Bytes(Arc::new(KeyBytes::new(&bytes))))
     }
 
     /// Takes a key that the program keeps, if it has 32 bytes.
@@ -78,7 +82,7 @@ impl EncryptionKey {
     /// [`Error::Config`] if it has not.
     pub fn from_slice(bytes: &[u8]) -> Result<Self> {
         match bytes.try_into() {
-            Ok(bytes) => Ok(Self(Source::Bytes(Arc::new(KeyBytes::new(bytes))))),
+            Ok(bytes) => Ok(Self::of(Source::Bytes(Arc::new(KeyBytes::new(bytes))))),
             Err(_) => {
                 let seen = bytes.len();
                 let reason = format!("{KEY_BYTES} bytes were expected and {seen} seen");
@@ -95,12 +99,12 @@ impl EncryptionKey {
     /// leaves it out, blocks that a disk has kept. Whoever can read the whole directory can read
     /// the key too.
     pub fn key_file() -> Self {
-        Self(Source::File(None))
+        Self::of(Source::File(None))
     }
 
     /// As [`Self::key_file`], from a file elsewhere.
     pub fn from_file(path: impl Into<PathBuf>) -> Self {
-        Self(Source::File(Some(path.into())))
+        Self::of(Source::File(Some(path.into())))
     }
 
     /// Takes the key from the keyring of whoever runs the program: the Secret Service of the
@@ -116,20 +120,35 @@ impl EncryptionKey {
     #[cfg(feature = "keyring")]
     pub fn keyring(service: impl Into<String>, account: impl Into<String>) -> Self {
         let (service, account) = (service.into(), account.into());
-        Self(Source::Keyring(KeyringPlace { service, account, lock_dir: None }))
+        Self::of(Source::Keyring(KeyringPlace { service, account, lock_dir: None }))
+    }
+
+    /// Seals a store that is made with it, and leaves one in the clear that is there already as it
+    /// is, so that programs without the key can go on. Without this such a store is sealed when it
+    /// is opened.
+    ///
+    /// Of programs with and without a key that begin together in an empty directory the first one
+    /// to write decides.
+    pub fn for_new_stores(self) -> Self {
+        Self { only_new: true, ..self }
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, only_new: false }
     }
 
     /// Says what the data directory is, unless that is settled.
     pub(crate) fn in_data_dir(self, dir: &Path) -> Self {
-        match self.0 {
-            Source::File(None) => Self::from_file(dir.join("key")),
+        let source = match self.source {
+            Source::File(None) => Source::File(Some(dir.join("key"))),
             #[cfg(feature = "keyring")]
             Source::Keyring(place) if place.lock_dir.is_none() => {
                 let lock_dir = Some(dir.to_owned());
-                Self(Source::Keyring(KeyringPlace { lock_dir, ..place }))
+                Source::Keyring(KeyringPlace { lock_dir, ..place })
             }
-            source => Self(source),
-        }
+            source => source,
+        };
+        Self { source, ..self }
     }
 }
 
@@ -177,6 +196,6 @@ mod tests {
     #[test]
     fn debug_shows_no_key() {
         let text = format!("{:?}", EncryptionKey::from_bytes([0xab; 32]));
-        assert_eq!(text, "EncryptionKey(Bytes(KeyBytes(..)))");
+        assert_eq!(text, "EncryptionKey { source: Bytes(KeyBytes(..)), only_new: false }");
     }
 }

@@ -49,7 +49,8 @@ fn open(settings: &Settings) -> Result<Session, Failure> {
         .ok_or_else(|| missing("base URL", "--base-url URL", "KEYFOB_BASE_URL"))?;
     let mut builder = Session::builder(app_id, base_url)
         .app_info("keyfob", env!("CARGO_PKG_VERSION"))
-        .encryption(EncryptionKey::key_file());
+        // What a program without a key keeps in the same directory stays open to it.
+        .encryption(EncryptionKey::key_file().for_new_stores());
     if let Some(dir) = settings.store() {
         builder = builder.data_dir(dir);
     }

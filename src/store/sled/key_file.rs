@@ -24,7 +24,7 @@ impl EncryptionKey {
         may_make: impl FnOnce() -> Result<bool, StoreError>,
         deadline: Deadline,
     ) -> Result<Arc<KeyBytes>, StoreError> {
-        let path = match &self.0 {
+        let path = match &self.source {
             Source::Bytes(key) => return Ok(Arc::clone(key)),
             #[cfg(feature = "keyring")]
             Source::Keyring(place) => {

@@ -123,7 +123,8 @@ impl SledStore {
     ///
     /// A store in the clear is sealed first, all of it in one commit, into a new database; the old
     /// one is removed. From then on nobody can open it without the key, and who had it open
-    /// before gets an error of kind `Key`.
+    /// before gets an error of kind `Key`. A key [for new stores](EncryptionKey::for_new_stores)
+    /// opens a store in the clear as [`Self::open`] does instead.
     ///
     /// [`EncryptionKey::key_file`] is the file `key` in this very directory here.
     ///
@@ -139,10 +140,46 @@ impl SledStore {
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
+        if !key.only_new {
+            return Self::seal(files, app, key, on_damage, deadline);
+        }
+        if Snapshot::is_clear(&files.snapshot())? {
+            match Self::open(dir, app, on_damage, deadline) {
+                // Who sealed it died before the snapshot was replaced.
+                Err(error) if error.kind == StoreErrorKind::Key => {}
+                opened => return opened,
+            }
+        }
+        match Self::seal(files, app, key, on_damage, deadline) {
+            // Without a snapshot the database alone says what the store is; and somebody may have
+            // made one in the clear just now. An empty one is none: nothing is begun in the clear
+            // because the key cannot be had.
+            Err(error) if error.kind == StoreErrorKind::Key => {
+                match Self::open(dir, app, OnDamage::Refuse, deadline) {
+                    Ok(store) if store.remembered().snapshot().number > 0 => {
+                        Ok(Self { on_damage, ..store })
+                    }
+                    _ => Err(error),
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens a store that is sealed or has nothing in it, and seals one in the clear if the key is
+    /// for that.
+    #[cfg(feature = "encryption")]
+    fn seal(
+        files: Files,
+        app: &str,
+        key: &EncryptionKey,
+        on_damage: OnDamage,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
         let may_make = || Ok(files.is_fresh()? || Snapshot::is_clear(&files.snapshot())?);
-        let key = key.find(files.dir(), may_make, deadline)?;
-        let mut store = Self::new(files, app, on_damage, Secrecy::sealed(key));
-        store.converts = true;
+        let key_bytes = key.find(files.dir(), may_make, deadline)?;
+        let mut store = Self::new(files, app, on_damage, Secrecy::sealed(key_bytes));
+        store.converts = !key.only_new;
         store.view(Part::Glance, deadline)?;
         // What somebody puts in its place later is an error.
         store.converts = false;
