@@ -1,0 +1,182 @@
+//! What fails, with which exit code, and what is said then.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use keyfob::server::Server;
+use serde_json::{Value, json};
+
+use crate::command::{
+    APP_ID, Backend, Dir, EMAIL, LateClock, PASSWORD, Place, assert_error, finish, finish_started,
+    keyfob,
+};
+
+#[test]
+fn what_the_backend_refuses_exits_with_1() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("refused-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+
+    let error = at.refused_with(1, "wrong password", &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("InvalidPassword"));
+    let error = at.refused_with(1, PASSWORD, &["register", "--email", EMAIL]);
+    assert_error(&error, "server", json!(409), json!("AccountNameInUse"));
+    at.json(&["login", "--anonymous"]);
+    let error = at.refused(1, &["call", "no-such-function"]);
+    assert_error(&error, "server", json!(404), json!("FunctionNotFound"));
+    let error = at.refused(1, &["call", "sum", "one"]);
+    assert_error(&error, "server", json!(400), json!("FunctionExecutionError"));
+
+    let elsewhere = Place { app_id: "no-such-app".to_owned(), ..backend.place("refused-app") };
+    let error = elsewhere.refused(1, &["login", "--anonymous"]);
+    assert_error(&error, "server", json!(404), Value::Null);
+    assert!(error["message"].as_str().unwrap().contains("no-such-app"), "{error}");
+
+    let plain = at.run_with("wrong password", &["login", "--email", EMAIL]);
+    assert_eq!((plain.code, &*plain.stdout), (1, ""));
+    assert_eq!(
+        plain.stderr,
+        "keyfob: the backend refused to log in: unauthorized (status 401, InvalidPassword)\n"
+    );
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_to_do() {
+    let dir = Dir::new("usage");
+    let usage = |arguments: &[&str]| {
+        let run = finish(keyfob(arguments), "");
+        assert_eq!((run.code, &*run.stdout), (2, ""), "{arguments:?}: {run:?}");
+        run.stderr
+    };
+    assert!(usage(&[]).contains("keyfob --help"));
+    assert!(usage(&["frobnicate"]).contains("frobnicate"));
+    assert!(usage(&["login"]).contains("--anonymous"));
+    assert!(usage(&["--timeout", "-1", "users"]).contains("--timeout"));
+    let no_app = usage(&["users"]);
+    assert!(no_app.contains("--app-id") && no_app.contains("KEYFOB_APP_ID"), "{no_app}");
+    let no_url = usage(&["--app-id", APP_ID, "users"]);
+    assert!(no_url.contains("--base-url") && no_url.contains("KEYFOB_BASE_URL"), "{no_url}");
+
+    let at = Place::new("http://127.0.0.1:1", dir.0.clone());
+    let error = at.refused_with(2, "", &["login", "--email", EMAIL]);
+    assert_error(&error, "usage", Value::Null, Value::Null);
+    let error = at.refused(2, &["users", "surplus"]);
+    assert_error(&error, "usage", Value::Null, Value::Null);
+    let elsewhere = Place::new("http://example.org", dir.0.clone());
+    let error = elsewhere.refused(2, &["users"]);
+    assert_error(&error, "config", Value::Null, Value::Null);
+}
+
+#[test]
+fn being_nobody_exits_with_3() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("nobody-store");
+    for command in [&["whoami"][..], &["token"], &["call", "sum"], &["logout"], &["remove"]] {
+        assert_error(&at.refused(3, command), "local_state", Value::Null, Value::Null);
+    }
+    for command in ["switch", "logout", "remove"] {
+        assert_error(&at.refused(3, &[command, "nobody"]), "local_state", Value::Null, Value::Null);
+    }
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let ada = at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    at.json(&["logout"]);
+    let error = at.refused(3, &["switch", ada["user_id"].as_str().unwrap()]);
+    assert_error(&error, "local_state", Value::Null, Value::Null);
+}
+
+#[test]
+fn an_expired_token_is_refreshed_and_an_ended_login_exits_with_3() {
+    let clock = LateClock::default();
+    let server =
+        Server::builder().app_id(APP_ID).clock(clock.clone()).built_in_functions().start().unwrap();
+    let dir = Dir::new("ended");
+    let at = Place::new(server.base_url(), dir.0.clone());
+    let user = at.json(&["login", "--anonymous"]);
+    let first = at.json(&["token"]);
+
+    clock.advance();
+    assert_eq!(at.json(&["call", "sum", "1", "2"]), json!({"$numberInt": "3"}));
+    let second = at.json(&["token"]);
+    assert_ne!(first["access_token"], second["access_token"]);
+    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), 1);
+
+    server.revoke_sessions(user["user_id"].as_str().unwrap()).unwrap();
+    clock.advance();
+    let error = at.refused(3, &["call", "sum", "1", "2"]);
+    assert_error(&error, "login_ended", json!(401), json!("InvalidSession"));
+    assert_error(&at.refused(3, &["whoami"]), "local_state", Value::Null, Value::Null);
+    assert_eq!(at.json(&["users"])[0]["state"], "logged-out");
+}
+
+#[test]
+fn no_network_exits_with_4_and_takes_nothing_away() {
+    let mut backend = Backend::start(&[]);
+    let at = backend.place("offline-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let ada = at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let guest = at.json(&["login", "--anonymous"]);
+    let (ada, guest) = (ada["user_id"].as_str().unwrap(), guest["user_id"].as_str().unwrap());
+    let token = at.json(&["token"]);
+    backend.kill();
+
+    assert_eq!(at.json(&["token"]), token, "a fresh token needs no network");
+    at.json(&["switch", ada]);
+    assert_eq!(at.json(&["whoami"])["profile"], json!({"email": EMAIL}));
+    assert_eq!(at.json(&["users"]).as_array().unwrap().len(), 2);
+    let error = at.refused(4, &["call", "sum", "1", "2"]);
+    assert_error(&error, "transport", Value::Null, Value::Null);
+    assert!(error["message"].as_str().unwrap().contains(&at.base_url), "{error}");
+    let error = at.refused_with(4, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "transport", Value::Null, Value::Null);
+
+    // The store is sealed, so the backend is told of it later.
+    assert_eq!(at.json(&["logout"]), json!({"user_id": ada}));
+    assert_eq!(at.json(&["whoami"])["user_id"], guest, "the log-out here stands");
+    let error = at.refused(4, &["remove"]);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(guest) && message.contains("removed here"), "{message}");
+    assert!(message.contains("backend could not be told"), "{message}");
+    // With the record goes what was kept to tell the backend of the log-out.
+    let error = at.refused(4, &["remove", ada]);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(ada) && message.contains("removed here"), "{message}");
+    assert_eq!(at.json(&["users"]), json!([]));
+}
+
+#[test]
+fn a_backend_that_does_not_answer_exits_with_4_in_time() {
+    let dir = Dir::new("silent");
+    // Connections are accepted by the machine, and nobody ever reads from them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = Place::new(&format!("http://{}", silent.local_addr().unwrap()), dir.0.clone());
+    let error = at.refused(4, &["--timeout", "0.3", "login", "--anonymous"]);
+    assert_error(&error, "transport", Value::Null, Value::Null);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_exits_with_5() {
+    let dir = Dir::new("no-store");
+    let file = dir.0.join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let at = Place::new("http://127.0.0.1:1", file.clone());
+    let error = at.refused(5, &["users"]);
+    assert_error(&error, "store", Value::Null, Value::Null);
+    assert!(error["message"].as_str().unwrap().contains("file"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"not a directory");
+}
+
+#[test]
+fn nobody_reading_is_no_panic() {
+    let dir = Dir::new("closed");
+    let at = Place::new("http://127.0.0.1:1", dir.0.clone());
+    for arguments in [&["--json", "users"][..], &["--help"], &["--version"]] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = at.command(arguments);
+        command.stdout(writer);
+        let run = finish_started(command.stderr(Stdio::piped()).spawn().unwrap(), "");
+        assert_eq!((run.code, &*run.stderr), (0, ""), "{arguments:?}: {run:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The `keyfob` command from outside: what it prints where, its exit codes, and several processes
+//! on one store. The backend is another process of the same program.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command;
+
+mod failures;
+mod results;
+mod serve;
+mod store;

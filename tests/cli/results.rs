@@ -1,0 +1,240 @@
+//! What each command prints, as JSON and in words.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::command::{Backend, Dir, EMAIL, PASSWORD, Running, assert_error, finish, keyfob};
+
+#[test]
+fn the_demo_holds_and_leaves_nothing_behind() {
+    let dir = Dir::new("demo");
+    let demo = |arguments: &[&str]| {
+        let mut command = keyfob(arguments);
+        // Where a program finds the directory for temporary files differs.
+        for variable in ["TMPDIR", "TMP", "TEMP"] {
+            command.env(variable, &dir.0);
+        }
+        finish(command, "")
+    };
+    let told = demo(&["demo"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert_eq!(told.stderr, "");
+    assert!(told.stdout.starts_with(" 1. "), "{told:?}");
+    assert_eq!(told.stdout.lines().last(), Some("    Every step held."));
+    assert!(told.stdout.contains("InvalidPassword"), "{told:?}");
+    assert!(!told.stdout.contains("battery"), "{told:?}");
+
+    let told = demo(&["--json", "demo"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(told.json()["steps"].as_array().unwrap().len() >= 10, "{told:?}");
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+}
+
+#[test]
+fn every_command_gives_its_json() {
+    let backend = Backend::start(&["--access-ttl", "600"]);
+    let at = backend.place("json-store");
+
+    assert_eq!(at.json_with(PASSWORD, &["register", "--email", EMAIL]), json!({}));
+    let ada = at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let ada_id = ada["user_id"].as_str().unwrap().to_owned();
+    assert_eq!(ada, json!({"user_id": ada_id, "provider": "local-userpass"}));
+
+    let who = at.json(&["whoami"]);
+    let identity = who["identities"][0]["id"].as_str().unwrap();
+    assert_eq!(
+        who,
+        json!({
+            "user_id": ada_id,
+            "state": "logged-in",
+            "identities": [{"id": identity, "provider": "local-userpass"}],
+            "profile": {"email": EMAIL},
+            "custom_data": null,
+        })
+    );
+
+    let token = at.json(&["token"]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let left = token["expires_at"].as_u64().unwrap().checked_sub(now).unwrap();
+    assert!((500..=600).contains(&left), "{left}");
+    assert_eq!(token["access_token"].as_str().unwrap().split('.').count(), 3);
+    assert_eq!(token.as_object().unwrap().len(), 2);
+
+    let guest = at.json(&["login", "--anonymous"]);
+    let guest_id = guest["user_id"].as_str().unwrap().to_owned();
+    assert_eq!(guest, json!({"user_id": guest_id, "provider": "anon-user"}));
+    assert_eq!(at.json(&["login", "--anonymous"]), guest, "an anonymous user is used again");
+    let other = at.json(&["login", "--anonymous", "--new"]);
+    let other_id = other["user_id"].as_str().unwrap().to_owned();
+    assert_ne!(other_id, guest_id);
+
+    let listed = |current: usize, users: &[(&str, &str)]| -> Value {
+        let users = users.iter().enumerate();
+        users
+            .map(|(at, (id, state))| json!({"user_id": id, "state": state, "current": at == current}))
+            .collect()
+    };
+    let (ada_in, guest_in) = ((&*ada_id, "logged-in"), (&*guest_id, "logged-in"));
+    assert_eq!(at.json(&["users"]), listed(2, &[ada_in, guest_in, (&other_id, "logged-in")]));
+    assert_eq!(at.json(&["switch", &ada_id]), json!({"user_id": ada_id}));
+    assert_eq!(at.json(&["remove", &other_id]), json!({"user_id": other_id}));
+    assert_eq!(at.json(&["users"]), listed(0, &[ada_in, guest_in]));
+    assert_eq!(at.json(&["logout"]), json!({"user_id": ada_id}));
+    assert_eq!(at.json(&["users"]), listed(1, &[(&ada_id, "logged-out"), guest_in]));
+    assert_eq!(at.json(&["logout", &ada_id]), json!({"user_id": ada_id}), "again: nothing to do");
+    assert_eq!(at.json(&["logout", &guest_id]), json!({"user_id": guest_id}));
+    assert_eq!(at.json(&["users"]), listed(9, &[(&ada_id, "logged-out")]));
+    assert_eq!(at.json(&["remove", &ada_id]), json!({"user_id": ada_id}));
+    assert_eq!(at.json(&["users"]), json!([]));
+}
+
+#[test]
+fn accounts_are_linked_and_deleted_and_keys_log_in_until_they_are_disabled() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("link-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let guest = at.json(&["login", "--anonymous"])["user_id"].clone();
+    let linked = at.json_with(PASSWORD, &["link", "--email", EMAIL]);
+    assert_eq!(linked["user_id"], guest);
+    let providers: Vec<_> = linked["identities"].as_array().unwrap().iter().collect();
+    assert_eq!(providers.len(), 2);
+    assert_eq!(providers[1]["provider"], "local-userpass");
+    let error = at.refused_with(1, "wrong-password", &["link", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("InvalidPassword"));
+
+    let key = at.json(&["api-keys", "create", "ci"]);
+    let (id, secret) = (key["id"].as_str().unwrap(), key["key"].as_str().unwrap());
+    assert_eq!((&key["name"], &key["enabled"]), (&json!("ci"), &json!(true)));
+    let listed = json!({"id": id, "name": "ci", "enabled": true});
+    assert_eq!(at.json(&["api-keys", "list"]), json!([listed]), "the secret is shown once");
+    assert_eq!(at.json(&["api-keys", "get", id]), listed);
+    assert_eq!(at.json_with(secret, &["login", "--api-key"])["user_id"], guest);
+    assert_eq!(at.json(&["api-keys", "disable", id]), json!({}));
+    let error = at.refused_with(1, secret, &["login", "--api-key"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    assert_eq!(at.json(&["api-keys", "enable", id]), json!({}));
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    assert_eq!(at.json(&["api-keys", "delete", id]), json!({}));
+    assert_eq!(at.json(&["api-keys", "get", id]), json!(null));
+
+    assert_eq!(at.json(&["profile"]), json!({"email": EMAIL}));
+    assert_eq!(at.json(&["profile", "--refresh"]), json!({"email": EMAIL}));
+    assert_eq!(at.json(&["custom-data"]), json!(null));
+    assert_eq!(at.json(&["custom-data", "--refresh"]), json!(null));
+
+    let run = at.run(&["delete"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("--yes"), "{run:?}");
+    assert_eq!(at.json(&["delete", "--yes"]), json!({"user_id": guest}));
+    assert_eq!(at.json(&["users"]), json!([]));
+    let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("InvalidPassword"));
+}
+
+#[test]
+fn without_json_results_are_words_on_standard_output() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("words-store");
+    let words = |input: &str, arguments: &[&str]| {
+        let run = at.run_with(input, arguments);
+        assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+        run.stdout
+    };
+    assert_eq!(words(PASSWORD, &["register", "--email", EMAIL]), "registered ada@example.org\n");
+    let told = words(PASSWORD, &["login", "--email", EMAIL]);
+    let id = told.strip_prefix("logged in as ").unwrap();
+    let id = id.strip_suffix(" (local-userpass)\n").unwrap();
+    let who = words("", &["whoami"]);
+    assert!(who.starts_with(&format!("user      {id} (logged-in)\nidentity  local-userpass ")));
+    assert!(who.ends_with("\nprofile   email: ada@example.org\n"), "{who}");
+    assert_eq!(words("", &["users"]), format!("* {id} (logged-in)\n"));
+    let token = words("", &["token"]);
+    assert_eq!(token.trim_end(), at.json(&["token"])["access_token"], "the token alone");
+    assert_eq!(words("", &["call", "sum", "1", "2"]), "{\"$numberInt\":\"3\"}\n");
+    assert_eq!(words("", &["switch", id]), format!("{id} is current now\n"));
+    assert_eq!(words("", &["logout"]), format!("{id} is logged out\n"));
+    assert_eq!(words("", &["users"]), format!("  {id} (logged-out)\n"));
+    assert_eq!(words("", &["remove", id]), format!("{id} is removed\n"));
+    assert_eq!(words("", &["users"]), "");
+}
+
+#[test]
+fn arguments_of_a_call_are_json_or_else_strings_and_its_result_is_what_was_sent() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("call-store");
+    at.json(&["login", "--anonymous"]);
+    for (argument, result) in [
+        ("7", r#"{"$numberInt":"7"}"#),
+        ("-7", r#"{"$numberInt":"-7"}"#),
+        ("5000000000", r#"{"$numberLong":"5000000000"}"#),
+        ("0.5", r#"{"$numberDouble":"0.5"}"#),
+        (r#"{"$oid":"507f1f77bcf86cd799439011"}"#, r#"{"$oid":"507f1f77bcf86cd799439011"}"#),
+        ("ada", r#""ada""#),
+        (r#""7""#, r#""7""#),
+        ("[1", r#""[1""#),
+        ("null", "null"),
+    ] {
+        let run = at.run(&["call", "echo", argument]);
+        assert_eq!((run.code, run.stdout.trim_end()), (0, result), "{argument}: {run:?}");
+        assert_eq!(at.run(&["--json", "call", "echo", argument]).stdout, run.stdout);
+    }
+    let verbatim = at.run(&["call", "echo", "--", "--json"]);
+    assert_eq!(verbatim.stdout, "\"--json\"\n");
+    let who = at.json(&["call", "whoami"]);
+    assert_eq!(who["user_id"], at.json(&["whoami"])["user_id"]);
+}
+
+#[test]
+fn watch_tells_what_other_processes_do_and_ends_when_nobody_reads() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("watch-store");
+    let mut watch = Running::start(at.command(&["watch"]));
+    let ready = watch.stderr.next();
+    assert!(ready.contains("watching"), "{ready}");
+
+    let user = at.json(&["login", "--anonymous"])["user_id"].clone();
+    let event = |watch: &mut Running| serde_json::from_str::<Value>(&watch.stdout.next()).unwrap();
+    let logged_in = json!({"event": "logged_in", "user": user, "provider": "anon-user"});
+    let current = json!({"event": "current_user_changed", "from": null, "to": user});
+    assert_eq!([event(&mut watch), event(&mut watch)], [logged_in, current]);
+    at.json(&["remove"]);
+    let removed = json!({"event": "removed", "user": user, "reason": "requested"});
+    assert_eq!(event(&mut watch), removed);
+    drop(watch);
+
+    let (reader, writer) = io::pipe().unwrap();
+    let mut command = at.command(&["watch"]);
+    command.stdout(writer).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut ready = String::new();
+    errors.read_line(&mut ready).unwrap();
+    drop(reader);
+    at.json(&["login", "--anonymous"]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let help = finish(keyfob(&["--help"]), "");
+    assert_eq!((help.code, &*help.stderr), (0, ""));
+    for command in [
+        "demo", "serve", "register", "login", "whoami", "users", "switch", "logout", "remove",
+        "token", "call", "watch",
+    ] {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
+        let help = finish(keyfob(&[command, "--help"]), "");
+        assert_eq!((help.code, &*help.stderr), (0, ""));
+        assert!(help.stdout.contains(&format!("Usage: keyfob [OPTION…] {command}")));
+    }
+    let version = finish(keyfob(&["--version"]), "");
+    assert_eq!(version.stdout, concat!("keyfob ", env!("CARGO_PKG_VERSION"), "\n"));
+}

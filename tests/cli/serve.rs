@@ -1,0 +1,103 @@
+//! The backend that the command runs.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::command::{
+    APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, Running, assert_error, finish, keyfob,
+};
+
+#[test]
+fn addresses_are_confirmed_and_passwords_reset_by_the_mails_that_serve_prints() {
+    let mut backend = Backend::start(&["--mail"]);
+    let at = backend.place("mail-store");
+    let mut mail = |kind: &str| {
+        let line: Value = serde_json::from_str(&backend.running.stdout.next()).unwrap();
+        let mail = &line["mail"];
+        assert_eq!((&mail["to"], &mail["kind"]), (&json!(EMAIL), &json!(kind)));
+        let text = |key: &str| mail[key].as_str().unwrap().to_owned();
+        (text("token"), text("token_id"))
+    };
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let (token, token_id) = mail("confirmation");
+    let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    let error = at.refused(1, &["confirm", "--token", "wrong", "--token-id", &token_id]);
+    assert_error(&error, "server", json!(400), error["code"].clone());
+    assert_eq!(at.json(&["resend-confirmation", "--email", EMAIL]), json!({}));
+    let newest = mail("confirmation");
+    assert_ne!(newest.0, token);
+    let confirm = ["confirm", "--token", &newest.0, "--token-id", &newest.1];
+    assert_eq!(at.json(&confirm), json!({}));
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let error = at.refused(1, &["retry-confirmation", "--email", EMAIL]);
+    assert_error(&error, "server", json!(400), error["code"].clone());
+
+    assert_eq!(at.json(&["reset-password", "--email", EMAIL]), json!({}));
+    let (token, token_id) = mail("password-reset");
+    let reset = ["complete-reset", "--token", &token, "--token-id", &token_id];
+    assert_eq!(at.json_with("another-password", &reset), json!({}));
+    at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    at.json_with("another-password", &["login", "--email", EMAIL]);
+    at.refused_with(1, PASSWORD, &["call-reset", "--email", EMAIL, "1"]);
+}
+
+#[test]
+fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
+    let dir = Dir::new("jwt-secret");
+    let (file, secret) = (dir.0.join("secret"), "0123456789abcdef0123456789abcdef");
+    fs::write(&file, format!("{secret}\n")).unwrap();
+    let backend = Backend::start(&["--jwt-secret-file", file.to_str().unwrap()]);
+    let at = backend.place("jwt-store");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let signed = |audience: &str| {
+        let claims = json!({"sub": "s-1", "aud": audience, "exp": now + 600});
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+    };
+    let user = at.json_with(&signed(APP_ID), &["login", "--jwt"]);
+    assert_eq!(user["provider"], "custom-token");
+    assert_eq!(at.json_with(&signed(APP_ID), &["login", "--jwt"]), user);
+    let error = at.refused_with(1, &signed("another-app"), &["login", "--jwt"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    for how in ["--google-id-token", "--google-auth-code", "--apple", "--facebook"] {
+        at.refused_with(1, "x", &["login", how]);
+    }
+    at.refused(1, &["login", "--function", "{\"id\":1}"]);
+}
+
+#[test]
+fn serve_keeps_its_users_in_data_and_nowhere_else() {
+    let data = Dir::new("serve-data");
+    let options = ["--data", data.0.to_str().unwrap()];
+    let mut backend = Backend::start(&options);
+    let at = backend.place("served-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+
+    let addr = backend.base_url.strip_prefix("http://").unwrap().to_owned();
+    let taken = finish(keyfob(&["--json", "serve", "--addr", &addr]), "");
+    assert_eq!((taken.code, &*taken.stdout), (1, ""), "{taken:?}");
+    assert_eq!(taken.error()["kind"], "serve");
+    let in_use = finish(keyfob(&[&["serve", "--addr", "127.0.0.1:0"], &options[..]].concat()), "");
+    assert_eq!((in_use.code, &*in_use.stdout), (1, ""), "{in_use:?}");
+
+    backend.kill();
+    let again = Backend::start(&[&options[..], &["--addr", &addr]].concat());
+    assert_eq!(again.base_url, at.base_url);
+    // The token that the first backend gave is good with the second one.
+    assert_eq!(at.json(&["call", "sum", "1", "2"]), json!({"$numberInt": "3"}));
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+}
+
+#[test]
+fn serve_says_where_it_is_for_people_too() {
+    let dir = Dir::new("serve-words");
+    let mut served = Running::start(keyfob(&["serve", "--addr", "127.0.0.1:0"]));
+    let line = served.stdout.next();
+    let url = line.strip_prefix("keyfob: serving app keyfob-local at ").unwrap();
+    let at = Place { app_id: "keyfob-local".to_owned(), ..Place::new(url, dir.0.clone()) };
+    at.json(&["login", "--anonymous"]);
+}

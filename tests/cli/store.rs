@@ -1,0 +1,145 @@
+//! What is on disk, where, and who can read it.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, finish, keyfob};
+
+#[test]
+fn secrets_are_read_from_standard_input_and_shown_nowhere() {
+    let mut backend = Backend::start(&[]);
+    let at = backend.place("secrets-store");
+    let mut shown = String::new();
+    let mut run = |code: i32, input: &str, arguments: &[&str]| {
+        for format in [&[][..], &["--json"]] {
+            let run = at.run_with(input, &[format, arguments].concat());
+            assert!(run.code == code || code < 0, "{arguments:?}: {run:?}");
+            shown.push_str(&run.stdout);
+            shown.push_str(&run.stderr);
+        }
+    };
+    run(-1, PASSWORD, &["register", "--email", EMAIL]);
+    run(0, &format!("{PASSWORD}\n"), &["login", "--email", EMAIL]);
+    run(1, &format!("{PASSWORD}\n\n"), &["login", "--email", EMAIL]);
+    run(1, PASSWORD, &["register", "--email", EMAIL]);
+    run(2, "", &["login", "--email", EMAIL, PASSWORD]);
+    run(2, "", &["login", "--email", EMAIL, "--password", PASSWORD]);
+    run(2, "", &["login", "--email", EMAIL, &format!("--password={PASSWORD}")]);
+    run(2, "", &["register", "--email", EMAIL, PASSWORD]);
+    let long = PASSWORD.repeat(10_000);
+    run(2, &long, &["login", "--email", EMAIL]);
+    let token = at.json(&["token"])["access_token"].as_str().unwrap().to_owned();
+    for command in [&["whoami"][..], &["users"], &["call", "whoami"]] {
+        run(0, "", command);
+    }
+    backend.kill();
+    run(4, PASSWORD, &["login", "--email", EMAIL]);
+    run(4, PASSWORD, &["register", "--email", EMAIL]);
+    run(4, "", &["call", "whoami"]);
+    assert!(!shown.contains(PASSWORD), "{shown}");
+    assert!(!shown.contains(&token), "{shown}");
+    assert!(!shown.contains("eyJ"), "the beginning of every token: {shown}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_store_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    fn check(path: &Path, seen: &mut usize) {
+        let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let expected = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode, expected, "{}: {mode:o}", path.display());
+        *seen += 1;
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                check(&entry.unwrap().path(), seen);
+            }
+        }
+    }
+
+    let backend = Backend::start(&[]);
+    let at = backend.place("modes-store");
+    // Made by the command, with all its parents.
+    let at = Place { store: at.store.join("a/b"), ..at };
+    at.json(&["login", "--anonymous"]);
+    at.json(&["call", "sum"]);
+    let mut seen = 0;
+    check(&at.store, &mut seen);
+    assert!(seen > 4, "{seen}");
+}
+
+#[test]
+fn neither_tokens_nor_profiles_can_be_read_in_any_file() {
+    fn holds(path: &Path, text: &str) -> bool {
+        if path.is_dir() {
+            return fs::read_dir(path).unwrap().any(|entry| holds(&entry.unwrap().path(), text));
+        }
+        fs::read(path).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    let backend = Backend::start(&[]);
+    let at = backend.place("left-over-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let token = at.json(&["token"])["access_token"].as_str().unwrap().to_owned();
+    let signature = token.rsplit('.').next().unwrap();
+    let id = at.json(&["whoami"])["user_id"].as_str().unwrap().to_owned();
+    assert!(holds(&at.store, &id), "not where it is looked for");
+    for _ in 0..2 {
+        for secret in [signature, "eyJ", EMAIL, PASSWORD] {
+            assert!(!holds(&at.store, secret), "{secret}");
+        }
+        at.json(&["logout", &id]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_store_option_the_platform_says_where() {
+    let backend = Backend::start(&[]);
+    let dir = Dir::new("platform-home");
+    let here = ["--app-id", APP_ID, "--base-url", &backend.base_url, "login", "--anonymous"];
+    let mut command = keyfob(&here);
+    command.env("XDG_DATA_HOME", &dir.0);
+    let run = finish(command, "");
+    assert_eq!(run.code, 0, "{run:?}");
+    let names = fs::read_dir(dir.0.join("keyfob")).unwrap();
+    let names: Vec<_> =
+        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name == "key"), "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with(APP_ID)), "{names:?}");
+}
+
+#[test]
+fn the_environment_says_what_the_options_do_not() {
+    let backend = Backend::start(&[]);
+    let dir = Dir::new("environment-store");
+    let mut command = keyfob(&["--json", "login", "--anonymous"]);
+    command.env("KEYFOB_APP_ID", APP_ID).env("KEYFOB_BASE_URL", &backend.base_url);
+    command.env("KEYFOB_STORE", &dir.0);
+    let user = finish(command, "").json();
+    let mut command = keyfob(&["--json", "--app-id", APP_ID, "whoami"]);
+    command.env("KEYFOB_APP_ID", "an-option-wins").env("KEYFOB_BASE_URL", &backend.base_url);
+    command.env("KEYFOB_STORE", &dir.0);
+    assert_eq!(finish(command, "").json()["user_id"], user["user_id"]);
+}
+
+#[test]
+fn many_processes_share_one_store_and_lose_nothing() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("many-store");
+    let ids: Vec<_> = thread::scope(|scope| {
+        let log_in = || at.json(&["login", "--anonymous", "--new"])["user_id"].clone();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(log_in)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let users = at.json(&["users"]);
+    let users = users.as_array().unwrap();
+    assert_eq!(users.len(), ids.len());
+    for id in &ids {
+        assert!(users.iter().any(|user| user["user_id"] == *id), "{id}");
+    }
+    assert_eq!(users.iter().filter(|user| user["current"] == true).count(), 1);
+}
