@@ -169,13 +169,20 @@ fn a_key_file_that_cannot_be_used_is_told_by_name() {
     refused(StoreErrorKind::Key, "the file with its key is gone, bring it back from a backup");
     assert!(!key.exists(), "a new one would only hide what is wrong");
     std::fs::create_dir(&key).unwrap();
-    refused(StoreErrorKind::Access, "");
+    refused(StoreErrorKind::Access, "the key is not a file");
     std::fs::remove_dir(&key).unwrap();
     std::fs::write(&key, &good).unwrap();
     #[cfg(unix)]
     {
         set_mode(&key, 0o640);
         refused(StoreErrorKind::Access, "(mode 0640), take their rights with `chmod 600`");
+        set_mode(&key, 0o600);
+        // Whoever opens a pipe to read it waits for somebody to write.
+        std::fs::remove_file(&key).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+        refused(StoreErrorKind::Access, "the key is not a file");
+        std::fs::remove_file(&key).unwrap();
+        std::fs::write(&key, &good).unwrap();
         set_mode(&key, 0o600);
     }
     let store = open_with_file(&data, &key).unwrap();

@@ -53,9 +53,12 @@ impl EncryptionKey {
 /// Reads the key; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<KeyBytes>, StoreError> {
     let cannot = |error| failed("read the key", path, error);
-    let file = match File::open(path) {
+    // Looked at before it is opened: that would wait for ever for who writes to a pipe.
+    let opened = std::fs::metadata(path)
+        .and_then(|metadata| Ok(if metadata.is_file() { Some(File::open(path)?) } else { None }));
+    let file = match opened {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(cannot)?,
+        file => file.map_err(cannot)?.ok_or_else(|| no_file(path))?,
     };
     check_private(&file, path)?;
     let mut bytes = [0; KEY_BYTES + 1];
@@ -131,9 +134,9 @@ fn with_ending(path: &Path, ending: &str) -> std::path::PathBuf {
 /// Refuses a file that is none, or that others can read.
 fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
     let metadata = file.metadata().map_err(|error| failed("read the key", path, error))?;
+    // It may be another one than was looked at before.
     if !metadata.is_file() {
-        let reason = "the key is not a file, choose another path";
-        return Err(StoreError::new(StoreErrorKind::Access, reason).at(path));
+        return Err(no_file(path));
     }
     #[cfg(unix)]
     {
@@ -147,4 +150,9 @@ fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+fn no_file(path: &Path) -> StoreError {
+    let reason = "the key is not a file, choose another path";
+    StoreError::new(StoreErrorKind::Access, reason).at(path)
 }
