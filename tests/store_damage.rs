@@ -465,6 +465,20 @@ fn a_commit_that_was_not_synced_is_not_there() {
 }
 
 #[test]
+fn damage_is_told_where_the_snapshot_may_lack_the_commit_of_a_dead_writer() {
+    let (before, after) = around(&[put(user("joe", 3)), Change::Current(Some(id("joe")))]);
+    let (count, database) = generation(&after.data());
+    std::fs::copy(before.data().join("snapshot"), after.data().join("snapshot")).unwrap();
+    set_generation(&after.data(), count - 1, database);
+    std::fs::write(after.data().join(format!("db.{database}/db")), "garbage").unwrap();
+    for _ in 0..2 {
+        let error = after.try_open(OnDamage::Refuse).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Damaged, "{error}");
+    }
+    assert_eq!(names(&after.try_open(OnDamage::Recover).unwrap()).len(), 2);
+}
+
+#[test]
 fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
     let (before, _) = around(&[]);
     let store = before.open();
