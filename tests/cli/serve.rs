@@ -45,6 +45,28 @@ fn addresses_are_confirmed_and_passwords_reset_by_the_mails_that_serve_prints() 
 }
 
 #[test]
+fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
+    let dir = Dir::new("reset-words");
+    let mut served = Running::start(keyfob(&["serve", "--addr", "127.0.0.1:0"]));
+    let line = served.stdout.next();
+    let url = line.strip_prefix("keyfob: serving app keyfob-local at ").unwrap();
+    let at = Place { app_id: "keyfob-local".to_owned(), ..Place::new(url, dir.0.clone()) };
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    at.json(&["reset-password", "--email", EMAIL]);
+    let mail = served.stdout.next();
+    let link = mail.strip_prefix(&format!("mail to {EMAIL} (password-reset): ")).unwrap();
+    let value = |name: &str| {
+        let (_, value) = link.split_once(&format!("{name}=")).unwrap();
+        value.split('&').next().unwrap().to_owned()
+    };
+    let (token, token_id) = (value("token"), value("tokenId"));
+    let reset = ["complete-reset", "--token", &token, "--token-id", &token_id];
+    at.json_with("another-password", &reset);
+    at.json_with("another-password", &["login", "--email", EMAIL]);
+}
+
+#[test]
 fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
     let dir = Dir::new("jwt-secret");
     let (file, secret) = (dir.0.join("secret"), "0123456789abcdef0123456789abcdef");

@@ -109,7 +109,7 @@ pub(crate) struct Serve {
     pub(crate) addr: SocketAddr,
     pub(crate) access_ttl: Option<Duration>,
     pub(crate) refresh_ttl: Option<Duration>,
-    /// Whether addresses have to be confirmed, and passwords are reset, by mail.
+    /// Whether addresses have to be confirmed by mail.
     pub(crate) mail: bool,
     /// The file with the secret of those who sign custom JWTs.
     pub(crate) jwt_secret_file: Option<PathBuf>,
@@ -191,11 +191,11 @@ const COMMANDS: &[Entry] = &[
                   \x20 --addr HOST:PORT  listen there (default 127.0.0.1:9090; port 0 takes a free one)\n\
                   \x20 --access-ttl S    access tokens live S seconds\n\
                   \x20 --refresh-ttl S   refresh tokens live S seconds\n\
-                  \x20 --mail            addresses are confirmed and passwords reset by mail, which is\n\
-                  \x20                   not sent but printed with its link\n\
+                  \x20 --mail            addresses have to be confirmed, with the pair from a mail\n\
                   \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
                   \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\n\
-                  Functions to call: sum, echo, whoami.\n\
+                  Mails, to confirm an address or to reset a password, are not sent but printed with\n\
+                  their link. Functions to call: sum, echo, whoami.\n\n\
                   JSON: {\"base_url\",\"app_id\"} on the first line, then\n\
                   {\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.",
         options: &["--app-id", "--json"],

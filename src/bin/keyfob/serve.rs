@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use keyfob::Secret;
-use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Reset, Server};
+use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Server};
 use serde_json::json;
 
 use crate::args::Serve;
@@ -13,7 +13,11 @@ use crate::words::Settings;
 
 /// Runs a backend until the process is ended.
 pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<(), Failure> {
-    let mut builder = Server::builder().addr(options.addr).built_in_functions();
+    let printer = *out;
+    let mut builder = Server::builder()
+        .addr(options.addr)
+        .built_in_functions()
+        .on_mail(move |mail| print(mail, &printer));
     if let Some(app_id) = settings.app_id()? {
         builder = builder.app_id(app_id);
     }
@@ -27,11 +31,7 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
         builder = builder.refresh_token_lifetime(lifetime);
     }
     if options.mail {
-        let out = *out;
-        builder = builder
-            .confirmation(Confirmation::Email)
-            .reset(Reset::Email)
-            .on_mail(move |mail| print(mail, &out));
+        builder = builder.confirmation(Confirmation::Email);
     }
     let keys = match (&options.jwt_secret_file, &options.jwt_jwks) {
         (Some(file), _) => Some(JwtKeys::hs256(secret(file)?)),
