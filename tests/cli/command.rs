@@ -80,6 +80,13 @@ impl Place {
         Self { app_id: APP_ID.to_owned(), base_url: base_url.to_owned(), store }
     }
 
+    /// The store's own directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        let entries = fs::read_dir(&self.store).unwrap().map(|entry| entry.unwrap().path());
+        let mut dirs = entries.filter(|path| path.is_dir());
+        dirs.next().expect("a store")
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = keyfob(&["--app-id", &self.app_id, "--base-url", &self.base_url]);
         command.arg("--store").arg(&self.store).args(arguments);
@@ -138,7 +145,8 @@ impl Run {
 }
 
 pub(crate) fn assert_error(error: &Value, kind: &str, status: Value, code: Value) {
-    assert_eq!(error.as_object().unwrap().len(), 4, "{error}");
+    let is_ambiguous = error.get("ambiguous") == Some(&Value::Bool(true));
+    assert_eq!(error.as_object().unwrap().len(), 4 + usize::from(is_ambiguous), "{error}");
     assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{error}");
     assert_eq!(error["kind"], kind, "{error}");
     assert_eq!((&error["status"], &error["code"]), (&status, &code), "{error}");

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use keyfob::server::Server;
+use keyfob::server::{Fault, Route, Server};
 use serde_json::{Value, json};
 
 use crate::command::{
@@ -165,6 +165,77 @@ fn a_store_that_cannot_be_used_exits_with_5() {
     assert_error(&error, "store", Value::Null, Value::Null);
     assert!(error["message"].as_str().unwrap().contains("file"), "{error}");
     assert_eq!(fs::read(&file).unwrap(), b"not a directory");
+}
+
+#[test]
+fn a_log_out_or_removal_that_was_not_begun_says_so() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("busy-store");
+    let user = at.json(&["login", "--anonymous"])["user_id"].clone();
+    let lock = fs::File::options().write(true).open(at.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    for command in ["logout", "remove"] {
+        let error = at.refused(4, &["--timeout", "0.2", command]);
+        assert_error(&error, "store", Value::Null, Value::Null);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("nothing was done: "), "{message}");
+    }
+    lock.unlock().unwrap();
+    assert_eq!(at.json(&["whoami"])["user_id"], user);
+    assert_eq!(at.json(&["remove"]), json!({"user_id": user}));
+}
+
+#[test]
+fn a_request_that_may_have_been_done_all_the_same_says_so() {
+    let server = Server::builder().app_id(APP_ID).start().unwrap();
+    let dir = Dir::new("ambiguous");
+    let at = Place::new(server.base_url(), dir.0.clone());
+    server.faults().add(Fault::cut_after_commit().on(Route::Register).times(2));
+    let told = "; it may have been done all the same";
+    let error = at.refused_with(4, PASSWORD, &["register", "--email", EMAIL]);
+    assert_error(&error, "transport", Value::Null, Value::Null);
+    assert_eq!(error["ambiguous"], true);
+    assert!(error["message"].as_str().unwrap().ends_with(told), "{error}");
+    let plain = at.run_with(PASSWORD, &["register", "--email", "eve@example.org"]);
+    assert!(plain.stderr.trim_end().ends_with(told), "{plain:?}");
+    let error = at.refused_with(1, PASSWORD, &["register", "--email", EMAIL]);
+    assert_error(&error, "server", json!(409), json!("AccountNameInUse"));
+    assert_eq!(error.get("ambiguous"), None, "{error}");
+}
+
+#[test]
+fn who_has_to_wait_is_told_for_how_long() {
+    let server = Server::builder().app_id(APP_ID).login_attempts(Some(1)).start().unwrap();
+    let dir = Dir::new("throttled");
+    let at = Place::new(server.base_url(), dir.0.clone());
+    at.refused_with(1, "wrong password", &["login", "--email", EMAIL]);
+    let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    assert_error(&error, "server", json!(429), Value::Null);
+    let message = error["message"].as_str().unwrap();
+    let (_, pause) = message.rsplit_once("; try again in ").unwrap();
+    let seconds: u64 = pause.strip_suffix(" s").unwrap().parse().unwrap();
+    assert!((800..=900).contains(&seconds), "{message}");
+}
+
+#[test]
+fn a_damaged_store_says_what_can_be_done() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("damaged-store");
+    at.json(&["login", "--anonymous"]);
+    fs::write(at.data().join("db.0/db"), "garbage").unwrap();
+    let data = at.data();
+    for _ in 0..2 {
+        let error = at.refused(5, &["login", "--anonymous", "--new"]);
+        assert_error(&error, "store", Value::Null, Value::Null);
+        let message = error["message"].as_str().unwrap();
+        assert!(!message.contains("OnDamage"), "{message}");
+        assert_eq!(message.matches("cannot be used").count(), 1, "{message}");
+        assert!(message.contains("db.0.damaged"), "{message}");
+        let advice = format!("; move {} away and log in again", data.display());
+        assert!(message.ends_with(&advice), "{message}");
+    }
+    fs::rename(&data, at.store.join("elsewhere")).unwrap();
+    at.json(&["login", "--anonymous", "--new"]);
 }
 
 #[test]

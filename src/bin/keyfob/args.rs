@@ -293,16 +293,19 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "logout [ID]",
         about: "Log a user out, the current one without ID",
-        details: "The tokens are gone from here in any case; the exit code says if the backend could \
-                  not be told.\nAn anonymous user is forgotten: there is no way to come back as \
-                  the same one.\n\nJSON: {\"user_id\"}",
+        details: "The log-out stands here in any case. A backend that does not answer is told by a \
+                  later\ncommand; if the store is in the clear it is not, and the message and the \
+                  exit code say so.\nAn anonymous user is forgotten: there is no way to come back as \
+                  the same one, and no\ntelling the backend later.\n\nJSON: {\"user_id\"}",
         options: SESSION,
         parse: |words| words.perhaps_a_user().map(Command::LogOut),
     },
     Entry {
         usage: "remove [ID]",
         about: "Forget a user here, the current one without ID",
-        details: "The account stays on the backend.\n\nJSON: {\"user_id\"}",
+        details: "The account stays on the backend. Exit code 4: either the user is removed here and \
+                  the\nbackend could not be told, or the store was busy and nothing was done; the \
+                  message says\nwhich.\n\nJSON: {\"user_id\"}",
         options: SESSION,
         parse: |words| words.perhaps_a_user().map(Command::Remove),
     },

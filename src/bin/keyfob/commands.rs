@@ -190,14 +190,14 @@ fn remove(session: &Session, id: Option<UserId>, out: &Output) -> Result<(), Fai
         .and_then(|words| done(&user, words, out))
 }
 
-/// Tells "nothing happened" from "done here, and the backend does not know".
+/// Tells "nothing happened" from "done here, and the backend does not know". The store comes first:
+/// whatever fails after it is about the backend.
 fn told(result: keyfob::Result<()>, done: impl FnOnce() -> String) -> Result<String, Failure> {
     match result {
         Ok(()) => Ok(done()),
-        Err(error @ (Error::Server(_) | Error::Transport(_))) => {
-            Err(Failure::NotTold { done: done(), error })
-        }
-        Err(error) => Err(error.into()),
+        Err(error @ Error::Store(_)) if error.is_timeout() => Err(Failure::NotBegun(error)),
+        Err(error @ (Error::LocalState(_) | Error::Store(_))) => Err(error.into()),
+        Err(error) => Err(Failure::NotTold { done: done(), error }),
     }
 }
 

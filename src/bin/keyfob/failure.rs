@@ -2,8 +2,9 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 
-use keyfob::Error;
+use keyfob::{Error, StoreError, StoreErrorKind};
 
 /// What the command ends with instead of a result.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) enum Failure {
     Demo(String),
     /// The library said no.
     Keyfob(Error),
+    /// The store was busy before anything was done.
+    NotBegun(Error),
     /// Done here, but the backend does not know.
     NotTold { done: String, error: Error },
     /// Standard output cannot be written.
@@ -22,18 +25,26 @@ pub(crate) enum Failure {
     Usage(String),
 }
 
+/// How every error of the store begins.
+const STORE: &str = "the store cannot be used: ";
+
+/// How the library's advice begins that needs an option which the command does not have.
+const RECOVER: &str = ", open the store with OnDamage::Recover";
+
 impl Failure {
     /// Returns the exit code. An answer that makes no sense counts as a refusal.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Keyfob(error) | Self::NotTold { error, .. } => match error {
-                error if error.is_timeout() => 4,
-                Error::Config { .. } => 2,
-                Error::LocalState(_) | Error::LoginEnded(_) => 3,
-                Error::Transport(_) => 4,
-                Error::Store(_) => 5,
-                _ => 1,
-            },
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+                match error {
+                    error if error.is_timeout() => 4,
+                    Error::Config { .. } => 2,
+                    Error::LocalState(_) | Error::LoginEnded(_) => 3,
+                    Error::Transport(_) => 4,
+                    Error::Store(_) => 5,
+                    _ => 1,
+                }
+            }
             // Whoever read the output has had enough of it: that is no failure of ours.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Demo(_) | Self::Output(_) | Self::Serve(_) => 1,
@@ -45,16 +56,18 @@ impl Failure {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Demo(_) => "demo",
-            Self::Keyfob(error) | Self::NotTold { error, .. } => match error {
-                Error::Config { .. } => "config",
-                Error::Decode(_) => "decode",
-                Error::LocalState(_) => "local_state",
-                Error::LoginEnded(_) => "login_ended",
-                Error::Server(_) => "server",
-                Error::Store(_) => "store",
-                Error::Transport(_) => "transport",
-                _ => "other",
-            },
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+                match error {
+                    Error::Config { .. } => "config",
+                    Error::Decode(_) => "decode",
+                    Error::LocalState(_) => "local_state",
+                    Error::LoginEnded(_) => "login_ended",
+                    Error::Server(_) => "server",
+                    Error::Store(_) => "store",
+                    Error::Transport(_) => "transport",
+                    _ => "other",
+                }
+            }
             Self::Output(_) => "output",
             Self::Serve(_) => "serve",
             Self::Usage(_) => "usage",
@@ -64,7 +77,9 @@ impl Failure {
     /// Returns the error of the library, if it is one.
     pub(crate) fn error(&self) -> Option<&Error> {
         match self {
-            Self::Keyfob(error) | Self::NotTold { error, .. } => Some(error),
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+                Some(error)
+            }
             _ => None,
         }
     }
@@ -73,9 +88,10 @@ impl Failure {
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Demo(what) | Self::Usage(what) => what.clone(),
-            Self::Keyfob(error) => with_causes(error),
+            Self::Keyfob(error) => described(error),
+            Self::NotBegun(error) => format!("nothing was done: {}", described(error)),
             Self::NotTold { done, error } => {
-                format!("{done} here, but the backend could not be told: {}", with_causes(error))
+                format!("{done} here, but the backend could not be told: {}", described(error))
             }
             Self::Output(error) => {
                 format!("standard output cannot be written: {}", with_causes(error))
@@ -91,13 +107,53 @@ impl From<Error> for Failure {
     }
 }
 
+/// Describes an error of the library, and what can be done about it here.
+fn described(error: &Error) -> String {
+    let mut text = match error {
+        Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
+        error => with_causes(error),
+    };
+    if let Some(pause) = error.retry_after() {
+        // Not a moment too early.
+        let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        text.push_str(&format!("; try again in {seconds} s"));
+    }
+    // An error of the store says by itself that the backend had done it.
+    if error.is_ambiguous() && !matches!(error, Error::Store(_)) {
+        text.push_str("; it may have been done all the same");
+    }
+    text
+}
+
+/// Describes damage. The command cannot recover, but whoever runs it can begin anew.
+fn damaged(error: &StoreError) -> String {
+    let mut error = error.clone();
+    if let Some((seen, _)) = error.reason.split_once(RECOVER) {
+        error.reason = seen.to_owned().into();
+    }
+    let text = with_causes(&error);
+    match error.path.as_deref().map(directory) {
+        Some(dir) => format!("{text}; move {} away and log in again", dir.display()),
+        None => text,
+    }
+}
+
+/// Returns the directory of a store, by the path of something in it or its own.
+fn directory(path: &Path) -> &Path {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_inside = name.starts_with("db.") || ["generation", "snapshot"].contains(&&*name);
+    path.parent().filter(|_| is_inside).unwrap_or(path)
+}
+
 fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
+        // That of a store that could not be used is often another error of it.
+        let words = words.strip_prefix(STORE).filter(|_| text.contains(STORE)).unwrap_or(&words);
         // Some libraries repeat their cause in their own words.
-        if !text.ends_with(&words) {
+        if !text.ends_with(words) {
             text = format!("{text}: {words}");
         }
         cause = error.source();

@@ -65,12 +65,15 @@ pub(crate) fn report(failure: &Failure, json: bool) {
         return note(printable(&message));
     }
     let error = failure.error();
-    let text = json!({"error": {
+    let mut text = json!({"error": {
         "kind": failure.kind(),
         "message": message,
         "status": error.and_then(|error| error.status()),
         "code": error.and_then(|error| error.server_code()).map(|code| code.as_str()),
     }});
+    if error.is_some_and(|error| error.is_ambiguous()) {
+        text["error"]["ambiguous"] = true.into();
+    }
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
