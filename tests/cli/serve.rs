@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use keyfob::server::Server;
 use serde_json::{Value, json};
 
 use crate::command::{
@@ -70,7 +71,7 @@ fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
 fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
     let dir = Dir::new("jwt-secret");
     let (file, secret) = (dir.0.join("secret"), "0123456789abcdef0123456789abcdef");
-    fs::write(&file, format!("{secret}\n")).unwrap();
+    fs::write(&file, format!("{secret}\r\n")).unwrap();
     let backend = Backend::start(&["--jwt-secret-file", file.to_str().unwrap()]);
     let at = backend.place("jwt-store");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -101,10 +102,12 @@ fn serve_keeps_its_users_in_data_and_nowhere_else() {
 
     let addr = backend.base_url.strip_prefix("http://").unwrap().to_owned();
     let taken = finish(keyfob(&["--json", "serve", "--addr", &addr]), "");
-    assert_eq!((taken.code, &*taken.stdout), (1, ""), "{taken:?}");
+    assert_eq!((taken.code, &*taken.stdout), (4, ""), "{taken:?}");
     assert_eq!(taken.error()["kind"], "serve");
+    assert!(taken.stderr.contains(&format!("{addr} (--addr)")), "{taken:?}");
     let in_use = finish(keyfob(&[&["serve", "--addr", "127.0.0.1:0"], &options[..]].concat()), "");
-    assert_eq!((in_use.code, &*in_use.stdout), (1, ""), "{in_use:?}");
+    assert_eq!((in_use.code, &*in_use.stdout), (5, ""), "{in_use:?}");
+    assert!(in_use.stderr.contains("(--data)"), "{in_use:?}");
 
     backend.kill();
     let again = Backend::start(&[&options[..], &["--addr", &addr]].concat());
@@ -112,6 +115,29 @@ fn serve_keeps_its_users_in_data_and_nowhere_else() {
     // The token that the first backend gave is good with the second one.
     assert_eq!(at.json(&["call", "sum", "1", "2"]), json!({"$numberInt": "3"}));
     at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+}
+
+#[test]
+fn serve_names_the_option_that_it_cannot_use() {
+    let dir = Dir::new("serve-refused");
+    let path = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    let (file, theirs) = (path("file"), path("theirs"));
+    fs::write(&file, "short").unwrap();
+    drop(Server::builder().app_id("another-app").data_dir(&theirs).start().unwrap());
+    for (code, option, arguments) in [
+        (2, "--app-id", &["--app-id", "no/id"][..]),
+        (2, "--jwt-jwks", &["--jwt-jwks", "nope"]),
+        (2, "--jwt-jwks", &["--jwt-jwks", "http://example.org/keys"]),
+        (2, "--jwt-secret-file", &["--jwt-secret-file", &file]),
+        (2, "--jwt-secret-file", &["--jwt-secret-file", "/no/such/file"]),
+        (5, "--data", &["--data", &file]),
+        (5, "--data", &["--data", &theirs]),
+    ] {
+        let run = finish(keyfob(&[&["serve", "--addr", "127.0.0.1:0"], arguments].concat()), "");
+        assert_eq!((run.code, &*run.stdout), (code, ""), "{arguments:?}: {run:?}");
+        assert!(run.stderr.contains(option), "{arguments:?}: {run:?}");
+        assert!(!run.stderr.contains("short"), "{run:?}");
+    }
 }
 
 #[test]

@@ -194,8 +194,11 @@ const COMMANDS: &[Entry] = &[
                   \x20 --mail            addresses have to be confirmed, with the pair from a mail\n\
                   \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
                   \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\n\
+                  A JWT needs `aud`, the app id; `sub`, who it is; and `exp`, when it ends.\n\
                   Mails, to confirm an address or to reset a password, are not sent but printed with\n\
-                  their link. Functions to call: sum, echo, whoami.\n\n\
+                  their link. Functions to call: sum, echo, whoami.\n\
+                  Exit codes: 2 an option cannot be used; 4 the address cannot be had; 5 DIR cannot\n\
+                  be used, or another backend has it.\n\n\
                   JSON: {\"base_url\",\"app_id\"} on the first line, then\n\
                   {\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.",
         options: &["--app-id", "--json"],
@@ -260,9 +263,10 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "link HOW",
         about: "Attach another account to the current user; HOW as for login",
-        details: "JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}",
+        details: "HOW is what `keyfob login --help` says, but for --anonymous, which is no account.\n\n\
+                  JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}",
         options: SESSION,
-        parse: |words| parsing::login(words).map(Command::Link),
+        parse: |words| parsing::link(words).map(Command::Link),
     },
     Entry {
         usage: "whoami",
@@ -452,6 +456,8 @@ mod tests {
             &["login", "--function", "7"],
             &["login", "--function", "{"],
             &["link"],
+            &["link", "--anonymous"],
+            &["link", "--anonymous", "--new"],
             &["api-keys"],
             &["api-keys", "burn", "id"],
             &["api-keys", "create"],

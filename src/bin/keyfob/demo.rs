@@ -15,7 +15,7 @@ use keyfob::{
 };
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note};
 
 const APP_ID: &str = "keyfob-demo";
@@ -56,7 +56,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         .clock(clock.clone())
         .built_in_functions()
         .start()
-        .map_err(Failure::Serve)?;
+        .map_err(|error| Failure::Serve(Obstacle::Other, error))?;
     story.tell(format_args!("app {} at {}", server.app_id(), server.base_url()));
     let builder = || {
         Session::builder(server.app_id(), server.base_url())

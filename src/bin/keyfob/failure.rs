@@ -2,7 +2,8 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use keyfob::{Error, StoreError, StoreErrorKind};
 
@@ -20,9 +21,17 @@ pub(crate) enum Failure {
     /// Standard output cannot be written.
     Output(io::Error),
     /// The backend could not be started.
-    Serve(io::Error),
+    Serve(Obstacle, io::Error),
     /// The command line, the environment or standard input asks for what cannot be done.
     Usage(String),
+}
+
+/// What a backend could not be started with.
+#[derive(Debug)]
+pub(crate) enum Obstacle {
+    Address(SocketAddr),
+    Data(PathBuf),
+    Other,
 }
 
 /// How every error of the store begins.
@@ -47,7 +56,9 @@ impl Failure {
             }
             // Whoever read the output has had enough of it: that is no failure of ours.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Demo(_) | Self::Output(_) | Self::Serve(_) => 1,
+            Self::Demo(_) | Self::Output(_) | Self::Serve(Obstacle::Other, _) => 1,
+            Self::Serve(Obstacle::Address(_), _) => 4,
+            Self::Serve(Obstacle::Data(_), _) => 5,
             Self::Usage(_) => 2,
         }
     }
@@ -69,7 +80,7 @@ impl Failure {
                 }
             }
             Self::Output(_) => "output",
-            Self::Serve(_) => "serve",
+            Self::Serve(..) => "serve",
             Self::Usage(_) => "usage",
         }
     }
@@ -96,7 +107,14 @@ impl Failure {
             Self::Output(error) => {
                 format!("standard output cannot be written: {}", with_causes(error))
             }
-            Self::Serve(error) => format!("the backend cannot start: {}", with_causes(error)),
+            Self::Serve(obstacle, error) => {
+                let with = match obstacle {
+                    Obstacle::Address(address) => format!(" at {address} (--addr)"),
+                    Obstacle::Data(dir) => format!(" with {} (--data)", dir.display()),
+                    Obstacle::Other => String::new(),
+                };
+                format!("the backend cannot start{with}: {}", with_causes(error))
+            }
         }
     }
 }

@@ -54,6 +54,14 @@ pub(crate) fn login(words: &mut Words) -> Result<Login, Stop> {
     }
 }
 
+/// Parses what to link: an account, which somebody anonymous has not.
+pub(crate) fn link(words: &mut Words) -> Result<Login, Stop> {
+    match login(words)? {
+        Login::Anonymous { .. } => usage("--anonymous cannot be linked: it is no account"),
+        how => Ok(how),
+    }
+}
+
 fn object(text: &str) -> Result<Value, Stop> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),

@@ -1,5 +1,7 @@
 //! A backend in the foreground.
 
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
 use std::path::Path;
 
 use keyfob::Secret;
@@ -7,7 +9,7 @@ use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Server};
 use serde_json::json;
 
 use crate::args::Serve;
-use crate::failure::Failure;
+use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note, printable};
 use crate::words::Settings;
 
@@ -41,7 +43,7 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     if let Some(keys) = keys {
         builder = builder.custom_jwt(CustomJwt::new(keys));
     }
-    let server = builder.start().map_err(Failure::Serve)?;
+    let server = builder.start().map_err(|error| cannot_start(options, error))?;
     let (app_id, base_url) = (server.app_id(), server.base_url());
     out.result(
         &json!({"base_url": base_url, "app_id": app_id}),
@@ -55,6 +57,30 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     }
     loop {
         std::thread::park();
+    }
+}
+
+/// Says which option it was that no backend could be started with.
+fn cannot_start(options: &Serve, error: io::Error) -> Failure {
+    let text = error.to_string();
+    let is_about = |what: String| text.starts_with(&what);
+    let data = options.data.clone().map_or(Obstacle::Other, Obstacle::Data);
+    if error.kind() != ErrorKind::InvalidInput {
+        // Neither the kind nor the text tells an address from a folder; the address comes first.
+        let is_free = TcpListener::bind(options.addr).is_ok();
+        let obstacle = if is_free { data } else { Obstacle::Address(options.addr) };
+        return Failure::Serve(obstacle, error);
+    }
+    match (&options.jwt_jwks, &options.data) {
+        (Some(url), _) if is_about(format!("{url:?}")) => {
+            Failure::Usage(format!("--jwt-jwks cannot be used: {text}"))
+        }
+        // It belongs to another app.
+        (_, Some(dir)) if is_about(format!("the data folder {}", dir.display())) => {
+            Failure::Serve(data, error)
+        }
+        // The other options were checked before.
+        _ => Failure::Usage(format!("--app-id (or KEYFOB_APP_ID) cannot be used: {text}")),
     }
 }
 
@@ -77,8 +103,19 @@ fn print(mail: &Mail, out: &Output) {
     let _ = out.result(&json, words);
 }
 
+/// Reads the secret of those who sign, without one line end.
 fn secret(file: &Path) -> Result<Secret, Failure> {
-    let cannot = |error| Failure::Usage(format!("{} cannot be read: {error}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(cannot)?;
-    Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text)))
+    let cannot = |why: String| {
+        Failure::Usage(format!("--jwt-secret-file {} cannot be used: {why}", file.display()))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| cannot(error.to_string()))?;
+    let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+    let secret = line.unwrap_or(&text);
+    if secret.len() < SHORTEST_SECRET {
+        return Err(cannot(format!("a secret has at least {SHORTEST_SECRET} bytes")));
+    }
+    Ok(Secret::new(secret))
 }
+
+/// How many bytes [`JwtKeys::hs256`] demands.
+const SHORTEST_SECRET: usize = 32;
