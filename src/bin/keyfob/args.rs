@@ -174,6 +174,10 @@ impl Entry {
     }
 }
 
+/// The help of what takes a pair from a mail, the one secret that is an argument.
+const PAIR: &str = "Others who use this machine may see arguments; the pair is good for one use.\n\n\
+                    JSON: {}";
+
 const COMMANDS: &[Entry] = &[
     Entry {
         usage: "demo",
@@ -214,7 +218,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "confirm --token T --token-id I",
         about: "Confirm an e-mail address with the pair from the confirmation mail",
-        details: "JSON: {}",
+        details: PAIR,
         options: SESSION,
         parse: |words| parsing::mail_token(words).map(Command::Confirm),
     },
@@ -242,7 +246,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "complete-reset --token T --token-id I",
         about: "Set a new password, read from standard input, with the pair from the reset mail",
-        details: "JSON: {}",
+        details: PAIR,
         options: SESSION,
         parse: |words| parsing::mail_token(words).map(Command::CompleteReset),
     },
@@ -374,6 +378,8 @@ fn help() -> String {
     format!(
         "Keeps users logged in to an App Services-compatible backend.\n\n\
          Usage: keyfob [OPTION…] COMMAND\n\nCommands:\n{commands}\n{}\n\
+         Passwords, keys and tokens to log in with are read from standard input, never from\n\
+         arguments; the token pair from a mail is two options.\n\n\
          Exit codes: 0 done; 1 the backend refused; 2 usage; 3 not logged in, or the login has\n\
          ended; 4 backend unreachable or out of time; 5 the store cannot be used.\n",
         help_of_options(SESSION)

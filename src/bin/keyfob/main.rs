@@ -1,10 +1,11 @@
 //! The `keyfob` command: users, tokens and function calls for scripts and for people, and the
 //! backend to try them on.
 //!
-//! Results go to standard output and everything else to standard error. Secrets are read from
-//! standard input, or prompted for, and never taken as arguments. Exit codes: 0 done, 1 the backend
-//! refused, 2 usage, 3 not logged in or the login has ended, 4 the backend was not reached or the
-//! time was up, 5 the store cannot be used.
+//! Results go to standard output and everything else to standard error. Passwords, keys and the
+//! tokens of log-ins are read from standard input, or prompted for, and never taken as arguments;
+//! the token pair from a mail, good for one use, is. Exit codes: 0 done, 1 the backend refused, 2
+//! usage, 3 not logged in or the login has ended, 4 the backend was not reached or the time was up,
+//! 5 the store cannot be used.
 
 mod accounts;
 mod args;

@@ -242,9 +242,11 @@ pub(crate) fn text(what: &str, value: OsString) -> Result<String, Stop> {
 pub(crate) fn unexpected<T>(word: Word) -> Result<T, Stop> {
     usage(match word {
         Word::Option(option) => format!("there is no option {option} here"),
-        Word::Value(_) => "there is an argument too many; secrets are read from standard input, \
-                           never from arguments"
-            .to_owned(),
+        Word::Value(_) => {
+            "there is an argument too many; passwords, keys and tokens to log in with \
+                           are read from standard input, never from arguments"
+                .to_owned()
+        }
     })
 }
 
