@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use keyfob::server::{Fault, Route, Server};
+use keyfob::{Credentials, Secret, Session, UserState};
 use serde_json::{Value, json};
 
 use crate::command::{
@@ -183,6 +184,22 @@ fn a_log_out_or_removal_that_was_not_begun_says_so() {
     lock.unlock().unwrap();
     assert_eq!(at.json(&["whoami"])["user_id"], user);
     assert_eq!(at.json(&["remove"]), json!({"user_id": user}));
+}
+
+#[test]
+fn a_log_out_that_nobody_can_be_told_of_later_says_so() {
+    let mut backend = Backend::start(&[]);
+    let at = backend.place("untold-store");
+    // In the clear no token is kept to tell it with.
+    let session = Session::builder(APP_ID, &backend.base_url).data_dir(&at.store).open().unwrap();
+    session.email_password().register(EMAIL, &Secret::new(PASSWORD)).unwrap();
+    let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD)).unwrap();
+    backend.kill();
+    let error = at.refused(4, &["logout"]);
+    assert_error(&error, "transport", Value::Null, Value::Null);
+    let told = format!("{} is logged out here, but the backend could not be told: ", ada.id());
+    assert!(error["message"].as_str().unwrap().starts_with(&told), "{error}");
+    assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
 }
 
 #[test]
