@@ -235,3 +235,29 @@ fn telling_leaves_most_of_its_time_to_the_call() {
     assert_eq!(hurried.functions().call::<i64>("f", ()).unwrap(), 7);
     assert!(told.recv().unwrap() <= Duration::from_secs(1));
 }
+
+#[test]
+fn a_logout_behind_where_telling_came_to_is_told_as_well() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let session = builder(&script, &clock).store(Awkward::sealed()).open().unwrap();
+    script.fail(LOGOUT, TransportErrorKind::Timeout);
+    let users: Vec<_> = ["ada", "bob", "cay"]
+        .map(|name| {
+            script.lets_in(name, &access(name), &refresh(name));
+            session.log_in(&password()).unwrap()
+        })
+        .into();
+    let mut number = 0;
+    script.on(REFRESH, move |_| {
+        number += 1;
+        Ok(json_answer(201, &json!({"access_token": access(&format!("c{number}"))})))
+    });
+    users[1].log_out().unwrap();
+    // It comes to the second user, and no further.
+    users[2].refresh_access_token().unwrap();
+    users[0].log_out().unwrap();
+    script.reply(LOGOUT, 204, Value::Null);
+    script.clear();
+    users[2].refresh_access_token().unwrap();
+    assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
+}

@@ -336,3 +336,98 @@ fn a_token_that_expired_while_its_successor_was_stored_is_not_given_out() {
     let outcome = user.valid_access_token();
     assert!(outcome.is_err(), "expired {} s ago", clock.seconds() - START - 1800);
 }
+
+#[test]
+fn asking_for_a_token_alone_stores_the_rotated_one() {
+    let (_, _, store, _session, user) = when_the_store_was_busy();
+    user.valid_access_token().unwrap();
+    assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
+}
+
+/// A store whose commits wait for a test from now on, once.
+#[derive(Clone, Default)]
+struct Gated(Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>, Arc<AtomicBool>);
+
+impl Twist for Gated {
+    fn commit(
+        &self,
+        store: &dyn Store,
+        deadline: Deadline,
+        decide: &mut Decide<'_>,
+    ) -> Result<u64, StoreError> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Busy, "a test keeps it busy"));
+        }
+        let gate = self.0.lock().unwrap().take();
+        if let Some((entered, leave)) = gate {
+            entered.send(()).unwrap();
+            leave.recv().unwrap();
+        }
+        store.commit(deadline, decide)
+    }
+}
+
+/// A user whose rotated token `r2` is kept in memory, and just now being stored by a call that
+/// waits inside its commit until it is told to go on.
+fn being_stored(then: impl FnOnce(&Script, &User, mpsc::Sender<()>)) -> Vec<Sent> {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let store = Twisted { store: MemoryStore::new(), twist: Gated::default() };
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let busy = store.twist.1.clone();
+    script.on(REFRESH, move |_| {
+        busy.store(true, Ordering::SeqCst);
+        let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
+        Ok(json_answer(201, &body))
+    });
+    user.refresh_access_token().unwrap_err();
+    store.twist.1.store(false, Ordering::SeqCst);
+    script.reply("GET /auth/api_keys", 200, json!([])).reply(LOGOUT, 204, json!(null));
+    script.clear();
+    let ((entered, is_inside), (leave, left)) = (mpsc::channel(), mpsc::channel());
+    *store.twist.0.lock().unwrap() = Some((entered, left));
+    thread::scope(|scope| {
+        let storing = scope.spawn(|| user.functions().call::<()>("f", ()));
+        is_inside.recv().unwrap();
+        then(&script, &user, leave);
+        let _ = storing.join().unwrap();
+    });
+    script.sent()
+}
+
+#[test]
+fn nobody_goes_by_the_replaced_token_while_the_rotated_one_is_being_stored() {
+    let sent = being_stored(|_, user, leave| {
+        thread::scope(|scope| {
+            let keys = scope.spawn(|| user.api_keys().list().unwrap());
+            leave.send(()).unwrap();
+            assert!(keys.join().unwrap().is_empty());
+        });
+    });
+    let keys: Vec<_> = sent.into_iter().filter(|sent| sent.route.ends_with("api_keys")).collect();
+    assert_eq!(keys.len(), 1);
+    assert_eq!(keys[0].bearer, Some(refresh("r2")));
+    let sent = being_stored(|_, user, leave| {
+        user.log_out().unwrap();
+        leave.send(()).unwrap();
+    });
+    let told = sent.into_iter().filter(|sent| sent.route == LOGOUT);
+    assert!(told.into_iter().all(|sent| sent.bearer == Some(refresh("r2"))));
+}
+
+#[test]
+fn a_rotated_token_that_comes_after_a_logout_is_ended_too() {
+    let (script, _, _session, user) = logged_in();
+    let leaver = user.clone();
+    script.on(REFRESH, move |_| {
+        leaver.log_out().unwrap();
+        let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
+        Ok(json_answer(201, &body))
+    });
+    user.refresh_access_token().unwrap_err();
+    let told = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
+    let told: Vec<_> = told.map(|sent| sent.bearer.unwrap()).collect();
+    assert_eq!(told, [refresh("r1"), refresh("r2")]);
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+}

@@ -203,6 +203,7 @@ impl SessionBuilder {
             refused: Mutex::new(HashMap::new()),
             has_refused: AtomicBool::new(false),
             unsaved: Mutex::new(HashMap::new()),
+            has_any_unsaved: AtomicBool::new(false),
             has_untold: AtomicBool::new(true),
             untold: Mutex::default(),
             shutdown: Shutdown::new(),

@@ -153,7 +153,7 @@ impl Hub {
                 queue.since.store(0, Ordering::Relaxed);
             }
             let since = queue.since.load(Ordering::Relaxed);
-            if recent.lagged && since < recent.number {
+            if recent.lagged && (replaced || since < recent.number) {
                 queue.push(&Event::Lagged);
             }
             for (number, event) in &recent.events {

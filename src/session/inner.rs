@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(super) has_refused: AtomicBool,
     /// Rotated refresh tokens that could not be stored when they came.
     pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
+    /// Whether there may be any of those.
+    pub(super) has_any_unsaved: AtomicBool,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
     pub(super) untold: Mutex<Untold>,

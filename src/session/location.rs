@@ -46,15 +46,20 @@ impl Inner {
             }
             if !self.asks_location {
                 let here = Arc::new(self.at_base_url(true));
-                self.remember_location(&here);
+                self.remember_location(&here, false);
                 return Ok(here);
             }
             match self.location_lookups.join(&()) {
                 Role::Lead(lead) => {
-                    let found = self.remembered_location(deadline);
-                    if let Ok(found) = &found {
-                        self.remember_location(found);
-                    }
+                    let found = match self.store.location(deadline) {
+                        Ok(Some(said)) => Ok((Arc::new(self.trusted(said)), false)),
+                        Ok(None) => self.look_up_location(deadline).map(|found| (found, true)),
+                        Err(error) => Err(error.into()),
+                    };
+                    let found = found.map(|(found, is_news)| {
+                        self.remember_location(&found, is_news);
+                        found
+                    });
                     lead.done(found.clone());
                     return found;
                 }
@@ -97,7 +102,7 @@ impl Inner {
                 }
                 *rests = Some(now.saturating_add(REST));
                 drop(rests);
-                let found = self.look_up_location(deadline).map(Arc::new);
+                let found = self.look_up_location(deadline);
                 // What was left of a call's time may have been too little.
                 let is_late = found.as_ref().is_err_and(Error::is_timeout);
                 self.location_is_doubted.store(is_late, Ordering::Relaxed);
@@ -109,8 +114,7 @@ impl Inner {
                             "{wrong} is no place for the backend any more, it is at {here}"
                         );
                     }
-                    self.remember_location(found);
-                    self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
+                    self.remember_location(found, true);
                 }
                 lead.done(found.clone());
                 found.ok()
@@ -130,16 +134,12 @@ impl Inner {
         serves.then(|| known.clone())
     }
 
-    fn remember_location(&self, location: &Arc<Location>) {
+    /// Remembers it here, and has it stored if it is news and serves for good.
+    fn remember_location(&self, location: &Arc<Location>, is_news: bool) {
         *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
-    }
-
-    fn remembered_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
-        let found = match self.store.location(deadline)? {
-            Some(said) => self.trusted(said),
-            None => self.look_up_location(deadline)?,
-        };
-        Ok(Arc::new(found))
+        // After it is there: a commit that comes in between would take nothing for the news.
+        let is_news = is_news && location.until.is_none();
+        self.location_is_news.store(is_news, Ordering::Relaxed);
     }
 
     /// A location that was learned here is remembered with whatever is committed next.
@@ -150,20 +150,18 @@ impl Inner {
 
     /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
     /// now, is where it is.
-    fn look_up_location(&self, deadline: Deadline) -> Result<Location> {
+    fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
         let answer = self.deliver(&self.base_url, &route, None, deadline)?;
         if is_success(&answer) {
             let said = String::from_utf8(answer.into_body()).unwrap_or_default();
-            let found = self.trusted(said);
-            self.location_is_news.store(found.until.is_none(), Ordering::Relaxed);
-            return Ok(found);
+            return Ok(Arc::new(self.trusted(said)));
         }
         let error = wire::refusal(&route, &answer);
         if wire::is_unknown_app(&error) {
             return Err(error.into());
         }
-        Ok(self.at_base_url(matches!(error.status, 404 | 405 | 501)))
+        Ok(Arc::new(self.at_base_url(matches!(error.status, 404 | 405 | 501))))
     }
 
     /// A location is followed only to where tokens are as safe as at the configured base URL.

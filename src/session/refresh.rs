@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::delivery::is_success;
-use super::inner::{Inner, known, out_of_time};
+use super::inner::{Inner, out_of_time};
 use super::single::{Role, Waited};
 use super::time::Moment;
 use super::users::network_part;
@@ -62,6 +62,7 @@ impl Attempt {
 }
 
 /// What a refresh brought, for the login that it set out for.
+#[derive(Clone)]
 pub(super) struct Brought {
     epoch: u64,
     /// The refresh token that it was had with.
@@ -127,6 +128,9 @@ impl Inner {
     /// Returns the access token if nothing is to be done or waited for to know it and it is fresh.
     pub(crate) fn fresh_token(&self, user: &UserId) -> Option<AccessToken> {
         self.shutdown.check().ok()?;
+        if self.has_any_unsaved.load(Ordering::Relaxed) {
+            return None;
+        }
         let record = self.store.user(user, Deadline::passed()).ok()??;
         let token = record.access_token.as_ref().filter(|_| record.is_logged_in())?;
         (self.freshness(&record, token, self.moment()) == Freshness::Fresh).then(|| token.clone())
@@ -354,9 +358,14 @@ impl Inner {
         brought: Brought,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let Brought { refreshed, skew, .. } = &brought;
+        let Brought { refreshed, skew, epoch, .. } = &brought;
+        let mut is_over = false;
         let stored = self.commit(deadline, |tables| {
-            let record = known(tables, user)?;
+            let record = tables.user(user)?;
+            is_over = record
+                .as_ref()
+                .is_none_or(|record| !record.is_logged_in() || record.epoch != *epoch);
+            let record = record.ok_or_else(|| LocalState::UnknownUser(user.clone()))?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }
@@ -389,16 +398,36 @@ impl Inner {
                 note!(warn, "a refreshed token of {user:?} was not kept: {}", Brief(error))
             }
         }
-        if matches!(stored, Err(Error::Store(_))) && brought.refreshed.refresh_token.is_some() {
-            // The backend may accept no other refresh token any more.
-            let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-            unsaved.insert(user.clone(), brought);
+        if let Some(rotated) = &refreshed.refresh_token {
+            let is_unsaved = matches!(stored, Err(Error::Store(_)));
+            let rotated = rotated.clone();
+            self.remember_unsaved(user, brought, is_unsaved);
+            if is_over && !is_unsaved {
+                // Who ended the login told the backend of the one that this has replaced.
+                let _ = self.end_server_session(&rotated, deadline);
+            }
         }
         stored
     }
 
+    /// Remembers what a refresh brought until it is stored, since the backend may accept no other
+    /// refresh token any more; or forgets it.
+    fn remember_unsaved(&self, user: &UserId, brought: Brought, is_unsaved: bool) {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = &brought.refreshed.refresh_token;
+        if is_unsaved {
+            unsaved.insert(user.clone(), brought);
+        } else if unsaved.get(user).is_some_and(|kept| kept.refreshed.refresh_token == *own) {
+            unsaved.remove(user);
+        }
+        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
+    }
+
     /// Tells whether there is a newer refresh token of this login than the store has.
     pub(super) fn has_unsaved(&self, record: &StoredUser) -> bool {
+        if !self.has_any_unsaved.load(Ordering::Relaxed) {
+            return false;
+        }
         let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
         unsaved.get(&record.id).is_some_and(|kept| kept.continues(record))
     }
@@ -410,7 +439,10 @@ impl Inner {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<Option<AccessToken>> {
-        let kept = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        // It stays there until it is stored, so that nobody else goes by the stored one.
+        let kept = unsaved.get(user).cloned();
+        drop(unsaved);
         kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
     }
 
@@ -433,9 +465,14 @@ impl Inner {
         }
     }
 
-    /// Forgets what is remembered of a user whose login is over.
-    pub(super) fn forget(&self, user: &UserId) {
-        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+    /// Forgets what is remembered of a login that is over, and of no later one of the same user.
+    pub(super) fn forget(&self, user: &UserId, epoch: u64) {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsaved.get(user).is_some_and(|kept| kept.epoch <= epoch) {
+            unsaved.remove(user);
+        }
+        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
+        drop(unsaved);
         self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
         self.forget_refused(user, None);
     }
@@ -480,7 +517,7 @@ impl Inner {
             Ok((super::users::log_out(tables, &record, reason)?, Ended::Yes))
         });
         if matches!(ended, Ok(Ended::Yes)) {
-            self.forget(&refused.id);
+            self.forget(&refused.id, refused.epoch);
             note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
         }
         ended

@@ -206,12 +206,15 @@ impl Inner {
     /// Deletes a user on the backend, with that user's own token, then here.
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.send_as(user, &Route::delete_user(), network_part(deadline))?;
-        self.commit(deadline, |tables| match tables.user(user)? {
-            Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
-            None => Ok((Vec::new(), ())),
-        })
-        .map_err(Error::after_it_was_done)?;
-        self.forget(user);
+        let deleted = self.commit(deadline, |tables| match tables.user(user)? {
+            Some(record) => {
+                Ok((remove(tables, &record, RemovalReason::Deleted)?, Some(record.epoch)))
+            }
+            None => Ok((Vec::new(), None)),
+        });
+        if let Some(epoch) = deleted.map_err(Error::after_it_was_done)? {
+            self.forget(user, epoch);
+        }
         Ok(())
     }
 
@@ -240,11 +243,11 @@ impl Inner {
         changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let sealed = self.store.is_sealed();
-        let (tokens, kept) = self.commit(deadline, |tables| {
+        let (tokens, kept, epoch) = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
             let mut changes = changes(tables, &record)?;
             if changes.is_empty() {
-                return Ok((changes, (Vec::new(), None)));
+                return Ok((changes, (Vec::new(), None, record.epoch)));
             }
             let unsaved = self.unsaved_token(&record);
             let token = unsaved.or_else(|| record.refresh_token.clone());
@@ -260,9 +263,9 @@ impl Inner {
             }
             // That of an earlier log-out as well: nobody else will tell it now.
             let tokens: Vec<_> = record.ended.clone().into_iter().chain(token).collect();
-            Ok((changes, (tokens, kept)))
+            Ok((changes, (tokens, kept, record.epoch)))
         })?;
-        self.forget(user);
+        self.forget(user, epoch);
         let mut outcome = Ok(());
         for token in &tokens {
             let told = self.end_server_session(token, deadline);
@@ -274,16 +277,23 @@ impl Inner {
             }
             let is_kept = kept.as_ref() == Some(token);
             if is_kept && told.as_ref().is_err_and(Error::is_retryable) {
-                self.has_untold.store(true, Ordering::Relaxed);
+                self.tell_later();
             } else {
                 outcome = outcome.and(told);
                 if is_kept && self.forget_untold(user, token, deadline).is_err() {
                     // It will be told once more, which harms nobody.
-                    self.has_untold.store(true, Ordering::Relaxed);
+                    self.tell_later();
                 }
             }
         }
         outcome
+    }
+
+    /// Has the backend told of a log-out later: from the first user on, since this one may be before
+    /// where telling came to.
+    fn tell_later(&self) {
+        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Untold::default();
+        self.has_untold.store(true, Ordering::Relaxed);
     }
 
     /// Forgets the refresh token of a log-out that the backend need not be told of any more.
@@ -312,7 +322,9 @@ impl Inner {
         let lock = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
         let mut untold = std::mem::take(&mut *lock());
         let has_ended = self.tell_all_untold(&mut untold, deadline);
-        if !has_ended || untold.missed {
+        if self.has_untold.load(Ordering::Relaxed) {
+            // Somebody has left meanwhile, perhaps before where this came to: all over again.
+        } else if !has_ended || untold.missed {
             if !has_ended {
                 *lock() = untold;
             }
@@ -354,7 +366,11 @@ impl Inner {
         }
     }
 
-    fn end_server_session(&self, token: &RefreshToken, deadline: Deadline) -> Result<()> {
+    pub(super) fn end_server_session(
+        &self,
+        token: &RefreshToken,
+        deadline: Deadline,
+    ) -> Result<()> {
         let route = Route::log_out();
         let answer = self.send(&route, Some(token.expose()), deadline)?;
         // A session that the backend does not know any more has ended.

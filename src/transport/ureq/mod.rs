@@ -293,11 +293,6 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
         Error::Timeout(_) => Kind::Timeout,
         Error::Tls(_) | Error::TlsRequired => Kind::Tls,
         Error::Io(cause) => match cause.kind() {
-            io::ErrorKind::AddrNotAvailable
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkDown
-            | io::ErrorKind::NetworkUnreachable => Kind::Connect,
             // rustls reports a refused certificate this way, and later a record that was spoilt.
             io::ErrorKind::InvalidData if unsent => Kind::Tls,
             io::ErrorKind::TimedOut => Kind::Timeout,
@@ -434,6 +429,23 @@ mod tests {
             let error = trouble(Marking(Marking(Fails(failure))), Found);
             assert_eq!(error.kind, kind);
             assert!(!error.may_have_arrived(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_goes_away_after_the_request_was_sent_says_nothing_of_it() {
+        for cause in [
+            io::ErrorKind::AddrNotAvailable,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::InvalidData,
+            io::ErrorKind::NetworkDown,
+            io::ErrorKind::NetworkUnreachable,
+        ] {
+            let error = ureq::Error::Io(cause.into());
+            assert_eq!(
+                (kind(&error, false), kind(&error, true) == Kind::Interrupted),
+                (Kind::Interrupted, false)
+            );
         }
     }
 
