@@ -7,7 +7,7 @@ mod support;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use keyfob::{Credentials, Event, LogoutReason, Session, UserId, UserState};
+use keyfob::{Credentials, Event, Events, LogoutReason, Session, UserId, UserState};
 use serde_json::json;
 use support::*;
 
@@ -453,5 +453,32 @@ fn what_was_committed_is_told_although_the_session_ends() {
             matches!(told[..], [Event::LoggedOut { .. }, Event::CurrentUserChanged { .. }]),
             "{told:?}"
         );
+    }
+}
+
+/// A session on disk with `ada` logged in, what it tells from then on, and where its files are.
+fn on_disk(dir: &Dir, user: &str) -> (Session, Events, std::path::PathBuf) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in(user, &access(user), &refresh(user));
+    let builder = Session::builder(APP, URL).transport(script).clock(clock);
+    let session = builder.data_dir(dir.path()).open().unwrap();
+    session.log_in(&password()).unwrap();
+    let events = session.events().unwrap();
+    let files = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    (session, events, files)
+}
+
+#[test]
+fn whoever_listens_is_told_that_the_store_is_gone_or_another_one() {
+    const SOON: Duration = Duration::from_secs(60);
+    for is_replaced in [false, true] {
+        let dir = Dir::new();
+        let (session, mut events, files) = on_disk(&dir, "ada");
+        std::fs::remove_dir_all(&files).unwrap();
+        // With as many commits as the one before.
+        let other = is_replaced.then(|| on_disk(&dir, "bob"));
+        assert_eq!(events.next_timeout(SOON), Some(Event::Lagged));
+        let current = session.current_user().unwrap().map(|user| user.id().to_string());
+        assert_eq!(current.as_deref(), other.is_some().then_some("bob"));
     }
 }

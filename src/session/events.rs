@@ -17,7 +17,7 @@ use crate::clock::Deadline;
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::UserId;
-use crate::store::Store;
+use crate::store::{Recent, Store};
 
 /// How often the store is asked what other processes did.
 const POLL: Duration = Duration::from_millis(100);
@@ -40,6 +40,12 @@ struct State {
     running: bool,
     woken: bool,
     closed: bool,
+}
+
+/// How far the dispatcher has come, and in which store's life.
+struct Seen {
+    number: u64,
+    life: u64,
 }
 
 struct Queue {
@@ -103,7 +109,7 @@ impl Hub {
         of: Option<UserId>,
         deadline: Deadline,
     ) -> Result<Events> {
-        let since = store.recent(None, deadline)?.number;
+        let Recent { number: since, life, .. } = store.recent(None, deadline)?;
         let queue = Arc::new(Queue {
             since: since.into(),
             of,
@@ -116,7 +122,7 @@ impl Hub {
             let (hub, store) = (self.clone(), store.clone());
             thread::Builder::new()
                 .name("keyfob-events".to_owned())
-                .spawn(move || hub.dispatch(&*store, since))
+                .spawn(move || hub.dispatch(&*store, Seen { number: since, life }))
                 .map_err(no_thread)?;
             state.running = true;
         }
@@ -124,7 +130,7 @@ impl Hub {
         Ok(Events { queue })
     }
 
-    fn dispatch(&self, store: &dyn Store, mut seen: u64) {
+    fn dispatch(&self, store: &dyn Store, mut seen: Seen) {
         while self.wait() {
             self.deliver(store, &mut seen);
         }
@@ -139,21 +145,22 @@ impl Hub {
         }
     }
 
-    fn deliver(&self, store: &dyn Store, seen: &mut u64) {
+    fn deliver(&self, store: &dyn Store, seen: &mut Seen) {
         // A store that cannot be read now is read later; the commits are not lost.
-        let Ok(recent) = store.recent(Some(*seen), Deadline::after(STORE_DEADLINE)) else { return };
-        if recent.number == *seen {
+        let deadline = Deadline::after(STORE_DEADLINE);
+        let Ok(recent) = store.recent(Some(seen.number), deadline) else { return };
+        // Another store is in this place, and its numbers say nothing about those before.
+        let replaced = recent.life != seen.life || recent.number < seen.number;
+        if recent.number == seen.number && !replaced {
             return;
         }
-        // Another store is in this place, and its numbers say nothing about those before.
-        let replaced = recent.number < *seen;
         let queues: Vec<_> = self.lock().queues.iter().filter_map(Weak::upgrade).collect();
         for queue in queues {
             if replaced {
                 queue.since.store(0, Ordering::Relaxed);
             }
             let since = queue.since.load(Ordering::Relaxed);
-            if recent.lagged && (replaced || since < recent.number) {
+            if replaced || recent.lagged && since < recent.number {
                 queue.push(&Event::Lagged);
             }
             for (number, event) in &recent.events {
@@ -162,7 +169,7 @@ impl Hub {
                 }
             }
         }
-        *seen = recent.number;
+        *seen = Seen { number: recent.number, life: recent.life };
     }
 
     /// Waits for a reason to look; `false` once nobody listens any more.

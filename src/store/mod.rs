@@ -136,6 +136,9 @@ pub struct Recent {
     pub events: Vec<(u64, Event)>,
     /// Whether events between the given commit and the first one here are no longer known.
     pub lagged: bool,
+    /// Another number than before if another store has taken this one's place, whose commits have
+    /// nothing to do with those that were counted before. Zero where that cannot be.
+    pub life: u64,
 }
 
 /// Holds a user's refresh flight until it is dropped, also by a panic or the end of the process.

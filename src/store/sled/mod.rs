@@ -36,6 +36,7 @@ mod writer;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use self::database::ran_in_parent;
@@ -94,6 +95,8 @@ pub struct SledStore {
     process: u32,
     shared: Arc<Shared>,
     view: RwLock<Arc<View>>,
+    /// How often another store was found in the directory.
+    lives: AtomicU64,
 }
 
 impl SledStore {
@@ -202,6 +205,7 @@ impl SledStore {
             converts: false,
             process,
             view: RwLock::new(Arc::new(View::nothing())),
+            lives: AtomicU64::new(0),
         }
     }
 
@@ -266,7 +270,8 @@ impl Store for SledStore {
     }
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
-        Ok(self.view(Part::Whole, deadline)?.snapshot().recent(number))
+        let recent = self.view(Part::Whole, deadline)?.snapshot().recent(number);
+        Ok(Recent { life: self.lives.load(Ordering::Relaxed), ..recent })
     }
 
     fn is_sealed(&self) -> bool {

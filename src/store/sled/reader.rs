@@ -150,6 +150,13 @@ impl SledStore {
             _ => true,
         };
         if newer {
+            let is_another = match (&slot.file, &view.file) {
+                (Some(_), Some(file)) => !slot.is_of(file),
+                (before, now) => before.is_some() && now.is_none(),
+            };
+            if is_another {
+                self.lives.fetch_add(1, Ordering::Relaxed);
+            }
             *slot = Arc::new(view);
         }
         self.shared.seen.fetch_max(slot.snapshot.generation, Ordering::Relaxed);
