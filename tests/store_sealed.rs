@@ -314,6 +314,38 @@ fn records_cannot_be_changed_exchanged_or_brought_from_elsewhere() {
 }
 
 #[test]
+fn a_location_that_was_changed_is_forgotten_and_never_sent_a_token() {
+    const HEAD: &[u8] = b"meta/head\0\0";
+    const GOOD: &str = r#"{"hostname":"https://good.example.org"}"#;
+    let dir = two_users();
+    commit(&dir.open(), &[Change::Location(Some(GOOD.to_owned()))]);
+    let location = |dir: &Dir| dir.open().location(soon()).unwrap();
+    assert_eq!(location(&dir).as_deref(), Some(GOOD));
+    assert_eq!(files_with(&dir.data(), "good.example"), Vec::<PathBuf>::new());
+    let kept = |db: &sled::Db| {
+        let head = db.get(HEAD).unwrap().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&head[2..]).unwrap()
+    };
+    let other = kept(&sled_of(&two_users()))["location"].clone();
+    for forged in [json!(r#"{"hostname":"https://evil.example.org"}"#), json!("AAAA"), other] {
+        let copied = dir.copy();
+        forge(&copied, |db| {
+            let mut head = kept(db);
+            head["location"] = forged.clone();
+            db.insert(HEAD, [&[0, 1], head.to_string().as_bytes()].concat()).unwrap();
+        });
+        // With nothing else to go by, and after a commit, which goes by the database.
+        let bare = copied.copy();
+        std::fs::remove_file(bare.data().join("snapshot")).unwrap();
+        assert_eq!(location(&bare), None, "{forged}");
+        commit(&copied.open(), &[put(user("ada", 1))]);
+        assert_eq!(location(&copied), None, "{forged}");
+    }
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    assert_eq!(location(&dir).as_deref(), Some(GOOD), "it is in the database, sealed");
+}
+
+#[test]
 fn a_seal_that_was_changed_or_removed_is_a_matter_of_keys() {
     let dir = two_users();
     for removed in [false, true] {

@@ -188,7 +188,8 @@ impl Database {
         Ok(app.map(|app| String::from_utf8_lossy(&app).into_owned()))
     }
 
-    /// Returns the head; `None` if the database was never finished, or lost everything.
+    /// Returns the head; `None` if the database was never finished, or lost everything. Its location
+    /// is as it is kept, to be opened with the codec.
     pub(super) fn head(&self) -> Result<Option<Head>, StoreError> {
         let Some(bytes) = self.value(HEAD)? else { return Ok(None) };
         check_version("this store", &bytes).map_err(|error| error.at(&self.path))?;
@@ -298,7 +299,9 @@ impl Database {
     /// Writes the head and the edits, all or nothing. It is not on disk before [`Self::sync`].
     pub(super) fn write(&self, head: &Head, edits: &[Edit]) -> Result<(), StoreError> {
         let mut batch = self.batch(edits)?;
-        let Ok(head) = serde_json::to_vec(head) else {
+        let location = head.location.as_ref().map(|location| self.codec.seal_location(location));
+        let location = location.transpose().map_err(|error| error.at(&self.path))?;
+        let Ok(head) = serde_json::to_vec(&Head { location, ..head.clone() }) else {
             let reason = "the head of the database cannot be written as JSON";
             return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
         };

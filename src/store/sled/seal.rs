@@ -1,7 +1,7 @@
 //! Sealing: XChaCha20-Poly1305 with a random nonce of 24 bytes for everything that is written.
 //!
-//! What is sealed can be opened in its place alone: the store, the app, whether it is a record or
-//! the snapshot, and the user are authenticated with it. A store is known by the nonce of its
+//! What is sealed can be opened in its place alone: the store, the app, whether it is a record, the
+//! snapshot or the location, and the user are authenticated with it. A store is known by the nonce of its
 //! *check*, a sealed constant that also tells whether a key is the right one:
 //!
 //! ```text
@@ -28,6 +28,7 @@ const CONSTANT: &[u8] = b"keyfob";
 #[derive(Clone, Copy)]
 pub(super) enum Place<'a> {
     Check,
+    Location,
     Record(&'a UserId),
     Snapshot,
 }
@@ -104,6 +105,7 @@ impl Seal {
             Place::Check => (0, &[][..], ""),
             Place::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
             Place::Snapshot => (2, &self.check[1..=NONCE], ""),
+            Place::Location => (3, &self.check[1..=NONCE], ""),
         };
         let length = (self.app.len() as u64).to_be_bytes();
         let app = self.app.as_bytes();

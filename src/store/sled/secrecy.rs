@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 #[cfg(feature = "encryption")]
 use super::seal::{Place, Seal};
 use crate::error::{StoreError, StoreErrorKind};
@@ -89,6 +92,26 @@ impl Codec {
         }
     }
 
+    /// Returns the location as the database keeps it.
+    pub(super) fn seal_location(&self, location: &str) -> Result<String, StoreError> {
+        match &self.0 {
+            Some(seal) => Ok(STANDARD.encode(seal.seal(Place::Location, location.as_bytes())?)),
+            None => Ok(location.to_owned()),
+        }
+    }
+
+    /// Returns the location; `None` if the database has one that was not sealed for this store.
+    /// Tokens are sent there, so whoever can write a file must not be able to say where it is.
+    pub(super) fn open_location(&self, kept: String) -> Option<String> {
+        match &self.0 {
+            Some(seal) => {
+                let sealed = STANDARD.decode(kept).ok()?;
+                String::from_utf8(seal.open(Place::Location, &sealed)?).ok()
+            }
+            None => Some(kept),
+        }
+    }
+
     /// Returns the bytes of a snapshot that the file keeps.
     pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
@@ -123,6 +146,7 @@ mod none {
     pub(in super::super) enum Seal {}
 
     pub(super) enum Place<'a> {
+        Location,
         Record(#[allow(dead_code, reason = "nothing can be sealed")] &'a UserId),
         Snapshot,
     }

@@ -266,7 +266,7 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
         }
         opened => opened?,
     };
-    let head = match head {
+    let mut head = match head {
         Some(head) => head,
         None if first => begin(store, &mut database)?,
         None => return Err(lost(&path, "it has lost everything")),
@@ -298,6 +298,8 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
             }
         }
     }
+    let codec = database.codec();
+    head.location = head.location.take().and_then(|kept| codec.open_location(kept));
     Ok(Open { database, head })
 }
 
