@@ -100,32 +100,49 @@ fn commits() {
         copy(&ours.join("db.0"), &bare);
         let store = support::open(&ours);
         let mut number = 0;
-        let [floor, ours] = in_turns(
-            20,
-            || {
-                let config = sled::Config::new().path(&bare).segment_size(512 * 1024);
-                let config = config.cache_capacity(8 << 20).flush_every_ms(None);
-                let db = config.open().unwrap();
-                let record = serde_json::to_vec(&support::user(0)).unwrap();
-                let write = |tree: &sled::transaction::TransactionalTree| {
-                    tree.insert("u/floor", &record[..])?;
-                    tree.insert("meta/current", "u/floor")?;
-                    tree.flush();
-                    Ok::<_, sled::transaction::ConflictableTransactionError>(())
-                };
-                db.transaction(write).unwrap();
-                db.flush().unwrap();
-            },
-            || {
-                let current = Change::Current(Some(UserId::new(support::id(0))));
-                let changes = [Change::Put(Box::new(support::user(0))), current];
-                let next = store.commit(support::soon(), &mut |_| Ok(changes.to_vec())).unwrap();
-                assert!(next > number);
-                number = next;
-            },
-        );
+        let commit = || {
+            let next = log_in_commit(&store);
+            assert!(next > number);
+            number = next;
+        };
+        let [floor, ours] = in_turns(20, || bare_commit(&bare), commit);
         line(&format!("log-in commit among {users} users"), floor, ours, aim);
     }
+    let (ours, bare) = (dir("commits"), dir("commits-bare"));
+    copy(&support::populated(100), &ours);
+    copy(&ours.join("db.0"), &bare);
+    let mut times = [("bare-commit", &bare), ("commit", &ours)].map(|(role, dir)| {
+        let first = |_| output(spawn(role, &[dir.to_str().unwrap()])).trim().parse().unwrap();
+        (0..11).map(first).map(Duration::from_nanos).collect::<Vec<_>>()
+    });
+    let [floor, ours] = times.each_mut().map(|times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    line("  the first one of a process, among 100 users", floor, ours, "-");
+}
+
+/// A log-in's commit by bare sled.
+fn bare_commit(path: &Path) {
+    let config = sled::Config::new().path(path).segment_size(512 * 1024);
+    let config = config.cache_capacity(8 << 20).flush_every_ms(None);
+    let db = config.open().unwrap();
+    let record = serde_json::to_vec(&support::user(0)).unwrap();
+    let write = |tree: &sled::transaction::TransactionalTree| {
+        tree.insert("u/floor", &record[..])?;
+        tree.insert("meta/current", "u/floor")?;
+        tree.flush();
+        Ok::<_, sled::transaction::ConflictableTransactionError>(())
+    };
+    db.transaction(write).unwrap();
+    db.flush().unwrap();
+}
+
+/// The same commit of ours. Returns its number.
+fn log_in_commit(store: &dyn Store) -> u64 {
+    let current = Change::Current(Some(UserId::new(support::id(0))));
+    let changes = [Change::Put(Box::new(support::user(0))), current];
+    store.commit(support::soon(), &mut |_| Ok(changes.to_vec())).unwrap()
 }
 
 /// 800 commits by one process, and by eight.
@@ -406,6 +423,11 @@ fn child(role: &str, arguments: &[String]) {
             };
             let longest = (0..count.parse().unwrap()).map(|_| commit(0)).max();
             println!("{}", longest.unwrap().as_nanos());
+        }
+        ("bare-commit", [dir]) => println!("{}", timed(|| bare_commit(Path::new(dir))).as_nanos()),
+        ("commit", [dir]) => {
+            let store = support::open(Path::new(dir));
+            println!("{}", timed(|| assert!(log_in_commit(&store) > 0)).as_nanos());
         }
         ("bare-call", [url, app]) => {
             let mut token = String::new();
