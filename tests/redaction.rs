@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::fmt::{Debug, Display, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -188,8 +188,15 @@ fn deadline() -> Deadline {
     Deadline::after(Duration::from_secs(20))
 }
 
+/// One test at a time: what one of them logs is heard by the one that listens.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn no_public_type_shows_a_secret() {
+    let _alone = alone();
     let mut shown = Shown::default();
     let (script, store, session) = secretive();
     the_client(&mut shown, &script, &store, &session);
@@ -627,6 +634,7 @@ fn plain_data(shown: &mut Shown) {
 /// Every error that the manual's page of answers brings about.
 #[test]
 fn no_error_of_any_answer_shows_a_secret() {
+    let _alone = alone();
     let mut shown = Shown::default();
     for request in answers_support::requests() {
         for answer in answers_support::answers() {
@@ -656,6 +664,7 @@ fn no_error_of_any_answer_shows_a_secret() {
 /// What ureq and we log, down to the last detail.
 #[test]
 fn no_log_line_shows_a_secret() {
+    let _alone = alone();
     struct Log(Mutex<Vec<(String, log::Level, String)>>);
     impl log::Log for Log {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -709,6 +718,7 @@ fn busy_day(sealed: bool) -> Vec<String> {
 /// What is printed when something of the program's panics in here, and what goes on afterwards.
 #[test]
 fn no_panic_shows_a_secret_and_the_session_goes_on() {
+    let _alone = alone();
     let said = Arc::new(Mutex::new(Vec::new()));
     let log = said.clone();
     let before = std::panic::take_hook();
