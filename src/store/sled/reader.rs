@@ -144,19 +144,15 @@ impl SledStore {
         let age = |view: &View| {
             (view.snapshot.generation, view.seen.count, view.snapshot.has(Part::Whole))
         };
-        // Views of different files cannot be compared: the last one to look is right.
-        let newer = match &view.file {
-            Some(file) if slot.is_of(file) => age(&view) > age(&slot),
-            _ => true,
+        // Views of different files cannot be compared: the last one to look is right. Who found
+        // nothing may have looked before somebody made the store.
+        let (newer, is_another) = match (&slot.file, &view.file) {
+            (Some(_), Some(file)) if slot.is_of(file) => (age(&view) > age(&slot), false),
+            (Some(before), None) if before.is_in_place() => (false, false),
+            (before, _) => (true, before.is_some()),
         };
         if newer {
-            let is_another = match (&slot.file, &view.file) {
-                (Some(_), Some(file)) => !slot.is_of(file),
-                (before, now) => before.is_some() && now.is_none(),
-            };
-            if is_another {
-                self.lives.fetch_add(1, Ordering::Relaxed);
-            }
+            self.lives.fetch_add(is_another.into(), Ordering::Relaxed);
             *slot = Arc::new(view);
         }
         self.shared.seen.fetch_max(slot.snapshot.generation, Ordering::Relaxed);
