@@ -177,7 +177,7 @@ impl User {
     /// is removed, since there is no way to log in as the same one again. Emits
     /// [`Event::LoggedOut`] or [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user
     /// was current; then the user who was used last before it is, if there is one who is logged in.
-    /// Does nothing if the user is logged out.
+    /// Does nothing if the user is logged out, but for telling the backend if it was not told.
     ///
     /// # Errors
     /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here

@@ -261,3 +261,16 @@ fn a_logout_behind_where_telling_came_to_is_told_as_well() {
     users[2].refresh_access_token().unwrap();
     assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
 }
+
+#[test]
+fn logging_out_once_more_tells_the_backend_that_was_not_told() {
+    let (script, _, _session, users) = untold(&["ada"]);
+    script.clear();
+    users[0].log_out().unwrap();
+    assert_eq!(told(&script), [refresh("ada")]);
+    script.reply(LOGOUT, 204, Value::Null);
+    users[0].log_out().unwrap();
+    assert_eq!(told(&script), [refresh("ada"), refresh("ada")]);
+    users[0].log_out().unwrap();
+    assert_eq!(told(&script).len(), 2, "it was told");
+}

@@ -247,7 +247,9 @@ impl Inner {
             let record = known(tables, user)?;
             let mut changes = changes(tables, &record)?;
             if changes.is_empty() {
-                return Ok((changes, (Vec::new(), None, record.epoch)));
+                // Logged out already; perhaps the backend was not told yet.
+                let kept = record.ended.clone();
+                return Ok((changes, (kept.clone().into_iter().collect(), kept, record.epoch)));
             }
             let unsaved = self.unsaved_token(&record);
             let token = unsaved.or_else(|| record.refresh_token.clone());
