@@ -199,7 +199,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
             return self.visitor.visit_u64(whole);
         }
         if key == "$numberDouble" || key == NUMBER && digits.parse::<i64>().is_err() {
-            number(self, digits.parse().map_err(|_| wrong())?)
+            number(self, float(&digits).ok_or_else(wrong)?)
         } else {
             self.visitor.visit_i64(digits.parse().map_err(|_| wrong())?)
         }
@@ -213,12 +213,20 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
 /// Gives a float to a visitor, as a whole number if that is wanted and it is one. JavaScript has no
 /// other numbers, so a backend may answer `3.0` where 3 is meant.
 fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V::Value, E> {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if matches!(to.wanted, Wanted::Integer) && value.trunc() == value && value.abs() <= EXACT {
+    /// The first float that may stand for its neighbour: what was written as one more is read as it.
+    const UNSURE: f64 = 9_007_199_254_740_992.0;
+    if matches!(to.wanted, Wanted::Integer) && value.trunc() == value && value.abs() < UNSURE {
         #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
         return to.visitor.visit_i64(value as i64);
     }
     to.visitor.visit_f64(value)
+}
+
+/// Reads a float that came as text. It is not finite only if it says so: digits beyond every float
+/// are an error in plain JSON too.
+fn float(digits: &str) -> Option<f64> {
+    let value: f64 = digits.parse().ok()?;
+    (value.is_finite() || matches!(digits, "Infinity" | "-Infinity" | "NaN")).then_some(value)
 }
 
 struct ExtendedSeed<S>(S);
@@ -346,6 +354,32 @@ mod tests {
         assert_eq!(read::<f64>("31.245270191439438"), 31.245270191439438);
         assert!(read::<f64>(r#"{"$numberDouble":"NaN"}"#).is_nan());
         assert_eq!(read::<f64>(r#"{"$numberDouble":"-Infinity"}"#), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn a_float_is_a_whole_number_only_where_no_other_could_be_meant() {
+        assert_eq!(read::<i64>("9007199254740991.0"), 9_007_199_254_740_991);
+        assert_eq!(read::<i64>("-9007199254740991.0"), -9_007_199_254_740_991);
+        for text in [
+            "9007199254740992.0",
+            "9007199254740993.0",
+            "-9007199254740993.0",
+            r#"{"$numberDouble":"9007199254740993.0"}"#,
+        ] {
+            assert!(from_slice::<i64>(text.as_bytes()).is_err(), "{text}");
+            assert!(read::<f64>(text).abs() > 9e15, "{text}");
+        }
+        assert_eq!(read::<i64>(r#"{"$numberLong":"9007199254740993"}"#), 9_007_199_254_740_993);
+    }
+
+    #[test]
+    fn a_float_is_infinite_only_if_it_says_so() {
+        for digits in ["1e400", "-1e400", "inf", "infinity", "+Infinity", "nan"] {
+            let wrapped = format!(r#"{{"$numberDouble":"{digits}"}}"#);
+            assert!(from_slice::<f64>(digits.as_bytes()).is_err(), "{digits}");
+            assert!(from_slice::<f64>(wrapped.as_bytes()).is_err(), "{digits}");
+        }
+        assert_eq!(read::<f64>(r#"{"$numberDouble":"Infinity"}"#), f64::INFINITY);
     }
 
     #[test]
