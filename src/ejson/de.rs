@@ -49,7 +49,7 @@ fn is_undefined(text: &[u8]) -> bool {
 }
 
 /// A deserializer that reads number wrappers as numbers.
-struct Extended<D>(D);
+pub(super) struct Extended<D>(pub(super) D);
 
 /// The name by which serde_json asks itself for the text of a value.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";

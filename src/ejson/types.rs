@@ -11,6 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::date;
+use super::de::Extended;
 
 /// The id of a document: 12 bytes, written as 24 hexadecimal digits in `{"$oid":"…"}`.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -190,8 +191,7 @@ impl<'de> Deserialize<'de> for DateTime {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Inner {
-            Millis(i64),
-            Wrapped(Long),
+            Millis(Int64),
             Text(String),
         }
         #[derive(Deserialize)]
@@ -200,8 +200,7 @@ impl<'de> Deserialize<'de> for DateTime {
             date: Inner,
         }
         match Wrapper::deserialize(from)?.date {
-            Inner::Millis(millis) => Ok(Self(millis)),
-            Inner::Wrapped(long) => long.read(),
+            Inner::Millis(millis) => Ok(Self(millis.0)),
             Inner::Text(text) => date::parse(&text)
                 .map(Self)
                 .ok_or_else(|| D::Error::custom("expected a date such as 2026-01-31T12:00:00Z")),
@@ -209,60 +208,17 @@ impl<'de> Deserialize<'de> for DateTime {
     }
 }
 
-/// A 64-bit number in its wrapper, where the numbers around it are read as plain JSON.
-#[derive(Deserialize)]
-struct Long {
-    #[serde(rename = "$numberLong")]
-    digits: String,
-}
-
-impl Long {
-    fn read<T: From<Int64>, E: serde::de::Error>(&self) -> Result<T, E> {
-        let number =
-            self.digits.parse().map_err(|_| E::custom("expected digits in $numberLong"))?;
-        Ok(Int64(number).into())
-    }
-}
-
-impl From<Int64> for DateTime {
-    fn from(millis: Int64) -> Self {
-        Self(millis.0)
-    }
-}
+// Both read as the bare number is read, also where the numbers around them are read as plain JSON.
 
 impl<'de> Deserialize<'de> for Int64 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Plain(i64),
-            Wrapped(Long),
-        }
-        match Form::deserialize(from)? {
-            Form::Plain(number) => Ok(Self(number)),
-            Form::Wrapped(long) => long.read(),
-        }
+        i64::deserialize(Extended(from)).map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for Double {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Plain(f64),
-            Wrapped {
-                #[serde(rename = "$numberDouble")]
-                digits: String,
-            },
-        }
-        match Form::deserialize(from)? {
-            Form::Plain(number) => Ok(Self(number)),
-            Form::Wrapped { digits } => digits
-                .parse()
-                .map(Self)
-                .map_err(|_| D::Error::custom("expected a number in $numberDouble")),
-        }
+        f64::deserialize(Extended(from)).map(Self)
     }
 }
 
@@ -331,9 +287,41 @@ mod tests {
         let date = |text: &str| from_slice::<DateTime>(text.as_bytes()).unwrap().millis();
         assert_eq!(date(r#"{"$date":"1970-01-01T00:00:01.5Z"}"#), 1500);
         assert_eq!(date(r#"{"$date":1500}"#), 1500);
-        assert_eq!(from_slice::<Int64>(b"7").unwrap(), Int64(7));
-        assert_eq!(from_slice::<Int64>(br#"{"$numberInt":"7"}"#).unwrap(), Int64(7));
+        assert_eq!(date(r#"{"$date":{"$numberDouble":"1500.0"}}"#), 1500);
         assert_eq!(from_slice::<Double>(b"2").unwrap(), Double(2.0));
+    }
+
+    #[test]
+    fn a_number_of_our_own_is_read_wherever_a_bare_one_is() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Inner {
+            n: Int64,
+        }
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Outer {
+            #[serde(flatten)]
+            inner: Inner,
+        }
+        for text in [
+            "7",
+            "7.0",
+            r#"{"$numberInt":"7"}"#,
+            r#"{"$numberLong":"7"}"#,
+            r#"{"$numberDouble":"7.0"}"#,
+        ] {
+            let read = |from: Result<Int64, _>| from.unwrap_or_else(|_| panic!("{text}"));
+            assert_eq!(from_slice::<i64>(text.as_bytes()).unwrap(), 7, "{text}");
+            assert_eq!(read(from_slice(text.as_bytes())), Int64(7));
+            assert_eq!(read(serde_json::from_str(text)), Int64(7));
+            let outer = from_slice::<Outer>(format!(r#"{{"n":{text}}}"#).as_bytes());
+            assert_eq!(outer.unwrap().inner.n, Int64(7), "{text}");
+            assert_eq!(from_slice::<Double>(text.as_bytes()).unwrap(), Double(7.0), "{text}");
+        }
+        for text in ["7.5", r#"{"$numberDouble":"1e400"}"#, r#""7""#, "9007199254740993.0"] {
+            assert!(from_slice::<i64>(text.as_bytes()).is_err(), "{text}");
+            assert!(from_slice::<Int64>(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(from_slice::<Double>(br#"{"$numberDouble":"1e400"}"#).is_err());
     }
 
     #[test]
