@@ -41,22 +41,27 @@ use crate::error::{Error, Result};
 /// a secret.
 pub(crate) fn explain(error: &serde_json::Error) -> String {
     let text = error.to_string();
+    let unfit = || {
+        let (line, column) = (error.line(), error.column());
+        format!("a value does not fit at line {line} column {column}")
+    };
     let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
     if !quotes.iter().any(|start| text.starts_with(start)) {
         return match error.classify() {
             // Somebody's own words about a value.
-            serde_json::error::Category::Data if !is_about_fields(&text) => {
-                let (line, column) = (error.line(), error.column());
-                format!("a value does not fit at line {line} column {column}")
-            }
+            serde_json::error::Category::Data if !is_about_fields(&text) => unfit(),
             _ => text,
         };
     }
     match (text.find(['`', '"']), text.rfind(", expected ")) {
+        // Of an enum without variants nothing is expected: any such words are in the value.
+        _ if text.contains(", there are no variants") => unfit(),
         (Some(from), Some(to)) if from < to => {
             format!("{}{}", text[..from].trim_end(), &text[to..])
         }
-        _ => text,
+        // Nothing is quoted: "invalid type: map, expected u8".
+        (_, Some(_)) => text,
+        (_, None) => unfit(),
     }
 }
 
@@ -109,5 +114,19 @@ mod tests {
         assert!(explain(&error).starts_with("invalid value: integer, expected u8"));
         let error = from_slice::<std::net::Ipv4Addr>(br#""secret""#).unwrap_err();
         assert!(!explain(&error).contains("secret"));
+        let error = from_slice::<u8>(b"{}").unwrap_err();
+        assert!(explain(&error).starts_with("invalid type: map, expected u8"));
+    }
+
+    #[test]
+    fn what_cannot_be_cut_out_is_told_in_general_words() {
+        #[derive(Debug, Deserialize)]
+        enum Never {}
+        for text in ["secret", "a, expected secret", "a`, there are no variants, expected secret"] {
+            let error = serde_json::from_str::<Never>(&format!("\"{text}\"")).unwrap_err();
+            assert!(error.to_string().contains("secret"), "{error}");
+            let explained = explain(&error);
+            assert!(explained.starts_with("a value does not fit at line 1"), "{explained}");
+        }
     }
 }
