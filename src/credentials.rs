@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::ejson;
 use crate::error::{Error, Result};
@@ -44,12 +45,16 @@ pub(crate) enum Kind {
     Apple(Secret),
     EmailPassword { email: String, password: Secret },
     Facebook(Secret),
-    Function(Map<String, Value>),
+    Function(Payload),
     GoogleAuthCode(Secret),
     GoogleIdToken(Secret),
     Jwt(Secret),
-    Other(String, Map<String, Value>),
+    Other(String, Payload),
 }
+
+/// The fields of an object in their order, each the text of its value.
+#[derive(Clone)]
+pub(crate) struct Payload(pub(crate) Vec<(String, Box<RawValue>)>);
 
 impl Provider {
     /// Returns the provider's name on the wire, which is also its path segment.
@@ -120,8 +125,8 @@ impl Credentials {
     }
 
     /// Logs in by the app's own authentication function, which gets this payload: anything that
-    /// serialises to an object, written as canonical extended JSON. Its field `options` is the
-    /// protocol's and is replaced.
+    /// serialises to an object, written as canonical extended JSON with its fields in their order.
+    /// Its field `options` is the protocol's and is replaced.
     ///
     /// # Errors
     /// [`Error::Decode`] if the payload is no object.
@@ -154,12 +159,38 @@ impl Credentials {
 }
 
 /// Turns a payload into its fields, in canonical extended JSON.
-fn object(payload: &impl Serialize) -> Result<Map<String, Value>> {
+fn object(payload: &impl Serialize) -> Result<Payload> {
     let text = ejson::to_vec(payload).map_err(|error| Error::decode("the credentials", error))?;
-    match serde_json::from_slice::<Map<String, Value>>(&text) {
+    match serde_json::from_slice::<Payload>(&text) {
         // A number is an object as well in extended JSON.
-        Ok(fields) if !fields.keys().any(|field| field.starts_with("$number")) => Ok(fields),
+        Ok(payload) if !payload.0.iter().any(|(field, _)| field.starts_with("$number")) => {
+            Ok(payload)
+        }
         _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Payload;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Payload, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = from.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Payload(fields))
+            }
+        }
+
+        from.deserialize_map(Fields)
     }
 }
 

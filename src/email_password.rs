@@ -110,9 +110,10 @@ impl<'a> EmailPassword<'a> {
         password: &Secret,
         arguments: impl Serialize,
     ) -> Result<()> {
-        let arguments = serde_json::from_slice(&ejson::list(&arguments)?)
+        let arguments = ejson::list(&arguments)?;
+        let arguments = serde_json::from_slice(&arguments)
             .map_err(|error| Error::decode("the arguments of a function", error))?;
-        self.send(&Route::call_reset(self.app(), email, password, &arguments))
+        self.send(&Route::call_reset(self.app(), email, password, arguments))
     }
 
     fn app(&self) -> &str {

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::credentials::{Credentials, Kind};
+use crate::credentials::{Credentials, Kind, Payload, Provider};
 use crate::id::ApiKeyId;
 use crate::secret::{Body, Secret};
 use crate::transport::Method;
@@ -80,17 +81,14 @@ impl Route {
     ///
     /// Source: `app_credentials.cpp` for the fields, `AppCredentials::serialize_as_json`.
     pub(crate) fn log_in(app: &str, credentials: &Credentials, device: &Device) -> Self {
-        Self::provider(app, credentials.provider().as_str(), "login", "log in").body(&login_body(
-            app,
-            credentials,
-            device,
-        ))
+        Self::provider(app, credentials.provider().as_str(), "login", "log in")
+            .body(&LoginBody::new(app, credentials, device))
     }
 
     /// Attaches an account to the user whose access token goes along.
     pub(crate) fn link(app: &str, credentials: &Credentials, device: &Device) -> Self {
         Self::provider(app, credentials.provider().as_str(), "login?link=true", "link the account")
-            .body(&login_body(app, credentials, device))
+            .body(&LoginBody::new(app, credentials, device))
             .bearer(Bearer::Access)
     }
 
@@ -100,7 +98,7 @@ impl Route {
         Self::new(attempt, Method::Post, path)
     }
 
-    fn email_password(app: &str, what: &str, attempt: &'static str, body: &Value) -> Self {
+    fn email_password(app: &str, what: &str, attempt: &'static str, body: &impl Serialize) -> Self {
         Self::provider(app, "local-userpass", what, attempt).body(body)
     }
 
@@ -148,8 +146,20 @@ impl Route {
     }
 
     /// Has the app's own function set a new password; `arguments` is the text of a JSON list.
-    pub(crate) fn call_reset(app: &str, email: &str, password: &Secret, arguments: &Value) -> Self {
-        let body = json!({"email": email, "password": password.expose(), "arguments": arguments});
+    pub(crate) fn call_reset(
+        app: &str,
+        email: &str,
+        password: &Secret,
+        arguments: &RawValue,
+    ) -> Self {
+        // As text, since a tree sorts the fields of what is in it.
+        #[derive(Serialize)]
+        struct CallReset<'a> {
+            email: &'a str,
+            password: &'a str,
+            arguments: &'a RawValue,
+        }
+        let body = CallReset { email, password: password.expose(), arguments };
         Self::email_password(app, "reset/call", "run the password reset function", &body)
     }
 
@@ -272,25 +282,60 @@ pub(crate) fn sync_path(app: &str) -> String {
     format!("{CLIENT}/app/{}/realm-sync", segment(app))
 }
 
-/// The fields of a log-in, by provider; the same for linking.
-fn login_body(app: &str, credentials: &Credentials, device: &Device) -> Value {
-    let mut body = match &credentials.0 {
-        Kind::Anonymous { .. } => json!({}),
-        Kind::ApiKey(key) => json!({"key": key.expose()}),
-        Kind::Apple(token) | Kind::GoogleIdToken(token) => json!({"id_token": token.expose()}),
-        Kind::EmailPassword { email, password } => {
-            json!({"username": email, "password": password.expose()})
+/// What a log-in sends; the same for linking.
+#[derive(Serialize)]
+struct LoginBody<'a> {
+    #[serde(flatten)]
+    fields: LoginFields<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<Provider>,
+    options: Value,
+}
+
+/// The fields of a log-in by provider.
+enum LoginFields<'a> {
+    Known(Value),
+    /// The program's own, in their order, without those of the protocol.
+    Payload(&'a Payload, &'static [&'static str]),
+}
+
+impl<'a> LoginBody<'a> {
+    fn new(app: &str, credentials: &'a Credentials, device: &Device) -> Self {
+        let known = LoginFields::Known;
+        let fields = match &credentials.0 {
+            Kind::Anonymous { .. } => known(json!({})),
+            Kind::ApiKey(key) => known(json!({"key": key.expose()})),
+            Kind::Apple(token) | Kind::GoogleIdToken(token) => {
+                known(json!({"id_token": token.expose()}))
+            }
+            Kind::EmailPassword { email, password } => {
+                known(json!({"username": email, "password": password.expose()}))
+            }
+            Kind::Facebook(token) => known(json!({"accessToken": token.expose()})),
+            Kind::GoogleAuthCode(code) => known(json!({"authCode": code.expose()})),
+            Kind::Jwt(token) => known(json!({"token": token.expose()})),
+            Kind::Function(payload) => LoginFields::Payload(payload, &["options"]),
+            Kind::Other(_, payload) => LoginFields::Payload(payload, &["options", "provider"]),
+        };
+        let is_function = matches!(credentials.0, Kind::Function(_));
+        Self {
+            fields,
+            provider: (!is_function).then(|| credentials.provider()),
+            options: json!({"device": device.describe(app)}),
         }
-        Kind::Facebook(token) => json!({"accessToken": token.expose()}),
-        Kind::GoogleAuthCode(code) => json!({"authCode": code.expose()}),
-        Kind::Jwt(token) => json!({"token": token.expose()}),
-        Kind::Function(payload) | Kind::Other(_, payload) => Value::Object(payload.clone()),
-    };
-    if !matches!(credentials.0, Kind::Function(_)) {
-        body["provider"] = credentials.provider().as_str().into();
     }
-    body["options"] = json!({"device": device.describe(app)});
-    body
+}
+
+impl Serialize for LoginFields<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(fields) => fields.serialize(out),
+            Self::Payload(payload, replaced) => {
+                let fields = payload.0.iter().map(|(name, value)| (name, value));
+                out.collect_map(fields.filter(|(name, _)| !replaced.contains(&name.as_str())))
+            }
+        }
+    }
 }
 
 /// Encodes a text so that it is one segment of a path, whatever is in it.
@@ -310,6 +355,8 @@ pub(crate) fn segment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn body(route: &Route) -> Value {
@@ -338,6 +385,35 @@ mod tests {
     fn a_call_always_has_its_arguments() {
         let route = Route::call("app", "f\"n", Some("svc"), b"[]");
         assert_eq!(body(&route), json!({"arguments": [], "name": "f\"n", "service": "svc"}));
+    }
+
+    #[test]
+    fn payloads_and_arguments_keep_the_order_of_their_fields() {
+        #[derive(Serialize)]
+        struct Sort {
+            zeta: i32,
+            options: &'static str,
+            alpha: BTreeMap<&'static str, Option<()>>,
+            provider: &'static str,
+        }
+        let sort = Sort {
+            zeta: 1,
+            options: "mine",
+            alpha: BTreeMap::from([("x\"", None)]),
+            provider: "mine",
+        };
+        let text = |route: Route| String::from_utf8(route.body.unwrap().to_vec()).unwrap();
+        let login = |credentials| text(Route::log_in("app", &credentials, &Device::default()));
+        let start = r#"{"zeta":{"$numberInt":"1"},"alpha":{"x\"":null},"provider":"#;
+        let function = login(Credentials::function(&sort).unwrap());
+        assert!(function.starts_with(&format!("{start}\"mine\",\"options\":{{")), "{function}");
+        let other = login(Credentials::other("some", &sort).unwrap());
+        assert!(other.starts_with(&format!("{start}\"some\",\"options\":{{")), "{other}");
+        let arguments = serde_json::from_str(r#"[{"zeta":1,"alpha":2}]"#).unwrap();
+        assert_eq!(
+            text(Route::call_reset("app", "a@b", &"secret".into(), arguments)),
+            r#"{"email":"a@b","password":"secret","arguments":[{"zeta":1,"alpha":2}]}"#
+        );
     }
 
     #[test]
