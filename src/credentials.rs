@@ -126,7 +126,8 @@ impl Credentials {
 
     /// Logs in by the app's own authentication function, which gets this payload: anything that
     /// serialises to an object, written as canonical extended JSON with its fields in their order.
-    /// Its field `options` is the protocol's and is replaced.
+    /// Its field `options` is the protocol's and is replaced. Numbers, dates, ids and whatever else
+    /// extended JSON wraps in an object are none.
     ///
     /// # Errors
     /// [`Error::Decode`] if the payload is no object.
@@ -162,10 +163,8 @@ impl Credentials {
 fn object(payload: &impl Serialize) -> Result<Payload> {
     let text = ejson::to_vec(payload).map_err(|error| Error::decode("the credentials", error))?;
     match serde_json::from_slice::<Payload>(&text) {
-        // A number is an object as well in extended JSON.
-        Ok(payload) if !payload.0.iter().any(|(field, _)| field.starts_with("$number")) => {
-            Ok(payload)
-        }
+        // A number or an id is an object as well in extended JSON.
+        Ok(payload) if !payload.0.iter().any(|(field, _)| ejson::is_wrapper(field)) => Ok(payload),
         _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
     }
 }

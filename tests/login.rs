@@ -7,6 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyfob::ejson::{Binary, DateTime, Decimal128, Double, ObjectId};
 use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
 use keyfob::{
@@ -334,7 +335,23 @@ fn every_provider_sends_its_own_fields_byte_for_byte() {
         assert_eq!(credentials.provider().as_str(), segment);
         assert_eq!(Provider::from(segment), credentials.provider());
     }
-    assert!(Credentials::function(7).is_err());
+}
+
+#[test]
+fn what_extended_json_wraps_in_an_object_is_no_payload() {
+    let refused = |credentials: Result<Credentials, Error>| {
+        let text = "the credentials cannot be read: expected an object: a struct or a map";
+        assert_eq!(credentials.unwrap_err().to_string(), text);
+    };
+    refused(Credentials::function(7));
+    refused(Credentials::function("text"));
+    refused(Credentials::function(ObjectId::new([1; 12])));
+    refused(Credentials::function(DateTime::from_millis(1)));
+    refused(Credentials::function(Binary::default()));
+    refused(Credentials::function(Decimal128("1".into())));
+    refused(Credentials::other("some", Double(f64::NAN)));
+    refused(Credentials::function(json!({"$undefined": true})));
+    assert!(Credentials::function(json!({"id": ObjectId::new([1; 12]), "$text": 1})).is_ok());
 }
 
 #[test]

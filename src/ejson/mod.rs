@@ -70,6 +70,31 @@ fn is_about_fields(text: &str) -> bool {
     text.starts_with("missing field ") || text.starts_with("invalid length ")
 }
 
+/// Tells whether a field marks an object as a value of another type, such as `{"$oid":"…"}`.
+///
+/// Source: the MongoDB Extended JSON v2 specification; `$uuid` is read there and never written.
+pub(crate) fn is_wrapper(field: &str) -> bool {
+    matches!(
+        field,
+        "$binary"
+            | "$code"
+            | "$date"
+            | "$dbPointer"
+            | "$maxKey"
+            | "$minKey"
+            | "$numberDecimal"
+            | "$numberDouble"
+            | "$numberInt"
+            | "$numberLong"
+            | "$oid"
+            | "$regularExpression"
+            | "$symbol"
+            | "$timestamp"
+            | "$undefined"
+            | "$uuid"
+    )
+}
+
 /// Writes the arguments of a function: a list, or nothing for none.
 pub(crate) fn list(arguments: &impl Serialize) -> Result<Vec<u8>> {
     let wrong = |reason: &str| Error::decode("the arguments of a function", reason);
