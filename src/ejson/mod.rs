@@ -27,6 +27,7 @@
 
 mod date;
 mod de;
+mod look;
 mod ser;
 mod types;
 
