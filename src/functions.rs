@@ -91,26 +91,26 @@ impl<'a> Functions<'a> {
     }
 
     /// Calls a function with BSON values, and returns its result as one: every type of BSON comes
-    /// through as it is, 32-bit numbers too. Blocks as [`Functions::call`] does.
+    /// through as it is, 32-bit numbers too, and so does the order of fields. Blocks as
+    /// [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
     #[cfg(feature = "bson")]
     pub fn call_bson(&self, name: &str, arguments: &[bson::Bson]) -> Result<bson::Bson> {
-        let arguments = arguments.iter().cloned().map(bson::Bson::into_canonical_extjson);
-        let arguments = serde_json::Value::Array(arguments.collect()).to_string();
+        let arguments = ejson::bson_list(arguments)
+            .map_err(|error| Error::decode("the arguments of a function", error))?;
         let session = self.user.session();
         session.within(|deadline| {
-            let answer = self.send_until(name, arguments.as_bytes(), deadline)?;
+            let answer = self.send_until(name, &arguments, deadline)?;
             let text = match answer.body().trim_ascii() {
                 b"" => b"null",
                 text => text,
             };
-            let whole = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text);
+            let whole = |text: &[u8]| serde_json::from_slice::<ejson::Tree>(text);
             let result = read(text, deadline, whole, serde_json::from_reader);
             let result = result.map_err(|error| unreadable(session, name, &error))?;
-            // Its own words may quote the value.
-            bson::Bson::try_from(result).map_err(|_| {
+            result.into_bson().ok_or_else(|| {
                 Error::decode(format!("the result of function `{name}`"), "it is no extended JSON")
             })
         })

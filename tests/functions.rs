@@ -7,6 +7,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use keyfob::transport::Response;
+#[cfg(feature = "bson")]
+use keyfob::transport::{Request, Transport};
 use keyfob::{Error, ServerErrorCode, TransportErrorKind};
 use serde_json::{Value, json};
 use support::*;
@@ -122,4 +124,29 @@ fn bson_comes_through_with_every_type() {
     script.on(CALL, |_| Ok(Response::new(200, r#"{"$oid":"SECRET"}"#)));
     let error = user.functions().call_bson("f", &[]).unwrap_err();
     assert!(matches!(error, Error::Decode(_)) && !error.to_string().contains("SECRET"), "{error}");
+}
+
+#[cfg(feature = "bson")]
+#[test]
+fn bson_keeps_the_order_of_fields() {
+    use bson::{Bson, doc};
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let logins = script.clone();
+    // Sends the text of the arguments back.
+    let echo = move |request: &Request| match request.body() {
+        Some(body) if request.url().ends_with("/functions/call") => {
+            let body = std::str::from_utf8(body).unwrap();
+            let arguments = body.strip_prefix(r#"{"arguments":"#).unwrap();
+            Ok(Response::new(200, arguments.strip_suffix(r#","name":"echo"}"#).unwrap()))
+        }
+        _ => logins.send(request),
+    };
+    let session = builder(&script, &clock).transport(echo).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let sort = [Bson::Document(doc! {"$sort": {"zeta": 1, "alpha": -1}})];
+    assert_eq!(
+        user.functions().call_bson("echo", &sort).unwrap().to_string(),
+        Bson::Array(sort.to_vec()).to_string()
+    );
 }

@@ -58,7 +58,7 @@ pub(super) const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// The name by which serde_json passes a number on as text, where somebody in the program has
 /// turned on its feature `arbitrary_precision`.
-const NUMBER: &str = "$serde_json::private::Number";
+pub(super) const NUMBER: &str = "$serde_json::private::Number";
 
 macro_rules! pass {
     ($($method:ident)*) => {

@@ -25,6 +25,8 @@
 //!
 //! Source: the MongoDB Extended JSON v2 specification; realm-core `util/bson/bson.cpp`.
 
+#[cfg(feature = "bson")]
+mod bson;
 mod date;
 mod de;
 mod look;
@@ -33,6 +35,8 @@ mod types;
 
 use serde::Serialize;
 
+#[cfg(feature = "bson")]
+pub(crate) use self::bson::{Tree, bson_list};
 pub(crate) use self::de::{from_reader, from_slice};
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};

@@ -1,0 +1,232 @@
+//! BSON values as extended JSON, with the fields of documents in their order: in commands and in
+//! sort orders it counts, and a tree of serde_json's sorts them by name.
+
+use std::fmt;
+
+use bson::{Bson, Document, JavaScriptCodeWithScope};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Number, Value};
+
+use super::de::NUMBER;
+use super::is_wrapper;
+
+/// Writes values as a list in canonical extended JSON.
+pub(crate) fn bson_list(values: &[Bson]) -> Result<Vec<u8>, serde_json::Error> {
+    struct List<'a>(&'a [Bson]);
+
+    impl Serialize for List<'_> {
+        fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+            out.collect_seq(self.0.iter().map(Canonical))
+        }
+    }
+
+    serde_json::to_vec(&List(values))
+}
+
+struct Canonical<'a>(&'a Bson);
+
+struct Fields<'a>(&'a Document);
+
+impl Serialize for Canonical<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Bson::Array(items) => out.collect_seq(items.iter().map(Canonical)),
+            Bson::Document(fields) => Fields(fields).serialize(out),
+            Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code, scope }) => {
+                let mut map = out.serialize_map(Some(2))?;
+                map.serialize_entry("$code", code)?;
+                map.serialize_entry("$scope", &Fields(scope))?;
+                map.end()
+            }
+            leaf => leaf.clone().into_canonical_extjson().serialize(out),
+        }
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_map(self.0.iter().map(|(name, value)| (name, Canonical(value))))
+    }
+}
+
+/// A tree of JSON that keeps the order of fields.
+pub(crate) enum Tree {
+    Leaf(Value),
+    List(Vec<Tree>),
+    Fields(Vec<(String, Tree)>),
+}
+
+impl Tree {
+    /// Reads the tree as extended JSON, canonical or relaxed; `None` if it is none. bson's own words
+    /// on it may quote the value.
+    pub(crate) fn into_bson(self) -> Option<Bson> {
+        match self {
+            Self::Leaf(value) => Bson::try_from(value).ok(),
+            Self::List(items) => items.into_iter().map(Self::into_bson).collect(),
+            Self::Fields(fields) if fields.iter().any(|(name, _)| is_wrapper(name)) => {
+                wrapped(fields)
+            }
+            Self::Fields(fields) => document(fields).map(Bson::Document),
+        }
+    }
+
+    fn into_json(self) -> Value {
+        match self {
+            Self::Leaf(value) => value,
+            Self::List(items) => items.into_iter().map(Self::into_json).collect(),
+            Self::Fields(fields) => {
+                fields.into_iter().map(|(name, value)| (name, value.into_json())).collect()
+            }
+        }
+    }
+}
+
+fn document(fields: Vec<(String, Tree)>) -> Option<Document> {
+    fields.into_iter().map(|(name, value)| Some((name, value.into_bson()?))).collect()
+}
+
+fn wrapped(mut fields: Vec<(String, Tree)>) -> Option<Bson> {
+    let at = |wanted| fields.iter().position(|(name, _)| name == wanted);
+    // The one wrapper with a document inside.
+    let scope = match at("$code").and(at("$scope")).map(|at| fields.remove(at).1) {
+        Some(Tree::Fields(scope)) => Some(document(scope)?),
+        Some(Tree::Leaf(Value::Null)) | None => None,
+        Some(_) => return None,
+    };
+    match (Bson::try_from(Tree::Fields(fields).into_json()).ok()?, scope) {
+        (Bson::JavaScriptCode(code), Some(scope)) => {
+            Some(JavaScriptCodeWithScope { code, scope }.into())
+        }
+        (value, None) => Some(value),
+        (_, Some(_)) => None,
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        macro_rules! leaves {
+            ($($method:ident($type:ty))*) => {
+                $(fn $method<E: Error>(self, value: $type) -> Result<Tree, E> {
+                    Ok(Tree::Leaf(value.into()))
+                })*
+            };
+        }
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Tree;
+
+            leaves! {
+                visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64) visit_str(&str)
+                visit_string(String)
+            }
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Tree, E> {
+                Ok(Tree::Leaf(Value::Null))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = from.next_element()? {
+                    items.push(item);
+                }
+                Ok(Tree::List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(name) = from.next_key::<String>()? {
+                    if name == NUMBER {
+                        let digits = from.next_value::<String>()?;
+                        let number = digits.parse::<Number>().map_err(A::Error::custom)?;
+                        return Ok(Tree::Leaf(number.into()));
+                    }
+                    fields.push((name, from.next_value()?));
+                }
+                Ok(Tree::Fields(fields))
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Timestamp, doc, oid::ObjectId};
+
+    use super::*;
+
+    fn read(text: &str) -> Option<Bson> {
+        serde_json::from_str::<Tree>(text).unwrap().into_bson()
+    }
+
+    #[test]
+    fn documents_keep_the_order_of_their_fields_both_ways() {
+        let scope = doc! {"z": 1, "a": {"y": 2_i64, "b": [{"x": 1, "c": null}]}};
+        let code = JavaScriptCodeWithScope { code: "f()".into(), scope: scope.clone() };
+        let values = [Bson::Document(scope), code.into()];
+        let text = String::from_utf8(bson_list(&values).unwrap()).unwrap();
+        let scope = concat!(
+            r#"{"z":{"$numberInt":"1"},"a":{"y":{"$numberLong":"2"},"#,
+            r#""b":[{"x":{"$numberInt":"1"},"c":null}]}}"#
+        );
+        assert_eq!(text, format!(r#"[{scope},{{"$code":"f()","$scope":{scope}}}]"#));
+        let Some(Bson::Array(read)) = read(&text) else { panic!("{text}") };
+        // Documents are equal whatever the order of their fields.
+        assert_eq!(bson_list(&read).unwrap(), text.as_bytes());
+        assert_eq!(read, values);
+    }
+
+    #[test]
+    fn text_is_read_and_written_as_bson_itself_does() {
+        for value in [
+            doc! {"min": Bson::MinKey, "max": Bson::MaxKey, "undefined": Bson::Undefined},
+            doc! {"symbol": Bson::Symbol("s".into()), "code": Bson::JavaScriptCode("x".into())},
+            doc! {"time": Timestamp { time: u32::MAX, increment: 7 }},
+            doc! {"id": ObjectId::from_bytes([7; 12]), "date": bson::DateTime::from_millis(-5)},
+            doc! {"doubles": [0.1, -0.0, 5e-324, 1e300, f64::INFINITY]},
+            doc! {"longs": [i64::MIN, 5_i64], "ints": [-1, i32::MAX], "empty": {}, "none": []},
+            doc! {"decimal": Bson::Decimal128("1E+6144".parse().unwrap())},
+            doc! {"$set": {"b": 1, "a": 2}, "no": Bson::Null, "yes": true, "text": "\u{e4}\""},
+        ] {
+            let value = Bson::Document(value);
+            let theirs = Value::Array(vec![value.clone().into_canonical_extjson()]);
+            let text = bson_list(std::slice::from_ref(&value)).unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), theirs);
+            assert_eq!(read(&theirs.to_string()), Bson::try_from(theirs).ok());
+            assert_eq!(
+                serde_json::from_slice::<Tree>(&text).unwrap().into_bson(),
+                Some(Bson::Array(vec![value]))
+            );
+        }
+        for text in [
+            "5",
+            "2147483648",
+            "18446744073709551615",
+            "1.5",
+            "null",
+            r#"{"$uuid":"00112233-4455-6677-8899-aabbccddeeff"}"#,
+            r#"{"$date":"2026-01-31T12:00:00Z"}"#,
+            r#"{"$oid":"SECRET"}"#,
+            r#"{"$numberInt":"1","more":1}"#,
+            r#"{"$code":"x","$scope":1}"#,
+            r#"{"$code":"x","$scope":null}"#,
+            r#"{"$oid":"070707070707070707070707","$scope":null}"#,
+            r#"{"$code":"x","$scope":{"a":{"$oid":1}}}"#,
+            r#"{"$oid":"070707070707070707070707","$scope":{}}"#,
+            r#"{"$scope":{"a":1}}"#,
+            r#"{"$ref":"x","$id":1}"#,
+        ] {
+            let theirs = Bson::try_from(serde_json::from_str::<Value>(text).unwrap()).ok();
+            assert_eq!(read(text), theirs, "{text}");
+        }
+    }
+}
