@@ -4,6 +4,14 @@
 //! Written in canonical form (`{"$numberInt":"1"}`), which every backend reads; read in canonical
 //! and relaxed form alike. Both work through serde on any type, without a tree in between.
 //!
+//! - Where a whole number is wanted, `3.0` is 3, up to 2^53 - 1: from there on a float may stand for
+//!   another number too, and is an error.
+//! - Where there may be nothing, `{"$undefined":true}` is nothing, as `null` is.
+//! - A `serde_json::Value` has no NaN and no infinities: they become `null` in it.
+//! - What lies behind `#[serde(flatten)]` or in an untagged enum is read by serde's own buffer,
+//!   after the numbers have lost their wrappers: an `i64` takes no `3.0` there, and an `Option` no
+//!   `{"$undefined":true}`. [`Int64`] takes both forms of a number there as well.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -113,7 +121,10 @@ pub(crate) fn list(arguments: &impl Serialize) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde::Deserialize;
+    use serde_json::Value;
 
     use super::*;
 
@@ -158,5 +169,23 @@ mod tests {
             let explained = explain(&error);
             assert!(explained.starts_with("a value does not fit at line 1"), "{explained}");
         }
+    }
+
+    #[test]
+    fn the_limits_in_the_docs_are_what_they_are() {
+        #[derive(Debug, Deserialize)]
+        struct Row<T> {
+            #[serde(flatten)]
+            rest: BTreeMap<String, T>,
+        }
+        for number in ["NaN", "Infinity", "-Infinity"] {
+            let text = format!(r#"{{"$numberDouble":"{number}"}}"#);
+            assert!(from_slice::<Value>(text.as_bytes()).unwrap().is_null(), "{number}");
+        }
+        let wrapped = br#"{"n":{"$numberInt":"3"}}"#;
+        assert_eq!(from_slice::<Row<i64>>(wrapped).unwrap().rest["n"], 3);
+        assert!(from_slice::<Row<i64>>(br#"{"n":3.0}"#).is_err());
+        assert_eq!(from_slice::<Row<Int64>>(br#"{"n":3.0}"#).unwrap().rest["n"], Int64(3));
+        assert!(from_slice::<Row<Option<i64>>>(br#"{"n":{"$undefined":true}}"#).is_err());
     }
 }
