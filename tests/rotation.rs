@@ -344,9 +344,12 @@ fn asking_for_a_token_alone_stores_the_rotated_one() {
     assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
 }
 
-/// A store whose commits wait for a test from now on, once.
+/// A commit that has begun says so, and waits until it is told to go on.
+type Gate = (mpsc::Sender<()>, mpsc::Receiver<()>);
+
+/// A store whose next commit passes a gate, or that is busy.
 #[derive(Clone, Default)]
-struct Gated(Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>, Arc<AtomicBool>);
+struct Gated(Arc<Mutex<Option<Gate>>>, Arc<AtomicBool>);
 
 impl Twist for Gated {
     fn commit(
