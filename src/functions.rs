@@ -70,8 +70,8 @@ impl<'a> Functions<'a> {
         let session = self.user.session();
         session.within(|deadline| {
             let answer = self.send_until(name, &arguments, deadline)?;
-            let text = answer.body();
-            let result = read(text, deadline, ejson::from_slice, ejson::from_reader);
+            let text = ejson::without_undefined(answer.body());
+            let result = read(&text, deadline, ejson::from_slice, ejson::from_reader);
             result.map_err(|error| unreadable(session, name, &error))
         })
     }

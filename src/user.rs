@@ -252,7 +252,7 @@ impl User {
 
 fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
     let Some(document) = token.user_data()? else { return Ok(None) };
-    ejson::from_slice(document.get().as_bytes())
+    ejson::from_slice(&ejson::without_undefined(document.get().as_bytes()))
         .map_err(|error| Error::decode("the custom user data", ejson::explain(&error)))
 }
 

@@ -64,6 +64,26 @@ fn a_result_is_read_as_the_type_asked_for() {
 }
 
 #[test]
+fn what_is_undefined_is_nothing_wherever_it_stands() {
+    let (script, _, _, user) = logged_in();
+    let undefined = json!({"$undefined": true});
+    script.reply(CALL, 200, undefined.clone());
+    assert_eq!(user.functions().call::<Option<i64>>("f", ()).unwrap(), None);
+    user.functions().call::<()>("f", ()).unwrap();
+    script.reply(CALL, 200, json!({"a": undefined, "b": [1, undefined], "c": "$undefined"}));
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        a: Option<i64>,
+        b: Vec<Option<i64>>,
+        c: String,
+    }
+    let Answer { a, b, c } = user.functions().call("f", ()).unwrap();
+    assert_eq!((a, b, &*c), (None, vec![Some(1), None], "$undefined"));
+    let value: Value = user.functions().call("f", ()).unwrap();
+    assert_eq!(value, json!({"a": null, "b": [1, null], "c": "$undefined"}));
+}
+
+#[test]
 fn a_result_with_an_error_field_is_a_result() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 200, json!({"error": "none", "error_code": "InvalidSession"}));

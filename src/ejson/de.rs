@@ -1,26 +1,24 @@
 //! Reading extended JSON, canonical or relaxed, straight into any type.
 //!
 //! An adapter around a deserializer: wherever a number is wanted, `{"$numberInt":"1"}` and its
-//! sisters are read as that number, and where there may be nothing, `{"$undefined":true}` is
-//! nothing. Where anything is welcome, number wrappers become numbers and every other object is
-//! passed on as it is. Structs and strings pass through untouched.
+//! sisters are read as that number. Where anything is welcome, number wrappers become numbers and
+//! every other object is passed on as it is. Structs and strings pass through untouched.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 
+use serde::de::value::CowStrDeserializer;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
     VariantAccess, Visitor,
 };
 
-use super::look::{Peeked, Perhaps, UNDEFINED, undefined};
-
-/// Reads a value from extended JSON. Nothing at all, and `{"$undefined":true}`, are read as `null`.
+/// Reads a value from extended JSON. Nothing at all is read as `null`; what is undefined must be
+/// `null` already.
 pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     let text = match text.trim_ascii() {
         b"" => b"null",
-        text if is_undefined(text) => b"null",
         text => text,
     };
     let mut json = serde_json::Deserializer::from_slice(text);
@@ -29,7 +27,7 @@ pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_js
     Ok(value)
 }
 
-/// Reads a value from extended JSON that comes in pieces and is not empty.
+/// The same for what comes in pieces and is not empty.
 pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(text);
     let value = T::deserialize(Extended(&mut json))?;
@@ -37,24 +35,11 @@ pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, ser
     Ok(value)
 }
 
-fn is_undefined(text: &[u8]) -> bool {
-    const LONGEST: usize = 64;
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Undefined {
-        #[serde(rename = "$undefined")]
-        is: bool,
-    }
-    text.len() <= LONGEST
-        && text.strip_prefix(b"{").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\"$u"))
-        && serde_json::from_slice(text).is_ok_and(|undefined: Undefined| undefined.is)
-}
-
 /// A deserializer that reads number wrappers as numbers.
 pub(super) struct Extended<D>(pub(super) D);
 
 /// The name by which serde_json asks itself for the text of a value.
-pub(super) const RAW_VALUE: &str = "$serde_json::private::RawValue";
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// The name by which serde_json passes a number on as text, where somebody in the program has
 /// turned on its feature `arbitrary_precision`.
@@ -76,7 +61,7 @@ macro_rules! pass_wrapped {
     };
 }
 
-macro_rules! look_at {
+macro_rules! numbers {
     ($wanted:expr, $($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
             self.0.deserialize_any(Inside { visitor, wanted: $wanted })
@@ -89,35 +74,23 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
 
     pass! {
         deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes
-        deserialize_byte_buf deserialize_identifier deserialize_ignored_any
+        deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
     }
 
     pass_wrapped! {
-        deserialize_seq() deserialize_map()
+        deserialize_option() deserialize_seq() deserialize_map()
+        deserialize_unit_struct(name: &'static str)
         deserialize_tuple(len: usize)
         deserialize_tuple_struct(name: &'static str, len: usize)
         deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
     }
 
-    look_at! { Wanted::Integer,
+    numbers! { Wanted::Integer,
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i128 deserialize_u128
     }
-    look_at! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
-    look_at! { Wanted::Nothing, deserialize_unit }
-
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.deserialize_unit(visitor)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_any(Perhaps(visitor))
-    }
+    numbers! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
@@ -140,8 +113,6 @@ enum Wanted {
     Integer,
     /// The object.
     Itself,
-    /// Nothing, which an object may stand for, else the object.
-    Nothing,
 }
 
 /// Passes on what is found, with everything inside it read as extended JSON too.
@@ -196,19 +167,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<V::Value, A::Error> {
         if matches!(self.wanted, Wanted::Itself) {
-            return self.visitor.visit_map(ExtendedMap(Peeked { first: None, rest: fields }));
+            return self.visitor.visit_map(ExtendedMap { first: None, rest: fields });
         }
-        let key = fields.next_key::<Cow<'de, str>>()?;
-        let key = match (self.wanted, key) {
-            (Wanted::Nothing, Some(key)) if key == UNDEFINED => {
-                undefined(&mut fields)?;
-                return self.visitor.visit_unit();
-            }
-            (Wanted::Anything | Wanted::Integer, Some(key)) if is_number(&key) => key,
-            (_, first) => {
-                return self.visitor.visit_map(ExtendedMap(Peeked { first, rest: fields }));
-            }
+        let Some(key) = fields.next_key::<Cow<'de, str>>()? else {
+            return self.visitor.visit_map(ExtendedMap { first: None, rest: fields });
         };
+        if !matches!(&*key, "$numberInt" | "$numberLong" | "$numberDouble" | NUMBER) {
+            return self.visitor.visit_map(ExtendedMap { first: Some(key), rest: fields });
+        }
         let digits: Cow<'de, str> = fields.next_value()?;
         if fields.next_key::<Cow<'de, str>>()?.is_some() {
             return Err(A::Error::custom(format_args!("expected nothing beside {key}")));
@@ -231,15 +197,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
     }
 }
 
-/// Tells whether a key makes an object a number.
-fn is_number(key: &str) -> bool {
-    matches!(key, "$numberInt" | "$numberLong" | "$numberDouble" | NUMBER)
-}
-
 /// Gives a float to a visitor, as a whole number if that is wanted and it is one. JavaScript has no
 /// other numbers, so a backend may answer `3.0` where 3 is meant.
 fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V::Value, E> {
-    /// The first float that may stand for its neighbour: one more is read as the same float.
+    /// The first float that may stand for its neighbour: what was written as one more is read as it.
     const UNSURE: f64 = 9_007_199_254_740_992.0;
     if matches!(to.wanted, Wanted::Integer) && value.trunc() == value && value.abs() < UNSURE {
         #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
@@ -282,20 +243,27 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ExtendedSeq<A> {
     }
 }
 
-struct ExtendedMap<A>(A);
+struct ExtendedMap<'de, A> {
+    /// A key that was read to see what the object is.
+    first: Option<Cow<'de, str>>,
+    rest: A,
+}
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for ExtendedMap<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for ExtendedMap<'de, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
-        self.0.next_key_seed(seed)
+        match self.first.take() {
+            Some(key) => seed.deserialize(CowStrDeserializer::new(key)).map(Some),
+            None => self.rest.next_key_seed(seed),
+        }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.0.next_value_seed(ExtendedSeed(seed))
+        self.rest.next_value_seed(ExtendedSeed(seed))
     }
 }
 
@@ -450,11 +418,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_undefined_are_null() {
+    fn nothing_is_null() {
         read::<()>("");
         read::<()>("null");
-        assert_eq!(read::<Option<i32>>(r#"{"$undefined":true}"#), None);
-        assert!(read::<serde_json::Value>("{\"$undefined\" :\r\n true }").is_null());
+        assert_eq!(read::<Option<i32>>(" \n"), None);
     }
 
     #[test]

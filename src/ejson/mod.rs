@@ -6,11 +6,11 @@
 //!
 //! - Where a whole number is wanted, `3.0` is 3, up to 2^53 - 1: from there on a float may stand for
 //!   another number too, and is an error.
-//! - Where there may be nothing, `{"$undefined":true}` is nothing, as `null` is.
+//! - `{"$undefined":true}` is `null`, also in a `serde_json::Value` or a `RawValue`.
 //! - A `serde_json::Value` has no NaN and no infinities: they become `null` in it.
 //! - What lies behind `#[serde(flatten)]` or in an untagged enum is read by serde's own buffer,
-//!   after the numbers have lost their wrappers: an `i64` takes no `3.0` there, and an `Option` no
-//!   `{"$undefined":true}`. [`Int64`] takes both forms of a number there as well.
+//!   after the numbers have lost their wrappers: an `i64` takes no `3.0` there. [`Int64`] takes both
+//!   forms of a number there as well.
 //!
 //! # Examples
 //!
@@ -37,9 +37,9 @@
 mod bson;
 mod date;
 mod de;
-mod look;
 mod ser;
 mod types;
+mod undefined;
 
 use serde::Serialize;
 
@@ -48,6 +48,7 @@ pub(crate) use self::bson::{Tree, bson_list};
 pub(crate) use self::de::{from_reader, from_slice};
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
+pub(crate) use self::undefined::without_undefined;
 use crate::error::{Error, Result};
 
 /// Says why a text does not fit a type, without the text: serde quotes what it found, which may be
@@ -186,6 +187,5 @@ mod tests {
         assert_eq!(from_slice::<Row<i64>>(wrapped).unwrap().rest["n"], 3);
         assert!(from_slice::<Row<i64>>(br#"{"n":3.0}"#).is_err());
         assert_eq!(from_slice::<Row<Int64>>(br#"{"n":3.0}"#).unwrap().rest["n"], Int64(3));
-        assert!(from_slice::<Row<Option<i64>>>(br#"{"n":{"$undefined":true}}"#).is_err());
     }
 }
