@@ -126,11 +126,13 @@ impl Inner {
         mut decide: impl FnMut(&dyn Tables) -> Result<(Vec<Change>, T)>,
     ) -> Result<T> {
         let mut decided = None;
-        let mut takes_location = false;
+        // Whether the news of a location was taken, and whether it is among the changes.
+        let (mut takes_location, mut has_location) = (false, false);
         let committed = self.store.commit(deadline, &mut |tables| match decide(tables) {
             Ok((mut changes, value)) => {
                 decided = Some(Ok(value));
-                if !changes.is_empty() {
+                has_location = !changes.is_empty();
+                if has_location {
                     // What is learned from here on is news for the next commit.
                     takes_location |= self.location_is_news.swap(false, Ordering::Relaxed);
                     changes.extend(self.location_change(tables).filter(|_| takes_location));
@@ -139,11 +141,12 @@ impl Inner {
             }
             Err(Error::Store(error)) => Err(*error),
             Err(error) => {
+                has_location = false;
                 decided = Some(Err(error));
                 Ok(Vec::new())
             }
         });
-        if committed.is_err() && takes_location {
+        if takes_location && (committed.is_err() || !has_location) {
             self.location_is_news.store(true, Ordering::Relaxed);
         }
         committed?;

@@ -152,10 +152,15 @@ impl SledStore {
             (before, _) => (true, before.is_some()),
         };
         if newer {
-            self.lives.fetch_add(is_another.into(), Ordering::Relaxed);
             *slot = Arc::new(view);
         }
-        self.shared.seen.fetch_max(slot.snapshot.generation, Ordering::Relaxed);
+        let generation = slot.snapshot.generation;
+        if is_another {
+            self.lives.fetch_add(1, Ordering::Relaxed);
+            self.shared.seen.store(generation, Ordering::Relaxed);
+        } else {
+            self.shared.seen.fetch_max(generation, Ordering::Relaxed);
+        }
         Arc::clone(&slot)
     }
 
