@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyfob::transport::Response;
+use keyfob::transport::{Request, Response, Transport};
 use keyfob::{
-    Credentials, Error, Event, LogoutReason, ServerErrorCode, TransportErrorKind, UserState,
+    Credentials, Error, Event, LogoutReason, ServerErrorCode, TransportError, TransportErrorKind,
+    User, UserState,
 };
 use serde_json::{Value, json};
 use support::*;
@@ -460,11 +462,30 @@ fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
     assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
 }
 
-#[test]
-fn a_time_out_of_the_network_is_a_failure_like_any_other() {
-    let (script, clock, _, user) = logged_in();
+/// A user whose token has expired, of a backend that refreshes cannot reach in time: each of them
+/// does something, and ends so.
+fn out_of_reach(then: impl Fn() + Send + Sync + 'static) -> (Script, ManualClock, User) {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.reply(REFRESH, 503, Value::Null);
+    let relay = script.clone();
+    let transport = move |request: &Request| {
+        let answer = relay.send(request)?;
+        if answer.status() != 503 {
+            return Ok(answer);
+        }
+        then();
+        Err(TransportError::new(TransportErrorKind::Timeout, URL).before_sending())
+    };
+    let session = builder(&script, &clock).transport(transport).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
     clock.advance(MINUTE * 31);
-    script.fail(REFRESH, TransportErrorKind::Timeout);
+    (script, clock, user)
+}
+
+#[test]
+fn a_backend_out_of_reach_is_a_failure_like_any_other() {
+    let (script, clock, user) = out_of_reach(|| {});
     for _ in 0..20 {
         assert!(user.valid_access_token().unwrap_err().is_timeout());
     }
@@ -475,17 +496,14 @@ fn a_time_out_of_the_network_is_a_failure_like_any_other() {
 }
 
 #[test]
-fn those_who_wait_share_a_time_out_of_the_network() {
-    let (script, clock, _, user) = logged_in();
-    clock.advance(MINUTE * 31);
+fn those_who_wait_share_that_the_backend_is_out_of_reach() {
     let gate = Arc::new(Barrier::new(2));
-    let (waiting, mut is_first) = (gate.clone(), true);
-    script.on(REFRESH, move |_| {
-        if std::mem::take(&mut is_first) {
+    let (waiting, is_first) = (gate.clone(), AtomicBool::new(true));
+    let (script, _, user) = out_of_reach(move || {
+        if is_first.swap(false, Ordering::SeqCst) {
             waiting.wait();
             waiting.wait();
         }
-        Err(TransportErrorKind::Timeout)
     });
     thread::scope(|scope| {
         let call = || scope.spawn(|| user.valid_access_token().unwrap_err());
@@ -498,6 +516,16 @@ fn those_who_wait_share_a_time_out_of_the_network() {
         }
     });
     assert_eq!(script.count(REFRESH), 1);
+}
+
+#[test]
+fn an_answer_that_did_not_come_in_time_is_asked_for_again_at_once() {
+    let (script, clock, _, user) = logged_in();
+    clock.advance(MINUTE * 31);
+    script.fail(REFRESH, TransportErrorKind::Timeout);
+    user.valid_access_token().unwrap_err();
+    refreshes(&script, &clock);
+    user.valid_access_token().unwrap();
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl Inner {
                         // It had less time than this caller has.
                         Err(error) if attempt.early && !error.needs_login() => {}
                         Err(error) if attempt.leaves_hope(&error, deadline.remaining()) => {}
+                        Err(error) if ran_out(&error) && !deadline.has_passed() => {}
                         // It found this caller's token good, which only one who goes by the clock
                         // can use.
                         Ok(token)
@@ -537,6 +538,9 @@ impl Inner {
     fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, attempt: Attempt) {
         let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
+            // Nothing to wait for: what was lost is had again at once, while the backend still has it
+            // for who asks with a token that it has rotated.
+            Err(error) if ran_out(error) && !attempt.early => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 note!(
                     warn,
@@ -556,5 +560,14 @@ impl Inner {
                 self.forget_refused(user, outcome.as_ref().ok());
             }
         }
+    }
+}
+
+/// Tells whether the time was up with an answer on its way, or with the store held by somebody; not
+/// if the backend could not even be reached in time.
+fn ran_out(error: &Error) -> bool {
+    match error {
+        Error::Transport(trouble) => error.is_timeout() && trouble.may_have_arrived(),
+        _ => error.is_timeout(),
     }
 }
