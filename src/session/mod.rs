@@ -10,6 +10,7 @@ mod location;
 mod refresh;
 mod single;
 mod time;
+mod unsaved;
 mod url;
 mod users;
 

@@ -12,6 +12,7 @@ use super::delivery::is_success;
 use super::inner::{Inner, out_of_time};
 use super::single::{Role, Waited};
 use super::time::Moment;
+use super::unsaved::Brought;
 use super::users::network_part;
 use crate::clock::Deadline;
 use crate::diagnostics::{Brief, note};
@@ -20,7 +21,7 @@ use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
 use crate::store::{Change, StoredUser};
 use crate::token::{AccessToken, Freshness, RefreshToken};
-use crate::wire::{self, Refreshed, Route};
+use crate::wire::{self, Route};
 
 /// The longest that a refresh may hold up a call whose token is still good.
 const EARLY_LIMIT: Duration = Duration::from_secs(5);
@@ -58,24 +59,6 @@ impl Attempt {
     /// another moment.
     fn leaves_hope(self, error: &Error, time: Duration) -> bool {
         error.is_timeout() && time / 2 >= self.time
-    }
-}
-
-/// What a refresh brought, for the login that it set out for.
-#[derive(Clone)]
-pub(super) struct Brought {
-    epoch: u64,
-    /// The refresh token that it was had with.
-    replaces: RefreshToken,
-    refreshed: Refreshed,
-    skew: i64,
-}
-
-impl Brought {
-    /// Tells whether the record is still what it set out from: of the same login, and nobody else
-    /// has replaced the refresh token meanwhile.
-    fn continues(&self, record: &StoredUser) -> bool {
-        record.epoch == self.epoch && record.refresh_token.as_ref() == Some(&self.replaces)
     }
 }
 
@@ -353,7 +336,7 @@ impl Inner {
 
     /// Stores what a refresh brought, unless the user has logged out or in since it set out, or
     /// somebody else has stored a newer refresh token.
-    fn store_refreshed(
+    pub(super) fn store_refreshed(
         &self,
         user: &UserId,
         brought: Brought,
@@ -411,69 +394,9 @@ impl Inner {
         stored
     }
 
-    /// Remembers what a refresh brought until it is stored, since the backend may accept no other
-    /// refresh token any more; or forgets it.
-    fn remember_unsaved(&self, user: &UserId, brought: Brought, is_unsaved: bool) {
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = &brought.refreshed.refresh_token;
-        if is_unsaved {
-            unsaved.insert(user.clone(), brought);
-        } else if unsaved.get(user).is_some_and(|kept| kept.refreshed.refresh_token == *own) {
-            unsaved.remove(user);
-        }
-        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
-    }
-
-    /// Tells whether there is a newer refresh token of this login than the store has.
-    pub(super) fn has_unsaved(&self, record: &StoredUser) -> bool {
-        if !self.has_any_unsaved.load(Ordering::Relaxed) {
-            return false;
-        }
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        unsaved.get(&record.id).is_some_and(|kept| kept.continues(record))
-    }
-
-    /// Stores that one, if the user has one: before anything else is asked of the backend for this
-    /// user, who may not accept the stored one any more. For whoever is alone at the user's refresh.
-    pub(super) fn store_unsaved(
-        &self,
-        user: &UserId,
-        deadline: Deadline,
-    ) -> Result<Option<AccessToken>> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        // It stays there until it is stored, so that nobody else goes by the stored one.
-        let kept = unsaved.get(user).cloned();
-        drop(unsaved);
-        kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
-    }
-
-    /// Returns the refresh token that the store could not keep, for who leaves with it.
-    pub(super) fn unsaved_token(&self, record: &StoredUser) -> Option<RefreshToken> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = unsaved.get(&record.id).filter(|kept| kept.continues(record))?;
-        kept.refreshed.refresh_token.clone()
-    }
-
-    /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a
-    /// program must not end with it in memory alone.
-    fn try_to_store_unsaved(&self, record: &StoredUser, deadline: Deadline) {
-        const LIMIT: Duration = Duration::from_secs(1);
-        if self.has_unsaved(record) {
-            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-            if let Ok(Some(_flight)) = self.store.refresh_flight(&record.id, deadline) {
-                let _ = self.store_unsaved(&record.id, deadline);
-            }
-        }
-    }
-
     /// Forgets what is remembered of a login that is over, and of no later one of the same user.
     pub(super) fn forget(&self, user: &UserId, epoch: u64) {
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsaved.get(user).is_some_and(|kept| kept.epoch <= epoch) {
-            unsaved.remove(user);
-        }
-        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
-        drop(unsaved);
+        self.forget_unsaved(user, epoch);
         self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
         self.forget_refused(user, None);
     }

@@ -1,0 +1,98 @@
+//! Rotated refresh tokens that could not be stored when they came: kept in memory until they are,
+//! since the backend may accept no other.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::inner::Inner;
+use crate::clock::Deadline;
+use crate::error::Result;
+use crate::id::UserId;
+use crate::store::StoredUser;
+use crate::token::{AccessToken, RefreshToken};
+use crate::wire::Refreshed;
+
+/// What a refresh brought, for the login that it set out for.
+#[derive(Clone)]
+pub(super) struct Brought {
+    pub(super) epoch: u64,
+    /// The refresh token that it was had with.
+    pub(super) replaces: RefreshToken,
+    pub(super) refreshed: Refreshed,
+    pub(super) skew: i64,
+}
+
+impl Brought {
+    /// Tells whether the record is still what it set out from: of the same login, and nobody else
+    /// has replaced the refresh token meanwhile.
+    pub(super) fn continues(&self, record: &StoredUser) -> bool {
+        record.epoch == self.epoch && record.refresh_token.as_ref() == Some(&self.replaces)
+    }
+}
+
+impl Inner {
+    /// Remembers what a refresh brought until it is stored, since the backend may accept no other
+    /// refresh token any more; or forgets it.
+    pub(super) fn remember_unsaved(&self, user: &UserId, brought: Brought, is_unsaved: bool) {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = &brought.refreshed.refresh_token;
+        if is_unsaved {
+            unsaved.insert(user.clone(), brought);
+        } else if unsaved.get(user).is_some_and(|kept| kept.refreshed.refresh_token == *own) {
+            unsaved.remove(user);
+        }
+        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Forgets it if it belongs to a login that is over, and not to a later one.
+    pub(super) fn forget_unsaved(&self, user: &UserId, epoch: u64) {
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsaved.get(user).is_some_and(|kept| kept.epoch <= epoch) {
+            unsaved.remove(user);
+        }
+        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Tells whether there is a newer refresh token of this login than the store has.
+    pub(super) fn has_unsaved(&self, record: &StoredUser) -> bool {
+        if !self.has_any_unsaved.load(Ordering::Relaxed) {
+            return false;
+        }
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        unsaved.get(&record.id).is_some_and(|kept| kept.continues(record))
+    }
+
+    /// Stores that one, if the user has one: before anything else is asked of the backend for this
+    /// user, who may not accept the stored one any more. For whoever is alone at the user's refresh.
+    pub(super) fn store_unsaved(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<AccessToken>> {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        // It stays there until it is stored, so that nobody else goes by the stored one.
+        let kept = unsaved.get(user).cloned();
+        drop(unsaved);
+        kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
+    }
+
+    /// Returns the refresh token that the store could not keep, for who leaves with it.
+    pub(super) fn unsaved_token(&self, record: &StoredUser) -> Option<RefreshToken> {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = unsaved.get(&record.id).filter(|kept| kept.continues(record))?;
+        kept.refreshed.refresh_token.clone()
+    }
+
+    /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a
+    /// program must not end with it in memory alone.
+    pub(super) fn try_to_store_unsaved(&self, record: &StoredUser, deadline: Deadline) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        if self.has_unsaved(record) {
+            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
+            if let Ok(Some(_flight)) = self.store.refresh_flight(&record.id, deadline) {
+                let _ = self.store_unsaved(&record.id, deadline);
+            }
+        }
+    }
+}
