@@ -16,7 +16,8 @@ use super::files::{Identity, failed, private};
 use crate::error::StoreError;
 
 const SIZE: usize = 32;
-/// How often it is checked that the file is still the one under its name.
+/// How often it is checked that the file is still the one under its name, and this process the one
+/// that opened it, which costs as much as half a look at the file.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// What the file says.
@@ -33,7 +34,9 @@ pub(super) struct GenerationFile {
     file: File,
     path: PathBuf,
     identity: Identity,
-    /// When the name was last checked, in milliseconds of this process's life.
+    /// The process that opened it, and no child forked off.
+    process: u32,
+    /// When name and process were last checked, in milliseconds of this process's life.
     checked: AtomicU64,
 }
 
@@ -110,8 +113,8 @@ impl GenerationFile {
 
     fn new(file: File, path: &Path) -> io::Result<Self> {
         let identity = Identity::of(&file.metadata()?);
-        let checked = AtomicU64::new(uptime());
-        Ok(Self { file, path: path.to_owned(), identity, checked })
+        let (process, checked) = (std::process::id(), AtomicU64::new(uptime()));
+        Ok(Self { file, path: path.to_owned(), identity, process, checked })
     }
 
     /// Reads what the file says now; `None` if it is torn.
@@ -148,13 +151,13 @@ impl GenerationFile {
         std::fs::metadata(&self.path).is_ok_and(|now| Identity::of(&now) == self.identity)
     }
 
-    /// Like [`Self::is_in_place`], but looks only once a second.
+    /// Like [`Self::is_in_place`], and that no child is asking; but looks only once a second.
     pub(super) fn was_in_place(&self) -> bool {
         let (now, checked) = (uptime(), self.checked.load(Ordering::Relaxed));
         if now.saturating_sub(checked) < CHECK.as_millis() as u64 {
             return true;
         }
-        let in_place = self.is_in_place();
+        let in_place = self.process == std::process::id() && self.is_in_place();
         if in_place {
             self.checked.store(now, Ordering::Relaxed);
         }

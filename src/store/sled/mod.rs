@@ -309,8 +309,10 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("keyfob-forked-{}", std::process::id()));
         let soon = Deadline::after(Duration::from_secs(10));
         let mut store = SledStore::open(&dir, "app", OnDamage::Refuse, soon).unwrap();
-        // As a child sees it: the same store, another process.
+        // As a child sees it: the same store, another process. What was looked at within the last
+        // second would still be read.
         store.process ^= 1;
+        *store.view.write().unwrap() = Arc::new(View::nothing());
         let ada = UserId::new("ada");
         let errors = [
             store.current(soon).unwrap_err(),

@@ -88,7 +88,7 @@ impl View {
     }
 
     /// Tells whether nothing has changed since: one positioned read, and once a second a look at
-    /// the name of the file.
+    /// the name of the file and at which process this is.
     fn is_current(&self) -> bool {
         let Some(file) = &self.file else { return false };
         self.seen.is_settled()
@@ -109,11 +109,11 @@ impl View {
 impl SledStore {
     /// Returns what the store says now, as much of it as is asked for.
     pub(super) fn view(&self, part: Part, deadline: Deadline) -> Result<Arc<View>, StoreError> {
-        self.check_process()?;
         let view = self.remembered();
         if view.snapshot.has(part) && view.is_current() {
             return Ok(view);
         }
+        self.check_process()?;
         let mut naps = Naps::until(deadline);
         let mut turns = 0;
         loop {
