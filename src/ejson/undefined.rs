@@ -34,16 +34,19 @@ pub(crate) fn without_undefined(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// Returns where the name is, from some place on.
 fn find(text: &[u8], from: usize) -> Option<usize> {
+    /// How much is passed over at a time where there is no dollar, as most of a large answer is.
+    const STRETCH: usize = 128;
     let mut at = from;
-    // Dollars are rarer than quotes.
-    while let Some(ahead) = text[at..].iter().position(|byte| *byte == b'$') {
-        at += ahead;
+    loop {
+        while text[at..].get(..STRETCH).is_some_and(|stretch| !stretch.contains(&b'$')) {
+            at += STRETCH;
+        }
+        at += text[at..].iter().position(|byte| *byte == b'$')?;
         match at.checked_sub(1).filter(|quote| text[*quote..].starts_with(NAME)) {
             Some(quote) => return Some(quote),
             None => at += 1,
         }
     }
-    None
 }
 
 /// Returns what comes after `:true}`.
@@ -73,6 +76,9 @@ mod tests {
         ] {
             assert_eq!(read(text), expected);
         }
+        let long = format!("{}{{\"$undefined\":true}}{}", "[1],".repeat(200), ",[2]".repeat(100));
+        let expected = format!("{}null{}", "[1],".repeat(200), ",[2]".repeat(100));
+        assert_eq!(read(&long), expected);
         for text in [
             "",
             "$",
