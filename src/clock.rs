@@ -99,6 +99,12 @@ impl Deadline {
     }
 }
 
+/// Returns a duration in milliseconds, at most as many as an `i64` counts.
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    seconds.saturating_mul(1000).saturating_add(i64::from(duration.subsec_millis()))
+}
+
 impl Eq for Deadline {}
 
 impl Ord for Deadline {

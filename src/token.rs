@@ -15,6 +15,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::clock::milliseconds;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
@@ -82,8 +83,7 @@ impl Claims {
     /// milliseconds: less than a week left, or a tenth of its life if that is shorter.
     pub(crate) fn is_ending(&self, now: i64) -> bool {
         const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-        let near = WEEK.min(self.lifetime() / 10);
-        let near = i64::try_from(near.as_millis()).unwrap_or(i64::MAX);
+        let near = milliseconds(WEEK.min(self.lifetime() / 10));
         self.expires_at.saturating_mul(1000).saturating_sub(now) < near
     }
 

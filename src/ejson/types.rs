@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::date;
 use super::de::Extended;
+use crate::clock::milliseconds;
 
 /// The id of a document: 12 bytes, written as 24 hexadecimal digits in `{"$oid":"…"}`.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -92,10 +93,9 @@ impl DateTime {
 
 impl From<SystemTime> for DateTime {
     fn from(time: SystemTime) -> Self {
-        let millis = |distance: Duration| i64::try_from(distance.as_millis()).unwrap_or(i64::MAX);
         match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Self(millis(after)),
-            Err(before) => Self(-millis(before.duration())),
+            Ok(after) => Self(milliseconds(after)),
+            Err(before) => Self(-milliseconds(before.duration())),
         }
     }
 }

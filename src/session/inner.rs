@@ -16,7 +16,7 @@ use super::time::BackendTime;
 use super::unsaved::Brought;
 use super::url::BaseUrl;
 use super::users::Untold;
-use crate::clock::{Clock, Deadline};
+use crate::clock::{Clock, Deadline, milliseconds};
 use crate::diagnostics::note;
 use crate::error::{
     Error, LocalState, Result, StoreError, StoreErrorKind, TransportError, TransportErrorKind,
@@ -92,9 +92,7 @@ impl Inner {
 
     /// Returns the time by the wall clock here, in milliseconds since the epoch.
     pub(super) fn now(&self) -> i64 {
-        let since = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-        seconds.saturating_mul(1000).saturating_add(i64::from(since.subsec_millis()))
+        milliseconds(self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
     /// Returns a user's record.

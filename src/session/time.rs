@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::inner::Inner;
+use crate::clock::milliseconds;
 use crate::token::Claims;
 use crate::transport::Response;
 use crate::wire;
@@ -87,8 +88,7 @@ impl BackendTime {
 
 impl Inner {
     pub(super) fn moment(&self) -> Moment {
-        let monotonic = self.clock.monotonic().as_millis();
-        Moment { wall: self.now(), monotonic: i64::try_from(monotonic).unwrap_or(i64::MAX) }
+        Moment { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
     }
 
     /// Returns what the backend's clock shows at a moment, as far as it is known. `skew` is what is

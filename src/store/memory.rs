@@ -1,6 +1,6 @@
 //! A store in memory, for tests and for programs that keep nothing.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -35,7 +35,7 @@ struct State {
     number: u64,
     current: Option<UserId>,
     location: Option<String>,
-    users: HashMap<UserId, Arc<StoredUser>>,
+    users: BTreeMap<UserId, Arc<StoredUser>>,
     /// All of them, by `created`.
     order: BTreeSet<(u64, UserId)>,
     ring: Ring,

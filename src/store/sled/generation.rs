@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::files::{Identity, failed, private};
+use crate::clock::milliseconds;
 use crate::error::StoreError;
 
 const SIZE: usize = 32;
@@ -37,7 +38,7 @@ pub(super) struct GenerationFile {
     /// The process that opened it, and no child forked off.
     process: u32,
     /// When name and process were last checked, in milliseconds of this process's life.
-    checked: AtomicU64,
+    checked: AtomicI64,
 }
 
 impl Generation {
@@ -113,7 +114,7 @@ impl GenerationFile {
 
     fn new(file: File, path: &Path) -> io::Result<Self> {
         let identity = Identity::of(&file.metadata()?);
-        let (process, checked) = (std::process::id(), AtomicU64::new(uptime()));
+        let (process, checked) = (std::process::id(), AtomicI64::new(uptime()));
         Ok(Self { file, path: path.to_owned(), identity, process, checked })
     }
 
@@ -154,7 +155,7 @@ impl GenerationFile {
     /// Like [`Self::is_in_place`], and that no child is asking; but looks only once a second.
     pub(super) fn was_in_place(&self) -> bool {
         let (now, checked) = (uptime(), self.checked.load(Ordering::Relaxed));
-        if now.saturating_sub(checked) < CHECK.as_millis() as u64 {
+        if now.saturating_sub(checked) < milliseconds(CHECK) {
             return true;
         }
         let in_place = self.process == std::process::id() && self.is_in_place();
@@ -171,9 +172,9 @@ impl GenerationFile {
 }
 
 /// Returns the milliseconds since this was first asked.
-fn uptime() -> u64 {
+fn uptime() -> i64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_millis() as u64
+    milliseconds(START.elapsed())
 }
 
 #[cfg(unix)]
