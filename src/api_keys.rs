@@ -8,7 +8,7 @@ use crate::transport::Response;
 use crate::user::User;
 use crate::wire::{self, Route};
 
-/// The client for a user's API keys; had from [`User::api_keys`].
+/// The client for a user's API keys; returned by [`User::api_keys`].
 ///
 /// Each call blocks for one request, within the session's deadline. Their common errors:
 /// [`Error::LocalState`](crate::Error::LocalState) if the user is not logged in,
@@ -59,7 +59,7 @@ impl<'a> ApiKeys<'a> {
         }
     }
 
-    /// Lets a key be used to log in again; nothing happens if it can be.
+    /// Lets a key be used to log in again; does nothing if the key is enabled already.
     ///
     /// # Errors
     /// With code `ApiKeyNotFound` if the user has no such key.
@@ -67,7 +67,7 @@ impl<'a> ApiKeys<'a> {
         self.send(&Route::enable_api_key(id, true)).map(|_| ())
     }
 
-    /// Stops a key from being used to log in. Who is logged in with it stays so.
+    /// Stops a key from being used to log in. Whoever is logged in with it stays logged in.
     ///
     /// # Errors
     /// With code `ApiKeyNotFound` if the user has no such key.

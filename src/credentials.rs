@@ -76,55 +76,55 @@ impl Provider {
 }
 
 impl Credentials {
-    /// Logs in without an account. A session that has a logged-in anonymous user already reuses
+    /// Credentials to log in without an account. A session that has a logged-in anonymous user already reuses
     /// it, without network; see [`Credentials::new_anonymous`].
     pub fn anonymous() -> Self {
         Self(Kind::Anonymous { reuse: true })
     }
 
-    /// Logs in without an account, always as a new user.
+    /// Credentials to log in without an account, always as a new user.
     pub fn new_anonymous() -> Self {
         Self(Kind::Anonymous { reuse: false })
     }
 
-    /// Logs in with an e-mail address and a password that were registered before
+    /// Credentials of an e-mail address and a password that were registered before
     /// ([`EmailPassword::register`](crate::EmailPassword::register)).
     pub fn email_password(email: impl Into<String>, password: impl Into<Secret>) -> Self {
         Self(Kind::EmailPassword { email: email.into(), password: password.into() })
     }
 
-    /// Logs in with an API key, of a user ([`ApiKeys::create`](crate::ApiKeys::create)) or of the
-    /// operator's.
+    /// Credentials of an API key: a user's ([`ApiKeys::create`](crate::ApiKeys::create)) or one of
+    /// the operator's.
     pub fn api_key(key: impl Into<Secret>) -> Self {
         Self(Kind::ApiKey(key.into()))
     }
 
-    /// Logs in with the identity token that Sign in with Apple gave.
+    /// Credentials of the identity token that Sign in with Apple gave.
     pub fn apple(id_token: impl Into<Secret>) -> Self {
         Self(Kind::Apple(id_token.into()))
     }
 
-    /// Logs in with the access token that Facebook's log-in gave.
+    /// Credentials of the access token that Facebook's log-in gave.
     pub fn facebook(access_token: impl Into<Secret>) -> Self {
         Self(Kind::Facebook(access_token.into()))
     }
 
-    /// Logs in with the authorisation code for servers that Google's log-in gave.
+    /// Credentials of the authorisation code for servers that Google's log-in gave.
     pub fn google_auth_code(code: impl Into<Secret>) -> Self {
         Self(Kind::GoogleAuthCode(code.into()))
     }
 
-    /// Logs in with the OpenID Connect identity token that Google's log-in gave.
+    /// Credentials of the OpenID Connect identity token that Google's log-in gave.
     pub fn google_id_token(id_token: impl Into<Secret>) -> Self {
         Self(Kind::GoogleIdToken(id_token.into()))
     }
 
-    /// Logs in with a token of somebody else's that the app is configured to trust.
+    /// Credentials of a token by somebody else whom the app is configured to trust.
     pub fn jwt(token: impl Into<Secret>) -> Self {
         Self(Kind::Jwt(token.into()))
     }
 
-    /// Logs in by the app's own authentication function, which gets this payload: anything that
+    /// Credentials for the app's own authentication function, which gets this payload: anything that
     /// serialises to an object, written as canonical extended JSON with its fields in their order.
     /// Its field `options` is the protocol's and is replaced. Numbers, dates, ids and whatever else
     /// extended JSON wraps in an object are none.
@@ -135,7 +135,7 @@ impl Credentials {
         object(&payload).map(|payload| Self(Kind::Function(payload)))
     }
 
-    /// Logs in by a provider that this version does not know, with the fields that it wants.
+    /// Credentials for a provider that this version does not know, with the fields that it wants.
     ///
     /// # Errors
     /// [`Error::Decode`] if the fields are no object.

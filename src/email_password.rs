@@ -9,8 +9,8 @@ use crate::secret::Secret;
 use crate::session::Session;
 use crate::wire::Route;
 
-/// The client for accounts that the backend keeps by e-mail address and password; had from
-/// [`Session::email_password`].
+/// The client for accounts that the backend keeps by e-mail address and password;
+/// returned by [`Session::email_password`].
 ///
 /// Nothing here needs a user or changes who is logged in. Each call blocks for one request (and the
 /// look-up of the host before the first), within the session's deadline.

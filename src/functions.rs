@@ -14,7 +14,7 @@ use crate::transport::Response;
 use crate::user::User;
 use crate::wire::Route;
 
-/// The client for a user's function calls; had from [`User::functions`].
+/// The client for a user's function calls; returned by [`User::functions`].
 #[derive(Debug)]
 pub struct Functions<'a> {
     user: &'a User,
@@ -48,10 +48,11 @@ impl<'a> Functions<'a> {
     /// [`Error::Server`] if the function failed (`FunctionExecutionError`), does not exist
     /// (`FunctionNotFound`) or may not be called; [`Error::LoginEnded`] if the backend ended the
     /// login; [`Error::LocalState`] if the user is not logged in; [`Error::Transport`] if no answer
-    /// came, if it is larger than 64 MiB, or if the time was up before a large one was read, and if
-    /// that [`is_ambiguous`](Error::is_ambiguous) the function may have run; [`Error::Decode`] if
-    /// the result does not fit `T`, or the arguments are not a list; [`Error::Store`] if the user
-    /// cannot be read or a new token not be kept; [`Error::ShutDown`] if the session was shut down.
+    /// came, if it is larger than 64 MiB, or if the time was up before a large one was read: if it
+    /// [`is_ambiguous`](Error::is_ambiguous), the function may have run; [`Error::Decode`] if the
+    /// result does not fit `T`, or the arguments are not a list; [`Error::Store`] if the user
+    /// cannot be read or a new token cannot be stored; [`Error::ShutDown`] if the session was shut
+    /// down.
     ///
     /// # Examples
     ///

@@ -4,7 +4,7 @@
 //! A [`Session`] is the one handle: cheap to clone, usable from any thread, with no async runtime
 //! anywhere. It keeps users and tokens in an embedded database that any number of processes may
 //! share, so a program that was closed knows its users when it is opened again, without network.
-//! Each [`User`] had from it makes calls with an access token that is refreshed when it is due,
+//! Each [`User`] of it makes calls with an access token that is refreshed when it is due,
 //! once, however many threads and processes ask.
 //!
 //! ```no_run

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// A secret text: a password, a token, the value of an API key. Clones share one copy of it.
 ///
-/// `Debug` prints `Secret(..)` and there is no `Display`; the text is had with [`Secret::expose`]
-/// alone, so that a search for that word finds every place where it leaves its wrapper.
+/// `Debug` prints `Secret(..)` and there is no `Display`: only [`Secret::expose`] returns the text,
+/// so that a search for that word finds every place where it leaves its wrapper.
 ///
 /// # Examples
 ///

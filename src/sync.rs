@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::ejson;
-use crate::error::{Error, Result, StoreError, StoreErrorKind};
+use crate::error::{Error, Result};
 use crate::session::{ListedUser, Session};
+use crate::store::{failed, make_private_dir};
 use crate::token::AccessToken;
 use crate::user::User;
 use crate::wire;
@@ -24,7 +25,7 @@ const REALMS: &str = "realms";
 /// The longest name of a file that is written out; a longer one is replaced by its hash.
 const LONGEST_NAME: usize = 180;
 
-/// All that a sync engine needs to know to open one of a user's realms; had from
+/// All that a sync engine needs to know to open one of a user's realms; returned by
 /// [`User::sync_flexible`] and [`User::sync_partition`].
 ///
 /// It follows its user: while that is logged out the realm can be opened and read, and
@@ -111,7 +112,8 @@ impl User {
     fn sync(&self, partition: Option<String>, name: String) -> Result<SyncConfiguration> {
         self.identities()?;
         let dir = realms(self.session())?.join(file_name(self.id().as_str()));
-        make_dir(&dir).map_err(|error| cannot_use(&dir, error))?;
+        make_private_dir(&dir)
+            .map_err(|error| failed("make the directory of synced realms", &dir, error))?;
         let path = dir.join(format!("{}.realm", file_name(&name)));
         Ok(SyncConfiguration { user: self.clone(), partition, path })
     }
@@ -125,12 +127,12 @@ impl Session {
     /// [`Error::Config`] if the session keeps no files, [`Error::Store`] if they cannot be listed.
     pub fn unused_sync_dirs(&self) -> Result<Vec<PathBuf>> {
         let dir = realms(self)?;
+        let unlisted = |error| failed("list the directories of synced realms", &dir, error);
         let entries = match std::fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| cannot_use(&dir, error))?,
+            entries => entries.map_err(unlisted)?,
         };
-        let entries: Vec<_> =
-            entries.collect::<io::Result<_>>().map_err(|error| cannot_use(&dir, error))?;
+        let entries: Vec<_> = entries.collect::<io::Result<_>>().map_err(unlisted)?;
         // The users after the directories: one who logs in meanwhile is among them.
         let name = |listed: Result<ListedUser>| Ok(file_name(listed?.user().id().as_str()));
         let known: HashSet<_> = self.users_iter().map(name).collect::<Result<_>>()?;
@@ -188,19 +190,6 @@ fn file_name(text: &str) -> String {
     } else {
         format!("h_{:016x}", crate::hash::fnv1a(&[text.as_bytes()]))
     }
-}
-
-fn make_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
-fn cannot_use(dir: &Path, error: io::Error) -> Error {
-    let reason = "the directory of synced realms cannot be used";
-    StoreError::new(StoreErrorKind::Access, reason).at(dir).because(error).into()
 }
 
 impl fmt::Debug for SyncConfiguration {

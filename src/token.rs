@@ -35,11 +35,14 @@ struct Token {
     claims: Claims,
 }
 
-/// A short-lived token that goes with each request. Cloning is cheap, and `Debug` shows no secret.
+/// A short-lived token that goes with each request. Cloning is cheap, and `Debug` shows no secret;
+/// serialised, it is the token in the clear, for a store to write.
 #[derive(Clone)]
 pub struct AccessToken(Arc<Token>);
 
-/// A long-lived token that gets new access tokens. It never leaves the session but for the backend.
+/// A long-lived token that gets new access tokens. It leaves the session for the backend only and,
+/// inside a [`StoredUser`](crate::store::StoredUser), for the store. `Debug` shows no secret;
+/// serialised, it is the token in the clear, for a store to write.
 #[derive(Clone)]
 pub struct RefreshToken(Arc<Token>);
 

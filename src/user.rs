@@ -77,7 +77,7 @@ impl User {
     }
 
     /// Fetches profile and identities from the backend and stores them. Emits
-    /// [`Event::ProfileChanged`] if they were others.
+    /// [`Event::ProfileChanged`] if they have changed.
     ///
     /// # Errors
     /// As [`Functions::call`].
@@ -126,7 +126,8 @@ impl User {
     /// Returns an access token that the backend will accept; one that is due is refreshed first.
     ///
     /// A fresh token costs one look into the store. Blocks, when it has expired, for one request at
-    /// most, however many threads and processes ask. Emits [`Event::TokenRefreshed`].
+    /// most, however many threads and processes ask. Emits [`Event::TokenRefreshed`] if it was
+    /// refreshed.
     ///
     /// # Errors
     /// [`Error::LoginEnded`] if the backend refused the refresh token for good: the user is logged
@@ -176,7 +177,7 @@ impl User {
     /// (in a store that is sealed once it was told); profile and identities stay. An anonymous user
     /// is removed, since there is no way to log in as the same one again. Emits
     /// [`Event::LoggedOut`] or [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user
-    /// was current; then the user who was used last before it is, if there is one who is logged in.
+    /// was current; of those who are logged in, the one who was used last becomes current then.
     /// Does nothing if the user is logged out, but for telling the backend if it was not told.
     ///
     /// # Errors
@@ -196,9 +197,9 @@ impl User {
     ///
     /// From then on the user can log in by either of them. An anonymous user becomes a permanent
     /// one that a log-out keeps. Identities and profile are fetched again; one
-    /// [`Event::IdentityLinked`] follows, and [`Event::CurrentUserChanged`] if it was another. An
-    /// e-mail address has to be registered, and confirmed if the app asks for that, before it can
-    /// be linked. Blocks for two requests and, if need be, a refresh.
+    /// [`Event::IdentityLinked`] follows, and [`Event::CurrentUserChanged`] if another user, or
+    /// nobody, was current before. An e-mail address has to be registered, and confirmed if the app
+    /// asks for that, before it can be linked. Blocks for two requests and, if need be, a refresh.
     ///
     /// # Errors
     /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in.

@@ -6,9 +6,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use keyfob::transport::Response;
 #[cfg(feature = "bson")]
-use keyfob::transport::{Request, Transport};
+use keyfob::transport::{Request, Response, Transport};
 use keyfob::{Error, ServerErrorCode, TransportErrorKind};
 use serde_json::{Value, json};
 use support::*;
@@ -111,14 +110,6 @@ fn a_call_whose_answer_was_lost_is_ambiguous_and_not_repeated() {
     script.fail(CALL, TransportErrorKind::Interrupted);
     assert!(user.functions().call::<()>("f", ()).unwrap_err().is_ambiguous());
     assert_eq!(script.count(CALL), 1);
-}
-
-#[test]
-fn a_redirect_is_reported_and_not_followed() {
-    let (script, _, _, user) = logged_in();
-    script.on(CALL, |_| Ok(Response::new(307, "").with_header("Location", "http://evil.example/")));
-    assert_eq!(user.functions().call::<()>("f", ()).unwrap_err().status(), Some(307));
-    assert_eq!(script.routes(), [CALL]);
 }
 
 #[cfg(feature = "bson")]

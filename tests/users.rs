@@ -67,7 +67,7 @@ fn only_a_logged_in_user_of_this_session_can_be_switched_to() {
     users[0].log_out().unwrap();
     let error = session.switch_user(&users[0]).unwrap_err();
     assert!(matches!(error, Error::LocalState(LocalState::NotLoggedIn(_))));
-    assert_eq!(error.to_string(), "user ada is logged out");
+    assert_eq!(error.to_string(), "user ada is logged out, log in again");
     let (_, _, strangers) = with_users(&["eve"]);
     let error = session.switch_user(&strangers[0]).unwrap_err();
     assert!(matches!(error, Error::LocalState(LocalState::UnknownUser(_))));

@@ -28,6 +28,9 @@ pub use codes::ServerErrorCode;
 
 use crate::id::UserId;
 
+/// What is attempted by a [`link`](crate::User::link), whose refusals have a meaning of their own.
+pub(crate) const LINK: &str = "link the account";
+
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -69,7 +72,10 @@ pub enum Error {
 pub enum LocalState {
     /// Anonymous credentials cannot be linked to a user.
     CannotLinkAnonymous,
-    /// Nobody is logged in.
+    /// No user is current. The library itself never says so ([`Session::current_user`] returns
+    /// `None`): it is for programs that need one.
+    ///
+    /// [`Session::current_user`]: crate::Session::current_user
     NoCurrentUser,
     /// The user is known here and logged out.
     NotLoggedIn(UserId),
@@ -249,8 +255,9 @@ impl Error {
         )
     }
 
-    /// Tells whether the backend may have done what was asked although no answer came: a log-in
-    /// whose reply was lost may have made a server session, a registration may have made the user.
+    /// Tells whether the backend may have done what was asked although the call failed: a log-in
+    /// whose answer was lost may have made a server session, a registration may have made the user,
+    /// a deletion stands although the store could not keep it.
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Server(error) => error.ambiguous,
@@ -303,7 +310,7 @@ impl Error {
     /// Returns what the refusal of a [`link`](crate::User::link) means, where the answer says it.
     pub fn link_refusal(&self) -> Option<LinkRefusal> {
         use ServerErrorCode as Code;
-        let error = self.server().filter(|error| error.attempt == "link the account")?;
+        let error = self.server().filter(|error| error.attempt == LINK)?;
         match &error.code {
             Some(Code::Other(code)) if code == "IdentityAlreadyInUse" => {
                 Some(LinkRefusal::IdentityAlreadyInUse)
@@ -408,7 +415,9 @@ impl fmt::Display for LocalState {
                 f.write_str("anonymous credentials cannot be linked to a user")
             }
             Self::NoCurrentUser => f.write_str("nobody is logged in, log in first"),
-            Self::NotLoggedIn(user) => write!(f, "user {} is logged out", Printable(user.as_str())),
+            Self::NotLoggedIn(user) => {
+                write!(f, "user {} is logged out, log in again", Printable(user.as_str()))
+            }
             Self::UnknownUser(user) => {
                 write!(f, "user {} is not known here", Printable(user.as_str()))
             }

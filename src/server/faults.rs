@@ -11,7 +11,7 @@ use super::Route;
 use super::http::{Outcome, Response};
 use crate::Deadline;
 
-/// What a server does wrong on purpose. Got from [`Server::faults`](super::Server::faults).
+/// What a server does wrong on purpose; returned by [`Server::faults`](super::Server::faults).
 ///
 /// A request meets the first fault, in the order they were added, that is for its [route](Route)
 /// and has not met as many as it should. There is at most one fault for each request, and without

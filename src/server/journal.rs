@@ -38,8 +38,8 @@ pub struct JournalEntry {
     pub fault: Option<&'static str>,
 }
 
-/// What was asked of a server up to a moment, oldest first. Got from
-/// [`Server::journal`](super::Server::journal).
+/// What was asked of a server up to a moment, oldest first; returned
+/// by [`Server::journal`](super::Server::journal).
 ///
 /// It shows as a list, one request a line; the assertions print that when they fail.
 ///

@@ -25,7 +25,8 @@ use crate::store::{OnDamage, SledStore, Store};
 use crate::transport::{Transport, UreqTransport};
 use crate::wire::{self, Device};
 
-/// How long a call may take unless the builder or the call says otherwise.
+/// How long a call may take (60 s), unless [`SessionBuilder::deadline`] or
+/// [`Session::with_deadline`] says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Describes a [`Session`]; begun by [`Session::builder`].

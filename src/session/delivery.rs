@@ -59,8 +59,8 @@ impl Inner {
         let repeat = match outcome {
             Ok(answer) if wire::is_redirect(answer.status()) => match answer.status() {
                 // For good, as realm-core takes it: `app.cpp`,
-                // `App::handle_possible_redirect_response` up to 14.12. Who sends
-                // away has not done what was asked.
+                // `App::handle_possible_redirect_response` up to 14.12. Whoever
+                // sends away has not done what was asked.
                 301 | 308 => true,
                 307 if elsewhere => true,
                 _ if elsewhere => route.repeatable,

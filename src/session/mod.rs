@@ -35,7 +35,7 @@ use crate::user::User;
 
 /// The users of one app on one backend, as they are known on this device.
 ///
-/// Cloning is cheap: all clones, and every [`User`] had from one, share one state, which goes when
+/// Cloning is cheap: all clones, and every [`User`] that one of them returned, share one state, which goes when
 /// the last of them does. A session may be used from any number of threads, and any number of
 /// sessions and processes may share one data directory. It starts no thread of its own unless
 /// somebody listens for events.
@@ -93,9 +93,10 @@ impl Session {
     ///
     /// Tokens, identities, profile and the choice of the current user are on disk when this
     /// returns. A user who is known here already, by whatever provider, is the same user
-    /// afterwards. [`Credentials::anonymous`] reuses an anonymous user who is logged in, without
-    /// network. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if it was another.
-    /// Blocks for three requests at most, within the deadline.
+    /// afterwards. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another user, or
+    /// nobody, was current before. [`Credentials::anonymous`] reuses an anonymous user who is
+    /// logged in, without network and without `LoggedIn`. Blocks for three requests at most, within
+    /// the deadline.
     ///
     /// # Errors
     /// [`Error::Server`](crate::Error::Server) if the backend refused, with code `InvalidPassword`
@@ -164,8 +165,8 @@ impl Session {
     /// stays on the backend.
     ///
     /// Everything about the user is gone from disk when this returns, also when the backend could
-    /// not be reached. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was
-    /// current; then the user who was used last before it is, if there is one.
+    /// not be reached. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
+    /// current; of those who are logged in, the one who was used last becomes current then.
     ///
     /// # Errors
     /// [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport) if
@@ -177,7 +178,7 @@ impl Session {
     }
 
     /// Deletes a user: the account on the backend, with that user's own token, then everything
-    /// about it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if it was
+    /// about it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
     /// current.
     ///
     /// # Errors
@@ -231,12 +232,11 @@ impl Session {
     /// that is under way. What was stored by then stands; nothing is logged out, and another
     /// session on the same store goes on.
     ///
-    /// An answer is waited for no longer with [`UreqTransport`](crate::transport::UreqTransport),
-    /// unless a clone of it is in use elsewhere; a connection that is being made or a name that
-    /// is being looked up is (15 s at most). Another transport says itself what it does in
-    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). A request
-    /// that may have arrived and changes something says so:
-    /// [`is_ambiguous`](crate::Error::is_ambiguous).
+    /// With [`UreqTransport`](crate::transport::UreqTransport), a call that waits for an answer
+    /// ends at once, unless a clone of the transport is in use elsewhere; one that is connecting or
+    /// looking up a name ends when that is done (15 s at most). Another transport decides in
+    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). If the request may have
+    /// arrived and changes something, the error [`is_ambiguous`](crate::Error::is_ambiguous).
     pub fn shut_down(&self) {
         self.inner.shut_down();
     }

@@ -461,8 +461,8 @@ impl Inner {
     fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, attempt: Attempt) {
         let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            // Nothing to wait for: what was lost is had again at once, while the backend still has it
-            // for who asks with a token that it has rotated.
+            // No pause: a lost answer is asked for again at once, while the backend still gives it to
+            // whoever asks with the token that it has rotated.
             Err(error) if ran_out(error) && !attempt.early => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 note!(

@@ -81,7 +81,7 @@ impl<K, T> Single<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> Lead<'_, K, T> {
-    /// Hands the outcome to everybody who waits. Who comes later begins anew.
+    /// Hands the outcome to everybody who waits. Whoever comes later begins anew.
     pub(super) fn done(self, outcome: T) {
         self.settle(Outcome::Done(outcome));
     }

@@ -85,7 +85,7 @@ impl EncryptionKey {
             Ok(bytes) => Ok(Self::of(Source::Bytes(Arc::new(KeyBytes::new(bytes))))),
             Err(_) => {
                 let seen = bytes.len();
-                let reason = format!("{KEY_BYTES} bytes were expected and {seen} seen");
+                let reason = format!("expected {KEY_BYTES} bytes, not {seen}");
                 Err(Error::config("the encryption key", reason))
             }
         }
@@ -185,9 +185,7 @@ mod tests {
             assert!(matches!(error, Error::Config { .. }));
             assert_eq!(
                 error.to_string(),
-                format!(
-                    "the encryption key cannot be used: 32 bytes were expected and {length} seen"
-                )
+                format!("the encryption key cannot be used: expected 32 bytes, not {length}")
             );
         }
         assert!(EncryptionKey::from_slice(&[7; 32]).is_ok());

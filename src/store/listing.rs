@@ -49,7 +49,10 @@ impl Listing {
             let deadline = deadline();
             let in_time = !deadline.has_passed();
             let page = match self.was_in_time && !in_time {
-                true => Err(StoreError::new(StoreErrorKind::Busy, "listing users took too long")),
+                true => {
+                    let reason = "listing users took longer than there was time, try again later";
+                    Err(StoreError::new(StoreErrorKind::Busy, reason))
+                }
                 false => store.users_after(after, deadline),
             };
             self.was_in_time = in_time;

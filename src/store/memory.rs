@@ -93,7 +93,7 @@ impl Store for MemoryStore {
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
         let Some(_pass) = self.0.writers.enter(deadline) else {
-            let reason = "another thread was committing until the time was up";
+            let reason = "another thread was committing until the time was up, try again later";
             return Err(StoreError::new(StoreErrorKind::Busy, reason));
         };
         let changes = decide(&*self.0)?;

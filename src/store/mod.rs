@@ -25,6 +25,7 @@ pub use self::key::EncryptionKey;
 pub(crate) use self::listing::{Listing, Place};
 pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
+pub(crate) use self::sled::{failed, make_private_dir};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};

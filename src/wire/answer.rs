@@ -175,8 +175,8 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
 
 /// Reads an answer to a route that is no success.
 ///
-/// Who sends to "see other" may have done what was asked; who stands before the backend and had no
-/// answer of it does not know, nor does whoever made a page of an error.
+/// A redirect to "see other" may come after the request was carried out. A gateway that had no
+/// answer from the backend does not say whether it was; nor does an error page.
 pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
     let (status, is_page) = (answer.status(), is_page(answer));
     let is_open = match status {

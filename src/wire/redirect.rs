@@ -21,9 +21,9 @@ pub(crate) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Tells whether a redirect with this status keeps a request as it is. For the others, agents make
-/// a GET without a body of anything that is none, which would read as success and have done
-/// nothing.
+/// Tells whether a redirect with this status keeps a request as it is. For the others, agents turn
+/// any other method into a GET without a body, whose answer would read as a success although
+/// nothing was done.
 pub(crate) fn keeps_request(status: u16, method: Method) -> bool {
     method == Method::Get || matches!(status, 307 | 308)
 }

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::credentials::{Credentials, Kind, Payload, Provider};
+use crate::error::LINK;
 use crate::id::ApiKeyId;
 use crate::secret::{Body, Secret};
 use crate::transport::Method;
@@ -87,7 +88,7 @@ impl Route {
 
     /// Attaches an account to the user whose access token goes along.
     pub(crate) fn link(app: &str, credentials: &Credentials, device: &Device) -> Self {
-        Self::provider(app, credentials.provider().as_str(), "login?link=true", "link the account")
+        Self::provider(app, credentials.provider().as_str(), "login?link=true", LINK)
             .body(&LoginBody::new(app, credentials, device))
             .bearer(Bearer::Access)
     }

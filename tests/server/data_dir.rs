@@ -314,7 +314,7 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
         let error = Server::builder().data_dir(&path).start().unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory));
         let text = error.to_string();
-        let start = format!("the data folder {} cannot be used: ", path.display());
+        let start = format!("the data directory {} cannot be used: ", path.display());
         assert!(text.starts_with(&start), "{text}");
     }
     fs::remove_file(&dir.0).unwrap();

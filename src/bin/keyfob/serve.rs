@@ -66,7 +66,7 @@ fn cannot_start(options: &Serve, error: io::Error) -> Failure {
     let is_about = |what: String| text.starts_with(&what);
     let data = options.data.clone().map_or(Obstacle::Other, Obstacle::Data);
     if error.kind() != ErrorKind::InvalidInput {
-        // Neither the kind nor the text tells an address from a folder; the address comes first.
+        // Neither the kind nor the text tells an address from a directory; the address comes first.
         let is_free = TcpListener::bind(options.addr).is_ok();
         let obstacle = if is_free { data } else { Obstacle::Address(options.addr) };
         return Failure::Serve(obstacle, error);
@@ -76,7 +76,7 @@ fn cannot_start(options: &Serve, error: io::Error) -> Failure {
             Failure::Usage(format!("--jwt-jwks cannot be used: {text}"))
         }
         // It belongs to another app.
-        (_, Some(dir)) if is_about(format!("the data folder {}", dir.display())) => {
+        (_, Some(dir)) if is_about(format!("the data directory {}", dir.display())) => {
             Failure::Serve(data, error)
         }
         // The other options were checked before.

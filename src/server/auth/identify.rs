@@ -105,7 +105,7 @@ impl Service {
     ) -> Result<Evidence, Refusal> {
         let function = self.providers.function.as_ref().ok_or_else(unsupported)?;
         let mut payload: Map<String, Value> = body(request)?;
-        // The client's, not the user's: see section 2.1 of the protocol.
+        // It describes the client, and is a field of the protocol, not of the user's.
         payload.remove("options");
         let answer = function(&Value::Object(payload))
             .map_err(|error| Refusal::auth_error(error.to_string()))?;

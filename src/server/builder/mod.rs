@@ -298,11 +298,12 @@ impl ServerBuilder {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if self.app_id.is_empty() || !self.app_id.bytes().all(allowed) {
-            return Err(invalid(format!("not an app id: {:?}", self.app_id)));
+            let expected = "expected ASCII letters, digits, `-`, `_` and `.`";
+            return Err(invalid(format!("the app id {:?} is none: {expected}", self.app_id)));
         }
         if !(self.allow_public || self.addr.ip().to_canonical().is_loopback()) {
             return Err(invalid(format!(
-                "{} can be reached from other machines: allow_public() lets it",
+                "{} can be reached from other machines: call `allow_public()` if that is meant",
                 self.addr
             )));
         }

@@ -40,7 +40,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Opens the state in a data folder, creating it if need be, or an empty one in memory.
+    /// Opens the state in a data directory, creating it if need be, or an empty one in memory.
     pub(super) fn open(dir: Option<&Path>, client_app_id: &str) -> io::Result<Self> {
         let new = Deployment {
             client_app_id: client_app_id.to_owned(),
@@ -59,7 +59,8 @@ impl State {
         Self::open_in(dir, new).map_err(|error| match error.raw_os_error() {
             // The system does not say what it was about.
             Some(_) => {
-                let message = format!("the data folder {} cannot be used: {error}", dir.display());
+                let message =
+                    format!("the data directory {} cannot be used: {error}", dir.display());
                 io::Error::new(error.kind(), message)
             }
             None => error,
@@ -72,7 +73,7 @@ impl State {
         let deployment = disk.deployment(&new)?;
         if deployment.client_app_id != new.client_app_id {
             let message = format!(
-                "the data folder {} belongs to the app {:?}, not {:?}",
+                "the data directory {} belongs to the app {:?}, not {:?}",
                 dir.display(),
                 deployment.client_app_id,
                 new.client_app_id
@@ -87,7 +88,7 @@ impl State {
         })
     }
 
-    /// Lets go of the data folder. Changes fail from here on.
+    /// Lets go of the data directory. Changes fail from here on.
     pub(super) fn close(&self) {
         if let Some(disk) = &mut *self.disk() {
             disk.close();

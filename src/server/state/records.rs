@@ -103,10 +103,10 @@ pub(in crate::server) struct Replaced {
     pub until: i64,
 }
 
-/// The names of this deployment, which stay the same for as long as its data folder.
+/// The names of this deployment, which stay the same for as long as its data directory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(in crate::server) struct Deployment {
-    /// The client app id that the folder belongs to.
+    /// The client app id that the directory belongs to.
     pub client_app_id: String,
     pub app_id: String,
     pub domain_id: String,

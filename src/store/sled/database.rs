@@ -157,8 +157,8 @@ impl Database {
                 // it, until it has become another program.
                 Ok(Err(error)) if is_locked(&error) => {
                     if !naps.nap() {
-                        let reason = "another process holds the lock of the database, it was \
-                                      forked off while the database was open";
+                        let reason = "another process, forked off while the database was open, held \
+                                      its lock until the time was up, try again later";
                         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
                     }
                 }

@@ -158,7 +158,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes a directory and its parents, open to nobody but their owner.
-pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -216,7 +216,7 @@ impl Identity {
 }
 
 /// Says what could not be done to which file, and of what kind the trouble is.
-pub(super) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
+pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
     let kind = match error.kind() {
         ErrorKind::AlreadyExists
         | ErrorKind::IsADirectory

@@ -41,6 +41,7 @@ use std::sync::{Arc, RwLock};
 
 use self::database::ran_in_parent;
 use self::files::Files;
+pub(crate) use self::files::{failed, make_private_dir};
 use self::lock::{FileLock, Shared, shared};
 use self::reader::View;
 use self::secrecy::Secrecy;

@@ -144,8 +144,8 @@ impl SledStore {
         let age = |view: &View| {
             (view.snapshot.generation, view.seen.count, view.snapshot.has(Part::Whole))
         };
-        // Views of different files cannot be compared: the last one to look is right. Who found
-        // nothing may have looked before somebody made the store.
+        // Views of different files cannot be compared: the last one to look is right.
+        // Whoever found nothing may have looked before somebody made the store.
         let (newer, is_another) = match (&slot.file, &view.file) {
             (Some(_), Some(file)) if slot.is_of(file) => (age(&view) > age(&slot), false),
             (Some(before), None) if before.is_in_place() => (false, false),

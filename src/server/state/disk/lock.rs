@@ -1,4 +1,4 @@
-//! The lock of a data folder, in which the number of the newest change is noted.
+//! The lock of a data directory, in which the number of the newest change is noted.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -16,7 +16,7 @@ impl Lock {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
                 let message =
-                    format!("the data folder {} is in use by another server", dir.display());
+                    format!("the data directory {} is in use by another server", dir.display());
                 Err(io::Error::new(ErrorKind::ResourceBusy, message))
             }
             Err(TryLockError::Error(error)) => Err(error),

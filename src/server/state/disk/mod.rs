@@ -1,10 +1,10 @@
-//! The state on disk: a sled database, a signing key and a lock in the data folder.
+//! The state on disk: a sled database, a signing key and a lock in the data directory.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment`, `head` |
 //! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
-//! | `lock` (0600) | held for as long as a server has the folder open; the number of the newest change |
+//! | `lock` (0600) | held for as long as a server has the directory open; the number of the newest change |
 //!
 //! A record's version is its field `v`; records of a newer version are refused by name. Version 3
 //! lies in pieces of at most 4,000 bytes and comes with a `head`, see `database`. Version 2 has API
@@ -50,7 +50,7 @@ struct Versioned<T> {
 }
 
 impl Disk {
-    /// Opens a data folder, creating it if need be.
+    /// Opens a data directory, creating it if need be.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         create_private_dir(dir)?;
         let lock = Lock::take(dir)?;
@@ -64,13 +64,13 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Gives the folder up, so that another server can have it.
+    /// Gives the directory up, so that another server can have it.
     pub(super) fn close(&mut self) {
         self.close_database();
         self.lock = None;
     }
 
-    /// Returns the deployment's names, making `new` theirs if the folder is new.
+    /// Returns the deployment's names, making `new` theirs if the directory is new.
     pub(super) fn deployment(&mut self, new: &Deployment) -> io::Result<Deployment> {
         if let Some(value) = self.with_database(|db| db.value(DEPLOYMENT))? {
             return decode(DEPLOYMENT, &value);
@@ -79,7 +79,7 @@ impl Disk {
         Ok(new.clone())
     }
 
-    /// Returns the key that signs tokens, making one if the folder is new.
+    /// Returns the key that signs tokens, making one if the directory is new.
     pub(super) fn signing_key(&self) -> io::Result<[u8; 32]> {
         let path = self.dir.join("signing-key");
         let mut text = String::new();
