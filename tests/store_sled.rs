@@ -90,7 +90,7 @@ fn a_commit_waits_for_the_lock_until_the_deadline_and_says_where() {
     let patience = Deadline::after(Duration::from_millis(150));
     let error = store.commit(patience, &mut |_| panic!("not to be asked")).unwrap_err();
     let waited = began.elapsed();
-    assert!((150..1500).contains(&waited.as_millis()), "{waited:?}");
+    assert!((150..20_000).contains(&waited.as_millis()), "{waited:?}");
     assert_eq!(error.kind, StoreErrorKind::Busy);
     let text = error.to_string();
     assert!(text.contains("another process held the lock on the data directory"), "{text}");

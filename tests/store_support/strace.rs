@@ -42,18 +42,6 @@ pub struct Call {
     pub rest: String,
 }
 
-/// Tells whether children can be traced here. `KEYFOB_STRACE=1` demands it.
-pub fn is_there() -> bool {
-    let is_demanded = std::env::var_os("KEYFOB_STRACE").is_some_and(|value| value == "1");
-    let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    let works = tried.as_ref().is_ok_and(|done| done.status.success());
-    assert!(works || !is_demanded, "strace does not work here: {tried:?}");
-    if !works {
-        println!("NOT TESTED: strace is not installed, or may not trace");
-    }
-    works
-}
-
 /// A command that runs what is appended to it, and writes down its calls.
 pub fn record(to: &Path) -> Command {
     let mut command = writing_to(to);
