@@ -21,7 +21,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use keyfob::server::Server;
+use keyfob::server::{Route, Server};
 use keyfob::store::{Change, MemoryStore, Store};
 use keyfob::{Clock, Credentials, Session, SessionBuilder, User, UserId};
 use serde::Deserialize;
@@ -186,7 +186,7 @@ fn threads() {
     for (what, session) in sessions {
         let session = session.clock(clock.clone()).open().unwrap();
         let user = session.log_in(&Credentials::anonymous()).unwrap();
-        let refreshes = || server.count("POST", "/api/client/v2.0/auth/session");
+        let refreshes = || server.journal().count(Route::Refresh);
         let refresh_token = {
             let answer = bare.post(
                 &format!("app/{}/auth/providers/anon-user/login", server.app_id()),
@@ -339,7 +339,7 @@ fn server() {
         || assert!(Command::new("true").status().unwrap().success()),
         || {
             let server = Server::builder().start().unwrap();
-            assert!(server.count("GET", "/") == 0 && Bare::new(&server).is_there());
+            assert!(server.journal().is_empty() && Bare::new(&server).is_there());
         },
     );
     line("server: start to first answer; `true` starts", floor, ours, "-");

@@ -36,7 +36,7 @@ pub struct Identity {
 
 /// What is known of an API key. The key itself is given out once, by
 /// [`ApiKeys::create`](crate::ApiKeys::create).
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct ApiKey {
     /// Its id.
@@ -48,7 +48,7 @@ pub struct ApiKey {
 }
 
 /// What the backend keeps about a user: name, e-mail address and whatever else its providers give.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Profile {
     #[serde(default)]
     data: Map<String, Value>,

@@ -27,6 +27,7 @@
 //!   [functions](User::functions).
 //! - [`Credentials`]: one log-in attempt's input, one constructor per [`Provider`].
 //! - [`EmailPassword`]: registration, confirmation, password reset. [`ApiKeys`]: log-ins for machines.
+//! - [`SyncConfiguration`]: what a sync engine needs to open a user's realm.
 //! - [`ejson`]: dates, ids, decimals and bytes in function calls.
 //! - [`Events`] and [`Subscription`]: what happened, here or in another process.
 //! - [`Error`]: one type with the questions callers ask: is it worth a retry, does the user have to

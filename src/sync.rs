@@ -29,7 +29,7 @@ const LONGEST_NAME: usize = 180;
 /// [`User::sync_flexible`] and [`User::sync_partition`].
 ///
 /// It follows its user: while that is logged out the realm can be opened and read, and
-/// [`access_token`](Self::access_token) fails until the next log-in; once it is removed, everything
+/// [`valid_access_token`](Self::valid_access_token) fails until the next log-in; once it is removed, everything
 /// here that asks for the user says so.
 #[derive(Clone)]
 pub struct SyncConfiguration {
@@ -73,11 +73,11 @@ impl SyncConfiguration {
     }
 
     /// Returns a token to connect with: the same as [`User::valid_access_token`]. Ask for it before
-    /// each attempt; it is refreshed only when it is due.
+    /// each attempt; it is refreshed only when it is due, within the session's deadline.
     ///
     /// # Errors
     /// As [`User::valid_access_token`].
-    pub fn access_token(&self) -> Result<AccessToken> {
+    pub fn valid_access_token(&self) -> Result<AccessToken> {
         self.user.valid_access_token()
     }
 }

@@ -1,6 +1,7 @@
 //! The [`User`] handle: what is known of a user, and what can be done as that user.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -264,6 +265,12 @@ impl PartialEq for User {
 }
 
 impl Eq for User {}
+
+impl Hash for User {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
 
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use keyfob::server::Server;
+use keyfob::server::{Route, Server};
 use keyfob::{Secret, Session};
 use support::Dir;
 
@@ -60,8 +60,7 @@ fn build_scripts_log_in_and_call_a_function_eight_at_once_on_one_store() {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let calls = format!("/api/client/v2.0/app/{}/functions/call", server.app_id());
-    assert_eq!(server.count("POST", &calls), 8);
+    server.journal().assert_count(Route::CallFunction, 8);
     // All of them were one user, who is here too.
     let users = open(&store).users().unwrap();
     assert_eq!(users.len(), 1);

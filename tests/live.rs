@@ -9,8 +9,8 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use keyfob::server::{
-    AuthFunctionAnswer, Confirmation, CustomJwt, JwtKeys, MailKind, MetadataField, Reset, Server,
-    ServerBuilder,
+    AuthFunctionAnswer, Confirmation, CustomJwt, JwtKeys, MailKind, MetadataField, Reset, Route,
+    Server, ServerBuilder,
 };
 use keyfob::{
     Clock, Credentials, Deadline, Error, LinkRefusal, Provider, Secret, ServerErrorCode, Session,
@@ -84,9 +84,9 @@ fn an_anonymous_user_links_an_address_and_a_key_and_is_the_same_user_by_each() {
     // Linking with a token that has expired refreshes first.
     session.log_in(&ada()).unwrap();
     clock.advance(Duration::from_secs(31 * 60));
-    let refreshes = server.count("POST", "/api/client/v2.0/auth/session");
+    let refreshes = server.journal().count(Route::Refresh);
     user.link(&ada()).unwrap();
-    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), refreshes + 1);
+    assert_eq!(server.journal().count(Route::Refresh), refreshes + 1);
     assert_eq!(user.api_keys().get(&key.id).unwrap().unwrap().name, "ci");
 }
 
@@ -221,7 +221,7 @@ fn custom_data_comes_with_the_next_token() {
     assert_eq!(user.custom_data::<Value>().unwrap(), None, "it is as old as the token");
     let fresh: Value = user.refresh_custom_data().unwrap().unwrap();
     assert_eq!((&fresh["language"], &fresh["count"]), (&json!("de"), &json!(7)));
-    server.shutdown();
+    server.shut_down();
     assert_eq!(user.custom_data::<Value>().unwrap(), Some(fresh));
 }
 

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use keyfob::server::Server;
+use keyfob::server::{Route, Server};
 use keyfob::{Clock, Credentials, Event, Secret, Session, SystemClock, UserState};
 use support::{Dir, ManualClock};
 
@@ -144,7 +144,7 @@ fn many_processes_with_one_expired_token_make_one_refresh() {
     let user = log_in(&open(server.base_url(), dir.path()).open().unwrap());
     clock.advance(EXPIRED);
     meet(&server, &dir);
-    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), 1);
+    assert_eq!(server.journal().count(Route::Refresh), 1);
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
 }
 
@@ -157,7 +157,7 @@ fn many_processes_share_one_rotation_of_the_refresh_token() {
     let user = log_in(&open(server.base_url(), dir.path()).open().unwrap());
     clock.advance(EXPIRED);
     meet(&server, &dir);
-    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), 1);
+    assert_eq!(server.journal().count(Route::Refresh), 1);
     // The new refresh token is the one that works, here too.
     let user = session.user(user.id()).unwrap().unwrap();
     user.refresh_access_token().unwrap();
@@ -172,7 +172,7 @@ fn a_user_survives_the_death_of_the_program_and_of_the_network() {
     let mut child = start("log in and die", &url, dir.path());
     let id = hear(&mut BufReader::new(child.stdout.take().unwrap()), "USER");
     assert!(!child.wait().unwrap().success());
-    server.shutdown();
+    server.shut_down();
     let session = open(&url, dir.path()).open().unwrap();
     let user = session.current_user().unwrap().unwrap();
     assert_eq!(user.id().as_str(), id);

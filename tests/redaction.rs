@@ -710,7 +710,7 @@ fn busy_day(sealed: bool) -> Vec<String> {
         let _ = session.log_in(&credentials);
     }
     user.log_out().unwrap();
-    server.shutdown();
+    server.shut_down();
     session.log_in(&credentials()[0]).unwrap_err();
     [first.expose(), second.expose(), key.expose()].map(str::to_owned).to_vec()
 }

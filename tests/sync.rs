@@ -75,7 +75,10 @@ fn the_websocket_is_where_the_backend_says_and_the_url_holds_no_token() {
         script.clear();
         let user = open().current_user().unwrap().unwrap();
         assert_eq!(user.sync_flexible().unwrap().websocket_url().unwrap(), expected);
-        assert_eq!(user.sync_flexible().unwrap().access_token().unwrap().expose(), access("a1"));
+        assert_eq!(
+            user.sync_flexible().unwrap().valid_access_token().unwrap().expose(),
+            access("a1")
+        );
     }
 }
 
@@ -85,12 +88,12 @@ fn a_logged_out_user_can_open_and_a_removed_one_cannot() {
     let before = user.sync_flexible().unwrap();
     user.log_out().unwrap();
     assert_eq!(user.sync_flexible().unwrap().path(), before.path());
-    assert!(before.access_token().unwrap_err().needs_login());
+    assert!(before.valid_access_token().unwrap_err().needs_login());
     assert_eq!(session.unused_sync_dirs().unwrap(), Vec::<std::path::PathBuf>::new());
     session.remove_user(&user).unwrap();
     let error = user.sync_flexible().unwrap_err();
     assert!(matches!(error, Error::LocalState(LocalState::UnknownUser(_))), "{error}");
-    assert!(before.access_token().is_err());
+    assert!(before.valid_access_token().is_err());
     assert_eq!(session.unused_sync_dirs().unwrap(), [before.path().parent().unwrap()]);
 }
 

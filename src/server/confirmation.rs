@@ -70,13 +70,14 @@ pub struct ResetCall {
 
 /// What a function decides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Verdict {
-    /// Do it now.
-    Success,
-    /// Wait for the token.
-    Pending,
     /// Do not.
     Fail,
+    /// Wait for the token.
+    Pending,
+    /// Do it now.
+    Success,
 }
 
 impl Confirmation {

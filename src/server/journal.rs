@@ -170,11 +170,6 @@ impl Recorder {
         self.entries().clear();
     }
 
-    pub(super) fn count(&self, method: &str, path: &str) -> usize {
-        let asked = |entry: &&JournalEntry| entry.method == method && entry.path == path;
-        self.entries().iter().filter(asked).count()
-    }
-
     fn entries(&self) -> MutexGuard<'_, VecDeque<JournalEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,8 +204,8 @@ mod tests {
         recorder.add(entry(&format!("/{}", "\u{e4}".repeat(400))));
         assert_eq!(recorder.journal()[0].path.len(), 511);
         (0..CAPACITY).for_each(|_| recorder.add(entry("/health")));
-        assert_eq!(recorder.count("GET", "/health"), CAPACITY);
-        assert_eq!(recorder.journal().len(), CAPACITY);
+        let journal = recorder.journal();
+        assert!(journal.len() == CAPACITY && journal.iter().all(|entry| entry.path == "/health"));
     }
 
     #[test]

@@ -85,7 +85,7 @@ use crate::Deadline;
 /// let server = Server::builder().start()?;
 /// assert!(server.base_url().starts_with("http://127.0.0.1:"));
 /// assert_eq!(server.app_id(), "keyfob-local");
-/// server.shutdown();
+/// server.shut_down();
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Server {
@@ -109,7 +109,7 @@ impl Server {
         &self.service.app_id
     }
 
-    /// Returns what was asked so far, in the order it was answered: the last 65 536 requests.
+    /// Returns what was asked so far, in the order it was answered: the last 65,536 requests.
     ///
     /// A request is in here before its answer goes out.
     pub fn journal(&self) -> Journal {
@@ -119,11 +119,6 @@ impl Server {
     /// Forgets what was asked so far.
     pub fn clear_journal(&self) {
         self.service.recorder.clear();
-    }
-
-    /// Returns how many requests with this method and path are in the [journal](Self::journal).
-    pub fn count(&self, method: &str, path: &str) -> usize {
-        self.service.recorder.count(method, path)
     }
 
     /// Returns what this server does wrong on purpose, to add to it.
@@ -206,7 +201,7 @@ impl Server {
     /// Blocks for at most the [shutdown time-out](ServerBuilder::shutdown_timeout) (5 s by default)
     /// and a moment more; what is not done by then loses its connection. The data directory is free
     /// for another server when this returns.
-    pub fn shutdown(self) {
+    pub fn shut_down(self) {
         drop(self);
     }
 

@@ -129,6 +129,7 @@ impl EncryptionKey {
     ///
     /// Of programs with and without a key that begin together in an empty directory the first one
     /// to write decides.
+    #[must_use]
     pub fn for_new_stores(self) -> Self {
         Self { only_new: true, ..self }
     }

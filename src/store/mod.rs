@@ -143,6 +143,7 @@ pub struct Recent {
 }
 
 /// Holds a user's refresh flight until it is dropped, also by a panic or the end of the process.
+#[must_use = "dropping it gives the flight back"]
 pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>);
 
 /// A place for users and tokens, shared by any number of threads and, where it can be, processes.

@@ -101,7 +101,7 @@ fn an_expired_token_is_refreshed_and_an_ended_login_exits_with_3() {
     assert_eq!(at.json(&["call", "sum", "1", "2"]), json!({"$numberInt": "3"}));
     let second = at.json(&["token"]);
     assert_ne!(first["access_token"], second["access_token"]);
-    assert_eq!(server.count("POST", "/api/client/v2.0/auth/session"), 1);
+    assert_eq!(server.journal().count(Route::Refresh), 1);
 
     server.revoke_sessions(user["user_id"].as_str().unwrap()).unwrap();
     clock.advance();

@@ -41,7 +41,7 @@ fn users_sessions_and_tokens_survive_a_restart() {
     let profile = client.profile(&ada.access).json();
     client.log_out(&gone.refresh);
     server.disable_user(&anonymous.user_id).unwrap();
-    server.shutdown();
+    server.shut_down();
 
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -78,7 +78,7 @@ fn links_keys_and_custom_data_survive_a_restart_and_so_do_deletions() {
     client.register("bob", "hunter22");
     let bob = LogIn::read(&client.try_password("bob", "hunter22"));
     assert_eq!(client.delete_user(&bob.access).status, 204);
-    server.shutdown();
+    server.shut_down();
 
     let server = start();
     let client = Client::new(&server);
@@ -112,13 +112,13 @@ fn accounts_wait_for_their_confirmation_over_a_restart() {
     Client::new(&server).register("ada@example.org", "hunter22");
     let now = Deadline::after(Duration::ZERO);
     let mail = server.wait_for_mail("ada@example.org", MailKind::Confirmation, now).unwrap();
-    server.shutdown();
+    server.shut_down();
     let server = start();
     let client = Client::new(&server);
     assert_eq!(client.try_password("ada@example.org", "hunter22").error().1, "AuthError");
     let tokens = json!({"token": mail.token.expose(), "tokenId": mail.token_id});
     assert_eq!(client.email("confirm", &tokens).status, 200);
-    server.shutdown();
+    server.shut_down();
     let server = start();
     assert_eq!(Client::new(&server).try_password("ada@example.org", "hunter22").status, 200);
 }
@@ -131,7 +131,7 @@ fn a_rotated_token_keeps_its_successor_over_a_restart() {
     let server = start();
     let old = Client::new(&server).anonymous();
     let new = Client::new(&server).refresh(&old.refresh).json()["refresh_token"].clone();
-    server.shutdown();
+    server.shut_down();
     clock.advance(59);
     let server = start();
     let again = Client::new(&server).refresh(&old.refresh).json()["refresh_token"].clone();
@@ -152,7 +152,7 @@ fn expired_sessions_do_not_pile_up() {
     }
     clock.advance(1001);
     client.anonymous();
-    server.shutdown();
+    server.shut_down();
     let db = sled::open(dir.0.join("db")).unwrap();
     assert_eq!(db.scan_prefix("s/").count(), 1);
 }
@@ -164,7 +164,7 @@ fn one_server_at_a_time_has_the_directory() {
     let error = builder(&dir).start().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     assert!(error.to_string().contains("in use by another server"), "{error}");
-    first.shutdown();
+    first.shut_down();
     builder(&dir).start().unwrap();
 }
 
@@ -185,7 +185,7 @@ fn files_are_for_their_owner_alone() {
     let dir = TempDir::new("modes");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).ada();
-    server.shutdown();
+    server.shut_down();
     let server = builder(&dir).start().unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir.0), 0o700);
@@ -206,7 +206,7 @@ fn neither_passwords_nor_tokens_are_on_disk() {
     let key = client.create_key(&user.refresh, "key").json()["key"].as_str().unwrap().to_owned();
     client.email("reset/send", &json!({"email": "ada@example.org"}));
     let mail = server.outbox().remove(0);
-    server.shutdown();
+    server.shut_down();
     let mut files = 0;
     let mut open = vec![dir.0.clone()];
     while let Some(path) = open.pop() {
@@ -248,7 +248,7 @@ fn what_a_kill_leaves_behind_does_not_stop_a_start() {
     let dir = TempDir::new("leftover");
     let server = builder(&dir).start().unwrap();
     let user = Client::new(&server).ada();
-    server.shutdown();
+    server.shut_down();
     fs::write(dir.0.join("db/snap.0000000000000001.generating"), "half").unwrap();
     fs::write(dir.0.join("signing-key.tmp"), "half").unwrap();
     let server = builder(&dir).start().unwrap();
@@ -297,7 +297,7 @@ fn many_log_ins_at_a_time_are_all_kept() {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(log_in)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    server.shutdown();
+    server.shut_down();
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
     assert_eq!(tokens.len(), 40);

@@ -64,7 +64,7 @@ fn a_directory_of_an_earlier_version_is_read_and_goes_on() {
         let dir = TempDir::new(&format!("version-{version}"));
         let server = builder(&dir).start().unwrap();
         let ada = Client::new(&server).ada();
-        server.shutdown();
+        server.shut_down();
         let mut records = records(&dir);
         assert_eq!(records.len(), 5, "an account, a user, a session, the names and the head");
         for (key, record) in records.iter_mut().filter(|(key, _)| *key != "head") {
@@ -103,13 +103,13 @@ fn large_records_leave_no_file_beside_the_log_and_are_read_back() {
     let server = start();
     let client = Client::new(&server);
     let users: Vec<_> = (0..16).map(|_| client.anonymous()).collect();
-    server.shutdown();
+    server.shut_down();
     for size in [24_000, 3000, 24_000, 9000, 24_500] {
         let server = start();
         for user in &users {
             server.set_custom_data(&user.user_id, custom_data(size)).unwrap();
         }
-        server.shutdown();
+        server.shut_down();
         assert!(blobs(&dir).is_empty());
         let server = start();
         let client = Client::new(&server);
@@ -123,7 +123,7 @@ fn large_records_leave_no_file_beside_the_log_and_are_read_back() {
     for user in &users {
         server.set_custom_data(&user.user_id, None).unwrap();
     }
-    server.shutdown();
+    server.shut_down();
     assert_eq!(records(&dir).len(), 34, "users, sessions, the names and the head");
 }
 
@@ -142,8 +142,8 @@ fn damage_is_reported_and_nothing_is_thrown_away() {
     let dir = TempDir::new("damage");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).ada();
-    server.shutdown();
-    builder(&dir).start().unwrap().shutdown();
+    server.shut_down();
+    builder(&dir).start().unwrap().shut_down();
     fs::write(dir.0.join("db/db"), "garbage").unwrap();
     assert_damaged(&dir, "is damaged");
     assert_eq!(fs::read(dir.0.join("db/db")).unwrap(), b"garbage");
@@ -159,7 +159,7 @@ fn garbage_in_the_middle_of_the_log_is_an_error_or_harmless() {
     for user in &users {
         server.set_custom_data(user, custom_data(20_000)).unwrap();
     }
-    server.shutdown();
+    server.shut_down();
     let log = fs::read(dir.0.join("db/db")).unwrap();
     let number = fs::read(dir.0.join("lock")).unwrap();
     let mut errors = 0;
@@ -188,11 +188,11 @@ fn a_database_that_went_back_in_time_is_an_error() {
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
     client.anonymous();
-    server.shutdown();
+    server.shut_down();
     let log = fs::read(dir.0.join("db/db")).unwrap();
     let server = builder(&dir).start().unwrap();
     Client::new(&server).anonymous();
-    server.shutdown();
+    server.shut_down();
     put_log(&dir, &log);
     assert_damaged(&dir, "its newest changes are lost");
     fs::remove_file(dir.0.join("lock")).unwrap();
@@ -204,7 +204,7 @@ fn an_old_directory_whose_files_beside_the_log_are_gone_is_an_error() {
     let dir = TempDir::new("blobs");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).anonymous();
-    server.shutdown();
+    server.shut_down();
     let mut records = records(&dir);
     for (key, record) in &mut records {
         record["v"] = json!(2);
@@ -215,7 +215,7 @@ fn an_old_directory_whose_files_beside_the_log_are_gone_is_an_error() {
     make_old(&dir, records);
     let server = builder(&dir).start().unwrap();
     Client::new(&server).anonymous();
-    server.shutdown();
+    server.shut_down();
     let blobs = blobs(&dir);
     assert!(!blobs.is_empty());
     for blob in blobs {

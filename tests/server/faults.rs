@@ -180,7 +180,7 @@ fn stopping_does_not_wait_for_what_is_held() {
         let mut waiting = connect(&server);
         waiting.write_all(HEALTH.as_bytes()).unwrap();
         assert!(held.wait(1, soon()));
-        server.shutdown();
+        server.shut_down();
         assert_eq!(statuses(&read_to_end(&mut waiting)), [200], "{held:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use std::{env, fs, io, process};
 
-use keyfob::server::Server;
+use keyfob::server::{Route, Server};
 use keyfob::transport::Request;
 use keyfob::{
     Clock, Credentials, Error, Event, LocalState, LogoutReason, Provider, RemovalReason,
@@ -124,7 +124,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     story.tell(format_args!("half an hour later: sum(1, 2) = {}", sum(&ada)?));
     let expires_at = ada.access_token_expires_at()?;
     ensure(expires_at > expired, "the token is still the old one")?;
-    let refreshes = server.count("POST", "/api/client/v2.0/auth/session");
+    let refreshes = server.journal().count(Route::Refresh);
     ensure(refreshes == 1, "there was not exactly one refresh")?;
 
     story.step("A second user logs in, without an account, and both stay logged in");

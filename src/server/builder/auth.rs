@@ -16,7 +16,6 @@ impl ServerBuilder {
     ///
     /// An account that is not confirmed cannot be logged in with. A function that says no to a
     /// registration takes the account back.
-    #[must_use]
     pub fn confirmation(mut self, confirmation: Confirmation) -> Self {
         self.email.confirmation = confirmation;
         self
@@ -26,7 +25,6 @@ impl ServerBuilder {
     ///
     /// A password that was replaced ends the user's server sessions: refresh tokens are refused
     /// from there on, access tokens stay good until they expire.
-    #[must_use]
     pub fn reset(mut self, reset: Reset) -> Self {
         self.email.reset = reset;
         self
@@ -34,7 +32,6 @@ impl ServerBuilder {
 
     /// Sets the page that mails to confirm an address link to; `token` and `tokenId` are appended.
     /// Defaults to `/confirm` at this server, which asks for a click.
-    #[must_use]
     pub fn confirm_url(mut self, url: impl Into<String>) -> Self {
         self.email.confirm_url = Some(url.into());
         self
@@ -42,7 +39,6 @@ impl ServerBuilder {
 
     /// Sets the page that mails to replace a password link to; `token` and `tokenId` are appended.
     /// Defaults to `/reset` at this server, which asks for the new password.
-    #[must_use]
     pub fn reset_url(mut self, url: impl Into<String>) -> Self {
         self.email.reset_url = Some(url.into());
         self
@@ -50,7 +46,6 @@ impl ServerBuilder {
 
     /// Sets what is told of every mail, after it is in the [outbox](Server::outbox). Runs on the
     /// thread of the connection that caused it.
-    #[must_use]
     pub fn on_mail<F>(mut self, on_mail: F) -> Self
     where
         F: Fn(&Mail) + Send + Sync + 'static,
@@ -61,35 +56,30 @@ impl ServerBuilder {
 
     /// Adds a server API key, in the place of an earlier one of that name. Log-ins with it are a
     /// user of its own, of type `server`. At least 16 characters; make them random.
-    #[must_use]
     pub fn server_api_key(mut self, name: impl Into<String>, key: impl Into<Secret>) -> Self {
         self.providers.server_keys.push((name.into(), key.into()));
         self
     }
 
     /// Takes log-ins with tokens of your own: the provider `custom-token`.
-    #[must_use]
     pub fn custom_jwt(mut self, custom_jwt: CustomJwt) -> Self {
         self.providers.custom_jwt = Some(custom_jwt);
         self
     }
 
     /// Takes log-ins with Google: the provider `oauth2-google`.
-    #[must_use]
     pub fn google(mut self, google: Google) -> Self {
         self.providers.google = Some(google);
         self
     }
 
     /// Takes log-ins with Apple: the provider `oauth2-apple`.
-    #[must_use]
     pub fn apple(mut self, apple: Apple) -> Self {
         self.providers.apple = Some(apple);
         self
     }
 
     /// Takes log-ins with Facebook: the provider `oauth2-facebook`.
-    #[must_use]
     pub fn facebook(mut self, facebook: Facebook) -> Self {
         self.providers.facebook = Some(facebook);
         self
@@ -100,7 +90,6 @@ impl ServerBuilder {
     /// It gets what the client sent, in canonical or relaxed extended JSON and without `options`,
     /// and says who that is. Its error's message goes to the client, with status 401 and the code
     /// `AuthError`.
-    #[must_use]
     pub fn auth_function<F>(mut self, function: F) -> Self
     where
         F: Fn(&Value) -> Result<AuthFunctionAnswer, FunctionError> + Send + Sync + 'static,

@@ -30,7 +30,8 @@ use crate::{Clock, SystemClock};
 /// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Settings of a [`Server`]. Made by [`Server::builder`].
+/// Settings of a [`Server`], made by [`Server::builder`].
+#[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     app_id: String,
     addr: SocketAddr,
@@ -101,14 +102,12 @@ impl ServerBuilder {
 
     /// Sets the client app id, by which clients name the app. Letters, digits, `-`, `_` and `.`;
     /// defaults to `keyfob-local`.
-    #[must_use]
     pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
         self.app_id = app_id.into();
         self
     }
 
     /// Sets the address to listen on. Defaults to `127.0.0.1:0`: this machine only, any free port.
-    #[must_use]
     pub fn addr(mut self, addr: SocketAddr) -> Self {
         self.addr = addr;
         self
@@ -116,7 +115,6 @@ impl ServerBuilder {
 
     /// Lets [`addr`](Self::addr) be an address that other machines can reach. What goes over the
     /// network is not encrypted: put something that speaks TLS in front.
-    #[must_use]
     pub fn allow_public(mut self) -> Self {
         self.allow_public = true;
         self
@@ -128,21 +126,18 @@ impl ServerBuilder {
     ///
     /// One server at a time can have the directory open. What was answered is on disk: it survives
     /// a crash of the program or of the machine.
-    #[must_use]
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self
     }
 
     /// Sets how long access tokens last: whole seconds, at least one. Defaults to 30 minutes.
-    #[must_use]
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.access_token_lifetime = lifetime;
         self
     }
 
     /// Sets how long refresh tokens last: whole seconds, at least one. Defaults to 60 days.
-    #[must_use]
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.refresh_token_lifetime = lifetime;
         self
@@ -153,7 +148,6 @@ impl ServerBuilder {
     ///
     /// For a [grace period](Self::rotation_grace) the old token gets the very same successor, so
     /// that a client whose answer was lost can ask again. Logging out with either ends both.
-    #[must_use]
     pub fn rotate_refresh_tokens(mut self, rotate: bool) -> Self {
         self.rotate_refresh_tokens = rotate;
         self
@@ -161,7 +155,6 @@ impl ServerBuilder {
 
     /// Sets for how long a replaced refresh token is still answered, in whole seconds. Defaults to
     /// 60 seconds.
-    #[must_use]
     pub fn rotation_grace(mut self, grace: Duration) -> Self {
         self.rotation_grace = grace;
         self
@@ -169,7 +162,6 @@ impl ServerBuilder {
 
     /// Sets the clock that tokens and failed log-ins are judged by. Defaults to [`SystemClock`].
     /// Time-outs of connections are real time in any case. [`Server::clock`] can move it.
-    #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -181,7 +173,6 @@ impl ServerBuilder {
     /// returns is sent in canonical form: plain numbers are given their wrappers, and objects that
     /// are wrappers already stay as they are. It runs on the thread of the caller's connection,
     /// with others at the same time; a panic answers status 500 and harms nobody else.
-    #[must_use]
     pub fn function<F>(mut self, name: impl Into<String>, function: F) -> Self
     where
         F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
@@ -195,7 +186,6 @@ impl ServerBuilder {
     /// - `sum` adds its arguments, whole numbers to a whole number;
     /// - `echo` returns its first argument, or null;
     /// - `whoami` returns `{"user_id","identities":[{"id","provider_type"}],"data"}`.
-    #[must_use]
     pub fn built_in_functions(mut self) -> Self {
         self.functions.add_built_in();
         self
@@ -203,7 +193,6 @@ impl ServerBuilder {
 
     /// Adds a function of a service, which clients call by the service's name and the function's.
     /// Otherwise as with [`function`](Self::function).
-    #[must_use]
     pub fn service_function<F>(
         mut self,
         service: impl Into<String>,
@@ -223,7 +212,6 @@ impl ServerBuilder {
     ///
     /// Not asked for users whose data was [set](Server::set_custom_data). Runs on the thread of the
     /// user's connection.
-    #[must_use]
     pub fn custom_data<F>(mut self, source: F) -> Self
     where
         F: Fn(&str) -> Option<Value> + Send + Sync + 'static,
@@ -236,14 +224,12 @@ impl ServerBuilder {
     /// have ten times as many, over all accounts. Further attempts get status 429 and
     /// `Retry-After`, whether the password is right or not. `None` sets no limit, zero counts as
     /// one. Defaults to 20.
-    #[must_use]
     pub fn login_attempts(mut self, attempts: Option<u32>) -> Self {
         self.login_attempts = attempts.map(|attempts| attempts.max(1));
         self
     }
 
     /// Sets how many bytes a request body may have. Larger ones get status 413. Defaults to 16 MiB.
-    #[must_use]
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.limits.body = bytes;
         self
@@ -251,14 +237,12 @@ impl ServerBuilder {
 
     /// Sets how many connections may be open at a time, each with a thread of its own. Further
     /// ones get status 503 and are closed. Defaults to 512.
-    #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
         self
     }
 
     /// Sets how long a connection may wait for its next request. Defaults to 60 seconds.
-    #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle = timeout;
         self
@@ -266,7 +250,6 @@ impl ServerBuilder {
 
     /// Sets how long a request may take to arrive, from its first byte to its last, and how long
     /// the client may take to receive the answer. Defaults to 30 seconds.
-    #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.limits.request = timeout;
         self.limits.response = timeout;
@@ -274,7 +257,6 @@ impl ServerBuilder {
     }
 
     /// Sets how long stopping waits for requests that are being answered. Defaults to 5 seconds.
-    #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.limits.stop = timeout;
         self

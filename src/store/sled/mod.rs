@@ -63,6 +63,7 @@ const VERSION: u32 = 1;
 ///
 /// The damaged files are kept either way, renamed to `db.N.damaged`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum OnDamage {
     /// Refuse to go on, with an error of kind [`Damaged`](StoreErrorKind::Damaged) that names what
     /// was kept.

@@ -1,0 +1,53 @@
+//! What may be sent to another thread and shared with it: a program with threads relies on it, and
+//! it changes without a word when a field does.
+
+use keyfob::store::{Flight, MemoryStore, SledStore};
+use keyfob::transport::{UreqTransport, UreqTransportBuilder};
+use keyfob::{
+    AccessToken, ApiKey, Credentials, Deadline, Error, Event, Events, Identity, ListedUser,
+    Profile, RefreshToken, Secret, Session, SessionBuilder, Subscription, SyncConfiguration, User,
+    UserId, Users,
+};
+
+fn shared<T: Send + Sync + 'static>() {}
+
+fn sent<T: Send + 'static>() {}
+
+#[test]
+fn everything_can_be_shared_between_threads() {
+    shared::<AccessToken>();
+    shared::<ApiKey>();
+    shared::<Credentials>();
+    shared::<Deadline>();
+    shared::<Error>();
+    shared::<Event>();
+    shared::<Identity>();
+    shared::<ListedUser>();
+    shared::<MemoryStore>();
+    shared::<Profile>();
+    shared::<RefreshToken>();
+    shared::<Secret>();
+    shared::<Session>();
+    shared::<SledStore>();
+    shared::<Subscription>();
+    shared::<SyncConfiguration>();
+    shared::<UreqTransport>();
+    shared::<User>();
+    shared::<UserId>();
+}
+
+#[test]
+fn what_one_thread_uses_can_be_sent_to_another() {
+    sent::<Events>();
+    sent::<Flight>();
+    sent::<SessionBuilder>();
+    sent::<UreqTransportBuilder>();
+    sent::<Users>();
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_server_can_be_shared_between_threads() {
+    shared::<keyfob::server::Server>();
+    shared::<keyfob::server::ServerBuilder>();
+}
