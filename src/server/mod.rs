@@ -33,6 +33,7 @@ mod clock;
 mod confirmation;
 mod digest;
 mod ejson;
+mod endpoint;
 mod faults;
 mod functions;
 #[cfg(test)]
@@ -42,7 +43,6 @@ mod journal;
 mod outbox;
 mod pages;
 mod password;
-mod place;
 mod providers;
 mod random;
 mod refusal;

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::auth::EmailSettings;
 use super::clock::ServerClock;
+use super::endpoint::{Endpoint, find, segments};
 use super::faults::{Faults, Met};
 use super::functions::Functions;
 use super::http::{Handler, Line, Outcome, Rejection, Request, Response, http_date};
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
-use super::place::{Place, find, segments};
 use super::providers::Providers;
 use super::random::Ids;
 use super::refusal::Refusal;
@@ -72,7 +72,7 @@ impl Service {
     fn answer(
         &self,
         request: &Request,
-        found: Option<(Option<&str>, Place<'_>)>,
+        found: Option<(Option<&str>, Endpoint<'_>)>,
         caller: &mut Caller,
     ) -> Result<Reply, Refusal> {
         // A browser asks this before it asks for anything else, and must be let through to see what
@@ -80,48 +80,48 @@ impl Service {
         if request.method == "OPTIONS" {
             return Ok(Reply::Empty);
         }
-        let place = match found {
+        let endpoint = match found {
             Some((Some(app), _)) if app != self.app_id => {
                 let message = format!("cannot find app using Client App ID '{app}'");
                 return Err(Refusal::without_code(404, message));
             }
-            Some((_, place)) => place,
+            Some((_, endpoint)) => endpoint,
             None => {
                 let message = format!("no route for {}", request.path);
                 return Err(Refusal::without_code(404, message));
             }
         };
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
-        match (&place, method) {
-            (Place::ApiKey { id }, "GET") => self.api_key(request, id, caller),
-            (Place::ApiKey { id }, "DELETE") => self.delete_api_key(request, id, caller),
-            (Place::ApiKeys, "GET") => self.list_api_keys(request, caller),
-            (Place::ApiKeys, "POST") => self.create_api_key(request, caller),
-            (Place::CallConfirmation, "POST") => self.call_confirmation(request),
-            (Place::CallFunction, "POST") => self.call_function(request, caller),
-            (Place::CallReset, "POST") => self.call_reset(request),
-            (Place::Confirm, "POST") => self.confirm(request),
-            (Place::DeleteUser, "DELETE") => self.delete_user(request, caller),
-            (Place::DisableApiKey { id }, "PUT") => {
+        match (&endpoint, method) {
+            (Endpoint::ApiKey { id }, "GET") => self.api_key(request, id, caller),
+            (Endpoint::ApiKey { id }, "DELETE") => self.delete_api_key(request, id, caller),
+            (Endpoint::ApiKeys, "GET") => self.list_api_keys(request, caller),
+            (Endpoint::ApiKeys, "POST") => self.create_api_key(request, caller),
+            (Endpoint::CallConfirmation, "POST") => self.call_confirmation(request),
+            (Endpoint::CallFunction, "POST") => self.call_function(request, caller),
+            (Endpoint::CallReset, "POST") => self.call_reset(request),
+            (Endpoint::Confirm, "POST") => self.confirm(request),
+            (Endpoint::DeleteUser, "DELETE") => self.delete_user(request, caller),
+            (Endpoint::DisableApiKey { id }, "PUT") => {
                 self.set_api_key_disabled(request, id, true, caller)
             }
-            (Place::EnableApiKey { id }, "PUT") => {
+            (Endpoint::EnableApiKey { id }, "PUT") => {
                 self.set_api_key_disabled(request, id, false, caller)
             }
-            (Place::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
-            (Place::Location, "GET") => Ok(self.location(request)),
-            (Place::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
-            (Place::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
-            (Place::Profile, "GET") => self.profile(request, caller),
-            (Place::Register, "POST") => self.register(request),
-            (Place::Reset, "POST") => self.reset(request),
-            (Place::SendConfirmation, "POST") => self.send_confirmation(request),
-            (Place::SendReset, "POST") => self.send_reset(request),
-            (Place::Session, "POST") => self.refresh(request, caller),
-            (Place::Session, "DELETE") => self.log_out(request, caller),
+            (Endpoint::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
+            (Endpoint::Location, "GET") => Ok(self.location(request)),
+            (Endpoint::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
+            (Endpoint::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
+            (Endpoint::Profile, "GET") => self.profile(request, caller),
+            (Endpoint::Register, "POST") => self.register(request),
+            (Endpoint::Reset, "POST") => self.reset(request),
+            (Endpoint::SendConfirmation, "POST") => self.send_confirmation(request),
+            (Endpoint::SendReset, "POST") => self.send_reset(request),
+            (Endpoint::Session, "POST") => self.refresh(request, caller),
+            (Endpoint::Session, "DELETE") => self.log_out(request, caller),
             _ => {
                 let message = format!("method {} is not allowed here", request.method);
-                Err(Refusal::without_code(405, message).with_header("Allow", place.allow()))
+                Err(Refusal::without_code(405, message).with_header("Allow", endpoint.allow()))
             }
         }
     }
@@ -192,9 +192,10 @@ impl Handler for Service {
         let segments = segments(&request.path);
         let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
         let found = find(&segments);
-        let place = found.as_ref().map(|(_, place)| place);
+        let endpoint = found.as_ref().map(|(_, endpoint)| endpoint);
         let mut entry = JournalEntry {
-            route: place.and_then(|place| place.route(&request.method, request.query.as_deref())),
+            route: endpoint
+                .and_then(|endpoint| endpoint.route(&request.method, request.query.as_deref())),
             method: request.method.clone(),
             path: request.path.clone(),
             status: 0,
@@ -234,8 +235,8 @@ impl Handler for Service {
             Some(Line { method, path, query }) => {
                 let segments = segments(path);
                 let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
-                let place = find(&segments).map(|(_, place)| place);
-                let route = place.and_then(|place| place.route(method, query.as_deref()));
+                let endpoint = find(&segments).map(|(_, endpoint)| endpoint);
+                let route = endpoint.and_then(|endpoint| endpoint.route(method, query.as_deref()));
                 (route, method.clone(), path.clone())
             }
             None => (None, "-".to_owned(), "-".to_owned()),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::Session;
 use super::events::Hub;
 use super::inner::Inner;
-use super::single::Single;
+use super::single_flight::SingleFlight;
 use super::time::BackendTime;
 use super::url::BaseUrl;
 use crate::clock::{Clock, Deadline, SystemClock};
@@ -197,9 +197,9 @@ impl SessionBuilder {
             location: RwLock::new(None),
             location_is_news: AtomicBool::new(false),
             location_is_doubted: AtomicBool::new(false),
-            location_lookups: Single::new(),
+            location_lookups: SingleFlight::new(),
             relocated: Mutex::new(None),
-            refreshes: Single::new(),
+            refreshes: SingleFlight::new(),
             cooldowns: Mutex::new(HashMap::new()),
             refused: Mutex::new(HashMap::new()),
             has_refused: AtomicBool::new(false),

@@ -6,6 +6,7 @@ use super::url::BaseUrl;
 use crate::clock::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
+use crate::token::RefreshToken;
 use crate::transport::{Request, Response};
 use crate::wire::{self, Route};
 
@@ -51,6 +52,21 @@ impl Inner {
             }
             outcome => outcome,
         }
+    }
+
+    /// Tells the backend that a login has ended.
+    pub(super) fn end_server_session(
+        &self,
+        token: &RefreshToken,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let route = Route::log_out();
+        let answer = self.send(&route, Some(token.expose()), deadline)?;
+        // A session that the backend does not know any more has ended.
+        if wire::knows_no_session(&answer) {
+            return Ok(());
+        }
+        success(&route, answer).map(|_| ())
     }
 
     fn judge(&self, place: &BaseUrl, route: &Route, outcome: &Result<Response>) -> Verdict {
@@ -168,4 +184,10 @@ pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
         return Ok(answer);
     }
     Err(wire::refusal(route, &answer).into())
+}
+
+/// Returns the part of a call's time that the network may take: what comes back has to be stored
+/// within the deadline as well.
+pub(super) fn network_part(deadline: Deadline) -> Deadline {
+    deadline.at_most(deadline.remaining() * 9 / 10)
 }

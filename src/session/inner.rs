@@ -11,11 +11,11 @@ use super::delivery::success;
 use super::events::{Events, Hub};
 use super::location::Location;
 use super::refresh::{Cooldown, Ended, Landed, Why};
-use super::single::Single;
+use super::single_flight::SingleFlight;
 use super::time::BackendTime;
 use super::unsaved::Brought;
+use super::untold::Untold;
 use super::url::BaseUrl;
-use super::users::Untold;
 use crate::clock::{Clock, Deadline, milliseconds};
 use crate::diagnostics::note;
 use crate::error::{
@@ -47,12 +47,12 @@ pub(crate) struct Inner {
     pub(super) location_is_news: AtomicBool,
     /// Whether it took all the time of a call, so that the next one asks again.
     pub(super) location_is_doubted: AtomicBool,
-    pub(super) location_lookups: Single<(), Result<Arc<Location>>>,
+    pub(super) location_lookups: SingleFlight<(), Result<Arc<Location>>>,
     /// Until when nobody asks again, by the monotonic clock, since somebody did.
     pub(super) relocated: Mutex<Option<Duration>>,
     /// Where the files of this app are, if they are anywhere.
     pub(super) app_dir: Option<PathBuf>,
-    pub(super) refreshes: Single<UserId, Landed>,
+    pub(super) refreshes: SingleFlight<UserId, Landed>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
     /// Access tokens that the backend refused and that were not replaced yet.
     pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::delivery::is_success;
 use super::inner::{Inner, out_of_time};
-use super::single::{Role, Waited};
+use super::single_flight::{Role, Waited};
 use super::url::BaseUrl;
 use crate::clock::Deadline;
 use crate::diagnostics::note;

@@ -8,9 +8,10 @@ mod inner;
 mod listing;
 mod location;
 mod refresh;
-mod single;
+mod single_flight;
 mod time;
 mod unsaved;
+mod untold;
 mod url;
 mod users;
 

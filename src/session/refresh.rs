@@ -8,12 +8,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::delivery::is_success;
+use super::delivery::{is_success, network_part};
 use super::inner::{Inner, out_of_time};
-use super::single::{Role, Waited};
+use super::single_flight::{Role, Waited};
 use super::time::Moment;
 use super::unsaved::Brought;
-use super::users::network_part;
 use crate::clock::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};

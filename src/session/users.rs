@@ -1,14 +1,12 @@
-//! Logging in and out, switching and removing: each is one commit.
+//! Logging in and out, linking, switching, removing and deleting: what each of them commits.
 //!
 //! Who is current when the current user leaves: of the users who are logged in, the one who was
 //! used last, that is, logged in or was switched to; nobody, if there is none. The rule is applied
 //! in the commit that makes the current user leave, so it holds after a restart as well.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::delivery::success;
+use super::delivery::{network_part, success};
 use super::inner::{Inner, known};
 use crate::account::{Identity, Profile, UserState};
 use crate::clock::Deadline;
@@ -17,18 +15,8 @@ use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
-use crate::store::{Change, Listing, Place, StoredUser, Tables};
-use crate::token::RefreshToken;
+use crate::store::{Change, Listing, StoredUser, Tables};
 use crate::wire::{self, Login, Route};
-
-/// How far a session has come with telling the backend of log-outs.
-#[derive(Default)]
-pub(super) struct Untold {
-    /// After whom to go on.
-    from: Option<Place>,
-    /// Whether there were some that have to be told again.
-    missed: bool,
-}
 
 impl Inner {
     /// Logs in, and makes that user current.
@@ -291,97 +279,6 @@ impl Inner {
         outcome
     }
 
-    /// Has the backend told of a log-out later: from the first user on, since this one may be before
-    /// where telling came to.
-    fn tell_later(&self) {
-        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Untold::default();
-        self.has_untold.store(true, Ordering::Relaxed);
-    }
-
-    /// Forgets the refresh token of a log-out that the backend need not be told of any more.
-    fn forget_untold(&self, user: &UserId, token: &RefreshToken, deadline: Deadline) -> Result<()> {
-        self.commit(deadline, |tables| match tables.user(user)? {
-            Some(newest) if newest.ended.as_ref() == Some(token) => {
-                let mut record = StoredUser::clone(&newest);
-                record.ended = None;
-                Ok((vec![Change::Put(Box::new(record))], ()))
-            }
-            _ => Ok((Vec::new(), ())),
-        })
-    }
-
-    /// Tells the backend of log-outs that it could not be told of, now that it answers: for at most
-    /// five seconds or a quarter of the call's time, and as well as it goes.
-    pub(super) fn tell_untold(&self, deadline: Deadline) {
-        const LIMIT: Duration = Duration::from_secs(5);
-        if !self.store.is_sealed()
-            || deadline.has_passed()
-            || !self.has_untold.swap(false, Ordering::Relaxed)
-        {
-            return;
-        }
-        let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-        let lock = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut untold = std::mem::take(&mut *lock());
-        let has_ended = self.tell_all_untold(&mut untold, deadline);
-        if self.has_untold.load(Ordering::Relaxed) {
-            // Somebody has left meanwhile, perhaps before where this came to: all over again.
-        } else if !has_ended || untold.missed {
-            if !has_ended {
-                *lock() = untold;
-            }
-            self.has_untold.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Goes through the users from where it came to the last time, and returns whether it has come
-    /// to the end. Too short a time does not hold up those at the end for ever, nor does one that
-    /// the backend fails at.
-    fn tell_all_untold(&self, untold: &mut Untold, deadline: Deadline) -> bool {
-        let mut listing = Listing::after(untold.from.take());
-        loop {
-            let before = listing.place();
-            let Some(record) = listing.next(&*self.store, || deadline) else { return true };
-            let told = match &record {
-                Ok(record) => self.tell_one_untold(record, deadline),
-                Err(error) => Err(error.clone().into()),
-            };
-            match told {
-                Ok(()) => {}
-                Err(Error::Server(_)) => untold.missed = true,
-                // The backend cannot be reached, or the store not be used.
-                Err(_) => {
-                    untold.from = before;
-                    return false;
-                }
-            }
-        }
-    }
-
-    /// Tells the backend of one that has logged out, if it has to be told.
-    fn tell_one_untold(&self, record: &StoredUser, deadline: Deadline) -> Result<()> {
-        let Some(token) = &record.ended else { return Ok(()) };
-        match self.end_server_session(token, deadline) {
-            Err(error) if error.is_retryable() => Err(error),
-            // Told, or refused for good.
-            _ => self.forget_untold(&record.id, token, deadline),
-        }
-    }
-
-    pub(super) fn end_server_session(
-        &self,
-        token: &RefreshToken,
-        deadline: Deadline,
-    ) -> Result<()> {
-        let route = Route::log_out();
-        let answer = self.send(&route, Some(token.expose()), deadline)?;
-        // A session that the backend does not know any more has ended.
-        if wire::knows_no_session(&answer) {
-            return Ok(());
-        }
-        success(&route, answer).map(|_| ())
-    }
-
     /// Makes a logged-in user current.
     pub(super) fn switch_to(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.commit(deadline, |tables| {
@@ -420,12 +317,6 @@ impl Inner {
             Ok((changes, profile.clone()))
         })
     }
-}
-
-/// Returns the part of a call's time that the network may take: what comes back has to be stored
-/// within the deadline as well.
-pub(super) fn network_part(deadline: Deadline) -> Deadline {
-    deadline.at_most(deadline.remaining() * 9 / 10)
 }
 
 /// Tells whether a user is logged in and has no account but an anonymous one.

@@ -8,15 +8,15 @@ use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// A user's place in the order of a listing: when it came, and its id.
-pub(crate) type Place = (u64, UserId);
+/// A place in a listing, which is in the order in which users came: when this one did, and its id.
+pub(crate) type Cursor = (u64, UserId);
 
 /// How far a listing has come.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     page: vec::IntoIter<Arc<StoredUser>>,
     /// The last one that was shown.
-    last: Option<Place>,
+    last: Option<Cursor>,
     /// Whether a page was read in time: then time that runs out ends the listing.
     was_in_time: bool,
     has_ended: bool,
@@ -24,12 +24,12 @@ pub(crate) struct Listing {
 
 impl Listing {
     /// Begins after a place, or with the first one.
-    pub(crate) fn after(place: Option<Place>) -> Self {
-        Self { last: place, ..Self::default() }
+    pub(crate) fn after(cursor: Option<Cursor>) -> Self {
+        Self { last: cursor, ..Self::default() }
     }
 
     /// Returns the place of the last one that was shown.
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.last.clone()
     }
 

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "encryption")]
 pub use self::key::EncryptionKey;
-pub(crate) use self::listing::{Listing, Place};
+pub(crate) use self::listing::{Cursor, Listing};
 pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
 pub(crate) use self::sled::{failed, make_private_dir};

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{MAX_EMAIL, body, identity};
 use crate::server::http::Request;
 use crate::server::providers::{
-    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, Fault, GOOGLE, MAX_ID, Proved, Time,
+    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, NotProved, Proved, Time,
 };
 use crate::server::refusal::Refusal;
 use crate::server::routes::Service;
@@ -57,8 +57,8 @@ impl Service {
             _ => return Err(unsupported()),
         };
         let Proved { id, data } = proved.map_err(|fault| match fault {
-            Fault::Refused => Refusal::auth_error("unauthorized"),
-            Fault::Unreachable => {
+            NotProved::Refused => Refusal::auth_error("unauthorized"),
+            NotProved::Unreachable => {
                 let message = format!("what '{provider}' needs could not be fetched");
                 Refusal::new(503, "InternalServerError", message)
             }

@@ -183,7 +183,7 @@ impl Shared {
                 let (shared, stream) = (Arc::clone(self), Arc::clone(&stream));
                 move || {
                     // Taken back when the thread ends in whatever way.
-                    let _place = Place { shared: &shared, id };
+                    let _open = OpenConnection { shared: &shared, id };
                     let stopping = || shared.is_stopping();
                     connection::serve(&stream, peer, &shared.limits, &*shared.handler, &stopping);
                 }
@@ -201,12 +201,12 @@ impl Shared {
 }
 
 /// A connection's entry among the open ones.
-struct Place<'a> {
+struct OpenConnection<'a> {
     shared: &'a Shared,
     id: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         let mut connections = self.shared.connections();
         if let Some((_, thread)) = connections.open.remove(&self.id) {

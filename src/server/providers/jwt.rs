@@ -8,7 +8,7 @@ use jsonwebtoken::Validation;
 use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
-use super::{Fault, MAX_ID, Proved};
+use super::{MAX_ID, NotProved, Proved};
 
 /// A token may have this many bytes.
 const MAX_TOKEN: usize = 64 * 1024;
@@ -117,7 +117,7 @@ pub(in crate::server) struct JwtProvider {
 }
 
 impl JwtProvider {
-    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, Fault> {
+    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, NotProved> {
         let claims = self.verifier.verify(token, time)?;
         let mut data = Map::new();
         for field in &self.fields {
@@ -125,7 +125,7 @@ impl JwtProvider {
                 Some(value) => {
                     data.insert(field.field_name.clone(), value.clone());
                 }
-                None if field.required => return Err(Fault::Refused),
+                None if field.required => return Err(NotProved::Refused),
                 None => {}
             }
         }
@@ -154,15 +154,15 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Returns the claims of a token that is good. It has a subject.
-    pub(super) fn verify(&self, token: &str, time: Time) -> Result<Map<String, Value>, Fault> {
+    pub(super) fn verify(&self, token: &str, time: Time) -> Result<Map<String, Value>, NotProved> {
         if token.len() > MAX_TOKEN {
-            return Err(Fault::Refused);
+            return Err(NotProved::Refused);
         }
         // Fails for `none`, which is no algorithm.
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Fault::Refused)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| NotProved::Refused)?;
         // Extensions that must be understood are not (RFC 7515 section 4.1.11).
         if header.crit.is_some() {
-            return Err(Fault::Refused);
+            return Err(NotProved::Refused);
         }
         let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
         let mut validation = Validation::new(header.alg);
@@ -171,13 +171,13 @@ impl Verifier {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation)
-            .map_err(|_| Fault::Refused)?
+            .map_err(|_| NotProved::Refused)?
             .claims;
         self.check(&claims, time.now as f64)?;
         Ok(claims)
     }
 
-    fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), Fault> {
+    fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), NotProved> {
         let lasts = number(claims, "exp").is_some_and(|exp| now < exp + self.leeway);
         let begun = match claims.get("nbf") {
             None => true,
@@ -195,7 +195,7 @@ impl Verifier {
         let issued = self.issuers.is_empty()
             || issuer.is_some_and(|issuer| self.issuers.iter().any(|known| known == issuer));
         let all = lasts && begun && ours && issued && subject(claims).is_ok();
-        if all { Ok(()) } else { Err(Fault::Refused) }
+        if all { Ok(()) } else { Err(NotProved::Refused) }
     }
 }
 
@@ -209,9 +209,9 @@ impl fmt::Debug for Verifier {
 }
 
 /// Returns who the token is about.
-pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, Fault> {
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, NotProved> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-    if subject.is_empty() || subject.len() > MAX_ID { Err(Fault::Refused) } else { Ok(subject) }
+    if subject.is_empty() || subject.len() > MAX_ID { Err(NotProved::Refused) } else { Ok(subject) }
 }
 
 fn number(claims: &Map<String, Value>, name: &str) -> Option<f64> {

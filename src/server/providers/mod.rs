@@ -66,7 +66,7 @@ pub(super) struct Proved {
 
 /// Why a provider does not say who somebody is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum NotProved {
     Refused,
     /// Somebody who must be asked for that does not answer.
     Unreachable,

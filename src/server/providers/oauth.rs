@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::fetch::Remote;
 use super::jwt::{CustomJwt, Time, Verifier, subject};
 use super::keys::JwtKeys;
-use super::{Fault, MAX_ID, Proved};
+use super::{MAX_ID, NotProved, Proved};
 use crate::Secret;
 use crate::server::digest;
 
@@ -188,7 +188,7 @@ impl Default for Facebook {
 pub(in crate::server) struct TokenProvider(Verifier);
 
 impl TokenProvider {
-    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, Fault> {
+    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, NotProved> {
         let claims = self.0.verify(token, time)?;
         Ok(Proved { id: subject(&claims)?.to_owned(), data: profile(&claims) })
     }
@@ -210,8 +210,12 @@ impl GoogleProvider {
     /// Exchanges a code for a token, and takes that.
     ///
     /// Source: RFC 6749 section 4.1.3, OpenID Connect Core section 3.1.3.
-    pub(in crate::server) fn identify_code(&self, code: &str, time: Time) -> Result<Proved, Fault> {
-        let exchange = self.exchange.as_ref().ok_or(Fault::Refused)?;
+    pub(in crate::server) fn identify_code(
+        &self,
+        code: &str,
+        time: Time,
+    ) -> Result<Proved, NotProved> {
+        let exchange = self.exchange.as_ref().ok_or(NotProved::Refused)?;
         let answer = exchange.endpoint.post(&[
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -219,8 +223,8 @@ impl GoogleProvider {
             ("client_secret", exchange.secret.expose()),
             ("redirect_uri", &exchange.redirect_uri),
         ]);
-        let body = accepted(answer.map_err(|_| Fault::Unreachable)?)?;
-        self.tokens.identify(body["id_token"].as_str().ok_or(Fault::Unreachable)?, time)
+        let body = accepted(answer.map_err(|_| NotProved::Unreachable)?)?;
+        self.tokens.identify(body["id_token"].as_str().ok_or(NotProved::Unreachable)?, time)
     }
 }
 
@@ -233,9 +237,9 @@ impl FacebookProvider {
     /// Asks whose token this is.
     ///
     /// Source: Facebook's Graph API, `/me` and `appsecret_proof`.
-    pub(in crate::server) fn identify(&self, token: &str) -> Result<Proved, Fault> {
+    pub(in crate::server) fn identify(&self, token: &str) -> Result<Proved, NotProved> {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Fault::Refused);
+            return Err(NotProved::Refused);
         }
         let fields = ("fields", "id,name,email,first_name,last_name,picture");
         let proof =
@@ -244,13 +248,13 @@ impl FacebookProvider {
             Some(proof) => self.me.get(&[fields, ("appsecret_proof", proof)], Some(token)),
             None => self.me.get(&[fields], Some(token)),
         };
-        let body = accepted(answer.map_err(|_| Fault::Unreachable)?)?;
-        let Value::Object(user) = body else { return Err(Fault::Unreachable) };
+        let body = accepted(answer.map_err(|_| NotProved::Unreachable)?)?;
+        let Value::Object(user) = body else { return Err(NotProved::Unreachable) };
         match user.get("id").and_then(Value::as_str) {
             Some(id) if !id.is_empty() && id.len() <= MAX_ID => {
                 Ok(Proved { id: id.to_owned(), data: profile(&user) })
             }
-            _ => Err(Fault::Unreachable),
+            _ => Err(NotProved::Unreachable),
         }
     }
 }
@@ -261,11 +265,11 @@ fn verifier(keys: JwtKeys, audiences: Vec<String>, issuers: Vec<String>) -> io::
 }
 
 /// Tells the provider's refusals from its failures.
-fn accepted((status, body): (u16, Value)) -> Result<Value, Fault> {
+fn accepted((status, body): (u16, Value)) -> Result<Value, NotProved> {
     match status {
         200..300 => Ok(body),
-        400..500 if status != 429 => Err(Fault::Refused),
-        _ => Err(Fault::Unreachable),
+        400..500 if status != 429 => Err(NotProved::Refused),
+        _ => Err(NotProved::Unreachable),
     }
 }
 

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use super::VERSION;
 use super::files::{failed, make_private, make_private_dir, sync_dir};
-use super::lock::Naps;
+use super::lock::Backoff;
 use super::record::{check_version, decode};
 use super::secrecy::{Codec, Secrecy};
 use super::snapshot::Snapshot;
@@ -148,7 +148,7 @@ impl Database {
         let damage = OnceCell::new();
         let mut database =
             Self { path: path.to_owned(), db: None, damage, codec: Codec::default() };
-        let mut naps = Naps::until(deadline);
+        let mut backoff = Backoff::until(deadline);
         let mut panicked = false;
         let db = loop {
             match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -156,7 +156,7 @@ impl Database {
                 // A child that is being started holds a copy of the file, and sled's lock with
                 // it, until it has become another program.
                 Ok(Err(error)) if is_locked(&error) => {
-                    if !naps.nap() {
+                    if !backoff.wait() {
                         let reason = "another process, forked off while the database was open, held \
                                       its lock until the time was up, try again later";
                         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));

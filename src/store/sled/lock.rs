@@ -31,7 +31,7 @@ impl FileLock {
     /// Locks the file, which is made if need be. `None` means that somebody else held it until
     /// the deadline; with one that has passed it is tried once.
     pub(super) fn take(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
-        Self::take_napping(path, Naps::until(deadline))
+        Self::take_backing_off(path, Backoff::until(deadline))
     }
 
     /// Locks a file that many take again and again. Whoever waits for it holds `turn` meanwhile,
@@ -42,13 +42,16 @@ impl FileLock {
         turn: &Path,
         deadline: Deadline,
     ) -> Result<Option<Self>, StoreError> {
-        let naps = Naps { pace: Pace::Aging(Instant::now()), deadline };
-        let Some(_turn) = Self::take_napping(turn, naps)? else { return Ok(None) };
+        let backoff = Backoff { pace: Pace::Aging(Instant::now()), deadline };
+        let Some(_turn) = Self::take_backing_off(turn, backoff)? else { return Ok(None) };
         let (next, longest) = (FIRST_SLEEP, SHORT_SLEEP);
-        Self::take_napping(path, Naps { pace: Pace::Slowing { next, longest }, deadline })
+        Self::take_backing_off(
+            path,
+            Backoff { pace: Pace::Exponential { next, longest }, deadline },
+        )
     }
 
-    fn take_napping(path: &Path, mut naps: Naps) -> Result<Option<Self>, StoreError> {
+    fn take_backing_off(path: &Path, mut backoff: Backoff) -> Result<Option<Self>, StoreError> {
         loop {
             // Opened anew each time: the file may have been deleted, and a lock on a file that
             // has lost its name excludes nobody.
@@ -57,7 +60,7 @@ impl FileLock {
                 Ok(None) => {}
                 Err(error) => return Err(failed("take the lock", path, error)),
             }
-            if !naps.nap() {
+            if !backoff.wait() {
                 return Ok(None);
             }
         }
@@ -90,7 +93,7 @@ impl Drop for FileLock {
 }
 
 /// Sleeps between attempts, until a deadline.
-pub(super) struct Naps {
+pub(super) struct Backoff {
     pace: Pace,
     deadline: Deadline,
 }
@@ -98,27 +101,27 @@ pub(super) struct Naps {
 /// How long the sleeps are.
 enum Pace {
     /// Longer and longer.
-    Slowing { next: Duration, longest: Duration },
+    Exponential { next: Duration, longest: Duration },
     /// Shorter and shorter, since the wait began: among many who wait for one thing, who has waited
     /// longest looks most often, and is the likeliest to get it.
     Aging(Instant),
 }
 
-impl Naps {
+impl Backoff {
     /// Sleeps that grow, up to two milliseconds.
     pub(super) fn until(deadline: Deadline) -> Self {
         let (next, longest) = (FIRST_SLEEP, LONGEST_SLEEP);
-        Self { pace: Pace::Slowing { next, longest }, deadline }
+        Self { pace: Pace::Exponential { next, longest }, deadline }
     }
 
     /// Sleeps a little; `false` means that the time is up.
-    pub(super) fn nap(&mut self) -> bool {
+    pub(super) fn wait(&mut self) -> bool {
         let left = self.deadline.remaining();
         if left.is_zero() {
             return false;
         }
         let time = match &mut self.pace {
-            Pace::Slowing { next, longest } => {
+            Pace::Exponential { next, longest } => {
                 let time = *next;
                 *next = (time * 2).min(*longest);
                 time

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::SledStore;
 use super::generation::{Generation, GenerationFile};
-use super::lock::Naps;
+use super::lock::Backoff;
 use super::secrecy::Codec;
 use super::snapshot::{Part, Snapshot};
 use super::writer::{Hold, Writer};
@@ -114,7 +114,7 @@ impl SledStore {
             return Ok(view);
         }
         self.check_process()?;
-        let mut naps = Naps::until(deadline);
+        let mut backoff = Backoff::until(deadline);
         let mut turns = 0;
         loop {
             let error = match self.look(part)? {
@@ -126,7 +126,7 @@ impl SledStore {
                 Look::Changed => self.busy("others kept writing"),
                 Look::Wait(error) => error,
             };
-            if !naps.nap() {
+            if !backoff.wait() {
                 return Err(error);
             }
         }

@@ -24,9 +24,9 @@ const FORMAT: u8 = 1;
 const NONCE: usize = 24;
 const CONSTANT: &[u8] = b"keyfob";
 
-/// What a sealed value is.
+/// What a value is sealed as; it opens as nothing else.
 #[derive(Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(super) enum SealedAs<'a> {
     Check,
     Location,
     Record(&'a UserId),
@@ -45,7 +45,7 @@ impl Seal {
     pub(super) fn begin(key: &Arc<KeyBytes>, app: &str) -> Result<Self, StoreError> {
         let mut seal = Self { cipher: cipher(key), app: app.to_owned(), check: Vec::new() };
         let nonce = nonce()?;
-        let sealed = seal.encrypt(nonce, Place::Check, CONSTANT)?;
+        let sealed = seal.encrypt(nonce, SealedAs::Check, CONSTANT)?;
         seal.check = [&[FORMAT], &nonce[..], &sealed[..]].concat();
         Ok(seal)
     }
@@ -60,7 +60,7 @@ impl Seal {
             _ => return Err(StoreError::new(StoreErrorKind::Damaged, "the seal is damaged")),
         }
         let seal = Self { cipher: cipher(key), app: app.to_owned(), check: check.to_owned() };
-        match seal.open(Place::Check, &check[1..]) {
+        match seal.open(SealedAs::Check, &check[1..]) {
             Some(constant) if constant == CONSTANT => Ok(seal),
             _ => {
                 let reason = "the store is sealed with another key, open it with that one";
@@ -74,38 +74,38 @@ impl Seal {
         &self.check
     }
 
-    pub(super) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn seal(&self, kind: SealedAs<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let nonce = nonce()?;
-        Ok([&nonce[..], &self.encrypt(nonce, place, plain)?].concat())
+        Ok([&nonce[..], &self.encrypt(nonce, kind, plain)?].concat())
     }
 
-    /// Returns what was sealed; `None` if it was not sealed like this, for this place.
-    pub(super) fn open(&self, place: Place<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
+    /// Returns what was sealed; `None` if it was not sealed like this, as this.
+    pub(super) fn open(&self, kind: SealedAs<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, msg) = sealed.split_first_chunk()?;
-        let aad = &self.place(place);
+        let aad = &self.associated_data(kind);
         self.cipher.decrypt(&XNonce::from(*nonce), Payload { msg, aad }).ok()
     }
 
     fn encrypt(
         &self,
         nonce: [u8; NONCE],
-        place: Place<'_>,
+        kind: SealedAs<'_>,
         msg: &[u8],
     ) -> Result<Vec<u8>, StoreError> {
-        let aad = &self.place(place);
+        let aad = &self.associated_data(kind);
         self.cipher
             .encrypt(&XNonce::from(nonce), Payload { msg, aad })
             .map_err(|_| StoreError::new(StoreErrorKind::Io, "a value is too long to be sealed"))
     }
 
-    /// What is authenticated with a value. No two places come to the same bytes.
-    fn place(&self, place: Place<'_>) -> Vec<u8> {
+    /// What is authenticated with a value. No two kinds come to the same bytes.
+    fn associated_data(&self, kind: SealedAs<'_>) -> Vec<u8> {
         // The check says which store this is, so it cannot have that authenticated with it.
-        let (tag, store, user) = match place {
-            Place::Check => (0, &[][..], ""),
-            Place::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
-            Place::Snapshot => (2, &self.check[1..=NONCE], ""),
-            Place::Location => (3, &self.check[1..=NONCE], ""),
+        let (tag, store, user) = match kind {
+            SealedAs::Check => (0, &[][..], ""),
+            SealedAs::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
+            SealedAs::Snapshot => (2, &self.check[1..=NONCE], ""),
+            SealedAs::Location => (3, &self.check[1..=NONCE], ""),
         };
         let length = (self.app.len() as u64).to_be_bytes();
         let app = self.app.as_bytes();
@@ -144,22 +144,22 @@ mod tests {
     fn what_is_sealed_opens_in_its_place_alone() {
         let (ada, eve) = (UserId::new("ada"), UserId::new("eve"));
         let seal = Seal::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(Place::Record(&ada), b"hush").unwrap();
-        assert_eq!(seal.open(Place::Record(&ada), &sealed).as_deref(), Some(&b"hush"[..]));
-        assert_eq!(seal.open(Place::Record(&eve), &sealed), None);
-        assert_eq!(seal.open(Place::Snapshot, &sealed), None);
-        assert_eq!(seal.open(Place::Check, &sealed), None);
+        let sealed = seal.seal(SealedAs::Record(&ada), b"hush").unwrap();
+        assert_eq!(seal.open(SealedAs::Record(&ada), &sealed).as_deref(), Some(&b"hush"[..]));
+        assert_eq!(seal.open(SealedAs::Record(&eve), &sealed), None);
+        assert_eq!(seal.open(SealedAs::Snapshot, &sealed), None);
+        assert_eq!(seal.open(SealedAs::Check, &sealed), None);
         // The same user of another store with the same key, and of another app.
         let other = Seal::begin(&key(1), "app").unwrap();
-        assert_eq!(other.open(Place::Record(&ada), &sealed), None);
+        assert_eq!(other.open(SealedAs::Record(&ada), &sealed), None);
         let mut other = Seal::fit(&key(1), "app", seal.check()).unwrap();
-        assert!(other.open(Place::Record(&ada), &sealed).is_some());
+        assert!(other.open(SealedAs::Record(&ada), &sealed).is_some());
         other.app = "apq".to_owned();
-        assert_eq!(other.open(Place::Record(&ada), &sealed), None);
+        assert_eq!(other.open(SealedAs::Record(&ada), &sealed), None);
         // The end of the app is no beginning of the user.
         let record = |app: &str, user: &str| {
             let seal = Seal { app: app.to_owned(), ..Seal::begin(&key(1), "").unwrap() };
-            seal.place(Place::Record(&UserId::new(user)))[32..].to_vec()
+            seal.associated_data(SealedAs::Record(&UserId::new(user)))[32..].to_vec()
         };
         assert_ne!(record("appa", "da"), record("app", "ada"));
     }
@@ -167,14 +167,14 @@ mod tests {
     #[test]
     fn any_flipped_bit_is_seen() {
         let seal = Seal::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(Place::Snapshot, b"hush").unwrap();
+        let sealed = seal.seal(SealedAs::Snapshot, b"hush").unwrap();
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(seal.open(Place::Snapshot, &flipped), None);
+            assert_eq!(seal.open(SealedAs::Snapshot, &flipped), None);
         }
         for length in 0..sealed.len() {
-            assert_eq!(seal.open(Place::Snapshot, &sealed[..length]), None);
+            assert_eq!(seal.open(SealedAs::Snapshot, &sealed[..length]), None);
         }
     }
 

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 #[cfg(feature = "encryption")]
-use super::seal::{Place, Seal};
+use super::seal::{Seal, SealedAs};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 #[cfg(feature = "encryption")]
@@ -79,7 +79,7 @@ impl Codec {
     /// Returns the bytes of a user's record that the database keeps.
     pub(super) fn seal_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(Place::Record(id), record),
+            Some(seal) => seal.seal(SealedAs::Record(id), record),
             None => Ok(record.to_owned()),
         }
     }
@@ -87,7 +87,7 @@ impl Codec {
     /// Returns a user's record; `None` if the database has bytes that are not this user's.
     pub(super) fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(Place::Record(id), &bytes),
+            Some(seal) => seal.open(SealedAs::Record(id), &bytes),
             None => Some(bytes),
         }
     }
@@ -95,7 +95,7 @@ impl Codec {
     /// Returns the location as the database keeps it.
     pub(super) fn seal_location(&self, location: &str) -> Result<String, StoreError> {
         match &self.0 {
-            Some(seal) => Ok(STANDARD.encode(seal.seal(Place::Location, location.as_bytes())?)),
+            Some(seal) => Ok(STANDARD.encode(seal.seal(SealedAs::Location, location.as_bytes())?)),
             None => Ok(location.to_owned()),
         }
     }
@@ -106,7 +106,7 @@ impl Codec {
         match &self.0 {
             Some(seal) => {
                 let sealed = STANDARD.decode(kept).ok()?;
-                String::from_utf8(seal.open(Place::Location, &sealed)?).ok()
+                String::from_utf8(seal.open(SealedAs::Location, &sealed)?).ok()
             }
             None => Some(kept),
         }
@@ -115,7 +115,7 @@ impl Codec {
     /// Returns the bytes of a snapshot that the file keeps.
     pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(Place::Snapshot, body),
+            Some(seal) => seal.seal(SealedAs::Snapshot, body),
             None => Ok(body.to_owned()),
         }
     }
@@ -123,7 +123,7 @@ impl Codec {
     /// Returns a snapshot; `None` if the file has bytes that are not this store's.
     pub(super) fn open_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(Place::Snapshot, bytes),
+            Some(seal) => seal.open(SealedAs::Snapshot, bytes),
             None => Some(bytes.to_owned()),
         }
     }
@@ -145,7 +145,7 @@ mod none {
 
     pub(in super::super) enum Seal {}
 
-    pub(super) enum Place<'a> {
+    pub(super) enum SealedAs<'a> {
         Location,
         Record(#[allow(dead_code, reason = "nothing can be sealed")] &'a UserId),
         Snapshot,
@@ -164,15 +164,15 @@ mod none {
             match *self {}
         }
 
-        pub(super) fn seal(&self, _: Place<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
+        pub(super) fn seal(&self, _: SealedAs<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
             match *self {}
         }
 
-        pub(super) fn open(&self, _: Place<'_>, _: &[u8]) -> Option<Vec<u8>> {
+        pub(super) fn open(&self, _: SealedAs<'_>, _: &[u8]) -> Option<Vec<u8>> {
             match *self {}
         }
     }
 }
 
 #[cfg(not(feature = "encryption"))]
-use none::{KeyBytes, Place, Seal};
+use none::{KeyBytes, Seal, SealedAs};

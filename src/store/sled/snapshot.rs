@@ -100,17 +100,17 @@ struct Index {
     current: Option<UserId>,
     location: Option<String>,
     complete: bool,
-    user: Option<Place>,
+    user: Option<Entry>,
 }
 
 #[derive(Deserialize, Serialize)]
 struct Tail {
-    users: Vec<Place>,
+    users: Vec<Entry>,
     ring: Ring,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Place {
+struct Entry {
     id: UserId,
     created: u64,
     used: u64,
@@ -332,7 +332,7 @@ impl Snapshot {
     }
 
     pub(super) fn encode(&self, app: &str) -> Result<Vec<u8>, StoreError> {
-        let place = |(id, kept): &(&UserId, &Arc<Kept>)| Place {
+        let entry = |(id, kept): &(&UserId, &Arc<Kept>)| Entry {
             id: (*id).clone(),
             created: kept.created,
             used: kept.used,
@@ -347,12 +347,12 @@ impl Snapshot {
             current: self.current.clone(),
             location: self.location.clone(),
             complete: self.complete,
-            user: current.as_ref().map(place),
+            user: current.as_ref().map(entry),
         };
         let mut others: Vec<_> =
             self.users.iter().filter(|(id, _)| Some(*id) != self.current.as_ref()).collect();
         others.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
-        let tail = Tail { users: others.iter().map(place).collect(), ring: self.ring.clone() };
+        let tail = Tail { users: others.iter().map(entry).collect(), ring: self.ring.clone() };
         let mut head = line(&index)?;
         head.extend_from_slice(current.map_or(&[], |(_, kept)| &kept.record));
         let mut tail = line(&tail)?;
@@ -373,8 +373,8 @@ impl Snapshot {
         let tail: Tail = serde_json::from_slice(take_line(&mut body)?).ok()?;
         let Self { mut users, complete, .. } = snapshot;
         users.reserve(tail.users.len());
-        for place in tail.users {
-            let (id, kept) = place.take(&mut body)?;
+        for entry in tail.users {
+            let (id, kept) = entry.take(&mut body)?;
             users.insert(id, kept);
         }
         Some(Self { users, complete, whole: true, ring: tail.ring, ..snapshot })
@@ -384,8 +384,8 @@ impl Snapshot {
     fn decode_head(body: &mut &[u8], codec: Codec) -> Option<Self> {
         let index: Index = serde_json::from_slice(take_line(body)?).ok()?;
         let mut users = HashMap::new();
-        if let Some(place) = index.user {
-            let (id, kept) = place.take(body)?;
+        if let Some(entry) = index.user {
+            let (id, kept) = entry.take(body)?;
             users.insert(id, kept);
         }
         Some(Self {
@@ -403,7 +403,7 @@ impl Snapshot {
     }
 }
 
-impl Place {
+impl Entry {
     /// Takes the record from the beginning of what is left.
     fn take(self, records: &mut &[u8]) -> Option<(UserId, Arc<Kept>)> {
         let (record, rest) = records.split_at_checked(self.bytes)?;

@@ -1,4 +1,4 @@
-//! One at a time, for all: whoever comes first does the work, the others wait and share its
+//! Single flight: one at a time, for all. Whoever comes first does the work, the others wait and share its
 //! outcome.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::clock::Deadline;
 
 /// Work under way, by what it is for.
-pub(super) struct Single<K, T> {
+pub(super) struct SingleFlight<K, T> {
     under_way: Mutex<HashMap<K, Arc<Shared<T>>>>,
 }
 
@@ -22,7 +22,7 @@ pub(super) enum Role<'a, K: Clone + Eq + Hash, T> {
 
 /// The right to do the work. Dropped without an outcome (by a panic), it is passed on.
 pub(super) struct Lead<'a, K: Clone + Eq + Hash, T> {
-    all: &'a Single<K, T>,
+    all: &'a SingleFlight<K, T>,
     key: K,
     shared: Arc<Shared<T>>,
 }
@@ -51,7 +51,7 @@ enum Outcome<T> {
     Abandoned,
 }
 
-impl<K: Clone + Eq + Hash, T: Clone> Single<K, T> {
+impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
     pub(super) fn new() -> Self {
         Self { under_way: Mutex::new(HashMap::new()) }
     }
@@ -69,7 +69,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Single<K, T> {
     }
 }
 
-impl<K, T> Single<K, T> {
+impl<K, T> SingleFlight<K, T> {
     /// Wakes everybody who waits, with nothing. Whoever does the work goes on, for itself.
     pub(super) fn abandon(&self) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn an_outcome_is_shared_by_those_who_wait_and_nobody_later() {
-        let single = Single::<u8, u32>::new();
+        let single = SingleFlight::<u8, u32>::new();
         let Role::Lead(lead) = single.join(&1) else { panic!("nothing is under way") };
         let Role::Follow(follow) = single.join(&1) else { panic!("it is under way") };
         assert!(matches!(single.join(&2), Role::Lead(_)));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn work_lost_to_a_panic_is_passed_on() {
-        let single = Single::<(), u32>::new();
+        let single = SingleFlight::<(), u32>::new();
         let mut follow = None;
         let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let Role::Lead(_lead) = single.join(&()) else { return };

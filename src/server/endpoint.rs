@@ -6,9 +6,9 @@ use super::auth::wants_link;
 use super::pages::Page;
 use super::route::Route;
 
-/// A place where something can be asked. With the method it makes a [`Route`].
+/// Where something can be asked for. With the method it makes a [`Route`].
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Place<'a> {
+pub(super) enum Endpoint<'a> {
     ApiKey { id: &'a str },
     ApiKeys,
     CallConfirmation,
@@ -30,8 +30,8 @@ pub(super) enum Place<'a> {
     Session,
 }
 
-impl Place<'_> {
-    /// Returns the methods that a place knows, as the `Allow` field lists them.
+impl Endpoint<'_> {
+    /// Returns the methods that an endpoint knows, as the `Allow` field lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Self::Health | Self::Location | Self::Page(_) | Self::Profile => "GET, HEAD, OPTIONS",
@@ -52,7 +52,7 @@ impl Place<'_> {
         }
     }
 
-    /// Returns what a request for this place asks for, if that is anything we know.
+    /// Returns what a request to this endpoint asks for, if that is anything we know.
     pub(super) fn route(&self, method: &str, query: Option<&str>) -> Option<Route> {
         Some(match (self, method) {
             (Self::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
@@ -83,12 +83,12 @@ impl Place<'_> {
     }
 }
 
-/// Finds a path's place and, for those that have one, the app it names.
-pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Place<'a>)> {
+/// Finds a path's endpoint and, for those that have one, the app it names.
+pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Endpoint<'a>)> {
     let client = match segments {
-        ["confirm"] => return Some((None, Place::Page(Page::Confirm))),
-        ["health"] => return Some((None, Place::Health)),
-        ["reset"] => return Some((None, Place::Page(Page::Reset))),
+        ["confirm"] => return Some((None, Endpoint::Page(Page::Confirm))),
+        ["health"] => return Some((None, Endpoint::Health)),
+        ["reset"] => return Some((None, Endpoint::Page(Page::Reset))),
         ["api", "client", "v2.0", client @ ..] => client,
         _ => return None,
     };
@@ -96,34 +96,34 @@ pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Place<'
         ["app", app, route @ ..] => (Some(*app), route),
         route => (None, route),
     };
-    let place = match (app, route) {
-        (None, ["auth", "api_keys"]) => Place::ApiKeys,
-        (None, ["auth", "api_keys", id]) => Place::ApiKey { id },
-        (None, ["auth", "api_keys", id, "disable"]) => Place::DisableApiKey { id },
-        (None, ["auth", "api_keys", id, "enable"]) => Place::EnableApiKey { id },
-        (None, ["auth", "delete"]) => Place::DeleteUser,
-        (None, ["auth", "profile"]) => Place::Profile,
-        (None, ["auth", "session"]) => Place::Session,
-        (Some(_), ["location"]) => Place::Location,
-        (Some(_), ["functions", "call"]) => Place::CallFunction,
+    let endpoint = match (app, route) {
+        (None, ["auth", "api_keys"]) => Endpoint::ApiKeys,
+        (None, ["auth", "api_keys", id]) => Endpoint::ApiKey { id },
+        (None, ["auth", "api_keys", id, "disable"]) => Endpoint::DisableApiKey { id },
+        (None, ["auth", "api_keys", id, "enable"]) => Endpoint::EnableApiKey { id },
+        (None, ["auth", "delete"]) => Endpoint::DeleteUser,
+        (None, ["auth", "profile"]) => Endpoint::Profile,
+        (None, ["auth", "session"]) => Endpoint::Session,
+        (Some(_), ["location"]) => Endpoint::Location,
+        (Some(_), ["functions", "call"]) => Endpoint::CallFunction,
         (Some(_), ["auth", "providers", "local-userpass", operation @ ..])
             if operation != ["login"] =>
         {
             match operation {
-                ["confirm"] => Place::Confirm,
-                ["confirm", "call"] => Place::CallConfirmation,
-                ["confirm", "send"] => Place::SendConfirmation,
-                ["register"] => Place::Register,
-                ["reset"] => Place::Reset,
-                ["reset", "call"] => Place::CallReset,
-                ["reset", "send"] => Place::SendReset,
+                ["confirm"] => Endpoint::Confirm,
+                ["confirm", "call"] => Endpoint::CallConfirmation,
+                ["confirm", "send"] => Endpoint::SendConfirmation,
+                ["register"] => Endpoint::Register,
+                ["reset"] => Endpoint::Reset,
+                ["reset", "call"] => Endpoint::CallReset,
+                ["reset", "send"] => Endpoint::SendReset,
                 _ => return None,
             }
         }
-        (Some(_), ["auth", "providers", provider, "login"]) => Place::LogIn { provider },
+        (Some(_), ["auth", "providers", provider, "login"]) => Endpoint::LogIn { provider },
         _ => return None,
     };
-    Some((app, place))
+    Some((app, endpoint))
 }
 
 /// Splits a path and decodes its parts. What cannot be decoded stays as it is.
