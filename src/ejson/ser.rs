@@ -1,7 +1,8 @@
 //! Writing canonical extended JSON.
 //!
-//! serde_json writes the text and asks a formatter for each number; ours wraps it. A float that is
-//! not finite never reaches the formatter (serde_json writes `null`).
+//! serde_json writes the text and asks a formatter for each number; ours wraps it, but where it is
+//! in a wrapper already. A float that is not finite never reaches the formatter (serde_json writes
+//! `null`).
 
 use std::io::{self, Write};
 
@@ -11,14 +12,32 @@ use serde_json::ser::Formatter;
 /// Writes a value as canonical extended JSON.
 pub(crate) fn to_vec(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = Vec::with_capacity(128);
-    let mut out = serde_json::Serializer::with_formatter(&mut text, Canonical { in_key: false });
+    let mut out = serde_json::Serializer::with_formatter(&mut text, Canonical::default());
     value.serialize(&mut out)?;
     Ok(text)
 }
 
+#[derive(Default)]
 struct Canonical {
     /// Numbers that are the keys of an object are text already.
     in_key: bool,
+    /// Where the next value goes.
+    at: At,
+    /// How many objects are open inside a `$timestamp`, its own one included.
+    in_timestamp: usize,
+}
+
+/// What a number is for, where that has a say in how it is written.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum At {
+    /// Right after `$minKey` or `$maxKey`, whose 1 is a plain one.
+    Bound,
+    /// Right after `$date`, which has 64 bits however few are needed.
+    Date,
+    #[default]
+    Elsewhere,
+    /// Right after `$timestamp`, whose `t` and `i` are plain numbers.
+    Timestamp,
 }
 
 impl Canonical {
@@ -26,7 +45,7 @@ impl Canonical {
     where
         W: ?Sized + Write,
     {
-        if self.in_key {
+        if self.in_key || self.at == At::Bound || self.in_timestamp == 1 {
             write!(out, "{value}")
         } else {
             write!(out, "{{\"${kind}\":\"{value}\"}}")
@@ -34,8 +53,8 @@ impl Canonical {
     }
 
     fn integer<W: ?Sized + Write>(&self, out: &mut W, value: i64) -> io::Result<()> {
-        let kind = if i32::try_from(value).is_ok() { "numberInt" } else { "numberLong" };
-        self.number(out, kind, value)
+        let fits = self.at != At::Date && i32::try_from(value).is_ok();
+        self.number(out, if fits { "numberInt" } else { "numberLong" }, value)
     }
 }
 
@@ -79,13 +98,46 @@ impl Formatter for Canonical {
     }
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.in_key = true;
+        (self.in_key, self.at) = (true, At::Elsewhere);
         if first { Ok(()) } else { out.write_all(b",") }
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if self.in_key {
+            self.at = match fragment {
+                "$date" => At::Date,
+                "$maxKey" | "$minKey" => At::Bound,
+                "$timestamp" => At::Timestamp,
+                _ => At::Elsewhere,
+            };
+        }
+        out.write_all(fragment.as_bytes())
     }
 
     fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
         self.in_key = false;
         Ok(())
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.in_timestamp += usize::from(self.at == At::Timestamp || self.in_timestamp > 0);
+        self.at = At::Elsewhere;
+        out.write_all(b"{")
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.in_timestamp = self.in_timestamp.saturating_sub(1);
+        self.at = At::Elsewhere;
+        out.write_all(b"}")
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.at = At::Elsewhere;
+        out.write_all(b"[")
     }
 }
 
@@ -129,5 +181,41 @@ mod tests {
         assert_eq!(text(BTreeMap::from([(7, "x")])), r#"{"7":"x"}"#);
         let wrapped = json!({"a": {"$oid": "5f"}, "b": {"$numberLong": "3"}, "c": null});
         assert_eq!(text(&wrapped), wrapped.to_string());
+    }
+
+    #[test]
+    fn numbers_within_wrappers_are_what_the_wrapper_wants() {
+        for wrapper in [
+            json!({"$minKey": 1}),
+            json!({"a": {"$gt": {"$maxKey": 1}}}),
+            json!({"$timestamp": {"i": 2, "t": 4_294_967_295_u32}}),
+            json!({"$date": {"$numberLong": "0"}}),
+            json!({"$date": "2020-01-01T00:00:00Z"}),
+        ] {
+            assert_eq!(text(&wrapper), wrapper.to_string());
+        }
+        // As a `Value` holds it that was read from canonical form.
+        assert_eq!(text(json!({"$date": -1})), r#"{"$date":{"$numberLong":"-1"}}"#);
+        let after = json!([{"$minKey": 1}, 1, {"$timestamp": {"i": 2, "t": 1}, "x": 1}, {"x": 1}]);
+        let expected = json!([
+            {"$minKey": 1},
+            {"$numberInt": "1"},
+            {"$timestamp": {"i": 2, "t": 1}, "x": {"$numberInt": "1"}},
+            {"x": {"$numberInt": "1"}},
+        ]);
+        assert_eq!(text(after), expected.to_string());
+    }
+
+    #[test]
+    fn no_wrapper_reaches_beyond_itself() {
+        for value in [
+            json!({"$timestamp": {"a": {"b": 1}}}),
+            json!({"$timestamp": [1]}),
+            json!({"$minKey": [1]}),
+            json!({"$maxKey": {"a": 1}}),
+            json!({"$date": {"a": 1}}),
+        ] {
+            assert!(text(&value).contains(r#"{"$numberInt":"1"}"#), "{value}");
+        }
     }
 }

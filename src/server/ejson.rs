@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Number, Value};
 
+use crate::ejson::DateTime;
+
 /// The keys that make an object stand for a value of another type.
 const WRAPPERS: [&str; 16] = [
     "$binary",
@@ -31,13 +33,13 @@ pub(super) enum AnyNumber {
     Int(i64),
 }
 
-/// Puts a value into canonical form: plain numbers get their wrappers, objects that are wrappers
-/// already stay as they are.
+/// Puts a value into canonical form: plain numbers get their wrappers, dates their milliseconds, and
+/// objects that are wrappers already stay as they are.
 pub(super) fn canonical(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(canonical).collect(),
         Value::Number(number) => canonical_number(&number),
-        Value::Object(fields) if is_wrapper(&fields) => Value::Object(fields),
+        Value::Object(fields) if is_wrapper(&fields) => canonical_wrapper(fields),
         Value::Object(fields) => {
             fields.into_iter().map(|(name, value)| (name, canonical(value))).collect()
         }
@@ -94,6 +96,21 @@ fn canonical_number(number: &Number) -> Value {
     }
 }
 
+/// realm-core ends the program over a date that is a text.
+///
+/// Source: realm-core `util/bson/bson.cpp`, the parser of `$date`.
+fn canonical_wrapper(fields: Map<String, Value>) -> Value {
+    let is_relaxed = matches!(fields.get("$date"), Some(Value::Number(_) | Value::String(_)));
+    let wrapper = Value::Object(fields);
+    match serde_json::from_value::<DateTime>(wrapper.clone()) {
+        Ok(date) if is_relaxed => {
+            let millis = date.millis().to_string();
+            Value::Object(Map::from_iter([("$date".to_owned(), wrap("$numberLong", millis))]))
+        }
+        _ => wrapper,
+    }
+}
+
 fn wrap(name: &str, text: String) -> Value {
     Value::Object(Map::from_iter([(name.to_owned(), Value::String(text))]))
 }
@@ -145,6 +162,10 @@ mod tests {
             {"$code": "x", "$scope": {"a": 1}},
         ]);
         assert_eq!(canonical(wrappers.clone()), wrappers);
+        let epoch = json!({"$date": {"$numberLong": "1500"}});
+        for relaxed in [json!({"$date": "1970-01-01T00:00:01.5Z"}), json!({"$date": 1500})] {
+            assert_eq!(canonical(relaxed), epoch);
+        }
         assert_eq!(canonical(json!({"$numberInt": 1, "b": 1}))["b"], json!({"$numberInt": "1"}));
     }
 

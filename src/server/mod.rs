@@ -54,6 +54,7 @@ mod token;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -99,9 +100,15 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Returns the URL that clients are given, without a slash at its end.
+    /// Returns the URL that clients are given, without a slash at its end: the
+    /// [public](ServerBuilder::public_url) one if there is one.
     pub fn base_url(&self) -> &str {
         &self.service.base_url
+    }
+
+    /// Returns the address that the server listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.service.local_addr
     }
 
     /// Returns the client app id.
@@ -131,14 +138,15 @@ impl Server {
         self.service.clock.clone()
     }
 
-    /// Ends all server sessions of a user and returns how many there were. Refresh tokens are
+    /// Ends all server sessions of a user and returns how many log-ins that ends. Refresh tokens are
     /// refused from here on; access tokens stay good until they expire.
     ///
     /// # Errors
     ///
     /// `NotFound` if there is no such user. Otherwise the data directory cannot be written.
     pub fn revoke_sessions(&self, user_id: impl AsRef<str>) -> io::Result<usize> {
-        self.service.state.revoke_sessions(user_id.as_ref())?.ok_or_else(no_such_user)
+        let state = &self.service.state;
+        state.revoke_sessions(user_id.as_ref(), self.service.now())?.ok_or_else(no_such_user)
     }
 
     /// Disables a user: log-ins, refreshes and access tokens are refused until

@@ -1,5 +1,6 @@
 //! Which request goes where, and what every answer has in common.
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::UNIX_EPOCH;
 
@@ -26,6 +27,9 @@ use crate::{Clock, UserId};
 pub(super) struct Service {
     pub app_id: String,
     pub base_url: String,
+    /// Whether the base URL was given, and clients must use it.
+    pub is_public: bool,
+    pub local_addr: SocketAddr,
     pub clock: ServerClock,
     pub custom_data_source: Option<Box<CustomData>>,
     pub email: EmailSettings,
@@ -126,19 +130,22 @@ impl Service {
         }
     }
 
-    /// `GET …/location`: where the app's requests should go, which is where this one came.
+    /// `GET …/location`: where the app's requests should go, which is where this one came unless
+    /// there is a public URL.
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::update_location`; the last two fields
     /// are for clients before version 14.
     fn location(&self, request: &Request) -> Reply {
-        let own = self.base_url.strip_prefix("http://").unwrap_or_default();
         // The name the client knows us by works for it; ours may not, through a port mapping.
-        let host = request.header("host").filter(|host| is_authority(host)).unwrap_or(own);
+        let host = request.header("host").filter(|host| !self.is_public && is_authority(host));
+        let hostname = host.map_or(self.base_url.clone(), |host| format!("http://{host}"));
+        // `https` becomes `wss`.
+        let ws_hostname = hostname.replacen("http", "ws", 1);
         Reply::Json(
             200,
             json!({
-                "hostname": format!("http://{host}"),
-                "ws_hostname": format!("ws://{host}"),
+                "hostname": hostname,
+                "ws_hostname": ws_hostname,
                 "deployment_model": "GLOBAL",
                 "location": "US-VA",
             }),

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use keyfob::server::Server;
+use keyfob::server::{Confirmation, Server};
 
-use crate::client::{Client, LogIn, connect, raw, read_answer};
+use crate::client::{Client, LogIn, connect, raw, read_answer, statuses};
 
 fn start() -> (Server, Client) {
     let server = Server::builder().app_id("my-app-abcde").start().unwrap();
@@ -39,6 +39,32 @@ fn location_names_the_host_that_was_asked() {
     assert!(ask("localhost:1234").contains(r#""hostname":"http://localhost:1234""#));
     let own = format!(r#""hostname":"{}""#, server.base_url());
     assert!(ask("evil/path").contains(&own));
+}
+
+#[test]
+fn behind_a_proxy_clients_are_sent_to_the_public_url() {
+    let public = |url: &str| Server::builder().public_url(url).confirmation(Confirmation::Email);
+    let server = public("https://auth.example.org/").start().unwrap();
+    assert_eq!(server.base_url(), "https://auth.example.org");
+    let location = "/api/client/v2.0/app/keyfob-local/location";
+    let answer = raw(&server, format!("GET {location} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"));
+    assert!(answer.contains(r#""hostname":"https://auth.example.org""#), "{answer}");
+    assert!(answer.contains(r#""ws_hostname":"wss://auth.example.org""#), "{answer}");
+    let (path, body) = ("register", r#"{"email":"ada@example.org","password":"hunter22"}"#);
+    let register = format!(
+        "POST /api/client/v2.0/app/keyfob-local/auth/providers/local-userpass/{path} HTTP/1.0\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(statuses(&raw(&server, register)), [201]);
+    let link = &server.outbox()[0].link;
+    assert!(link.expose().starts_with("https://auth.example.org/confirm?token="), "{link:?}");
+    for bad in
+        ["", "auth.example.org", "https://", "ftp://a", "https://a?b", "http://a b", "http:///"]
+    {
+        let error = public(bad).start().unwrap_err();
+        assert!(error.to_string().contains("expected one like https://example.org"), "{error}");
+    }
 }
 
 #[test]

@@ -177,8 +177,7 @@ impl Clock for ManualClock {
 
 /// Opens a connection that gives up reading after ten seconds.
 pub fn connect(server: &Server) -> TcpStream {
-    let address = server.base_url().strip_prefix("http://").unwrap();
-    let stream = TcpStream::connect(address).unwrap();
+    let stream = TcpStream::connect(server.local_addr()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
 }

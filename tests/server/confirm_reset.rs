@@ -148,6 +148,15 @@ fn unknown_addresses_are_not_found() {
 }
 
 #[test]
+fn an_account_whose_confirmation_panics_is_not_taken() {
+    let (_server, client, _) =
+        start(|builder| builder.confirmation(Confirmation::function(|_| panic!("on purpose"))));
+    for _ in 0..2 {
+        assert_eq!(client.register("ada", "hunter22").status, 500);
+    }
+}
+
+#[test]
 fn a_function_decides_about_addresses() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);

@@ -1,13 +1,15 @@
 //! Custom user data, service functions, and the names of tokens.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use keyfob::server::{Server, ServerBuilder};
 use serde_json::{Value, json};
 
-use crate::client::{Client, LogIn};
+use crate::client::{Client, LogIn, ManualClock, providers};
 
 fn start(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, Client) {
     let builder = Server::builder().function("mine", |context, _| {
@@ -72,6 +74,37 @@ fn custom_data_must_be_an_object_and_fit_into_a_header() {
     let (_server, client) = start(|builder| builder.custom_data(|_| Some(json!([]))));
     let answer = client.try_log_in("anon-user", "{}");
     answer.assert_error(500, "InternalServerError", "custom user data must be an object");
+}
+
+#[test]
+fn a_source_that_fails_undoes_and_ends_nothing() {
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let clock = ManualClock::new();
+    let (server, client) = start(|builder| {
+        let is_broken = Arc::clone(&is_broken);
+        let source = move |_: &str| is_broken.load(Ordering::SeqCst).then(|| json!([]));
+        builder.custom_data(source).rotate_refresh_tokens(true).clock(clock.clone())
+    });
+    let user = client.anonymous();
+    client.register("ada@example.org", "hunter22");
+    let ada = json!({"username": "ada@example.org", "password": "hunter22"});
+
+    is_broken.store(true, Ordering::SeqCst);
+    assert_eq!(client.refresh(&user.refresh).status, 500);
+    assert_eq!(client.link(&user.access, "local-userpass", &ada).status, 500);
+    assert_eq!(client.try_log_in("local-userpass", &ada.to_string()).status, 500);
+    assert_eq!(client.try_log_in("anon-user", "{}").status, 500);
+    is_broken.store(false, Ordering::SeqCst);
+
+    // Nobody was left behind by the log-in without an account.
+    let ids: Vec<_> = server.journal().iter().filter_map(|entry| entry.user_id.clone()).collect();
+    assert!(server.revoke_sessions(ids.last().unwrap()).is_err());
+    // The link was not made, and the old token was not replaced a grace period ago.
+    assert_eq!(providers(&client.profile(&user.access)), ["anon-user"]);
+    clock.advance(61);
+    assert_eq!(client.refresh(&user.refresh).status, 201);
+    let ada = client.ada();
+    assert_eq!(server.revoke_sessions(&ada.user_id).unwrap(), 1, "the failed log-in has ended");
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn start() -> (Server, Client, LogIn) {
         .function("panic", |_, _| panic!("on purpose"))
         .function("numbers", |_, _| Ok(json!({"int": 1, "long": 1_u64 << 40, "double": 1.0})))
         .function("like_an_error", |_, _| Ok(json!({"error": "none"})))
+        .function("date", |_, _| Ok(json!({"$date": "1970-01-01T00:00:01.5Z"})))
         .function("mail", |context, _| Ok(context.data()["email"].clone()))
         .start()
         .unwrap();
@@ -37,6 +38,7 @@ fn results_are_canonical_extended_json() {
             "double": {"$numberDouble": "1.0"},
         })
     );
+    assert_eq!(call("date", json!([])), json!({"$date": {"$numberLong": "1500"}}));
     assert_eq!(call("sum", json!([1, 2])), json!({"$numberInt": "3"}));
     assert_eq!(
         call("sum", json!([{"$numberInt": "1"}, {"$numberLong": "4294967296"}])),

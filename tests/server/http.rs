@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use keyfob::server::{Route, Server};
 
@@ -47,6 +48,15 @@ fn requests_sent_ahead_are_answered_in_their_order() {
                 GET /nope HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n\
                 GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(statuses(&raw(&server, text)), [200, 405, 405, 404]);
+}
+
+#[test]
+fn an_empty_line_after_a_request_begins_none() {
+    let server = Server::builder().request_timeout(Duration::from_millis(300));
+    let server = server.idle_timeout(Duration::from_millis(900)).start().unwrap();
+    let mut stream = connect(&server);
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n\r\n").unwrap();
+    assert_eq!(statuses(&read_to_end(&mut stream)), [200], "and no 408 that nobody asked for");
 }
 
 #[test]

@@ -13,10 +13,6 @@ use crate::client::{Client, ManualClock, connect, raw, read_answer, read_to_end,
 
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
 
-fn addr(server: &Server) -> SocketAddr {
-    server.base_url().strip_prefix("http://").unwrap().parse().unwrap()
-}
-
 #[test]
 fn a_head_has_a_limit() {
     let server = Server::builder().start().unwrap();
@@ -159,7 +155,7 @@ fn stopping_does_not_wait_for_idle_clients() {
         read_answer(stream);
     }
     idle[15].write_all(b"GET /hea").unwrap();
-    let address = addr(&server);
+    let address = server.local_addr();
     let started = Instant::now();
     server.shut_down();
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
@@ -186,7 +182,7 @@ fn stopping_lets_a_request_in_progress_end() {
         })
         .start()
         .unwrap();
-    address.set(addr(&server)).unwrap();
+    address.set(server.local_addr()).unwrap();
     let client = Client::new(&server);
     let user = client.anonymous();
     std::thread::scope(|scope| {
@@ -299,8 +295,8 @@ fn public_addresses_need_leave() {
 #[test]
 fn an_address_that_is_taken_is_an_error_that_names_it() {
     let server = Server::builder().start().unwrap();
-    let address = server.base_url().strip_prefix("http://").unwrap();
-    let error = Server::builder().addr(address.parse().unwrap()).start().unwrap_err();
+    let address = server.local_addr();
+    let error = Server::builder().addr(address).start().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let text = error.to_string();
     assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
@@ -330,6 +326,9 @@ fn settings_that_make_no_sense_are_refused() {
         200,
         "but no lifetime is too long"
     );
+    let store = keyfob::store::MemoryStore::new();
+    let session = keyfob::Session::builder(server.app_id(), server.base_url()).store(store);
+    session.open().unwrap().log_in(&keyfob::Credentials::anonymous()).expect("nor for a session");
 }
 
 #[test]

@@ -264,6 +264,17 @@ fn a_rotated_token_gets_the_same_successor_until_its_grace_is_over() {
 }
 
 #[test]
+fn a_login_counts_once_when_it_is_revoked_and_not_at_all_when_it_is_over() {
+    let (server, client, clock) = start(|builder| builder.rotate_refresh_tokens(true));
+    let user = client.ada();
+    client.refresh(&user.refresh);
+    assert_eq!(server.revoke_sessions(&user.user_id).unwrap(), 1);
+    let user = client.ada();
+    clock.advance(61 * 24 * 3600);
+    assert_eq!(server.revoke_sessions(&user.user_id).unwrap(), 0);
+}
+
+#[test]
 fn many_refreshes_of_one_rotating_token_give_one_successor() {
     let (_server, client, _) = start(|builder| builder.rotate_refresh_tokens(true));
     let old = client.anonymous();

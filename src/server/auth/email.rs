@@ -1,5 +1,6 @@
 //! E-mail accounts: registering, confirming, replacing a password.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -92,10 +93,13 @@ impl Service {
             Confirmation::Automatic => {}
             Confirmation::Email => self.mail(&id, &email, Purpose::Confirm)?,
             Confirmation::Function(_) => {
-                if let Err(refusal) = self.run_confirmation(&id, &email) {
+                // A function that panics has not confirmed either.
+                let confirm = || self.run_confirmation(&id, &email);
+                let confirmed = catch_unwind(AssertUnwindSafe(confirm));
+                if !matches!(confirmed, Ok(Ok(()))) {
                     self.state.drop_pending_account(&id)?;
-                    return Err(refusal);
                 }
+                confirmed.unwrap_or_else(|panic| resume_unwind(panic))?;
             }
         }
         Ok(Reply::Json(201, json!({})))

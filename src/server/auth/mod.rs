@@ -59,10 +59,18 @@ impl Service {
             LoggedIn::Outdated => return Err(outdated),
         };
         caller.user_id = Some(UserId::new(&user.id));
+        // The user has to be known before its data can be.
+        let data = self.custom_data(&user).inspect_err(|_| {
+            let _ = match provider {
+                // Nobody can ever log in as this one.
+                ANONYMOUS => self.state.delete_user(&user.id),
+                _ => self.state.log_out(&session.id),
+            };
+        })?;
         Ok(Reply::Json(
             200,
             json!({
-                "access_token": self.access_token(&session, &user)?.expose(),
+                "access_token": self.access_token(&session, data)?.expose(),
                 "refresh_token": self.refresh_token(&session)?.expose(),
                 "user_id": user.id,
                 "device_id": session.device_id,
@@ -88,6 +96,8 @@ impl Service {
             return Err(Refusal::bad_request("invalid user link request"));
         }
         let evidence = self.identify(request, provider).map_err(for_link)?;
+        // What can fail fails before anything is done.
+        let data = self.custom_data(&user)?;
         match self.state.link(&user.id, &evidence)? {
             Linked::Done => {}
             Linked::InUse => {
@@ -102,11 +112,10 @@ impl Service {
             Linked::NoUser => return Err(Refusal::user_gone()),
             Linked::Outdated => return Err(for_link(outdated(&evidence))),
         }
-        let user = self.state.user(&user.id).ok_or_else(Refusal::user_gone)?;
         Ok(Reply::Json(
             200,
             json!({
-                "access_token": self.access_token(&session, &user)?.expose(),
+                "access_token": self.access_token(&session, data)?.expose(),
                 "user_id": user.id,
                 "device_id": session.device_id,
             }),
@@ -132,8 +141,10 @@ impl Service {
         if user.disabled {
             return Err(Refusal::user_disabled_session());
         }
+        // Before the rotation, which ends the old token.
+        let data = self.custom_data(&user)?;
         if !self.rotate_refresh_tokens {
-            let access_token = self.access_token(&session, &user)?;
+            let access_token = self.access_token(&session, data)?;
             return Ok(Reply::Json(201, json!({"access_token": access_token.expose()})));
         }
         let successor = self
@@ -143,7 +154,7 @@ impl Service {
         Ok(Reply::Json(
             201,
             json!({
-                "access_token": self.access_token(&successor, &user)?.expose(),
+                "access_token": self.access_token(&successor, data)?.expose(),
                 "refresh_token": self.refresh_token(&successor)?.expose(),
             }),
         ))
@@ -218,8 +229,11 @@ impl Service {
         self.state.session(&id, now).ok_or_else(Refusal::no_session)
     }
 
-    fn access_token(&self, session: &Session, user: &User) -> Result<Secret, Refusal> {
-        let data = self.custom_data(user)?;
+    fn access_token(
+        &self,
+        session: &Session,
+        data: Option<Map<String, Value>>,
+    ) -> Result<Secret, Refusal> {
         self.tokens.access(session, data, self.now()).map_err(|_| unsigned())
     }
 

@@ -30,12 +30,16 @@ use crate::{Clock, SystemClock};
 /// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Longer lives of tokens are cut to this: clients know no time after the year 9999.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Settings of a [`Server`], made by [`Server::builder`].
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     app_id: String,
     addr: SocketAddr,
     allow_public: bool,
+    public_url: Option<String>,
     data_dir: Option<PathBuf>,
     access_token_lifetime: Duration,
     refresh_token_lifetime: Duration,
@@ -77,6 +81,7 @@ impl ServerBuilder {
             app_id: Self::DEFAULT_APP_ID.to_owned(),
             addr: (Ipv4Addr::LOCALHOST, 0).into(),
             allow_public: false,
+            public_url: None,
             data_dir: None,
             access_token_lifetime: Self::DEFAULT_ACCESS_TOKEN_LIFETIME,
             refresh_token_lifetime: Self::DEFAULT_REFRESH_TOKEN_LIFETIME,
@@ -114,9 +119,22 @@ impl ServerBuilder {
     }
 
     /// Lets [`addr`](Self::addr) be an address that other machines can reach. What goes over the
-    /// network is not encrypted: put something that speaks TLS in front.
+    /// network is not encrypted: put something that speaks TLS in front, and name its URL with
+    /// [`public_url`](Self::public_url).
     pub fn allow_public(mut self) -> Self {
         self.allow_public = true;
+        self
+    }
+
+    /// Sets the URL by which clients reach this server through something in front of it, such as
+    /// `https://auth.example.org`: it is the [base URL](Server::base_url) then, what `location`
+    /// answers and what links in mails begin with. Without it clients are sent to where they came
+    /// from, by the `Host` of their request, with plain `http`.
+    ///
+    /// All clients have one address then, that of what is in front: let that see to who tries too
+    /// many passwords, or those who guess [lock everybody out](Self::login_attempts).
+    pub fn public_url(mut self, url: impl Into<String>) -> Self {
+        self.public_url = Some(url.into());
         self
     }
 
@@ -131,13 +149,15 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how long access tokens last: whole seconds, at least one. Defaults to 30 minutes.
+    /// Sets how long access tokens last: whole seconds, at least one and at most a century. Defaults
+    /// to 30 minutes.
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.access_token_lifetime = lifetime;
         self
     }
 
-    /// Sets how long refresh tokens last: whole seconds, at least one. Defaults to 60 days.
+    /// Sets how long refresh tokens last: whole seconds, at least one and at most a century.
+    /// Defaults to 60 days.
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.refresh_token_lifetime = lifetime;
         self
@@ -169,9 +189,10 @@ impl ServerBuilder {
 
     /// Adds a function that users can call, in the place of an earlier one of that name.
     ///
-    /// It gets the arguments as they were sent, in canonical or relaxed extended JSON. What it
-    /// returns is sent in canonical form: plain numbers are given their wrappers, and objects that
-    /// are wrappers already stay as they are. It runs on the thread of the caller's connection,
+    /// It gets the arguments in canonical or relaxed extended JSON, as they were sent but for the
+    /// order of fields, which a `serde_json::Value` sorts by name. What it returns is sent in
+    /// canonical form: plain numbers are given their wrappers, dates their milliseconds, and
+    /// objects that are wrappers already stay as they are. It runs on the thread of the caller's connection,
     /// with others at the same time; a panic answers status 500 and harms nobody else.
     pub fn function<F>(mut self, name: impl Into<String>, function: F) -> Self
     where
@@ -298,6 +319,7 @@ impl ServerBuilder {
             return Err(invalid("the path of the data directory is empty".to_owned()));
         }
 
+        let public_url = self.public_url.as_deref().map(url).transpose().map_err(invalid)?;
         let mut limits = self.limits;
         for time in [&mut limits.idle, &mut limits.request, &mut limits.response, &mut limits.stop]
         {
@@ -307,12 +329,15 @@ impl ServerBuilder {
         let listener = TcpListener::bind(self.addr).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.addr))
         })?;
-        let base_url = format!("http://{}", reachable(listener.local_addr()?));
+        let local_addr = listener.local_addr()?;
+        let base_url = public_url.unwrap_or_else(|| format!("http://{}", reachable(local_addr)));
         let state = State::open(self.data_dir.as_deref(), &self.app_id)?;
         let tokens = Tokens::new(state.signing_key(), state.deployment(), access_lifetime);
         let service = Arc::new(Service {
             app_id: self.app_id,
             base_url,
+            is_public: self.public_url.is_some(),
+            local_addr,
             clock: ServerClock::new(self.clock),
             custom_data_source: self.custom_data,
             email: self.email,
@@ -347,5 +372,19 @@ impl fmt::Debug for ServerBuilder {
 }
 
 fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(duration.min(LONGEST_LIFETIME).as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Returns a URL without a slash at its end.
+fn url(url: &str) -> Result<String, String> {
+    let url = url.trim_end_matches('/');
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_plain = |rest: &str| {
+        rest.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"?#@\\".contains(&byte))
+    };
+    match rest {
+        Some(rest) if is_plain(rest) => Ok(url.to_owned()),
+        _ => Err(format!("the public URL {url:?} is none: expected one like https://example.org")),
+    }
 }

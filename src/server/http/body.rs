@@ -53,7 +53,11 @@ impl<'a> Reader<'a> {
     /// Waits for the next request's first byte. False when the client is done with the connection
     /// or has left it idle for too long.
     pub(super) fn wait(&mut self) -> bool {
-        if self.unread().is_empty() {
+        loop {
+            self.skip_empty_lines();
+            if !self.unread().is_empty() {
+                break;
+            }
             // What a large body needed is not kept for as long as the connection lives.
             self.buffer.shrink_to(BUFFER);
             if self.read(self.limits.idle).is_err() {
@@ -64,13 +68,21 @@ impl<'a> Reader<'a> {
         true
     }
 
+    /// Empty lines before a request are a habit of old clients, and begin none.
+    ///
+    /// Source: RFC 9112, section 2.2.
+    fn skip_empty_lines(&mut self) {
+        while self.unread().starts_with(b"\r\n") {
+            self.start += 2;
+        }
+    }
+
     /// Reads up to the empty line that ends a head, and parses what came.
     pub(super) fn head(&mut self) -> Result<Head, Failure> {
         let mut searched = 0;
         loop {
-            // An empty line before a request is a habit of old clients, and is skipped.
-            while searched == 0 && self.unread().starts_with(b"\r\n") {
-                self.start += 2;
+            if searched == 0 {
+                self.skip_empty_lines();
             }
             let unread = self.unread();
             let fresh = &unread[searched..];

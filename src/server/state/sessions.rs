@@ -61,18 +61,23 @@ impl State {
         })
     }
 
-    /// Ends all of a user's sessions and returns how many there were, or `None` without such a
-    /// user.
-    pub(in crate::server) fn revoke_sessions(&self, user_id: &str) -> io::Result<Option<usize>> {
+    /// Ends all of a user's sessions and returns how many log-ins there were, or `None` without such
+    /// a user.
+    pub(in crate::server) fn revoke_sessions(
+        &self,
+        user_id: &str,
+        now: i64,
+    ) -> io::Result<Option<usize>> {
         self.change(|tables| {
             if !tables.users.contains_key(user_id) {
                 return Ok((None, vec![]));
             }
-            let changes: Vec<_> = tables
-                .sessions_of(user_id)
-                .map(|session| Change::RemoveSession(session.id.clone()))
-                .collect();
-            Ok((Some(changes.len()), changes))
+            let sessions = tables.sessions_of(user_id);
+            let live = sessions.filter(|session| session.replaced.is_none() && now < session.end());
+            let count = live.count();
+            let sessions = tables.sessions_of(user_id);
+            let changes = sessions.map(|session| Change::RemoveSession(session.id.clone()));
+            Ok((Some(count), changes.collect()))
         })
     }
 }
