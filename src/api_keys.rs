@@ -1,7 +1,7 @@
 //! A user's API keys: log-ins for machines, made by the user.
 
 use crate::account::ApiKey;
-use crate::error::Result;
+use crate::error::{Error, Result, ServerErrorCode};
 use crate::id::ApiKeyId;
 use crate::secret::Secret;
 use crate::transport::Response;
@@ -54,7 +54,7 @@ impl<'a> ApiKeys<'a> {
     pub fn get(&self, id: &ApiKeyId) -> Result<Option<ApiKey>> {
         match self.send(&Route::get_api_key(id)) {
             Ok(answer) => wire::api_key(answer.body()).map(Some),
-            Err(error) if error.status() == Some(404) => Ok(None),
+            Err(error) if is_unknown(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -81,7 +81,7 @@ impl<'a> ApiKeys<'a> {
     /// The common ones; status 403 for the key that the user is logged in with.
     pub fn delete(&self, id: &ApiKeyId) -> Result<()> {
         match self.send(&Route::delete_api_key(id)) {
-            Err(error) if error.status() != Some(404) => Err(error),
+            Err(error) if !is_unknown(&error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -91,4 +91,10 @@ impl<'a> ApiKeys<'a> {
         let user = self.user.id();
         session.within(|deadline| session.inner.send_with_refresh_token(user, route, deadline))
     }
+}
+
+/// Tells whether the backend itself says that the user has no such key. Any other 404 may be of a
+/// proxy, or of a backend that has no API keys at all.
+fn is_unknown(error: &Error) -> bool {
+    error.status() == Some(404) && error.server_code() == Some(&ServerErrorCode::ApiKeyNotFound)
 }

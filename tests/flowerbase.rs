@@ -131,7 +131,8 @@ fn its_refusals_are_told_apart() {
     plays(&script, "GET /auth/api_keys", "api keys: list");
     assert_eq!(user.api_keys().list().unwrap_err().status(), Some(404));
     plays(&script, "GET /auth/api_keys/k", "api keys: list");
-    assert_eq!(user.api_keys().get(&ApiKeyId::new("k")).unwrap(), None);
+    let error = user.api_keys().get(&ApiKeyId::new("k")).unwrap_err();
+    assert_eq!(error.status(), Some(404), "it has no API keys at all");
     assert_eq!(user.state().unwrap(), UserState::LoggedIn, "none of this ends a login");
 }
 
