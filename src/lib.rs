@@ -64,6 +64,7 @@ mod event;
 mod functions;
 mod hash;
 mod id;
+mod json;
 pub mod manual;
 mod secret;
 #[cfg(feature = "server")]

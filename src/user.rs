@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
+use crate::json;
 use crate::session::{Events, Session, Subscription, Why};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
@@ -253,9 +254,11 @@ impl User {
 }
 
 fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
+    const WHAT: &str = "the custom user data";
     let Some(document) = token.user_data()? else { return Ok(None) };
+    json::check(document.get().as_bytes()).map_err(|reason| Error::decode(WHAT, reason))?;
     ejson::from_slice(&ejson::without_undefined(document.get().as_bytes()))
-        .map_err(|error| Error::decode("the custom user data", ejson::explain(&error)))
+        .map_err(|error| Error::decode(WHAT, ejson::explain(&error)))
 }
 
 impl PartialEq for User {

@@ -240,6 +240,49 @@ fn depth_without_end_is_an_error_and_no_overflow() {
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
 }
 
+/// Values within texts within values: serde_json reads each text with a limit of depth of its own,
+/// if its field is named so. Of quotes and backslashes only one backslash has to be escaped once
+/// more for each, so that sixty kilobytes overflow a stack.
+fn texts_within_texts(name: &str) -> String {
+    let (open, close) = ("[".repeat(120), "]".repeat(120));
+    let mut text = format!("{open}1{close}");
+    while text.len() < 60_000 {
+        let quoted = text.replace('\\', "\\u005c").replace('"', "\\u0022");
+        text = format!("{open}{{\"{name}\":\"{quoted}\"}}{close}");
+    }
+    text
+}
+
+#[test]
+fn texts_within_texts_are_an_error_and_no_overflow() {
+    use base64::Engine;
+    let (script, _, session, user) = logged_in();
+    for name in ["$serde_json::private::RawValue", "\\u0024serde_json::private::Raw\\u0056alue"] {
+        let deep = texts_within_texts(name);
+        for body in [
+            deep.clone(),
+            format!(r#"{{"identities":[],"data":{{"a":{deep}}}}}"#),
+            format!(r#"{{"identities":[],"data":{deep}}}"#),
+            format!(r#"[{{"_id":{deep},"name":"n"}}]"#),
+        ] {
+            for route in [PROFILE, CALL, "GET /auth/api_keys"] {
+                let answer = body.clone();
+                script.on(route, move |_| Ok(Response::new(200, answer.clone())));
+            }
+            session.log_in(&password()).unwrap_err();
+            user.refresh_profile().unwrap_err();
+            user.functions().call::<Value>("f", ()).unwrap_err();
+            user.api_keys().list().unwrap_err();
+        }
+        let claims = format!(r#"{{"iat":{START},"exp":{},"user_data":{deep}}}"#, START + 1800);
+        let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+        script.reply(REFRESH, 200, json!({"access_token": format!("e30.{token}.c2ln")}));
+        assert!(matches!(user.refresh_custom_data::<Value>(), Err(Error::Decode(_))));
+        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        session.log_in(&password()).unwrap();
+    }
+}
+
 #[test]
 fn tokens_that_are_none_are_never_stored_and_absurd_claims_start_no_loop() {
     let (script, _, session, user) = logged_in();

@@ -6,7 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use keyfob::server::{Route, Server, ServerBuilder};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use keyfob::server::{CustomJwt, JwtKeys, Route, Server, ServerBuilder};
 use serde_json::{Value, json};
 
 use crate::client::{Client, ManualClock, connect, raw, read_answer, read_to_end, statuses};
@@ -225,6 +227,45 @@ fn stopping_gives_up_on_a_stuck_function() {
     drop(server);
     assert_eq!(read_to_end(&mut stream), "", "its connection is gone");
     drop(release);
+}
+
+/// As serde_json reads it, this is text within text, each with a limit of depth of its own.
+fn texts_within_texts(most: usize) -> String {
+    let (open, close) = ("[".repeat(120), "]".repeat(120));
+    let mut text = format!("{open}1{close}");
+    while text.len() < most {
+        let quoted = text.replace('\\', "\\u005c").replace('"', "\\u0022");
+        text = format!("{open}{{\"$serde_json::private::RawValue\":\"{quoted}\"}}{close}");
+    }
+    text
+}
+
+#[test]
+fn texts_within_texts_are_refused_and_overflow_no_stack() {
+    let server = Server::builder()
+        .built_in_functions()
+        .auth_function(|_| Err("nobody".into()))
+        .custom_jwt(CustomJwt::new(JwtKeys::hs256("a secret of thirty-two bytes, or more")))
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    let user = client.ada();
+    let deep = texts_within_texts(400_000);
+    let body = format!(r#"{{"username":"a","password":"b","options":{deep}}}"#);
+    for provider in ["local-userpass", "anon-user", "custom-function", "oauth2-google"] {
+        assert!((400..500).contains(&client.try_log_in(provider, &body).status), "{provider}");
+    }
+    let call = format!(r#"{{"name":"echo","arguments":[{deep}]}}"#);
+    let answer = client.send("POST", &client.app("/functions/call"), Some(&user.access), &call);
+    assert_eq!(answer.status, 400);
+    // Before anybody knows who signed it, the header of a token is read.
+    let header = format!(r#"{{"alg":"HS256","x":{}}}"#, texts_within_texts(20_000));
+    let token = format!("{}.e30.c2ln", BASE64_URL_SAFE_NO_PAD.encode(header));
+    assert!(token.len() < 60_000, "{}", token.len());
+    assert_eq!(client.profile(&token).status, 401);
+    assert_eq!(client.refresh(&token).status, 401);
+    let body = json!({"token": token}).to_string();
+    assert_eq!(client.try_log_in("custom-token", &body).status, 401);
 }
 
 #[test]

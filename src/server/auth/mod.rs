@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::routes::{Caller, Reply, Service};
 use super::state::{ANONYMOUS, Basis, Entry, Evidence, Identity, Linked, LoggedIn, Session, User};
 use super::token::Access;
-use crate::{Secret, UserId};
+use crate::{Secret, UserId, json};
 
 /// Longer addresses are refused: they would be kept as they are.
 const MAX_EMAIL: usize = 1024;
@@ -293,6 +293,7 @@ pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal>
     if !text.starts_with(b"{") {
         return Err(Refusal::bad_request("the request body must be a JSON object"));
     }
+    json::check(text).map_err(Refusal::bad_request)?;
     // The parser's own message may quote the body, and with it a password.
     serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());

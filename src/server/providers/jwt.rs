@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
 use super::{MAX_ID, NotProved, Proved};
+use crate::server::token::is_readable;
 
 /// A token may have this many bytes.
 const MAX_TOKEN: usize = 64 * 1024;
@@ -155,7 +156,7 @@ pub(super) struct Verifier {
 impl Verifier {
     /// Returns the claims of a token that is good. It has a subject.
     pub(super) fn verify(&self, token: &str, time: Time) -> Result<Map<String, Value>, NotProved> {
-        if token.len() > MAX_TOKEN {
+        if token.len() > MAX_TOKEN || !is_readable(token) {
             return Err(NotProved::Refused);
         }
         // Fails for `none`, which is no algorithm.

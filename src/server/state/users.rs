@@ -296,7 +296,7 @@ mod tests {
         assert!(matches!(log_in(&state, account("old hash")), LoggedIn::Outdated));
         let user = user_of(log_in(&state, account("hash")));
         assert!(state.reset_password("a", "new".into(), None).unwrap());
-        assert_eq!(state.revoke_sessions(&user.id).unwrap(), Some(0), "they have ended");
+        assert_eq!(state.revoke_sessions(&user.id, 0).unwrap(), Some(0), "they have ended");
         assert!(matches!(log_in(&state, account("hash")), LoggedIn::Outdated));
         let linked = state.link(&user.id, &account("hash")).unwrap();
         assert!(matches!(linked, Linked::Outdated));

@@ -31,6 +31,7 @@ use super::snapshot::Snapshot;
 use crate::clock::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::json;
 use crate::secret::wipe;
 use crate::store::StoredUser;
 
@@ -193,7 +194,7 @@ impl Database {
     pub(super) fn head(&self) -> Result<Option<Head>, StoreError> {
         let Some(bytes) = self.value(HEAD)? else { return Ok(None) };
         check_version("this store", &bytes).map_err(|error| error.at(&self.path))?;
-        match serde_json::from_slice(&bytes) {
+        match json::from_slice(&bytes) {
             Ok(head) => Ok(Some(head)),
             Err(_) => Err(self.damaged("its head cannot be read")),
         }

@@ -28,6 +28,7 @@ use self::files::{create_private_dir, private_file, restrict, sync_dir};
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
+use crate::json;
 use crate::server::random;
 
 const VERSION: u32 = 3;
@@ -220,7 +221,7 @@ fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> io::Result<T> {
         Ok(Version { v }) if v > VERSION => Err(invalid(format!(
             "has version {v}, this program knows versions up to {VERSION}: use a newer one"
         ))),
-        _ => serde_json::from_slice::<Versioned<T>>(value)
+        _ => json::from_slice::<Versioned<T>>(value)
             .map(|versioned| versioned.record)
             .map_err(|error| invalid(format!("cannot be read (column {})", error.column()))),
     }
