@@ -99,6 +99,28 @@ fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn half_an_answer_is_none_although_nobody_said_how_long_it_is() {
+    for said in ["", "12"] {
+        let address = support::net::serve(move |mut stream| {
+            // What was sent and not read makes a reset of the end.
+            let _ = stream.peek(&mut [0]);
+            let _ = stream.write_all(&with_head("200 OK", said.as_bytes()));
+        });
+        let raw = Raw { url: format!("http://{address}"), ..Raw::start() };
+        let (_, user) = raw.session();
+        let broke = |error: Error| match error {
+            Error::Transport(error) => error.kind == TransportErrorKind::Interrupted,
+            _ => false,
+        };
+        let call = user.functions().call::<Option<i64>>("f", ()).unwrap_err();
+        assert!(call.is_ambiguous() && broke(call));
+        assert!(broke(user.functions().call_text("f", ()).unwrap_err()));
+        let refresh = user.refresh_access_token().unwrap_err();
+        assert!(refresh.is_retryable() && broke(refresh), "it was on its way");
+    }
+}
+
+#[test]
 fn bodies_and_headers_without_measure_are_refused_and_log_nobody_out() {
     let raw = Raw::start();
     let (session, user) = raw.session();

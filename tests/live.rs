@@ -275,6 +275,19 @@ fn many_users_at_once_get_their_own_answers() {
 }
 
 #[test]
+fn arguments_beyond_what_the_backend_takes_are_refused_in_its_own_words() {
+    let live = live(|server| server);
+    let user = live.session.log_in(&Credentials::anonymous()).unwrap();
+    // The backend has answered, and takes no more, long before all of it was sent.
+    for megabytes in [17, 40] {
+        let text = "x".repeat(megabytes << 20);
+        let error = user.functions().call::<()>("echo", (text,)).unwrap_err();
+        assert_eq!(error.status(), Some(413), "{error}");
+        assert!(!error.is_ambiguous() && !error.is_retryable());
+    }
+}
+
+#[test]
 fn arguments_of_any_size_arrive_as_they_were_sent() {
     let live = live(|server| server.function("mirror", |_, arguments| Ok(arguments[0].clone())));
     let user = live.session.log_in(&Credentials::anonymous()).unwrap();

@@ -335,6 +335,28 @@ fn an_answer_is_waited_for_no_longer() {
 }
 
 #[test]
+fn half_an_answer_is_none_although_the_shutdown_ends_it() {
+    for call in [
+        (|session| session.current_user()?.unwrap().functions().call::<i64>("f", ()).map(drop))
+            as fn(Session) -> Result<()>,
+        |session| session.current_user()?.unwrap().functions().call_text("f", ()).map(drop),
+    ] {
+        let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
+        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
+        let (url, comes) = black_hole();
+        let session = Session::builder(APP, url).clock(clock).store(store).location_lookup(false);
+        let session = session.deadline(FOR_EVER).open().unwrap();
+        let caller = session.clone();
+        let outcome = apart(move || call(caller));
+        let mut connection = comes.recv().unwrap();
+        std::io::Write::write_all(&mut connection, b"HTTP/1.1 200 OK\r\n\r\n12").unwrap();
+        session.shut_down();
+        assert!(ended(at_once(&outcome)), "it may have been run");
+    }
+}
+
+#[test]
 fn a_transport_that_another_session_uses_is_left_alone() {
     let (url, comes) = black_hole();
     let transport = UreqTransport::default();

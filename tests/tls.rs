@@ -121,6 +121,32 @@ fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
 }
 
 #[test]
+fn an_answer_that_is_cut_off_on_the_way_is_none() {
+    use support::{ManualClock, START, Script, access, builder, refresh};
+    let authority = Authority::new("ours");
+    let (backend, _) = authority.answering(&["localhost"], false, |stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n12");
+        // Without a word: anybody on the way can do that.
+        let _ = stream.sock.shutdown(std::net::Shutdown::Both);
+    });
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
+    let session = Session::builder(APP, format!("https://localhost:{}", backend.port()))
+        .transport(trusting(&authority))
+        .clock(clock)
+        .store(store)
+        .location_lookup(false)
+        .open()
+        .unwrap();
+    let user = session.current_user().unwrap().unwrap();
+    match user.functions().call::<i64>("f", ()) {
+        Err(Error::Transport(error)) => assert_eq!(error.kind, TransportErrorKind::Interrupted),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn the_next_connection_resumes_the_session() {
     let authority = Authority::new("ours");
     let (backend, seen) = authority.backend(&["localhost"], false);

@@ -5,6 +5,7 @@
 //! looks whether a connection is still open both before it keeps it and before it uses it again.
 //! On a fast network that is a good part of what a call costs.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, mem};
@@ -48,12 +49,15 @@ pub(super) struct Thrifty<T> {
     has_heard: bool,
     /// Whether a socket lies directly below.
     is_direct: bool,
+    /// Whether the other side takes no more: it may have said why.
+    is_refused: bool,
     now: Arc<dyn Fn() -> Instant + Send + Sync>,
 }
 
 impl<T: Transport> Thrifty<T> {
     fn new(inner: T, is_direct: bool, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
-        Self { inner, waiting: Vec::new(), has_heard: false, is_direct, now }
+        let waiting = Vec::new();
+        Self { inner, waiting, has_heard: false, is_direct, is_refused: false, now }
     }
 
     /// Sends what waits, and returns what is left of the time-out.
@@ -64,8 +68,9 @@ impl<T: Transport> Thrifty<T> {
             let output = self.inner.buffers().output();
             let (now, later) = rest.split_at(rest.len().min(output.len()));
             output[..now.len()].copy_from_slice(now);
-            self.inner.transmit_output(now.len(), rounded(timeout))?;
-            rest = later;
+            let sent = self.inner.transmit_output(now.len(), rounded(timeout));
+            self.is_refused |= is_refused(sent)?;
+            rest = if self.is_refused { &[] } else { later };
             if let (Instant::Exact(began), Instant::Exact(now), TimeLeft::Exact(left)) =
                 (began, (self.now)(), timeout.after)
             {
@@ -85,8 +90,12 @@ impl<T: Transport> Transport for Thrifty<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.is_refused {
+            return Ok(());
+        }
         if self.waiting.is_empty() && amount > MOST_WAITING {
-            return self.inner.transmit_output(amount, rounded(timeout));
+            let sent = self.inner.transmit_output(amount, rounded(timeout));
+            return is_refused(sent).map(|is_refused| self.is_refused = is_refused);
         }
         self.waiting.extend_from_slice(&self.inner.buffers().output()[..amount]);
         if self.waiting.len() > MOST_WAITING { self.flush(timeout).map(drop) } else { Ok(()) }
@@ -102,7 +111,9 @@ impl<T: Transport> Transport for Thrifty<T> {
     /// Looks only where nothing was heard since the last time: before a connection that was idle is
     /// used again, and not when it becomes so.
     fn is_open(&mut self) -> bool {
-        self.waiting.is_empty() && (mem::take(&mut self.has_heard) || self.inner.is_open())
+        self.waiting.is_empty()
+            && !self.is_refused
+            && (mem::take(&mut self.has_heard) || self.inner.is_open())
     }
 
     fn is_tls(&self) -> bool {
@@ -113,6 +124,21 @@ impl<T: Transport> Transport for Thrifty<T> {
 impl<T: fmt::Debug> fmt::Debug for Thrifty<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Thrifty").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// Tells whether nothing can be sent any more. That is no error yet: a server that has refused a
+/// request takes no more of it, and its answer may be here.
+fn is_refused(sent: Result<(), Error>) -> Result<bool, Error> {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    match sent {
+        Ok(()) => Ok(false),
+        Err(Error::Io(cause))
+            if matches!(cause.kind(), BrokenPipe | ConnectionAborted | ConnectionReset) =>
+        {
+            Ok(true)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -5,10 +5,12 @@ mod resolver;
 #[cfg(feature = "tls")]
 mod tls;
 mod unsent;
+mod whole;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::Agent;
@@ -22,6 +24,7 @@ use self::resolver::CachingResolver;
 #[cfg(feature = "tls")]
 use self::tls::{OneTlsConfig, Roots};
 use self::unsent::{Marking, unmark};
+use self::whole::WholeAnswers;
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
@@ -52,8 +55,8 @@ pub struct UreqTransport {
     /// What ureq makes of them.
     http_proxy: Option<ureq::Proxy>,
     https_proxy: Option<ureq::Proxy>,
-    /// Counts the clones.
-    clones: Arc<()>,
+    /// Whether the connections were closed. It counts the clones as well.
+    is_shut: Arc<AtomicBool>,
 }
 
 /// Describes a [`UreqTransport`]; begun by [`UreqTransport::builder`].
@@ -144,7 +147,7 @@ impl UreqTransport {
         let [http_proxy, https_proxy] = proxies.each(|url| ureq::Proxy::new(url).ok());
         let resolver = CachingResolver::default();
         let agent = Agent::with_parts(config, connector(), resolver);
-        Self { agent, proxies, http_proxy, https_proxy, clones: Arc::default() }
+        Self { agent, proxies, http_proxy, https_proxy, is_shut: Arc::default() }
     }
 
     fn exchange(&self, request: &Request) -> Result<Response, ureq::Error> {
@@ -175,10 +178,16 @@ impl UreqTransport {
                 response = response.with_header(name, value);
             }
         }
+        let has_end = answer.body().content_length().is_some()
+            || answer.headers().contains_key("transfer-encoding");
         // Read to the end, or the connection cannot be used again.
         let success = answer.status().is_success();
         let limit = if success { request.max_answer() } else { MAX_REFUSAL };
         response.body = answer.body_mut().with_config().limit(limit).read_to_vec()?.into();
+        if !has_end && self.is_shut.load(Ordering::SeqCst) {
+            // It was we who ended it.
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
         Ok(response)
     }
 
@@ -249,7 +258,8 @@ impl Transport for UreqTransport {
     /// Closes all connections, those in use as well. Nothing while there are clones: they share the
     /// connections, perhaps with another session.
     fn shut_down(&self) {
-        if Arc::strong_count(&self.clones) == 1 {
+        if Arc::strong_count(&self.is_shut) == 1 {
+            self.is_shut.store(true, Ordering::SeqCst);
             self.agent.clone().shutdown();
         }
     }
@@ -311,20 +321,18 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
-/// What ureq has by default, but for [`ThriftyConnector`].
+/// What ureq has by default, but for [`ThriftyConnector`] and [`WholeAnswers`].
 #[cfg(not(feature = "tls"))]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
-    Marking(().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default()))
+    let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
+    Marking(WholeAnswers(plain))
 }
 
-/// What ureq has by default, but for [`ThriftyConnector`] and [`OneTlsConfig`].
+/// What ureq has by default, but for [`ThriftyConnector`], [`OneTlsConfig`] and [`WholeAnswers`].
 #[cfg(feature = "tls")]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
-    Marking(
-        ().chain(ConnectProxyConnector::default())
-            .chain(ThriftyConnector::default())
-            .chain(OneTlsConfig::default()),
-    )
+    let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
+    Marking(WholeAnswers(plain.chain(OneTlsConfig::default())))
 }
 
 #[cfg(test)]
