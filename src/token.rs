@@ -22,6 +22,9 @@ use crate::secret::Secret;
 /// The latest time a token may name: the end of the year 9999, in seconds since the epoch.
 const LATEST: i64 = 253_402_300_799;
 
+/// The longest token that can be sent, in bytes: the head of a request must fit into ureq's buffer.
+const LONGEST: usize = 96 * 1024;
+
 /// What a token says of its own life, in seconds since the epoch by the backend's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Claims {
@@ -226,6 +229,9 @@ impl<'de> Deserialize<'de> for RefreshToken {
 }
 
 fn parse(what: &'static str, text: Secret) -> Result<Arc<Token>> {
+    if text.expose().len() > LONGEST {
+        return Err(Error::decode(what, "it is too long for a request: expected 96 KiB at most"));
+    }
     let claims = Claims::parse(text.expose()).map_err(|reason| Error::decode(what, reason))?;
     // It travels in a header, where a line break or a space would end it.
     if !text.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -280,6 +286,14 @@ mod tests {
             let token = AccessToken::parse(text.into()).unwrap();
             assert_eq!(token.claims(), &Claims { issued_at: 1, expires_at: 2 });
         }
+    }
+
+    #[test]
+    fn a_token_that_no_request_could_carry_is_refused_when_it_comes() {
+        let long = |length| token(&format!(r#"{{"exp":2,"iat":1,"x":"{}"}}"#, "x".repeat(length)));
+        assert!(AccessToken::parse(long(70_000)).is_ok());
+        let error = AccessToken::parse(long(75_000)).unwrap_err();
+        assert!(error.to_string().contains("expected 96 KiB at most"), "{error}");
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl User {
     pub fn refresh_access_token(&self) -> Result<AccessToken> {
         let inner = &self.session.inner;
         self.session.within(|deadline| {
-            let (_, stale) = inner.logged_in(&self.id, deadline)?;
+            let (_, stale) = inner.logged_in_to_send(&self.id, deadline)?;
             inner.refresh(&self.id, &stale, Why::Asked, deadline)
         })
     }
@@ -204,7 +204,8 @@ impl User {
     /// asks for that, before it can be linked. Blocks for two requests and, if need be, a refresh.
     ///
     /// # Errors
-    /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in.
+    /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in; one who
+    /// logs out while the link is under way may be linked all the same.
     /// [`Error::Server`] if the backend refused, where [`Error::link_refusal`] says what it
     /// means; [`Error::Decode`] if the backend does not link but logged in as the other user (that
     /// log-in is ended). If only the profile could not be had, the link stands, and the error

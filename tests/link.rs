@@ -4,8 +4,9 @@
 
 mod support;
 
+use keyfob::transport::Response;
 use keyfob::{
-    Credentials, Error, Event, LinkRefusal, LocalState, Provider, RemovalReason,
+    Credentials, Error, Event, LinkRefusal, LocalState, Provider, RemovalReason, Session,
     TransportErrorKind, UserState,
 };
 use serde_json::{Value, json};
@@ -224,7 +225,8 @@ fn a_profile_fetch_that_was_under_way_does_not_make_a_linked_user_anonymous_agai
         body["data"] = json!({"name": "Ada"});
         Ok(json_answer(200, &body))
     });
-    user.refresh_profile().unwrap();
+    // It is fetched once more, in vain.
+    user.refresh_profile().unwrap_err();
     user.log_out().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
 }
@@ -247,4 +249,24 @@ fn a_link_that_stands_says_so_whatever_comes_after_it() {
     });
     let error = user.link(&password()).unwrap_err();
     assert!(matches!(error, Error::ShutDown { ambiguous: true }), "{error:?}");
+}
+
+#[test]
+fn an_anonymous_user_whose_new_profile_cannot_be_stored_is_linked_all_the_same() {
+    let (dir, script, clock) = (Dir::new(), Script::new(), ManualClock::at(START));
+    let session = Session::builder(APP, URL).transport(script.clone()).clock(clock);
+    let session = session.data_dir(dir.path()).open().unwrap();
+    script.reply(ANONYMOUS, 200, login_body("anon", &access("a1"), &refresh("r1")));
+    script.reply(PROFILE, 200, anonymous_profile_body("anon"));
+    script.reply(LOGOUT, 204, json!(null));
+    let user = session.log_in(&Credentials::anonymous()).unwrap();
+    let link = "POST /auth/providers/api-key/login?link=true";
+    script.reply(link, 200, json!({"access_token": access("a2")}));
+    // It can be read, and not once it is part of a record.
+    let deep = format!("{}1{}", "[".repeat(124), "]".repeat(124));
+    let body = format!(r#"{{"identities":[],"data":{{"a":{deep}}}}}"#);
+    script.on(PROFILE, move |_| Ok(Response::new(200, body.clone())));
+    assert!(user.link(&Credentials::api_key("k")).unwrap_err().is_ambiguous());
+    user.log_out().unwrap();
+    assert_eq!(user.state().unwrap(), UserState::LoggedOut, "and not removed");
 }

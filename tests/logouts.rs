@@ -274,3 +274,16 @@ fn logging_out_once_more_tells_the_backend_that_was_not_told() {
     users[0].log_out().unwrap();
     assert_eq!(told(&script).len(), 2, "it was told");
 }
+
+#[test]
+fn telling_of_a_logout_does_not_end_a_login_that_has_the_same_token() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let session = builder(&script, &clock).store(store).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    session.log_in(&password()).unwrap().log_out().unwrap();
+    script.reply(LOGOUT, 204, json!(null));
+    script.clear();
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOGOUT), 0, "{:?}", script.routes());
+}

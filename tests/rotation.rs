@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use keyfob::store::{Decide, MemoryStore, Store};
+use keyfob::transport::Response;
 use keyfob::{Deadline, Error, Session, StoreError, StoreErrorKind, User, UserId, UserState};
 use serde_json::{Value, json};
 use support::store::{Awkward, Twist, Twisted};
@@ -433,4 +434,79 @@ fn a_rotated_token_that_comes_after_a_logout_is_ended_too() {
     let told: Vec<_> = told.map(|sent| sent.bearer.unwrap()).collect();
     assert_eq!(told, [refresh("r1"), refresh("r2")]);
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
+}
+
+/// Ends a refresh whose rotated token the store cannot keep, and returns the store.
+fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (Awkward, User) {
+    let store = Awkward::default();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(script, clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    let busy = store.clone();
+    script.on(REFRESH, move |_| {
+        busy.be_busy(true);
+        let body = json!({"access_token": access_token, "refresh_token": refresh("r2")});
+        Ok(json_answer(201, &body))
+    });
+    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    store.be_busy(false);
+    script.clear();
+    (store, user)
+}
+
+#[test]
+fn whoever_asks_for_a_new_token_is_not_given_one_that_could_not_be_stored_before() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let token = |mark: &str, version: i32| {
+        let times = (START, START + 1800);
+        jwt_with(mark, json!({"iat": times.0, "exp": times.1, "user_data": {"v": version}}))
+    };
+    let (_store, user) = unsaved(&script, &clock, token("a2", 1));
+    let newest = json!({"access_token": token("a3", 2), "refresh_token": refresh("r3")});
+    script.reply(REFRESH, 201, newest);
+    let data: Option<Value> = user.refresh_custom_data().unwrap();
+    assert_eq!(data, Some(json!({"v": 2})));
+    assert_eq!(script.sent().last().unwrap().bearer, Some(refresh("r2")));
+}
+
+#[test]
+fn a_token_that_could_not_be_stored_is_ended_if_somebody_else_has_logged_the_user_out() {
+    for leave in [
+        (|user| user.valid_access_token().map(drop)) as fn(&User) -> keyfob::Result<()>,
+        |user| user.refresh_access_token().map(drop),
+        |user| user.api_keys().list().map(drop),
+        |user| user.log_out(),
+    ] {
+        let (script, clock) = (Script::new(), ManualClock::at(START));
+        let (store, user) = unsaved(&script, &clock, access("a2"));
+        script.on(LOGOUT, move |sent| {
+            Ok(match sent.bearer == Some(refresh("r2")) {
+                true => Response::new(204, ""),
+                false => json_answer(401, &error_body("InvalidSession", "it was rotated")),
+            })
+        });
+        let other = builder(&script, &clock).store(store).open().unwrap();
+        other.current_user().unwrap().unwrap().log_out().unwrap();
+        for _ in 0..2 {
+            let _ = leave(&user);
+        }
+        let ended: Vec<_> = script.sent().into_iter().filter(|sent| sent.route == LOGOUT).collect();
+        let ended: Vec<_> = ended.into_iter().filter_map(|sent| sent.bearer).collect();
+        assert_eq!(ended, [refresh("r1"), refresh("r2")], "each once");
+    }
+}
+
+#[test]
+fn a_late_refresh_does_not_end_a_login_that_has_the_same_token() {
+    let (script, _, session, user) = logged_in();
+    // What the log-in and the refresh of this second both bring.
+    let same = refresh("r2");
+    let (again, lets_in, token) = (session.clone(), script.clone(), same.clone());
+    script.on(REFRESH, move |_| {
+        lets_in.lets_in("ada", &access("a2"), &token);
+        again.log_in(&password()).unwrap();
+        Ok(json_answer(201, &json!({"access_token": access("a3"), "refresh_token": token})))
+    });
+    user.refresh_access_token().unwrap();
+    assert_eq!(script.count(LOGOUT), 0);
 }

@@ -39,6 +39,7 @@ fn a_logout_that_could_not_be_told_is_told_later_from_a_sealed_store() {
     let user = session.log_in(&password()).unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     user.log_out().unwrap();
+    script.lets_in("ada", &access("a2"), &refresh("r2"));
     script.reply(LOGOUT, 204, Value::Null);
     script.clear();
     let session = open(&script, dir.path(), key(7)).unwrap();

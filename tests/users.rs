@@ -4,6 +4,11 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::yield_now;
+
+use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
 use keyfob::{
     Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
@@ -234,4 +239,39 @@ fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
     });
     let error = session.delete_user(&ada).unwrap_err();
     assert!(matches!(error, Error::ShutDown { ambiguous: true }), "{error:?}");
+}
+
+#[test]
+fn of_two_profiles_that_are_fetched_at_once_the_newer_one_stays() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (first_is_stored, wait) = mpsc::channel::<()>();
+    let (wait, fetches) = (Mutex::new(wait), asked.clone());
+    let transport = move |request: &keyfob::transport::Request| {
+        assert!(request.url().ends_with("/auth/profile"), "{}", request.url());
+        let turn = fetches.fetch_add(1, Ordering::SeqCst);
+        match turn {
+            // On its way until the second one has set out.
+            0 => (0..).take_while(|_| fetches.load(Ordering::SeqCst) < 2).for_each(|_| yield_now()),
+            1 => wait.lock().unwrap().recv().unwrap(),
+            _ => {}
+        }
+        let body = json!({"identities": [], "data": {"v": turn.min(1)}});
+        Ok(json_answer(200, &body))
+    };
+    let (boot, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
+    boot.lets_in("ada", &access("a1"), &refresh("r1"));
+    builder(&boot, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
+    let session = Session::builder(APP, URL).transport(transport).clock(clock).store(store);
+    let user = session.location_lookup(false).open().unwrap().current_user().unwrap().unwrap();
+    let first = user.clone();
+    let first = std::thread::spawn(move || {
+        first.refresh_profile().unwrap();
+        first_is_stored.send(()).unwrap();
+    });
+    while asked.load(Ordering::SeqCst) == 0 {
+        yield_now();
+    }
+    assert_eq!(user.refresh_profile().unwrap().data()["v"], 1);
+    first.join().unwrap();
+    assert_eq!(user.profile().unwrap().data()["v"], 1, "it was returned, and is stored");
 }

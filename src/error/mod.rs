@@ -47,7 +47,8 @@ pub enum Error {
     },
     /// An answer or an argument was not of the expected form.
     Decode(Box<DecodeError>),
-    /// The operation does not fit who is logged in here. Nothing was sent.
+    /// The operation does not fit who is logged in here. Nothing was sent, unless the user left
+    /// while the call was under way.
     LocalState(LocalState),
     /// The backend ended this login: its refresh token is refused for good. The user is logged out
     /// and kept; only another log-in helps.

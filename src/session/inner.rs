@@ -187,7 +187,7 @@ impl Inner {
         debug_assert_eq!(route.bearer, Bearer::Refresh);
         let mut last_chance = false;
         loop {
-            let (record, _) = self.logged_in(user, deadline)?;
+            let (record, _) = self.logged_in_to_send(user, deadline)?;
             let Some(token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };

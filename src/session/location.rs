@@ -170,9 +170,12 @@ impl Inner {
         let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
         match BaseUrl::parse(&hosts.http, self.insecure_http) {
             Ok(host) if safe(host.as_str(), "https:") => {
-                let websocket = hosts.websocket.filter(|url| safe(url, "wss:"));
-                let websocket = websocket.unwrap_or_else(|| host.websocket());
-                let websocket = websocket + &self.sync_path();
+                let websocket = hosts.websocket.and_then(|url| {
+                    let url = format!("http{}", url.strip_prefix("ws")?);
+                    let url = BaseUrl::parse(&url, self.insecure_http).ok()?.websocket();
+                    safe(&url, "wss:").then_some(url)
+                });
+                let websocket = websocket.unwrap_or_else(|| host.websocket()) + &self.sync_path();
                 Location { host, said: Some(said), websocket, until: None }
             }
             _ => self.at_base_url(true),

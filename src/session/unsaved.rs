@@ -1,13 +1,13 @@
 //! Rotated refresh tokens that could not be stored when they came: kept in memory until they are,
 //! since the backend may accept no other.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::inner::Inner;
 use crate::clock::Deadline;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::store::StoredUser;
 use crate::token::{AccessToken, RefreshToken};
@@ -77,11 +77,37 @@ impl Inner {
         kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
     }
 
-    /// Returns the refresh token that the store could not keep, for who leaves with it.
+    /// Returns the refresh token that the store could not keep, for whoever leaves with it, if it is
+    /// the newest one of the record's login.
     pub(super) fn unsaved_token(&self, record: &StoredUser) -> Option<RefreshToken> {
         let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = unsaved.get(&record.id).filter(|kept| kept.continues(record))?;
         kept.refreshed.refresh_token.clone()
+    }
+
+    /// Returns it if it is of an earlier login, which somebody else has ended without knowing it.
+    pub(super) fn lost_token(&self, record: &StoredUser) -> Option<RefreshToken> {
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = unsaved.get(&record.id).filter(|kept| kept.epoch < record.epoch)?;
+        let token = kept.refreshed.refresh_token.clone();
+        // A backend may give the next login the same one.
+        token.filter(|token| record.refresh_token.as_ref() != Some(token))
+    }
+
+    /// As [`logged_in`](Self::logged_in), where the network may be used: of a login that somebody
+    /// else has ended here, the backend does not know yet that its newest token is over.
+    pub(crate) fn logged_in_to_send(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<(Arc<StoredUser>, AccessToken)> {
+        let found = self.logged_in(user, deadline);
+        if matches!(found, Err(Error::LocalState(_)))
+            && self.has_any_unsaved.load(Ordering::Relaxed)
+        {
+            let _ = self.store_unsaved(user, deadline);
+        }
+        found
     }
 
     /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a

@@ -19,13 +19,16 @@ pub(super) struct Untold {
     from: Option<Cursor>,
     /// Whether there were some that have to be told again.
     missed: bool,
+    /// How often it had to begin all over again.
+    round: u64,
 }
 
 impl Inner {
     /// Has the backend told of a log-out later: from the first user on, since this one may be before
     /// where telling came to.
     pub(super) fn tell_later(&self) {
-        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Untold::default();
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        *untold = Untold { round: untold.round.wrapping_add(1), ..Untold::default() };
         self.has_untold.store(true, Ordering::Relaxed);
     }
 
@@ -58,13 +61,17 @@ impl Inner {
         }
         let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
         let lock = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut untold = std::mem::take(&mut *lock());
+        let begins = |kept: &mut Untold| {
+            let next = Untold { round: kept.round, ..Untold::default() };
+            std::mem::replace(kept, next)
+        };
+        let mut untold = begins(&mut lock());
         let has_ended = self.tell_all_untold(&mut untold, deadline);
-        if self.has_untold.load(Ordering::Relaxed) {
-            // Somebody has left meanwhile, perhaps before where this came to: all over again.
-        } else if !has_ended || untold.missed {
+        let mut kept = lock();
+        // Else somebody has left meanwhile, perhaps before where this came to: all over again.
+        if kept.round == untold.round && (!has_ended || untold.missed) {
             if !has_ended {
-                *lock() = untold;
+                *kept = untold;
             }
             self.has_untold.store(true, Ordering::Relaxed);
         }

@@ -43,6 +43,11 @@ impl BaseUrl {
             }
             _ => return Err(format!("its scheme is neither https nor http, {expected}")),
         }
+        if !path.bytes().all(is_in_path) {
+            return Err("its path has characters that a URL does not have: write them as %XX, in \
+                        UTF-8"
+                .to_owned());
+        }
         let authority = authority.to_ascii_lowercase();
         Ok(Self(format!("{scheme}://{authority}{}", path.trim_end_matches('/'))))
     }
@@ -91,6 +96,11 @@ fn is_host(host: &str) -> bool {
     }
 }
 
+/// Source: RFC 3986, section 3.3.
+fn is_in_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte)
+}
+
 fn is_port(port: &str) -> bool {
     port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
@@ -98,6 +108,15 @@ fn is_port(port: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_has_what_a_url_may_have() {
+        for path in ["/<x>", "/`", "/a\"b", "/{x}", "/\u{e4}"] {
+            let error = BaseUrl::parse(&format!("https://h{path}"), false).unwrap_err();
+            assert!(error.contains("write them as %XX"), "{error}");
+        }
+        assert!(BaseUrl::parse("https://h/a-b_c~d/%C3%A4/@:1", false).is_ok());
+    }
 
     #[test]
     fn trailing_slashes_and_case_do_not_matter() {

@@ -105,6 +105,8 @@ impl Inner {
             record.used = tables.number();
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
+            // Not to be ended for an earlier log-out, if the backend brings the same one again.
+            record.ended.take_if(|ended| *ended == login.refresh_token);
             record.skew = skew;
             record.warned = None;
             record.device_id = login.device_id.clone().or(record.device_id);
@@ -159,36 +161,34 @@ impl Inner {
             }
             Ok(StoredUser::clone(&record))
         };
-        let (identities, profile) = match details {
-            Ok(details) => details,
-            Err(error) => {
-                if is_anonymous(&before) {
-                    // A log-out must keep the user from now on, although nothing here names the
-                    // account.
-                    let _ = self.commit(deadline, |tables| {
-                        let mut record = newest(tables)?;
-                        record.linked = true;
-                        Ok((vec![Change::Put(Box::new(record))], ()))
-                    });
-                }
-                return Err(error.after_it_was_done());
-            }
+        let store = |(identities, profile): (Vec<Identity>, Profile)| {
+            self.commit(deadline, |tables| {
+                let mut record = newest(tables)?;
+                record.access_token = Some(token.clone());
+                record.skew = skew;
+                record.used = tables.number();
+                record.identities.clone_from(&identities);
+                record.profile = profile.clone();
+                record.linked = false;
+                let event =
+                    Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
+                let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+                changes.extend(make_current(tables, Some(user.clone())));
+                Ok((changes, ()))
+            })
         };
-        self.commit(deadline, |tables| {
-            let mut record = newest(tables)?;
-            record.access_token = Some(token.clone());
-            record.skew = skew;
-            record.used = tables.number();
-            record.identities.clone_from(&identities);
-            record.profile = profile.clone();
-            record.linked = false;
-            let event =
-                Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
-            let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
-            changes.extend(make_current(tables, Some(user.clone())));
-            Ok((changes, ()))
+        details.and_then(store).map_err(|error| {
+            if is_anonymous(&before) {
+                // A log-out must keep the user from now on, although nothing here names the
+                // account.
+                let _ = self.commit(deadline, |tables| {
+                    let mut record = newest(tables)?;
+                    record.linked = true;
+                    Ok((vec![Change::Put(Box::new(record))], ()))
+                });
+            }
+            error.after_it_was_done()
         })
-        .map_err(Error::after_it_was_done)
     }
 
     /// Deletes a user on the backend, with that user's own token, then here.
@@ -234,13 +234,14 @@ impl Inner {
         let (tokens, kept, epoch) = self.commit(deadline, |tables| {
             let record = known(tables, user)?;
             let mut changes = changes(tables, &record)?;
+            let lost = self.lost_token(&record);
             if changes.is_empty() {
                 // Logged out already; perhaps the backend was not told yet.
                 let kept = record.ended.clone();
-                return Ok((changes, (kept.clone().into_iter().collect(), kept, record.epoch)));
+                let tokens: Vec<_> = kept.clone().into_iter().chain(lost).collect();
+                return Ok((changes, (tokens, kept, record.epoch)));
             }
-            let unsaved = self.unsaved_token(&record);
-            let token = unsaved.or_else(|| record.refresh_token.clone());
+            let token = self.unsaved_token(&record).or_else(|| record.refresh_token.clone());
             let mut kept = None;
             for change in &mut changes {
                 if let Change::Put(left) = change
@@ -252,7 +253,8 @@ impl Inner {
                 }
             }
             // That of an earlier log-out as well: nobody else will tell it now.
-            let tokens: Vec<_> = record.ended.clone().into_iter().chain(token).collect();
+            let tokens: Vec<_> =
+                record.ended.clone().into_iter().chain(lost).chain(token).collect();
             Ok((changes, (tokens, kept, record.epoch)))
         })?;
         self.forget(user, epoch);
@@ -292,29 +294,43 @@ impl Inner {
 
     /// Fetches the profile again, and stores it with the identities.
     pub(crate) fn refresh_profile(&self, user: &UserId, deadline: Deadline) -> Result<Profile> {
+        let (profile, is_newest) = self.fetch_and_store_profile(user, deadline)?;
+        // What a link or another fetch stored meanwhile may be newer than what came back here, or
+        // older.
+        if is_newest { Ok(profile) } else { Ok(self.fetch_and_store_profile(user, deadline)?.0) }
+    }
+
+    /// Returns the profile, and `false` if another one was stored while it was on its way.
+    fn fetch_and_store_profile(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<(Profile, bool)> {
         let (before, _) = self.logged_in(user, deadline)?;
         let answer = self.send_as(user, &Route::profile(), deadline)?;
         let (identities, profile) = wire::profile(answer.body())?;
         self.commit(deadline, |tables| {
-            // What a link or another fetch stored meanwhile is newer than what came back here.
-            let record = tables.user(user)?.filter(|record| {
-                record.epoch == before.epoch
-                    && record.identities == before.identities
-                    && record.linked == before.linked
-                    && record.profile == before.profile
-            });
-            let changes = match record {
-                Some(record) if record.identities != identities || record.profile != profile => {
-                    let mut record = StoredUser::clone(&record);
-                    record.identities.clone_from(&identities);
-                    record.profile = profile.clone();
-                    record.linked = false;
-                    let event = Event::ProfileChanged { user: user.clone() };
-                    vec![Change::Put(Box::new(record)), Change::Tell(event)]
-                }
-                _ => Vec::new(),
+            let unchanged = |is_newest| Ok((Vec::new(), (profile.clone(), is_newest)));
+            let Some(record) = tables.user(user)?.filter(|record| record.epoch == before.epoch)
+            else {
+                return unchanged(true);
             };
-            Ok((changes, profile.clone()))
+            if record.identities != before.identities
+                || record.linked != before.linked
+                || record.profile != before.profile
+            {
+                return unchanged(false);
+            }
+            if record.identities == identities && record.profile == profile {
+                return unchanged(true);
+            }
+            let mut record = StoredUser::clone(&record);
+            record.identities.clone_from(&identities);
+            record.profile = profile.clone();
+            record.linked = false;
+            let event = Event::ProfileChanged { user: user.clone() };
+            let changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+            Ok((changes, (profile.clone(), true)))
         })
     }
 }
