@@ -158,6 +158,10 @@ impl ApiKeyBody {
 pub(crate) fn created_api_key(body: &[u8]) -> Result<(ApiKey, Secret)> {
     let mut body: ApiKeyBody = parse("the new API key", body)?;
     match body.key.take() {
+        // A terminal would take it for a command.
+        Some(key) if key.contains(char::is_control) => {
+            Err(Error::decode("the new API key", "it has characters that no key has"))
+        }
         Some(key) => Ok((body.read()?, key.into())),
         None => Err(Error::decode("the new API key", "its `key` is missing")),
     }

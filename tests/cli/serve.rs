@@ -1,6 +1,8 @@
 //! The backend that the command runs.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyfob::server::Server;
@@ -65,6 +67,28 @@ fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
     let reset = ["complete-reset", "--token", &token, "--token-id", &token_id];
     at.json_with("another-password", &reset);
     at.json_with("another-password", &["login", "--email", EMAIL]);
+}
+
+#[test]
+fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
+    let mut serve = keyfob(&["serve", "--addr", "127.0.0.1:0"]);
+    let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // The first line, and then no more; but nobody closes it either.
+    let mut stdout = BufReader::with_capacity(1, child.stdout.take().unwrap());
+    let mut first = String::new();
+    stdout.read_line(&mut first).unwrap();
+    let url = first.trim_end().strip_prefix("keyfob: serving app keyfob-local at ").unwrap();
+    let store = keyfob::store::MemoryStore::new();
+    let session = keyfob::Session::builder("keyfob-local", url).store(store).open().unwrap();
+    let accounts = session.email_password();
+    accounts.register(EMAIL, &PASSWORD.into()).unwrap();
+    // Far more than fits into a pipe.
+    for _ in 0..1000 {
+        accounts.send_reset(EMAIL).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdout);
 }
 
 #[test]

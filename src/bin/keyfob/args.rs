@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyfob::{ApiKeyId, Secret, UserId};
-use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::json::Json;
 use crate::parsing;
 use crate::words::{SESSION, Settings, Stop, Word, Words, help_of_options, unexpected, usage};
 
@@ -28,11 +28,11 @@ pub(crate) enum Command {
     ApiKeys(ApiKeys),
     Call {
         name: String,
-        arguments: Vec<Value>,
+        arguments: Vec<Json>,
     },
     CallReset {
         email: String,
-        arguments: Vec<Value>,
+        arguments: Vec<Json>,
     },
     CompleteReset(MailToken),
     Confirm(MailToken),
@@ -78,7 +78,7 @@ pub(crate) enum Login {
     Apple,
     Email(String),
     Facebook,
-    Function(Value),
+    Function(Json),
     GoogleAuthCode,
     GoogleIdToken,
     Jwt,
@@ -182,7 +182,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "demo",
         about: "Run the whole story on a backend of its own, step by step",
-        details: "Needs no options and no network, and leaves nothing behind.\n\n\
+        details: "Needs no options and no network, and leaves nothing behind when it ends.\n\n\
                   JSON: {\"steps\"}, the titles of the steps; the story goes to standard error.",
         options: &["--json"],
         parse: |words| words.end().map(|()| Command::Demo),
@@ -357,7 +357,7 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         usage: "call NAME [ARG…]",
-        about: "Call a function as the current user, and print its result as it was sent",
+        about: "Call a function as the current user, and print its result as extended JSON",
         details: "Each ARG is (extended) JSON, or else a string. Options after `--` are arguments.\n\n\
                   JSON: the result",
         options: SESSION,
@@ -394,7 +394,6 @@ fn help_of(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
 
     use super::*;
 
@@ -424,14 +423,12 @@ mod tests {
     #[test]
     fn arguments_of_a_function_are_json_or_else_strings() {
         let line =
-            ["call", "f", "1", "-2.5", "{\"$oid\":\"5f\"}", "ada", "null", "[1", "--", "--json"];
+            ["call", "f", "1", "-2.5", "{\"z\":1,\"a\":-1}", "ada", "null", "[1", "--", "--json"];
         let Invocation { command, settings } = parse(&line).unwrap();
         let Command::Call { name, arguments } = command else { panic!("{command:?}") };
         assert_eq!(name, "f");
-        assert_eq!(
-            Value::from(arguments),
-            json!([1, -2.5, {"$oid": "5f"}, "ada", null, "[1", "--json"])
-        );
+        let arguments = serde_json::to_string(&arguments).unwrap();
+        assert_eq!(arguments, r#"[1,-2.5,{"z":1,"a":-1},"ada",null,"[1","--json"]"#);
         assert!(!settings.json);
     }
 

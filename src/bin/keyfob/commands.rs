@@ -11,6 +11,7 @@ use crate::accounts;
 use crate::args::{Command, Login};
 use crate::failure::Failure;
 use crate::input;
+use crate::json::Json;
 use crate::output::{Output, note, printable};
 use crate::words::Settings;
 
@@ -207,10 +208,10 @@ fn token(session: &Session, out: &Output) -> Result<(), Failure> {
     out.result(&json!({"access_token": token.expose(), "expires_at": expires_at}), token.expose())
 }
 
-fn call(session: &Session, name: &str, arguments: &[Value], out: &Output) -> Result<(), Failure> {
-    // Checked to be JSON, and printed as it was sent.
+fn call(session: &Session, name: &str, arguments: &[Json], out: &Output) -> Result<(), Failure> {
+    // Checked to be JSON, and not read as anything else.
     let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
-    out.text(result.get())
+    out.json_line(&result)
 }
 
 fn watch(session: &Session, out: &Output) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ mod commands;
 mod demo;
 mod failure;
 mod input;
+mod json;
 mod output;
 mod parsing;
 mod serve;

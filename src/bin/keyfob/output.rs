@@ -34,7 +34,7 @@ impl Output {
     /// Writes one JSON value on a line of its own.
     pub(crate) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(io::Error::from);
-        self.text(&text.map_err(Failure::Output)?)
+        self.text(&escaped(&text.map_err(Failure::Output)?))
     }
 
     /// Writes a text as it is, with a line end after it unless it is empty or has one.
@@ -74,7 +74,27 @@ pub(crate) fn report(failure: &Failure, json: bool) {
     if error.is_some_and(|error| error.is_ambiguous()) {
         text["error"]["ambiguous"] = true.into();
     }
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", escaped(&text.to_string()));
+}
+
+/// Escapes those control characters that JSON has no escapes for by itself: some terminals take
+/// them for commands. In JSON they can be in texts only.
+fn escaped(json: &str) -> String {
+    json.split_inclusive(is_command).fold(String::new(), |mut text, part| {
+        let mut characters = part.chars();
+        match characters.next_back() {
+            Some(last) if is_command(last) => {
+                text += characters.as_str();
+                text += &format!("\\u{:04x}", u32::from(last));
+            }
+            _ => text += part,
+        }
+        text
+    })
+}
+
+fn is_command(character: char) -> bool {
+    matches!(character, '\u{7f}'..='\u{9f}')
 }
 
 /// Escapes control characters, which a backend could have put into a text to play with the
@@ -96,5 +116,9 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(printable("né\u{1b}[2J\u{9b}"), "né\\u{1b}[2J\\u{9b}");
+        let json = serde_json::to_string("né\u{1b}[2J\u{9b}31m\u{7f}").unwrap();
+        assert_eq!(escaped(&json), r#""né\u001b[2J\u009b31m\u007f""#);
+        let read: String = serde_json::from_str(&escaped(&json)).unwrap();
+        assert_eq!(read, "né\u{1b}[2J\u{9b}31m\u{7f}");
     }
 }

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use keyfob::{ApiKeyId, Secret, UserId};
-use serde_json::Value;
 
 use crate::args::{ApiKeys, Command, Login, MailToken, Serve};
+use crate::json::Json;
 use crate::words::{Stop, Word, Words, text, unexpected, usage};
 
 /// The help of all ways to log in.
@@ -62,9 +62,9 @@ pub(crate) fn link(words: &mut Words) -> Result<Login, Stop> {
     }
 }
 
-fn object(text: &str) -> Result<Value, Stop> {
+fn object(text: &str) -> Result<Json, Stop> {
     match serde_json::from_str(text) {
-        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(value @ Json::Object(_)) => Ok(value),
         _ => usage("--function is no JSON object"),
     }
 }
@@ -171,8 +171,8 @@ pub(crate) fn call(words: &mut Words) -> Result<Command, Stop> {
     Ok(Command::Call { name, arguments })
 }
 
-fn json_or_string(argument: String) -> Value {
-    serde_json::from_str(&argument).unwrap_or(Value::String(argument))
+fn json_or_string(argument: String) -> Json {
+    serde_json::from_str(&argument).unwrap_or(Json::Text(argument))
 }
 
 const DEFAULT_ADDR: SocketAddr =

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::mpsc;
 
 use keyfob::Secret;
 use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Server};
@@ -13,13 +14,18 @@ use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note, printable};
 use crate::words::Settings;
 
+/// How many mails wait to be printed at most.
+const MOST_UNPRINTED: usize = 1024;
+
 /// Runs a backend until the process is ended.
 pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<(), Failure> {
-    let printer = *out;
+    // Printed by a thread of its own: who reads the output may have stopped, and the backend goes
+    // on. What there is no room for then is lost.
+    let (queue, mails) = mpsc::sync_channel(MOST_UNPRINTED);
     let mut builder = Server::builder()
         .addr(options.addr)
         .built_in_functions()
-        .on_mail(move |mail| print(mail, &printer));
+        .on_mail(move |mail| drop(queue.try_send(mail.clone())));
     if let Some(app_id) = settings.app_id()? {
         builder = builder.app_id(app_id);
     }
@@ -55,9 +61,10 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
              keyfob login --anonymous"
         ));
     }
-    loop {
-        std::thread::park();
+    for mail in mails {
+        print(&mail, out);
     }
+    Ok(())
 }
 
 /// Says which option it was that no backend could be started with.
@@ -99,7 +106,6 @@ fn print(mail: &Mail, out: &Output) {
         "link": mail.link.expose(),
     }});
     let words = format!("mail to {} ({kind}): {}", printable(&mail.to), mail.link.expose());
-    // The backend goes on when nobody reads what it prints.
     let _ = out.result(&json, words);
 }
 
