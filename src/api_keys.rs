@@ -11,10 +11,10 @@ use crate::wire::{self, Route};
 /// The client for a user's API keys; returned by [`User::api_keys`].
 ///
 /// Each call blocks for one request, within the session's deadline. Their common errors:
-/// [`Error::LocalState`](crate::Error::LocalState) if the user is not logged in,
-/// [`Error::LoginEnded`](crate::Error::LoginEnded) if the backend ended the login (these calls
-/// carry the refresh token), [`Error::Server`](crate::Error::Server) if it refused otherwise,
-/// [`Error::Transport`](crate::Error::Transport) if no answer came.
+/// [`Error::LocalState`] if the user is not logged in,
+/// [`Error::LoginEnded`] if the backend ended the login (these calls
+/// carry the refresh token), [`Error::Server`] if it refused otherwise,
+/// [`Error::Transport`] if no answer came.
 ///
 /// Source: realm-core `app.cpp`, `UserAPIKeyProviderClient`.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl<'a> ApiKeys<'a> {
     ///
     /// # Errors
     /// With code `InvalidParameter` if the name has other characters than ASCII letters, digits,
-    /// `_` and `-`; `ApiKeyAlreadyExists` if the name is taken. If
-    /// [`is_ambiguous`](crate::Error::is_ambiguous), the key may have been made all the same, and
+    /// `_` and `-`; [`ApiKeyAlreadyExists`](ServerErrorCode::ApiKeyAlreadyExists) if the name is taken. If
+    /// [`is_ambiguous`](Error::is_ambiguous), the key may have been made all the same, and
     /// nobody knows it: delete it by its name in [`ApiKeys::list`].
     pub fn create(&self, name: &str) -> Result<(ApiKey, Secret)> {
         wire::created_api_key(self.send(&Route::create_api_key(name))?.body())

@@ -34,31 +34,32 @@ impl<'a> EmailPassword<'a> {
     ///
     /// # Errors
     /// [`Error::Server`] with code `AccountNameInUse` if the address is registered,
+    /// `InvalidParameter` if the backend takes no such address or password;
     /// [`Error::Transport`] if the backend could not be reached; if
     /// [`is_ambiguous`](Error::is_ambiguous), the address may be registered all the same.
     ///
     /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::register_email`.
-    pub fn register(&self, email: &str, password: &Secret) -> Result<()> {
-        self.send(&Route::register(self.app(), email, password))
+    pub fn register(&self, email: &str, password: impl Into<Secret>) -> Result<()> {
+        self.send(&Route::register(self.app(), email, &password.into()))
     }
 
     /// Confirms an address with the `token` and `tokenId` from the link in the confirmation mail.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used or older than 30 minutes, `UserAlreadyConfirmed` if there is nothing left to
-    /// confirm.
+    /// used, older than 30 minutes or replaced by that of a newer mail, `UserAlreadyConfirmed` if
+    /// there is nothing left to confirm.
     ///
     /// Source: `UsernamePasswordProviderClient::confirm_user`.
-    pub fn confirm(&self, token: &Secret, token_id: &str) -> Result<()> {
-        self.send(&Route::confirm(self.app(), token, token_id))
+    pub fn confirm(&self, token: impl Into<Secret>, token_id: &str) -> Result<()> {
+        self.send(&Route::confirm(self.app(), &token.into(), token_id))
     }
 
     /// Has the confirmation mail sent again.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if nobody registered the address,
-    /// `UserAlreadyConfirmed` if it is confirmed.
+    /// `UserAlreadyConfirmed` if it is confirmed; without a code if the app confirms in another way.
     ///
     /// Source: `UsernamePasswordProviderClient::resend_confirmation_email`.
     pub fn resend_confirmation(&self, email: &str) -> Result<()> {
@@ -68,7 +69,7 @@ impl<'a> EmailPassword<'a> {
     /// Has the app's own confirmation function run again for an address that is still pending.
     ///
     /// # Errors
-    /// As [`EmailPassword::resend_confirmation`]; also if the app confirms in another way.
+    /// As [`EmailPassword::resend_confirmation`].
     ///
     /// Source: `UsernamePasswordProviderClient::retry_custom_confirmation`.
     pub fn retry_custom_confirmation(&self, email: &str) -> Result<()> {
@@ -78,7 +79,8 @@ impl<'a> EmailPassword<'a> {
     /// Has a mail sent with which the password can be set anew.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address.
+    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address; without a code
+    /// if the app resets passwords in another way.
     ///
     /// Source: `UsernamePasswordProviderClient::send_reset_password_email`.
     pub fn send_reset(&self, email: &str) -> Result<()> {
@@ -89,11 +91,17 @@ impl<'a> EmailPassword<'a> {
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used or older than 30 minutes.
+    /// used, older than 30 minutes or replaced by that of a newer mail.
     ///
     /// Source: `UsernamePasswordProviderClient::reset_password`.
-    pub fn complete_reset(&self, password: &Secret, token: &Secret, token_id: &str) -> Result<()> {
-        self.send(&Route::complete_reset(self.app(), password, token, token_id))
+    pub fn complete_reset(
+        &self,
+        password: impl Into<Secret>,
+        token: impl Into<Secret>,
+        token_id: &str,
+    ) -> Result<()> {
+        let (password, token) = (password.into(), token.into());
+        self.send(&Route::complete_reset(self.app(), &password, &token, token_id))
     }
 
     /// Has the app's own reset function decide about a new password. `arguments` serialises to a
@@ -107,13 +115,13 @@ impl<'a> EmailPassword<'a> {
     pub fn call_reset_function(
         &self,
         email: &str,
-        password: &Secret,
+        password: impl Into<Secret>,
         arguments: impl Serialize,
     ) -> Result<()> {
         let arguments = ejson::list(&arguments)?;
         let arguments = serde_json::from_slice(&arguments)
             .map_err(|error| Error::decode("the arguments of a function", error))?;
-        self.send(&Route::call_reset(self.app(), email, password, arguments))
+        self.send(&Route::call_reset(self.app(), email, &password.into(), arguments))
     }
 
     fn app(&self) -> &str {

@@ -20,7 +20,8 @@ pub enum Event {
         /// Who is current now, if anybody.
         to: Option<UserId>,
     },
-    /// An account was attached to a user; identities and profile are up to date.
+    /// An account was attached to a user, or was attached already; identities and profile are up to
+    /// date.
     IdentityLinked {
         /// The user.
         user: UserId,

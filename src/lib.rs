@@ -12,7 +12,7 @@
 //!
 //! # fn main() -> keyfob::Result<()> {
 //! let session = Session::builder("my-app-id", "https://example.org").open()?;
-//! session.email_password().register("ada@example.org", &Secret::new("hunter22"))?;
+//! session.email_password().register("ada@example.org", "hunter22")?;
 //! let user = session.log_in(&Credentials::email_password("ada@example.org", "hunter22"))?;
 //! let sum: i64 = user.functions().call("sum", (1, 2))?;
 //! assert_eq!(session.current_user()?, Some(user));

@@ -79,10 +79,13 @@ impl User {
     }
 
     /// Fetches profile and identities from the backend and stores them. Emits
-    /// [`Event::ProfileChanged`] if they have changed.
+    /// [`Event::ProfileChanged`] if they have changed. Blocks for a request (one more if they change
+    /// meanwhile), a refresh if need be, and a commit.
     ///
     /// # Errors
-    /// As [`Functions::call`].
+    /// [`Error::LocalState`] if the user is not logged in, [`Error::LoginEnded`] if the backend
+    /// ended the login, [`Error::Server`] if it refused otherwise, [`Error::Transport`] if no answer
+    /// came, [`Error::Store`] if the profile cannot be kept.
     ///
     /// Source: realm-core `app.cpp`, `App::refresh_profile`.
     pub fn refresh_profile(&self) -> Result<Profile> {
@@ -127,8 +130,10 @@ impl User {
 
     /// Returns an access token that the backend will accept; one that is due is refreshed first.
     ///
-    /// A fresh token costs one look into the store. Blocks, when it has expired, for one request at
-    /// most, however many threads and processes ask. Emits [`Event::TokenRefreshed`] if it was
+    /// A fresh token costs one look into the store. When it is due, one caller waits for a refresh,
+    /// for five seconds at most; when it has expired, all of them wait for one, however many threads
+    /// and processes ask. In a store that is sealed, whoever refreshed it also tells the backend
+    /// of earlier log-outs, for five seconds at most. Emits [`Event::TokenRefreshed`] if it was
     /// refreshed.
     ///
     /// # Errors
@@ -143,7 +148,8 @@ impl User {
         }
     }
 
-    /// Gets a new access token, also if the stored one is still fresh.
+    /// Gets a new access token, also if the stored one is still fresh. Blocks for a request and a
+    /// commit, and shares a refresh that is under way.
     ///
     /// # Errors
     /// As [`User::valid_access_token`].
@@ -180,13 +186,15 @@ impl User {
     /// is removed, since there is no way to log in as the same one again. Emits
     /// [`Event::LoggedOut`] or [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user
     /// was current; of those who are logged in, the one who was used last becomes current then.
-    /// Does nothing if the user is logged out, but for telling the backend if it was not told.
+    /// Does nothing if the user is logged out, but for telling the backend in a store that is
+    /// sealed, if it was not told. Blocks for a commit and a request.
     ///
     /// # Errors
-    /// [`Error::Server`] or [`Error::Transport`] if the backend was not told; the log-out here
-    /// stands. In a store that is sealed this is no error where trying again can help: the backend
-    /// is told with the next log-in or refresh of anybody, by this session or one that is opened
-    /// later.
+    /// [`Error::Server`] or [`Error::Transport`] if the backend was not told. The log-out here
+    /// stands, whatever [`Error::is_retryable`] says: there is nothing left to tell the backend
+    /// with, and the server session lives on until its own end. In a store that is sealed this is
+    /// no error where trying again can help: the backend is told with the next log-in or refresh of
+    /// anybody, by this session or one that is opened later.
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
     /// changed.
     ///

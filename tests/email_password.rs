@@ -18,13 +18,13 @@ fn each_operation_sends_its_own_fields_and_no_token() {
     }
     let accounts = session.email_password();
     let secret = Secret::new;
-    accounts.confirm(&secret("t"), "i").unwrap();
+    accounts.confirm(secret("t"), "i").unwrap();
     accounts.resend_confirmation("a@b").unwrap();
     accounts.retry_custom_confirmation("a@b").unwrap();
     accounts.send_reset("a@b").unwrap();
-    accounts.complete_reset(&secret("new"), &secret("t"), "i").unwrap();
-    accounts.call_reset_function("a@b", &secret("new"), (1, "x")).unwrap();
-    accounts.call_reset_function("a@b", &secret("new"), ()).unwrap();
+    accounts.complete_reset(secret("new"), secret("t"), "i").unwrap();
+    accounts.call_reset_function("a@b", secret("new"), (1, "x")).unwrap();
+    accounts.call_reset_function("a@b", secret("new"), ()).unwrap();
     let sent: Vec<_> =
         script.sent().into_iter().map(|sent| (sent.route, sent.body.unwrap())).collect();
     let expected = [
@@ -56,7 +56,7 @@ fn refusals_carry_their_code() {
         script.reply(&format!("{USERPASS}/{suffix}"), status, error_body(code.as_str(), "no"));
         let accounts = session.email_password();
         let error = match suffix {
-            "confirm" => accounts.confirm(&Secret::new("t"), "i"),
+            "confirm" => accounts.confirm(Secret::new("t"), "i"),
             "confirm/send" => accounts.resend_confirmation("a@b"),
             _ => accounts.retry_custom_confirmation("a@b"),
         };
@@ -68,7 +68,7 @@ fn refusals_carry_their_code() {
         500,
         json!({"message": "Not found", "error": "Internal Server Error", "statusCode": 500}),
     );
-    let error = session.email_password().confirm(&Secret::new("t"), "i").unwrap_err();
+    let error = session.email_password().confirm(Secret::new("t"), "i").unwrap_err();
     assert_eq!(
         error.to_string(),
         "the backend refused to confirm the address: Not found (status 500)"

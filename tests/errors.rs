@@ -52,6 +52,8 @@ fn each_error_answers_what_callers_ask() {
         (error.is_retryable(), error.needs_login(), error.is_ambiguous(), error.status())
     };
     let (script, _, session, user) = logged_in();
+    let nowhere = Session::builder(APP, URL).data_dir("").open().unwrap_err();
+    assert!(matches!(nowhere, Error::Config { what: "the data directory", .. }), "{nowhere}");
     let config = Session::builder("", URL).open().unwrap_err();
     assert_eq!(answers(&config), (false, false, false, None));
     script.reply(CALL, 200, json!("x"));

@@ -291,7 +291,7 @@ impl<'a> Stage<'a> {
     }
 
     fn register(&self) {
-        self.session.email_password().register(&self.email(), &Secret::new("hunter22")).unwrap();
+        self.session.email_password().register(&self.email(), Secret::new("hunter22")).unwrap();
     }
 
     fn log_in(&self) -> User {
@@ -464,7 +464,7 @@ fn operations() -> Vec<Operation> {
         Operation {
             again: |error| code(error) == "AccountNameInUse",
             ..operation("register", nothing, |s| {
-                s.session.email_password().register(&s.email(), &Secret::new("hunter22"))
+                s.session.email_password().register(&s.email(), Secret::new("hunter22"))
             })
         },
         operation(

@@ -144,7 +144,7 @@ fn a_registration_whose_answer_was_lost_is_ambiguous_and_repeated_it_says_whethe
     for (fault, made) in losses() {
         let Live { server, session, .. } = live(|server| server);
         let register =
-            || session.email_password().register("ada@example.org", &Secret::new("hunter22"));
+            || session.email_password().register("ada@example.org", Secret::new("hunter22"));
         server.faults().add(fault.clone().on(Route::Register));
         let error = register().unwrap_err();
         assert!(error.is_ambiguous(), "{fault}: {error}");

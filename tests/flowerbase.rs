@@ -100,12 +100,12 @@ fn its_refusals_are_told_apart() {
     const USERPASS: &str = "POST /auth/providers/local-userpass";
     let register = format!("{USERPASS}/register");
     plays(&script, &register, "register");
-    accounts.register("a@b.test", &Secret::new("secret123")).unwrap();
+    accounts.register("a@b.test", Secret::new("secret123")).unwrap();
     plays(&script, &register, "register, same e-mail");
-    let error = accounts.register("a@b.test", &Secret::new("secret123")).unwrap_err();
+    let error = accounts.register("a@b.test", Secret::new("secret123")).unwrap_err();
     assert_eq!(error.server_code(), Some(&ServerErrorCode::AccountNameInUse));
     plays(&script, &register, "register, short password (min 6)");
-    let error = accounts.register("a@b.test", &Secret::new("x")).unwrap_err();
+    let error = accounts.register("a@b.test", Secret::new("x")).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the backend refused to register: body/password must NOT have fewer than 6 characters (status 400)"
@@ -119,12 +119,12 @@ fn its_refusals_are_told_apart() {
     plays(&script, &format!("{USERPASS}/confirm/send"), "confirm/send");
     accounts.resend_confirmation("a@b.test").unwrap();
     plays(&script, &format!("{USERPASS}/reset/call"), "reset/call, unknown e-mail");
-    accounts.call_reset_function("a@b.test", &Secret::new("secret1"), ()).unwrap();
+    accounts.call_reset_function("a@b.test", Secret::new("secret1"), ()).unwrap();
     for (suffix, title) in [("confirm", "confirm, bad token"), ("reset", "reset, bad token")] {
         plays(&script, &format!("{USERPASS}/{suffix}"), title);
     }
-    assert_eq!(accounts.confirm(&Secret::new("t"), "i").unwrap_err().status(), Some(500));
-    let error = accounts.complete_reset(&Secret::new("secret1"), &Secret::new("t"), "i");
+    assert_eq!(accounts.confirm(Secret::new("t"), "i").unwrap_err().status(), Some(500));
+    let error = accounts.complete_reset(Secret::new("secret1"), Secret::new("t"), "i");
     assert_eq!(error.unwrap_err().status(), Some(500));
     plays(&script, "DELETE /auth/delete", "delete user");
     assert_eq!(session.delete_user(&user).unwrap_err().status(), Some(404));

@@ -556,7 +556,7 @@ fn no_error_prints_what_moves_a_cursor_or_turns_a_line() {
     clean(&Session::builder(APP, URL).data_dir(format!("/dev/null/{evil}")).open().unwrap_err());
     let accounts = session.email_password();
     script.reply("POST /auth/providers/local-userpass/confirm", 400, body);
-    clean(&accounts.confirm(&Secret::new(evil.as_str()), &evil).unwrap_err());
+    clean(&accounts.confirm(Secret::new(evil.as_str()), &evil).unwrap_err());
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn ada() -> Credentials {
 }
 
 fn register(session: &Session, email: &str) {
-    session.email_password().register(email, &Secret::new("hunter22")).unwrap();
+    session.email_password().register(email, Secret::new("hunter22")).unwrap();
 }
 
 fn providers(user: &User) -> Vec<Provider> {
@@ -202,9 +202,9 @@ fn an_address_is_confirmed_and_a_password_reset_by_mail() {
     assert_eq!(error.server_code(), Some(&ServerErrorCode::UserNotFound));
     accounts.send_reset("ada@example.org").unwrap();
     let reset = mail(MailKind::PasswordReset);
-    let error = accounts.complete_reset(&Secret::new("x"), &reset.token, &reset.token_id);
+    let error = accounts.complete_reset(Secret::new("x"), &reset.token, &reset.token_id);
     assert_eq!(error.unwrap_err().status(), Some(400));
-    accounts.complete_reset(&Secret::new("another1"), &reset.token, &reset.token_id).unwrap();
+    accounts.complete_reset(Secret::new("another1"), &reset.token, &reset.token_id).unwrap();
     session.log_in(&ada()).unwrap_err();
     let credentials = Credentials::email_password("ada@example.org", "another1");
     assert_eq!(session.log_in(&credentials).unwrap(), user);

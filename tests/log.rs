@@ -127,7 +127,7 @@ fn no_secret_is_logged_by_anybody_on_any_way() {
             _ => ("eve@example.org", "passw0rd-of-eve"),
         };
         let accounts = session.email_password();
-        accounts.register(email, &Secret::new(password)).unwrap();
+        accounts.register(email, Secret::new(password)).unwrap();
         let user = session.log_in(&Credentials::email_password(email, password)).unwrap();
         secrets.push(user.access_token().unwrap().expose().to_owned());
         user.functions().call::<Value>("echo", ("argument-s3cret",)).unwrap();

@@ -51,7 +51,7 @@ fn server_with(
 }
 
 fn log_in(session: &Session) -> keyfob::User {
-    session.email_password().register("ada@example.org", &Secret::new("hunter22")).unwrap();
+    session.email_password().register("ada@example.org", Secret::new("hunter22")).unwrap();
     session.log_in(&Credentials::email_password("ada@example.org", "hunter22")).unwrap()
 }
 

@@ -700,7 +700,7 @@ fn busy_day(sealed: bool) -> Vec<String> {
     let builder = Session::builder(server.app_id(), server.base_url()).data_dir(dir.path());
     let builder = if sealed { builder.encryption(EncryptionKey::key_file()) } else { builder };
     let session = builder.open().unwrap();
-    session.email_password().register("ada@example.org", &secret("password").into()).unwrap();
+    session.email_password().register("ada@example.org", secret("password")).unwrap();
     let user = session.log_in(&credentials()[0]).unwrap();
     let first = user.access_token().unwrap();
     user.functions().call::<Value>("echo", (secret("argument"),)).unwrap();

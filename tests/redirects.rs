@@ -32,10 +32,10 @@ const OPERATIONS: [(&str, bool, Operation); 15] = [
         user.link(&password())
     }),
     ("POST /auth/providers/local-userpass/register", false, |session, _| {
-        session.email_password().register("eve@example.org", &Secret::new("pw"))
+        session.email_password().register("eve@example.org", Secret::new("pw"))
     }),
     ("POST /auth/providers/local-userpass/confirm", false, |session, _| {
-        session.email_password().confirm(&Secret::new("t"), "i")
+        session.email_password().confirm(Secret::new("t"), "i")
     }),
     ("POST /auth/providers/local-userpass/confirm/send", false, |session, _| {
         session.email_password().resend_confirmation("eve@example.org")
@@ -44,7 +44,7 @@ const OPERATIONS: [(&str, bool, Operation); 15] = [
         session.email_password().send_reset("eve@example.org")
     }),
     ("POST /auth/providers/local-userpass/reset", false, |session, _| {
-        session.email_password().complete_reset(&Secret::new("pw"), &Secret::new("t"), "i")
+        session.email_password().complete_reset(Secret::new("pw"), Secret::new("t"), "i")
     }),
     (REFRESH, true, |_, user| user.refresh_access_token().map(drop)),
     (PROFILE, true, |_, user| user.refresh_profile().map(drop)),

@@ -121,7 +121,7 @@ fn a_program_with_threads_and_the_command_see_each_other_within_one_call() {
         .unwrap();
     for name in ["ada", "eve"] {
         let email = format!("{name}@example.org");
-        session.email_password().register(&email, &Secret::new(PASSWORD)).unwrap();
+        session.email_password().register(&email, Secret::new(PASSWORD)).unwrap();
     }
     let mut events = session.events().unwrap();
     let (expected, done) = (Expected::default(), AtomicBool::new(false));
@@ -169,7 +169,7 @@ fn a_store_in_the_clear_stays_so_whatever_the_command_does_with_it() {
     let session = open();
     for name in ["ada", "eve"] {
         let email = format!("{name}@example.org");
-        session.email_password().register(&email, &Secret::new(PASSWORD)).unwrap();
+        session.email_password().register(&email, Secret::new(PASSWORD)).unwrap();
     }
     let credentials = Credentials::email_password("ada@example.org", PASSWORD);
     let ada = session.log_in(&credentials).unwrap();

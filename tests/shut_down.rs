@@ -103,7 +103,7 @@ fn every_call_after_it_fails_at_once_and_sends_nothing() {
         ended(session.delete_user(&user));
         ended(session.events());
         ended(session.subscribe(|_| {}));
-        ended(accounts.register("eve@example.org", &Secret::new("pw")));
+        ended(accounts.register("eve@example.org", Secret::new("pw")));
         ended(accounts.send_reset("eve@example.org"));
     }
     ended(user.state());
@@ -242,6 +242,22 @@ fn a_call_during_a_cooldown_ends_as_any_other() {
     session.shut_down();
     ended(user.valid_access_token());
     assert_eq!(script.count(REFRESH), 1);
+}
+
+#[test]
+fn whoever_looks_for_events_now_and_then_knows_when_there_will_be_no_more() {
+    let (_, _, session, user) = logged_in();
+    let mut events = session.events().unwrap();
+    assert_eq!(events.try_next(), None);
+    assert!(!events.has_ended(), "there was none yet");
+    user.log_out().unwrap();
+    session.shut_down();
+    let mut told = 0;
+    while !events.has_ended() {
+        told += usize::from(events.next_timeout(FOR_EVER).is_some());
+    }
+    assert!(told > 0);
+    assert_eq!(events.next_timeout(FOR_EVER), None, "at once");
 }
 
 #[test]

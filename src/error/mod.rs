@@ -232,7 +232,8 @@ impl Error {
     }
 
     /// Tells whether the same call may succeed later although nothing has changed here: trouble on
-    /// the way, a busy backend, a busy store.
+    /// the way, a busy backend, a busy store. A [log-out](crate::User::log_out) or a
+    /// [removal](crate::Session::remove_user) is done all the same.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Server(error) => error.retryable,
@@ -247,7 +248,8 @@ impl Error {
         }
     }
 
-    /// Tells whether the user has to log in (again) before the call can succeed.
+    /// Tells whether the user has to log in (again) before the call can succeed. Not for one who was
+    /// removed: that was meant to go.
     pub fn needs_login(&self) -> bool {
         matches!(
             self,

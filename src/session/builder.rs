@@ -145,8 +145,8 @@ impl SessionBuilder {
     ///
     /// # Errors
     /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it
-    /// cannot be used, if there is no data directory, or if there is a key for a store of your
-    /// own; [`Error::Store`] if the store cannot be opened.
+    /// cannot be used, if there is no data directory or its path is empty, or if there is a key for
+    /// a store of your own; [`Error::Store`] if the store cannot be opened.
     pub fn open(self) -> Result<Session> {
         if self.app_id.trim().is_empty() {
             return Err(Error::config("the app id", "it is empty"));
@@ -164,6 +164,9 @@ impl SessionBuilder {
             Some(store) => (store, None),
             None => {
                 let root = match self.data_dir {
+                    Some(dir) if dir.as_os_str().is_empty() => {
+                        return Err(Error::config("the data directory", "its path is empty"));
+                    }
                     Some(dir) => dir,
                     None => default_data_dir()?,
                 };
@@ -216,9 +219,9 @@ impl SessionBuilder {
 
 impl fmt::Debug for SessionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the base URL, which nobody has looked at yet: a password may be in it.
         f.debug_struct("SessionBuilder")
             .field("app_id", &self.app_id)
-            .field("base_url", &self.base_url)
             .field("data_dir", &self.data_dir)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()

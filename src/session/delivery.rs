@@ -152,7 +152,7 @@ impl Inner {
     fn exchange(&self, to: &BaseUrl, request: &mut Request, route: &Route) -> Result<Response> {
         let deadline = request.deadline;
         if deadline.has_passed() {
-            return Err(out_of_time(to, "whatever came before sending").into());
+            return Err(out_of_time(to, "the store, a refresh or another thread").into());
         }
         let mut outcome = self.transport.send(request);
         if let Err(error) = &outcome {

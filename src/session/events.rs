@@ -265,8 +265,15 @@ impl Events {
         self.queue.take(Some(Instant::now()))
     }
 
-    /// Waits for the next event, at most this long. `None` if there was none by then, or if the
-    /// session has ended.
+    /// Tells whether there will be no more: the session has ended, and what was told by then was
+    /// taken.
+    pub fn has_ended(&self) -> bool {
+        let state = self.queue.lock();
+        state.closed && state.events.is_empty()
+    }
+
+    /// Waits for the next event, at most this long. `None` if there was none by then, or at once if
+    /// there will be [no more](Self::has_ended).
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
         self.queue.take(Instant::now().checked_add(timeout))
     }

@@ -74,7 +74,8 @@ impl Session {
         SessionBuilder::new(app_id.into(), base_url.into())
     }
 
-    /// Returns a handle to the same session whose calls have another deadline.
+    /// Returns a handle to the same session whose calls have another deadline, and those of the
+    /// users that it returns.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { inner: self.inner.clone(), limit: deadline }
@@ -96,12 +97,19 @@ impl Session {
     /// returns. A user who is known here already, by whatever provider, is the same user
     /// afterwards. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another user, or
     /// nobody, was current before. [`Credentials::anonymous`] reuses an anonymous user who is
-    /// logged in, without network and without `LoggedIn`. Blocks for three requests at most, within
-    /// the deadline.
+    /// logged in, without network and without `LoggedIn`.
+    ///
+    /// Blocks for three requests (one more if it fails after the first) and a commit, and in a store
+    /// that is sealed for as long as it takes to tell the backend of earlier log-outs, five seconds
+    /// at most; all within the deadline. If the user is logged in already, the server session of
+    /// that login is not ended: it lives on the backend until its own end, and nobody has it here.
     ///
     /// # Errors
     /// [`Error::Server`](crate::Error::Server) if the backend refused, with code `InvalidPassword`
-    /// for a wrong password or an unknown address;
+    /// for a wrong password or an unknown address, `AuthError` for an address that is not confirmed
+    /// or a key, token or function that says no, `UserDisabled`, or `AuthProviderNotFound` if the
+    /// app does not offer the provider; with status 429 after too many failures, 404 for an unknown
+    /// app;
     /// [`Error::Transport`](crate::Error::Transport) if it could not be reached or the answer was
     /// lost, which [`is_ambiguous`](crate::Error::is_ambiguous) tells apart;
     /// [`Error::Store`](crate::Error::Store) if the log-in could not be kept. Nothing is stored
@@ -113,8 +121,8 @@ impl Session {
         Ok(self.handle(user))
     }
 
-    /// Returns the current user: the one who logged in or was switched to last and is still logged
-    /// in. Uses no network.
+    /// Returns the current user: the one who logged in, linked an account or was switched to last
+    /// and is still logged in. Uses no network.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read; never "nobody" then.
@@ -153,7 +161,7 @@ impl Session {
     }
 
     /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless it was already.
-    /// Uses no network.
+    /// Uses no network; blocks for a commit.
     ///
     /// # Errors
     /// [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known here;
@@ -165,13 +173,17 @@ impl Session {
     /// Forgets a user on this device, logged in or not, and ends its server session. The account
     /// stays on the backend.
     ///
-    /// Everything about the user is gone from disk when this returns, also when the backend could
-    /// not be reached. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
+    /// Tokens, profile and identities are gone from disk when this returns, also when the backend
+    /// could not be reached; the id stays in the recent events, and the directory of the user's
+    /// synced realms until you delete it ([`unused_sync_dirs`](Self::unused_sync_dirs)). Blocks for
+    /// a commit and a request. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
     /// current; of those who are logged in, the one who was used last becomes current then.
     ///
     /// # Errors
     /// [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport) if
-    /// the backend was not told; the removal stands.
+    /// the backend was not told. The removal stands, whatever
+    /// [`is_retryable`](crate::Error::is_retryable) says: there is nothing left here to tell it
+    /// with, and the server session lives on until its own end.
     /// [`Error::LocalState`](crate::Error::LocalState) if the user is not known here,
     /// [`Error::Store`](crate::Error::Store) if nothing was changed.
     pub fn remove_user(&self, user: &User) -> Result<()> {
@@ -179,7 +191,8 @@ impl Session {
     }
 
     /// Deletes a user: the account on the backend, with that user's own token, then everything
-    /// about it here. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
+    /// about it here, as [`remove_user`](Self::remove_user) does. Blocks for a request, a refresh if
+    /// need be, and a commit. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
     /// current.
     ///
     /// # Errors
@@ -209,6 +222,10 @@ impl Session {
 
     /// Calls `listener` with each event from now on, on a thread of its own, until the returned
     /// subscription is dropped or the session ends.
+    ///
+    /// Neither dropping the subscription nor the end of the program waits for a call that is under
+    /// way: whoever must see it through reads [`events`](Self::events) on a thread of its own and
+    /// joins that.
     ///
     /// No lock is held: anything of this library may be called in it. A panic in it is reported
     /// like any other and does not end the subscription. A listener that holds a clone of the

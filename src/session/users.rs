@@ -1,7 +1,7 @@
 //! Logging in and out, linking, switching, removing and deleting: what each of them commits.
 //!
 //! Who is current when the current user leaves: of the users who are logged in, the one who was
-//! used last, that is, logged in or was switched to; nobody, if there is none. The rule is applied
+//! used last, that is, logged in, linked or was switched to; nobody, if there is none. The rule is applied
 //! in the commit that makes the current user leave, so it holds after a restart as well.
 
 use std::sync::Arc;

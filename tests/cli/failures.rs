@@ -192,7 +192,7 @@ fn a_log_out_that_nobody_can_be_told_of_later_says_so() {
     let at = backend.place("untold-store");
     // In the clear no token is kept to tell it with.
     let session = Session::builder(APP_ID, &backend.base_url).data_dir(&at.store).open().unwrap();
-    session.email_password().register(EMAIL, &Secret::new(PASSWORD)).unwrap();
+    session.email_password().register(EMAIL, Secret::new(PASSWORD)).unwrap();
     let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD)).unwrap();
     backend.kill();
     let error = at.refused(4, &["logout"]);

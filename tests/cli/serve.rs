@@ -81,7 +81,7 @@ fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
     let store = keyfob::store::MemoryStore::new();
     let session = keyfob::Session::builder("keyfob-local", url).store(store).open().unwrap();
     let accounts = session.email_password();
-    accounts.register(EMAIL, &PASSWORD.into()).unwrap();
+    accounts.register(EMAIL, PASSWORD).unwrap();
     // Far more than fits into a pipe.
     for _ in 0..1000 {
         accounts.send_reset(EMAIL).unwrap();

@@ -67,7 +67,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let session = builder().open()?;
 
     story.step("Ada registers with e-mail address and password");
-    session.email_password().register(EMAIL, &PASSWORD.into())?;
+    session.email_password().register(EMAIL, PASSWORD)?;
     story.tell(EMAIL);
 
     story.step("A wrong password is refused, with an error that is a type");
@@ -159,7 +159,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     story.step("Somebody new links an account, and is the same user by it");
     let eve = session.log_in(&Credentials::new_anonymous())?;
     let credentials = Credentials::email_password(OTHER_EMAIL, PASSWORD);
-    session.email_password().register(OTHER_EMAIL, &PASSWORD.into())?;
+    session.email_password().register(OTHER_EMAIL, PASSWORD)?;
     eve.link(&credentials)?;
     let linked = eve.identities()?;
     ensure(linked.len() == 2, "the account is not linked")?;

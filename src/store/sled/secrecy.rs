@@ -47,7 +47,7 @@ impl Secrecy {
                 return Seal::fit(key, app, check).map(|seal| Codec(Some(Arc::new(seal))));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
-                "the store is sealed, open it with its key"
+                "the store is sealed, open it with its key (`SessionBuilder::encryption`)"
             }
             (None, Some(_)) => {
                 "the store is sealed, open it with its key and with keyfob's feature `encryption`"
