@@ -1,23 +1,15 @@
-//! What the backend says: answers and refusals, and what they mean.
-
-use std::time::Duration;
+//! What the backend answers when it has done what was asked.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::date;
-use super::redirect::{is_redirect, origin};
-use super::route::Route;
 use crate::account::{ApiKey, Identity, Profile};
 use crate::credentials::Provider;
-use crate::error::{Error, Result, ServerError, ServerErrorCode};
+use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, DeviceId, UserId};
 use crate::json;
 use crate::secret::Secret;
 use crate::token::{AccessToken, RefreshToken};
-use crate::transport::Response;
 
 /// The answer to a log-in.
 pub(crate) struct Login {
@@ -178,193 +170,6 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
     keys.into_iter().map(ApiKeyBody::read).collect()
 }
 
-/// Reads an answer to a route that is no success.
-///
-/// A redirect to "see other" may come after the request was carried out. A gateway that had no
-/// answer from the backend does not say whether it was; nor does an error page.
-pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
-    let (status, is_page) = (answer.status(), is_page(answer));
-    let is_open = match status {
-        301..=303 => true,
-        502 | 504 => is_foreign(answer),
-        // "Not here" and "not now".
-        501 | 503 | 511 => false,
-        500.. => is_page,
-        _ => false,
-    };
-    let retryable = match status {
-        302 | 303 | 307 | 408 | 429 | 502..=504 => true,
-        // There is no such page: it is not the way that is wrong.
-        404 | 405 | 410 => false,
-        400..=499 => is_page,
-        500.. => is_page || route.repeatable,
-        _ => false,
-    };
-    let ambiguous = is_open && !route.repeatable;
-    ServerError { ambiguous, retryable, ..error(route.attempt, answer) }
-}
-
-/// The body of an answer that is no success. Its fields are raw, so that a large value that is no
-/// text costs nothing.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorBody<'a> {
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    link: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-}
-
-impl<'a> ErrorBody<'a> {
-    /// Reads a JSON object; `None` if it is none, or if it says one of these things twice, so that
-    /// nobody knows which one counts.
-    fn read(body: &'a str) -> Option<Self> {
-        body.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
-    }
-}
-
-/// Reads the body of an answer that is no success: a JSON object with an `error` and perhaps an
-/// `error_code` and a `link`, whatever its content type calls it. Words in another encoding than
-/// UTF-8 do not hide the code beside them.
-///
-/// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
-/// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
-fn error(attempt: &'static str, answer: &Response) -> ServerError {
-    let body = String::from_utf8_lossy(answer.body());
-    let body = ErrorBody::read(&body).unwrap_or_default();
-    let text = |value: &Option<&RawValue>| {
-        let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
-        Some(text).filter(|text| !text.is_empty())
-    };
-    let code = text(&body.error_code);
-    let words = match code {
-        Some(_) => text(&body.error).or_else(|| text(&body.message)),
-        None => text(&body.message).or_else(|| text(&body.error)),
-    };
-    ServerError {
-        attempt,
-        status: answer.status(),
-        code: code.as_deref().map(Into::into),
-        message: words.unwrap_or_default(),
-        log_link: text(&body.link),
-        retry_after: retry_after(answer),
-        sends_to: is_redirect(answer.status())
-            .then(|| origin(answer.header("location")?.trim()))
-            .flatten(),
-        ambiguous: false,
-        retryable: false,
-    }
-}
-
-/// Reads how long the backend asks to be left alone: seconds, or a date to be held against the
-/// answer's own.
-///
-/// Source: RFC 9110, section 10.2.3.
-fn retry_after(answer: &Response) -> Option<Duration> {
-    let value = answer.header("retry-after")?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (then, now) = (date::parse(value)?, date::parse(answer.header("date")?.trim())?);
-    Some(Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs()))
-}
-
-/// Returns an answer's date, in milliseconds since the epoch.
-pub(crate) fn answered_at(answer: &Response) -> Option<i64> {
-    Some(date::parse(answer.header("date")?.trim())?.saturating_mul(1000))
-}
-
-/// Returns the date of an answer that is surely the backend's own, and not of a page on the way.
-pub(crate) fn backend_answered_at(answer: &Response) -> Option<i64> {
-    let is_json = answer.header("content-type").is_some_and(|kind| {
-        kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
-    });
-    answered_at(answer).filter(|_| is_json && (200..300).contains(&answer.status()))
-}
-
-/// Tells whether an answer refuses the token that came with the request, so that a new one helps.
-///
-/// Source: realm-web `Fetcher.ts` asks for `InvalidSession`, realm-core for any 401. A wrong
-/// password is a 401 as well, and has a code that says so.
-pub(crate) fn refuses_token(answer: &Response) -> bool {
-    answer.status() == 401
-        && matches!(error("", answer).code, None | Some(ServerErrorCode::InvalidSession))
-}
-
-/// Tells whether an answer to a request that carried the refresh token says that this token is
-/// over. Only a code says so: a 401 without one is no definite answer on these routes. Nor is any
-/// answer after a redirect.
-pub(crate) fn refuses_session(answer: &Response) -> bool {
-    use ServerErrorCode::{InvalidSession, UserDisabled};
-    !answer.was_redirected
-        && answer.status() == 401
-        && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
-}
-
-/// Tells whether an answer to [`super::Route::log_out`] says that there is no such session any more:
-/// the backend itself, in its own words, and not whoever a redirect led to.
-pub(crate) fn knows_no_session(answer: &Response) -> bool {
-    !answer.was_redirected && refuses_token(answer) && is_object(answer)
-}
-
-/// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself
-/// says so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether
-/// the refresh token's own time is over.
-///
-/// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
-pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
-    if answer.was_redirected {
-        return false;
-    }
-    let is_json = is_object(answer);
-    match (answer.status(), error("", answer).code) {
-        (401, Some(ServerErrorCode::InvalidSession | ServerErrorCode::UserDisabled)) => true,
-        (401, None) if is_json => true,
-        // A proxy's own, and "later".
-        (407 | 408 | 429, _) => false,
-        // With a clock that is wrong, anything on the way could end a login otherwise.
-        (400..=499, _) => expired && is_json,
-        _ => false,
-    }
-}
-
-/// Tells whether an answer is not the protocol's: a page of whatever stands where the backend was,
-/// or in front of it.
-pub(crate) fn is_foreign(answer: &Response) -> bool {
-    match answer.status() {
-        200..=299 => is_page(answer),
-        404 | 502 | 503 | 504 => !is_object(answer),
-        _ => false,
-    }
-}
-
-/// Tells whether an answer is a web page: it begins like one, or it says so and is no JSON.
-fn is_page(answer: &Response) -> bool {
-    let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
-    let body = body.trim_ascii();
-    let says_so = || {
-        answer.header("content-type").is_some_and(|kind| {
-            kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
-        })
-    };
-    let is_json = || serde_json::from_slice::<IgnoredAny>(body).is_ok();
-    body.starts_with(b"<") || !body.is_empty() && says_so() && !is_json()
-}
-
-/// Tells whether an answer is an object whose code, if it has one, can be read.
-fn is_object(answer: &Response) -> bool {
-    ErrorBody::read(&String::from_utf8_lossy(answer.body())).is_some()
-}
-
-/// Tells whether the backend says that it has no such app.
-pub(crate) fn is_unknown_app(error: &ServerError) -> bool {
-    error.status == 404 && error.message.starts_with("cannot find app")
-}
-
 /// Reads an object. serde takes a list for one as well, value by value.
 fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
     match body.trim_ascii_start().first() {
@@ -389,60 +194,6 @@ fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn error_bodies_of_every_backend_are_read() {
-        let read = |body: &str| {
-            let error = error("log in", &Response::new(401, body));
-            (error.code.map(|code| code.as_str().to_owned()), error.message)
-        };
-        let code = |code: &str, message: &str| (Some(code.to_owned()), message.to_owned());
-        let plain = |message: &str| (None, message.to_owned());
-        assert_eq!(
-            read(r#"{"error":"unauthorized","error_code":"InvalidPassword","link":"l"}"#),
-            code("InvalidPassword", "unauthorized")
-        );
-        assert_eq!(
-            read(
-                r#"{"message":"Unauthorized","error":"unauthorized","errorCode":"InvalidSession","error_code":"InvalidSession"}"#
-            ),
-            code("InvalidSession", "unauthorized")
-        );
-        assert_eq!(
-            read(
-                r#"{"statusCode":400,"code":"FST_ERR_VALIDATION","error":"Bad Request","message":"body/password must NOT"}"#
-            ),
-            plain("body/password must NOT")
-        );
-        for odd in [
-            "",
-            "<html>no</html>",
-            "[1]",
-            r#"["no","InvalidSession"]"#,
-            r#"{"error":{"a":1},"error_code":5}"#,
-            "null",
-        ] {
-            assert_eq!(read(odd), plain(""), "{odd}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        for (value, expected) in [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("soon", None),
-            ("-5", None),
-        ] {
-            let answer = Response::new(429, "").with_header("Date", date);
-            let answer = answer.with_header("Retry-After", value);
-            let expected = expected.map(Duration::from_secs);
-            assert_eq!(error("x", &answer).retry_after, expected, "{value}");
-        }
-    }
 
     #[test]
     fn answers_that_do_not_fit_are_errors_without_their_text() {

@@ -6,8 +6,10 @@
 mod answer;
 mod date;
 mod redirect;
+mod refusal;
 mod route;
 
 pub(crate) use self::answer::*;
 pub(crate) use self::redirect::*;
+pub(crate) use self::refusal::*;
 pub(crate) use self::route::*;
