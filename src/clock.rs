@@ -1,13 +1,7 @@
-//! Time as a trait, so that a test can hold it in its hand, and the deadline of a call.
-//!
-//! Tokens are judged by a [`Clock`]. How long a call may take is a [`Deadline`], which is always
-//! real time: a test that stops the clock must not hang with it.
+//! Time as a trait, so that a test can hold it in its hand: tokens are judged by it.
 
-use std::cmp::Ordering;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
-
-use crate::shutdown::{Shutdown, Signal};
 
 /// What time it is: by the wall, which people and the network may set, and by a clock that only
 /// goes forward.
@@ -25,7 +19,8 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// When this process first asked for the time.
+pub(crate) static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
@@ -37,90 +32,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The moment by which a call must be over, waits for locks included. It comes at once when the
-/// session that the call belongs to is [shut down](crate::Session::shut_down): whoever waits for
-/// long looks at [`remaining`](Self::remaining) from time to time.
-///
-/// Compared by the moment alone.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    at: Instant,
-    shutdown: Option<Signal>,
-}
-
-impl Deadline {
-    /// Returns the deadline that lies `duration` from now. A duration beyond what the machine can
-    /// count is cut to a century.
-    pub fn after(duration: Duration) -> Self {
-        const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-        let now = Instant::now();
-        Self { at: now.checked_add(duration.min(CENTURY)).unwrap_or(now), shutdown: None }
-    }
-
-    /// Returns a deadline that has passed: for what may be tried once and not waited for.
-    pub fn passed() -> Self {
-        Self { at: *START, shutdown: None }
-    }
-
-    /// Returns the time that is left, zero once it has passed or the session is shut down.
-    pub fn remaining(&self) -> Duration {
-        match self.shutdown {
-            Some(signal) if signal.is_given() => Duration::ZERO,
-            _ => self.at.saturating_duration_since(Instant::now()),
-        }
-    }
-
-    /// Tells whether the time is up.
-    pub fn has_passed(&self) -> bool {
-        self.remaining().is_zero()
-    }
-
-    /// Returns the nearer of this deadline and the one that lies `duration` from now.
-    pub fn at_most(&self, duration: Duration) -> Self {
-        Self { at: self.at.min(Self::after(duration).at), ..*self }
-    }
-
-    /// Returns this deadline for a call of a session, at whose shutdown it passes.
-    pub(crate) fn or_when(self, shutdown: &Shutdown) -> Self {
-        Self { shutdown: Some(shutdown.signal()), ..self }
-    }
-
-    /// Returns this deadline for what must not be lost at a shutdown.
-    pub(crate) fn despite_shutdown(self) -> Self {
-        Self { shutdown: None, ..self }
-    }
-
-    /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
-    /// shutdown.
-    pub(crate) fn nap(&self) -> Duration {
-        const LONGEST: Duration = Duration::from_millis(20);
-        let left = self.remaining();
-        if self.shutdown.is_some() { left.min(LONGEST) } else { left }
-    }
-}
-
 /// Returns a duration in milliseconds, at most as many as an `i64` counts.
 pub(crate) fn milliseconds(duration: Duration) -> i64 {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     seconds.saturating_mul(1000).saturating_add(i64::from(duration.subsec_millis()))
-}
-
-impl Eq for Deadline {}
-
-impl Ord for Deadline {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.at.cmp(&other.at)
-    }
-}
-
-impl PartialEq for Deadline {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-
-impl PartialOrd for Deadline {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }

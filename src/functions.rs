@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::ejson;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
 use crate::json;

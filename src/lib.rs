@@ -56,6 +56,7 @@ mod api_keys;
 mod calendar;
 mod clock;
 mod credentials;
+mod deadline;
 mod diagnostics;
 pub mod ejson;
 mod email_password;
@@ -80,8 +81,9 @@ mod wire;
 
 pub use account::{ApiKey, Identity, Profile, UserState};
 pub use api_keys::ApiKeys;
-pub use clock::{Clock, Deadline, SystemClock};
+pub use clock::{Clock, SystemClock};
 pub use credentials::{Credentials, Provider};
+pub use deadline::Deadline;
 pub use email_password::EmailPassword;
 pub use error::{
     DecodeError, Error, LinkRefusal, LocalState, Result, ServerError, ServerErrorCode, StoreError,

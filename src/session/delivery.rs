@@ -3,7 +3,7 @@
 
 use super::inner::{Inner, out_of_time};
 use super::url::BaseUrl;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
 use crate::token::RefreshToken;

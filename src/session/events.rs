@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::UserId;

@@ -16,7 +16,8 @@ use super::time::BackendTime;
 use super::unsaved::Brought;
 use super::untold::Untold;
 use super::url::BaseUrl;
-use crate::clock::{Clock, Deadline, milliseconds};
+use crate::clock::{Clock, milliseconds};
+use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{
     Error, LocalState, Result, StoreError, StoreErrorKind, TransportError, TransportErrorKind,

@@ -8,7 +8,7 @@ use super::delivery::is_success;
 use super::inner::{Inner, out_of_time};
 use super::single_flight::{Role, Waited};
 use super::url::BaseUrl;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result};
 use crate::store::{Change, Tables};

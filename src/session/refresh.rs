@@ -13,7 +13,7 @@ use super::inner::{Inner, out_of_time};
 use super::single_flight::{Role, Waited};
 use super::time::Moment;
 use super::unsaved::Brought;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
 use crate::event::{Event, LogoutReason};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 
 /// Work under way, by what it is for.
 pub(super) struct SingleFlight<K, T> {

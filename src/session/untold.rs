@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inner::Inner;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::store::{Change, Cursor, Listing, StoredUser};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 
 /// Lets one thread pass at a time.
 #[derive(Debug, Default)]

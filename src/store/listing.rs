@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::vec;
 
 use super::{Store, StoredUser};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 

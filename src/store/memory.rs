@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use super::gate::Gate;
 use super::ring::Ring;
 use super::{Change, Decide, Flight, Recent, Store, StoredUser, Tables, check};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 

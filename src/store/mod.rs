@@ -27,7 +27,7 @@ pub use self::memory::MemoryStore;
 pub use self::sled::{OnDamage, SledStore};
 pub(crate) use self::sled::{failed, make_private_dir};
 use crate::account::{Identity, Profile, UserState};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::{DeviceId, UserId};

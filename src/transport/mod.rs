@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::ureq::{UreqTransport, UreqTransportBuilder};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::TransportError;
 use crate::secret::{Body, Secret};
 

@@ -17,7 +17,6 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -25,10 +24,11 @@ use serde_json::{Map, Value};
 use super::VERSION;
 use super::files::{failed, make_private, make_private_dir, sync_dir};
 use super::lock::Backoff;
+use super::process::check_process;
 use super::record::{check_version, decode};
 use super::secrecy::{Codec, Secrecy};
 use super::snapshot::Snapshot;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::json;
@@ -521,34 +521,6 @@ impl Drop for Database {
     }
 }
 
-/// The process in which sled ran first; 0 while it has not.
-static FIRST: AtomicU32 = AtomicU32::new(0);
-
-/// Tells whether sled ran before this process was forked off, so that it cannot run here.
-pub(super) fn ran_in_parent() -> bool {
-    let first = FIRST.load(Ordering::Relaxed);
-    first != 0 && first != std::process::id()
-}
-
-/// Refuses to let sled run in a forked child of a process where it ran: it would wait for ever for
-/// threads that only the parent has.
-fn check_process(path: &Path) -> Result<(), StoreError> {
-    if runs_in(&FIRST, std::process::id()) {
-        return Ok(());
-    }
-    let reason = "the database was used before this process was forked off and cannot be used \
-                  here, start a new program (exec) that opens the store";
-    Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
-}
-
-/// Remembers the first process that asks, and tells whether this one is it.
-fn runs_in(first: &AtomicU32, process: u32) -> bool {
-    match first.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => true,
-        Err(first) => first == process,
-    }
-}
-
 /// Removes sled's own unfinished files: it would take one for finished, and refuse to open.
 fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
     let remove = || {
@@ -599,14 +571,6 @@ fn parse_order_key(key: &[u8]) -> Option<UserId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sled_runs_in_the_process_where_it_ran_first_and_in_no_other() {
-        let first = AtomicU32::new(0);
-        assert!(runs_in(&first, 7));
-        assert!(runs_in(&first, 7));
-        assert!(!runs_in(&first, 8));
-    }
 
     #[test]
     fn record_keys_are_read_back_and_none_begins_another() {

@@ -10,7 +10,7 @@ use super::files::{failed, make_private_dir, private, sync_dir};
 use super::keyring;
 use super::lock::FileLock;
 use super::seal::random;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::secret::wipe;
 use crate::store::key::{EncryptionKey, KEY_BYTES, KeyBytes, Source};

@@ -13,7 +13,7 @@ use keyring_core::{Entry, Error as Trouble};
 use super::files::{failed, make_private_dir};
 use super::lock::FileLock;
 use super::seal::random;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::secret::wipe;
 use crate::store::key::{KEY_BYTES, KeyBytes, KeyringPlace};

@@ -1,18 +1,14 @@
-//! Locks between processes, with a deadline, and what stores within this one share.
+//! Locks between processes, with a deadline.
 
-use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::files::{Identity, failed, private};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::StoreError;
-use crate::store::gate::Gate;
 
 /// The sleep after a first attempt.
 const FIRST_SLEEP: Duration = Duration::from_micros(50);
@@ -138,30 +134,6 @@ fn after_waiting(waited: Duration) -> Duration {
     const YOUNG: Duration = Duration::from_millis(20);
     let share = YOUNG.as_secs_f64() / waited.max(YOUNG).as_secs_f64();
     LONGEST_SLEEP.mul_f64(share).max(SHORT_SLEEP)
-}
-
-/// What all stores of this process on one directory share.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// Writers pass through it.
-    pub(super) gate: Gate,
-    /// The generation of the newest snapshot that was read by any of them: none goes behind it.
-    pub(super) seen: AtomicU64,
-}
-
-/// Returns what the stores of this process on a directory share. A forked child has its own: the
-/// parent's gate may be closed for ever.
-pub(super) fn shared(dir: &Path, process: u32) -> Arc<Shared> {
-    type All = HashMap<(u32, PathBuf), Weak<Shared>>;
-    static ALL: LazyLock<Mutex<All>> = LazyLock::new(Mutex::default);
-    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|_, shared| shared.strong_count() > 0);
-    let entry = all.entry((process, dir.to_owned())).or_default();
-    entry.upgrade().unwrap_or_else(|| {
-        let shared = Arc::default();
-        *entry = Arc::downgrade(&shared);
-        shared
-    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! | `snapshot`, `generation` | the two small files |
 //! | `record` | how a user is written |
 //! | `secrecy`, `seal`, `key_file`, `keyring` | how what is written gets sealed, if it does |
-//! | `lock`, `files`, `local` | what the others stand on |
+//! | `lock`, `files`, `local`, `process`, `shared` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
 
@@ -25,12 +25,14 @@ mod key_file;
 mod keyring;
 mod local;
 mod lock;
+mod process;
 mod reader;
 mod record;
 #[cfg(feature = "encryption")]
 mod seal;
 mod secrecy;
 mod settle;
+mod shared;
 mod snapshot;
 mod writer;
 
@@ -39,12 +41,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use self::database::ran_in_parent;
 use self::files::Files;
 pub(crate) use self::files::{failed, make_private_dir};
-use self::lock::{FileLock, Shared, shared};
+use self::lock::FileLock;
+use self::process::ran_in_parent;
 use self::reader::View;
 use self::secrecy::Secrecy;
+use self::shared::{Shared, shared};
 use self::snapshot::Part;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
@@ -52,7 +55,7 @@ use self::writer::Writer;
 #[cfg(feature = "encryption")]
 use super::key::EncryptionKey;
 use super::{Decide, Flight, Recent, Store, StoredUser};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 

@@ -11,7 +11,7 @@ use super::lock::Backoff;
 use super::secrecy::Codec;
 use super::snapshot::{Part, Snapshot};
 use super::writer::{Hold, Writer};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::StoredUser;

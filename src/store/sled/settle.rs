@@ -14,7 +14,7 @@ use super::secrecy::Secrecy;
 use super::snapshot::{Part, Snapshot, check_app};
 use super::writer::{Hold, Open, Plan, Writer};
 use super::{OnDamage, SledStore};
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;

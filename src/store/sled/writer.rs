@@ -23,7 +23,7 @@ use super::reader::View;
 use super::record::{decode, encode};
 use super::secrecy::Codec;
 use super::snapshot::Snapshot;
-use crate::clock::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::gate::Pass;

@@ -342,7 +342,7 @@ mod tests {
     use ureq::unversioned::transport::NextTimeout;
 
     use super::*;
-    use crate::clock::Deadline;
+    use crate::deadline::Deadline;
 
     /// Looks for ever, or as long as it may.
     #[derive(Debug)]

@@ -1,0 +1,32 @@
+//! What the stores of one process on one directory share.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use crate::store::gate::Gate;
+
+/// What all stores of this process on one directory share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Writers pass through it.
+    pub(super) gate: Gate,
+    /// The generation of the newest snapshot that was read by any of them: none goes behind it.
+    pub(super) seen: AtomicU64,
+}
+
+/// Returns what the stores of this process on a directory share. A forked child has its own: the
+/// parent's gate may be closed for ever.
+pub(super) fn shared(dir: &Path, process: u32) -> Arc<Shared> {
+    type All = HashMap<(u32, PathBuf), Weak<Shared>>;
+    static ALL: LazyLock<Mutex<All>> = LazyLock::new(Mutex::default);
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, shared| shared.strong_count() > 0);
+    let entry = all.entry((process, dir.to_owned())).or_default();
+    entry.upgrade().unwrap_or_else(|| {
+        let shared = Arc::default();
+        *entry = Arc::downgrade(&shared);
+        shared
+    })
+}
