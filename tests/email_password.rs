@@ -76,3 +76,18 @@ fn refusals_carry_their_code() {
     script.reply(&format!("{USERPASS}/reset/send"), 200, Value::Null);
     session.email_password().send_reset("a@b").unwrap();
 }
+
+#[test]
+fn registering_says_email_carries_no_token_and_logs_nobody_in() {
+    let (script, _, session, _) = logged_in();
+    let route = "POST /auth/providers/local-userpass/register";
+    script.reply(route, 201, json!({}));
+    session.email_password().register("bob@example.org", Secret::new("secret1")).unwrap();
+    let sent = &script.sent()[0];
+    assert_eq!((sent.route.as_str(), &sent.bearer), (route, &None));
+    assert_eq!(sent.body, Some(json!({"email": "bob@example.org", "password": "secret1"})));
+    assert_eq!(session.users().unwrap().len(), 1);
+    script.reply(route, 409, error_body("AccountNameInUse", "name already in use"));
+    let error = session.email_password().register("bob@example.org", Secret::new("x")).unwrap_err();
+    assert_eq!(error.server_code(), Some(&ServerErrorCode::AccountNameInUse));
+}

@@ -10,6 +10,7 @@ use keyfob::{
     TransportErrorKind, UserState,
 };
 use serde_json::{Value, json};
+use support::store::Awkward;
 use support::*;
 
 const LINK: &str = "POST /auth/providers/local-userpass/login?link=true";
@@ -269,4 +270,39 @@ fn an_anonymous_user_whose_new_profile_cannot_be_stored_is_linked_all_the_same()
     assert!(user.link(&Credentials::api_key("k")).unwrap_err().is_ambiguous());
     user.log_out().unwrap();
     assert_eq!(user.state().unwrap(), UserState::LoggedOut, "and not removed");
+}
+
+#[test]
+fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::default());
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let ada = session.log_in(&password()).unwrap();
+    let busy = |status, body: Value| {
+        let store = store.clone();
+        move |_: &Sent| {
+            store.be_busy(true);
+            Ok(json_answer(status, &body))
+        }
+    };
+    let link = format!("{LOGIN}?link=true");
+    script.on(&link, busy(200, json!({"access_token": access("a2"), "user_id": "ada"})));
+    let linking = ada.link(&password()).unwrap_err();
+    store.be_busy(false);
+    script.on("DELETE /auth/delete", busy(204, Value::Null));
+    let deleting = session.delete_user(&ada).unwrap_err();
+    store.be_busy(false);
+    for error in [linking, deleting] {
+        assert!(matches!(error, Error::Store(_)) && error.is_ambiguous(), "{error:?}");
+        assert!(error.to_string().contains("the backend had done what was asked"), "{error}");
+    }
+    assert_eq!(ada.state().unwrap(), UserState::LoggedIn, "nothing has changed here");
+    let ended = session.clone();
+    script.on("DELETE /auth/delete", move |_| {
+        ended.shut_down();
+        store.be_busy(true);
+        Ok(Response::new(204, ""))
+    });
+    let error = session.delete_user(&ada).unwrap_err();
+    assert!(matches!(error, Error::ShutDown { ambiguous: true }), "{error:?}");
 }

@@ -12,12 +12,10 @@ use std::time::Duration;
 use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{Deadline, Error, TransportErrorKind, User, UserState};
+use serde_json::{Value, json};
 use support::store::Awkward;
 use support::web::{HERE, THERE, Web, located, page, sends_to};
-use support::{
-    CALL, LOCATION, ManualClock, PROFILE, REFRESH, START, Script, URL, access, builder,
-    json_answer, password, refresh,
-};
+use support::*;
 
 const NEXT: &str = "http://127.0.0.1:11";
 
@@ -256,4 +254,109 @@ fn a_place_that_never_answers_is_left_by_the_next_call() {
     assert_eq!((web.count(HERE, LOCATION), web.count(NEXT, CALL)), (1, 1));
     assert_eq!(call(&user).unwrap(), 7);
     assert_eq!((web.count(HERE, LOCATION), web.count(THERE, CALL)), (1, 1));
+}
+
+#[test]
+fn the_location_is_asked_for_once_and_followed() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1", "ws_hostname": ""}));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.reply(CALL, 200, json!(1));
+    let urls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (recorder, inner) = (urls.clone(), script.clone());
+    let session = builder(&script, &clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            recorder.lock().unwrap().push(request.url().to_owned());
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    let user = session.log_in(&password()).unwrap();
+    user.functions().call::<i64>("f", ()).unwrap();
+    assert_eq!(script.count(LOCATION), 1);
+    let urls = urls.lock().unwrap();
+    assert!(urls[0].starts_with(URL));
+    assert!(urls[1..].iter().all(|url| url.starts_with("http://localhost:1/")), "{urls:?}");
+}
+
+#[test]
+fn a_location_never_leads_from_https_to_plain_http() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://127.0.0.1:1"}));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let inner = script.clone();
+    let session = keyfob::Session::builder(APP, "https://example.org")
+        .store(MemoryStore::new())
+        .clock(clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            assert!(request.url().starts_with("https://example.org/"), "{}", request.url());
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    session.log_in(&password()).unwrap();
+}
+
+#[test]
+fn the_location_lookup_can_be_turned_off() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).location_lookup(false).open().unwrap();
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.routes(), [LOGIN, PROFILE]);
+}
+
+#[test]
+fn a_location_that_cannot_be_told_now_is_asked_for_again() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 503, Value::Null).lets_in("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).open().unwrap();
+    session.log_in(&password()).unwrap();
+    let asked = script.count(LOCATION);
+    script.reply(LOCATION, 404, Value::Null);
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked, "not with every request");
+    clock.advance(Duration::from_secs(10));
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked + 1);
+    session.log_in(&password()).unwrap();
+    assert_eq!(script.count(LOCATION), asked + 1, "a backend without the question is where it is");
+}
+
+#[test]
+fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1"}));
+    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
+    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (inner, gone) = (script.clone(), moved.clone());
+    let session = builder(&script, &clock)
+        .transport(move |request: &keyfob::transport::Request| {
+            let gone = gone.load(std::sync::atomic::Ordering::SeqCst);
+            if gone && request.url().starts_with("http://localhost:1/") {
+                let kind = TransportErrorKind::Connect;
+                return Err(keyfob::TransportError::new(kind, "http://localhost:1"));
+            }
+            keyfob::transport::Transport::send(&inner, request)
+        })
+        .open()
+        .unwrap();
+    let user = session.log_in(&password()).unwrap();
+    moved.store(true, std::sync::atomic::Ordering::SeqCst);
+    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:2"}));
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
+    assert_eq!(script.count(LOCATION), 2);
+    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
+    assert_eq!(script.count(LOCATION), 2, "the new one is remembered");
+}
+
+#[test]
+fn an_unknown_app_is_named_by_the_backend() {
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    let text = format!("cannot find app using Client App ID '{APP}'");
+    script.reply(LOCATION, 404, json!({"error": text}));
+    let session = builder(&script, &clock).open().unwrap();
+    let error = session.log_in(&password()).unwrap_err();
+    assert_eq!(error.status(), Some(404));
+    assert!(error.to_string().contains(&text), "{error}");
 }

@@ -4,15 +4,9 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use keyfob::ejson::{Binary, DateTime, Decimal128, Double, ObjectId};
-use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
-use keyfob::{
-    Credentials, Error, Provider, Secret, ServerErrorCode, TransportErrorKind, UserState,
-};
+use keyfob::{Credentials, Error, Provider, ServerErrorCode, TransportErrorKind, UserState};
 use serde_json::{Value, json};
 use support::*;
 
@@ -213,82 +207,6 @@ fn a_login_says_what_device_it_is_on() {
 }
 
 #[test]
-fn registering_says_email_carries_no_token_and_logs_nobody_in() {
-    let (script, _, session, _) = logged_in();
-    let route = "POST /auth/providers/local-userpass/register";
-    script.reply(route, 201, json!({}));
-    session.email_password().register("bob@example.org", Secret::new("secret1")).unwrap();
-    let sent = &script.sent()[0];
-    assert_eq!((sent.route.as_str(), &sent.bearer), (route, &None));
-    assert_eq!(sent.body, Some(json!({"email": "bob@example.org", "password": "secret1"})));
-    assert_eq!(session.users().unwrap().len(), 1);
-    script.reply(route, 409, error_body("AccountNameInUse", "name already in use"));
-    let error = session.email_password().register("bob@example.org", Secret::new("x")).unwrap_err();
-    assert_eq!(error.server_code(), Some(&ServerErrorCode::AccountNameInUse));
-}
-
-#[test]
-fn an_unknown_app_is_named_by_the_backend() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    let text = format!("cannot find app using Client App ID '{APP}'");
-    script.reply(LOCATION, 404, json!({"error": text}));
-    let session = builder(&script, &clock).open().unwrap();
-    let error = session.log_in(&password()).unwrap_err();
-    assert_eq!(error.status(), Some(404));
-    assert!(error.to_string().contains(&text), "{error}");
-}
-
-#[test]
-fn the_location_is_asked_for_once_and_followed() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1", "ws_hostname": ""}));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    script.reply(CALL, 200, json!(1));
-    let urls = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (recorder, inner) = (urls.clone(), script.clone());
-    let session = builder(&script, &clock)
-        .transport(move |request: &keyfob::transport::Request| {
-            recorder.lock().unwrap().push(request.url().to_owned());
-            keyfob::transport::Transport::send(&inner, request)
-        })
-        .open()
-        .unwrap();
-    let user = session.log_in(&password()).unwrap();
-    user.functions().call::<i64>("f", ()).unwrap();
-    assert_eq!(script.count(LOCATION), 1);
-    let urls = urls.lock().unwrap();
-    assert!(urls[0].starts_with(URL));
-    assert!(urls[1..].iter().all(|url| url.starts_with("http://localhost:1/")), "{urls:?}");
-}
-
-#[test]
-fn a_location_never_leads_from_https_to_plain_http() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.reply(LOCATION, 200, json!({"hostname": "http://127.0.0.1:1"}));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let inner = script.clone();
-    let session = keyfob::Session::builder(APP, "https://example.org")
-        .store(MemoryStore::new())
-        .clock(clock)
-        .transport(move |request: &keyfob::transport::Request| {
-            assert!(request.url().starts_with("https://example.org/"), "{}", request.url());
-            keyfob::transport::Transport::send(&inner, request)
-        })
-        .open()
-        .unwrap();
-    session.log_in(&password()).unwrap();
-}
-
-#[test]
-fn the_location_lookup_can_be_turned_off() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).location_lookup(false).open().unwrap();
-    session.log_in(&password()).unwrap();
-    assert_eq!(script.routes(), [LOGIN, PROFILE]);
-}
-
-#[test]
 fn every_provider_sends_its_own_fields_byte_for_byte() {
     let function = Credentials::function(json!({"id": 7, "options": "mine"})).unwrap();
     let other = Credentials::other("oauth2-github", json!({"code": "c"})).unwrap();
@@ -351,48 +269,4 @@ fn what_extended_json_wraps_in_an_object_is_no_payload() {
     refused(Credentials::other("some", Double(f64::NAN)));
     refused(Credentials::function(json!({"$undefined": true})));
     assert!(Credentials::function(json!({"id": ObjectId::new([1; 12]), "$text": 1})).is_ok());
-}
-
-#[test]
-fn a_location_that_cannot_be_told_now_is_asked_for_again() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.reply(LOCATION, 503, Value::Null).lets_in("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).open().unwrap();
-    session.log_in(&password()).unwrap();
-    let asked = script.count(LOCATION);
-    script.reply(LOCATION, 404, Value::Null);
-    session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOCATION), asked, "not with every request");
-    clock.advance(Duration::from_secs(10));
-    session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOCATION), asked + 1);
-    session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOCATION), asked + 1, "a backend without the question is where it is");
-}
-
-#[test]
-fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1"}));
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
-    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (inner, gone) = (script.clone(), moved.clone());
-    let session = builder(&script, &clock)
-        .transport(move |request: &keyfob::transport::Request| {
-            let gone = gone.load(std::sync::atomic::Ordering::SeqCst);
-            if gone && request.url().starts_with("http://localhost:1/") {
-                let kind = TransportErrorKind::Connect;
-                return Err(keyfob::TransportError::new(kind, "http://localhost:1"));
-            }
-            keyfob::transport::Transport::send(&inner, request)
-        })
-        .open()
-        .unwrap();
-    let user = session.log_in(&password()).unwrap();
-    moved.store(true, std::sync::atomic::Ordering::SeqCst);
-    script.reply(LOCATION, 200, json!({"hostname": "http://localhost:2"}));
-    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
-    assert_eq!(script.count(LOCATION), 2);
-    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 1);
-    assert_eq!(script.count(LOCATION), 2, "the new one is remembered");
 }

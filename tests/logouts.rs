@@ -287,3 +287,23 @@ fn telling_of_a_logout_does_not_end_a_login_that_has_the_same_token() {
     session.log_in(&password()).unwrap();
     assert_eq!(script.count(LOGOUT), 0, "{:?}", script.routes());
 }
+
+#[cfg(feature = "encryption")]
+#[test]
+fn a_logout_that_could_not_be_told_is_told_by_a_session_that_is_opened_later() {
+    let (dir, script) = (Dir::new(), Script::new());
+    let open = || {
+        let session = Session::builder(APP, URL).transport(script.clone()).data_dir(dir.path());
+        let session = session.clock(ManualClock::at(START)).deadline(Duration::from_secs(30));
+        session.encryption(keyfob::EncryptionKey::from_bytes([7; 32])).open().unwrap()
+    };
+    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.fail(LOGOUT, TransportErrorKind::Connect);
+    open().log_in(&password()).unwrap().log_out().unwrap();
+    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    script.reply(LOGOUT, 204, Value::Null);
+    script.clear();
+    open().log_in(&password()).unwrap();
+    assert_eq!(script.sent().last().unwrap().bearer, Some(refresh("r1")));
+    assert_eq!(script.count(LOGOUT), 1);
+}

@@ -9,13 +9,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::yield_now;
 
 use keyfob::store::MemoryStore;
-use keyfob::transport::Response;
 use keyfob::{
     Credentials, Error, Event, LocalState, LogoutReason, RemovalReason, Session,
     TransportErrorKind, User, UserId, UserState,
 };
 use serde_json::{Value, json};
-use support::store::Awkward;
 use support::*;
 
 /// Logs users in one after the other; the last one is current.
@@ -204,41 +202,6 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
     assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
     drop(session);
     assert_eq!(users[0].state().unwrap(), UserState::LoggedIn);
-}
-
-#[test]
-fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::default());
-    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
-    let ada = session.log_in(&password()).unwrap();
-    let busy = |status, body: Value| {
-        let store = store.clone();
-        move |_: &Sent| {
-            store.be_busy(true);
-            Ok(json_answer(status, &body))
-        }
-    };
-    let link = format!("{LOGIN}?link=true");
-    script.on(&link, busy(200, json!({"access_token": access("a2"), "user_id": "ada"})));
-    let linking = ada.link(&password()).unwrap_err();
-    store.be_busy(false);
-    script.on("DELETE /auth/delete", busy(204, Value::Null));
-    let deleting = session.delete_user(&ada).unwrap_err();
-    store.be_busy(false);
-    for error in [linking, deleting] {
-        assert!(matches!(error, Error::Store(_)) && error.is_ambiguous(), "{error:?}");
-        assert!(error.to_string().contains("the backend had done what was asked"), "{error}");
-    }
-    assert_eq!(ada.state().unwrap(), UserState::LoggedIn, "nothing has changed here");
-    let ended = session.clone();
-    script.on("DELETE /auth/delete", move |_| {
-        ended.shut_down();
-        store.be_busy(true);
-        Ok(Response::new(204, ""))
-    });
-    let error = session.delete_user(&ada).unwrap_err();
-    assert!(matches!(error, Error::ShutDown { ambiguous: true }), "{error:?}");
 }
 
 #[test]
