@@ -118,6 +118,16 @@ fn half_an_answer_is_none_although_nobody_said_how_long_it_is() {
         let refresh = user.refresh_access_token().unwrap_err();
         assert!(refresh.is_retryable() && broke(refresh), "it was on its way");
     }
+    // An object says itself where it ends, however its connection does.
+    let refused = r#"{"error":"no","error_code":"FunctionNotFound"}"#;
+    let address = support::net::serve(move |mut stream| {
+        let _ = stream.peek(&mut [0]);
+        let _ = stream.write_all(&with_head("404 No", refused.as_bytes()));
+    });
+    let raw = Raw { url: format!("http://{address}"), ..Raw::start() };
+    let (_, user) = raw.session();
+    let error = user.functions().call::<()>("f", ()).unwrap_err();
+    assert_eq!(error.status(), Some(404), "{error}");
 }
 
 #[test]

@@ -60,20 +60,20 @@ fn numbered(number: u64, is_full: bool) -> Vec<Change> {
 
 #[test]
 #[ignore = "needs strace"]
-fn a_power_cut_loses_no_acknowledged_commit() {
+fn a_recorded_power_cut_loses_no_acknowledged_commit() {
     cut("clear", Dir::new, 5);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_power_cut_loses_no_acknowledged_commit_beyond_the_snapshot() {
+fn a_recorded_power_cut_loses_no_acknowledged_commit_beyond_the_snapshot() {
     cut("full", Dir::new, 1);
 }
 
 #[cfg(feature = "encryption")]
 #[test]
 #[ignore = "needs strace"]
-fn a_power_cut_loses_no_acknowledged_commit_of_a_sealed_store() {
+fn a_recorded_power_cut_loses_no_acknowledged_commit_of_a_sealed_store() {
     cut("sealed", Dir::sealed, 2);
 }
 

@@ -7,7 +7,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyfob::store::MemoryStore;
@@ -16,6 +16,7 @@ use keyfob::{Error, Session, TransportError, TransportErrorKind};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
 use support::net::{Seen, WRONG_PASSWORD, proxy, raw, read_request, serve};
 use support::{APP, password};
 
@@ -121,11 +122,13 @@ fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_on_the_way_is_none() {
+fn an_answer_that_is_cut_off_on_the_way_is_none_unless_it_says_itself_where_it_ends() {
     use support::{ManualClock, START, Script, access, builder, refresh};
     let authority = Authority::new("ours");
-    let (backend, _) = authority.answering(&["localhost"], false, |stream| {
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n12");
+    let body = Arc::new(Mutex::new("12"));
+    let says = Arc::clone(&body);
+    let (backend, _) = authority.answering(&["localhost"], false, move |stream| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\n\r\n{}", says.lock().unwrap());
         // Without a word: anybody on the way can do that.
         let _ = stream.sock.shutdown(std::net::Shutdown::Both);
     });
@@ -140,9 +143,18 @@ fn an_answer_that_is_cut_off_on_the_way_is_none() {
         .open()
         .unwrap();
     let user = session.current_user().unwrap().unwrap();
-    match user.functions().call::<i64>("f", ()) {
-        Err(Error::Transport(error)) => assert_eq!(error.kind, TransportErrorKind::Interrupted),
-        other => panic!("{other:?}"),
+    for half in ["12", "", r#"{"a":12"#, "[12", r#"{"a":"}"#, "[]]"] {
+        *body.lock().unwrap() = half;
+        match user.functions().call::<Value>("f", ()) {
+            Err(Error::Transport(error)) => assert_eq!(error.kind, TransportErrorKind::Interrupted),
+            other => panic!("{half}: {other:?}"),
+        }
+    }
+    // As some servers end all their answers.
+    for whole in [r#"{"a":12}"#, "[12]\r\n"] {
+        *body.lock().unwrap() = whole;
+        let read: Value = user.functions().call("f", ()).unwrap();
+        assert_eq!(read, serde_json::from_str::<Value>(whole).unwrap());
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde_json::ser::Formatter;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 /// Writes a value as canonical extended JSON.
 pub(crate) fn to_vec(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, serde_json::Error> {
@@ -23,6 +23,8 @@ struct Canonical {
     in_key: bool,
     /// Where the next value goes.
     at: At,
+    /// Whether a part of the key was written already, which comes in parts if it has escapes.
+    key_has_begun: bool,
     /// How many objects are open inside a `$timestamp`, its own one included.
     in_timestamp: usize,
 }
@@ -98,7 +100,7 @@ impl Formatter for Canonical {
     }
 
     fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        (self.in_key, self.at) = (true, At::Elsewhere);
+        (self.in_key, self.at, self.key_has_begun) = (true, At::Elsewhere, false);
         if first { Ok(()) } else { out.write_all(b",") }
     }
 
@@ -109,13 +111,26 @@ impl Formatter for Canonical {
     ) -> io::Result<()> {
         if self.in_key {
             self.at = match fragment {
+                _ if self.key_has_begun => At::Elsewhere,
                 "$date" => At::Date,
                 "$maxKey" | "$minKey" => At::Bound,
                 "$timestamp" => At::Timestamp,
                 _ => At::Elsewhere,
             };
+            self.key_has_begun = true;
         }
         out.write_all(fragment.as_bytes())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
+        if self.in_key {
+            (self.at, self.key_has_begun) = (At::Elsewhere, true);
+        }
+        CompactFormatter.write_char_escape(out, escape)
     }
 
     fn end_object_key<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
@@ -214,6 +229,10 @@ mod tests {
             json!({"$minKey": [1]}),
             json!({"$maxKey": {"a": 1}}),
             json!({"$date": {"a": 1}}),
+            json!({"\n$minKey": 1}),
+            json!({"x\n$minKey": 1}),
+            json!({"$minKey\n": 1}),
+            json!({"\"$date": 1}),
         ] {
             assert!(text(&value).contains(r#"{"$numberInt":"1"}"#), "{value}");
         }

@@ -58,8 +58,9 @@ document.getElementById("form").addEventListener("submit", async (event) => {
   const password = document.getElementById("password");
   if (password) body.password = password.value;
   try {
+    // Beside this page, wherever that is.
     const answer = await fetch(
-      "/api/client/v2.0/app/{app}/auth/providers/local-userpass/{operation}",
+      "api/client/v2.0/app/{app}/auth/providers/local-userpass/{operation}",
       {
         method: "POST",
         headers: { "Content-Type": "application/json" },

@@ -25,6 +25,8 @@ pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
 pub use self::listing::{ListedUser, Users};
 pub(crate) use self::refresh::Why;
+#[cfg(feature = "server")]
+pub(crate) use self::url::BaseUrl;
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::email_password::EmailPassword;

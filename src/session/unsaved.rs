@@ -101,10 +101,13 @@ impl Inner {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<(Arc<StoredUser>, AccessToken)> {
+        const LIMIT: Duration = Duration::from_secs(1);
         let found = self.logged_in(user, deadline);
         if matches!(found, Err(Error::LocalState(_)))
             && self.has_any_unsaved.load(Ordering::Relaxed)
         {
+            // At little cost to the caller, who has the answer.
+            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
             let _ = self.store_unsaved(user, deadline);
         }
         found

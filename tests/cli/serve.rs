@@ -83,7 +83,7 @@ fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
     let accounts = session.email_password();
     accounts.register(EMAIL, PASSWORD).unwrap();
     // Far more than fits into a pipe.
-    for _ in 0..1000 {
+    for _ in 0..2000 {
         accounts.send_reset(EMAIL).unwrap();
     }
     child.kill().unwrap();

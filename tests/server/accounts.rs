@@ -59,11 +59,9 @@ fn behind_a_proxy_clients_are_sent_to_the_public_url() {
     assert_eq!(statuses(&raw(&server, register)), [201]);
     let link = &server.outbox()[0].link;
     assert!(link.expose().starts_with("https://auth.example.org/confirm?token="), "{link:?}");
-    for bad in
-        ["", "auth.example.org", "https://", "ftp://a", "https://a?b", "http://a b", "http:///"]
-    {
-        let error = public(bad).start().unwrap_err();
-        assert!(error.to_string().contains("expected one like https://example.org"), "{error}");
+    for bad in ["", "auth.example.org", "https://", "ftp://a", "https://a?b", "https://a:99999"] {
+        let error = public(bad).start().unwrap_err().to_string();
+        assert!(error.contains("expected something like https://example.org"), "{error}");
     }
 }
 

@@ -108,6 +108,15 @@ fn a_source_that_fails_undoes_and_ends_nothing() {
 }
 
 #[test]
+fn a_source_that_panics_undoes_and_ends_nothing_either() {
+    let (server, client) = start(|builder| builder.custom_data(|_| panic!("on purpose")));
+    assert_eq!(client.try_log_in("anon-user", "{}").status, 500);
+    let journal = server.journal();
+    let id = journal.last().unwrap().user_id.as_ref().unwrap();
+    assert_eq!(server.revoke_sessions(id).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn two_access_tokens_of_one_moment_differ() {
     let (_server, client) = start(|builder| builder);
     let user = client.anonymous();

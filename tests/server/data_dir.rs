@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyfob::Deadline;
 use keyfob::server::{AuthFunctionAnswer, Confirmation, MailKind, Server, ServerBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{Client, LogIn, ManualClock, providers};
 
@@ -121,6 +121,34 @@ fn accounts_wait_for_their_confirmation_over_a_restart() {
     server.shut_down();
     let server = start();
     assert_eq!(Client::new(&server).try_password("ada@example.org", "hunter22").status, 200);
+}
+
+#[test]
+fn nothing_is_kept_that_could_not_be_read_at_the_next_start() {
+    let dir = TempDir::new("unreadable");
+    let start = || {
+        let asked = |payload: &Value| {
+            let name = payload["name"].as_str().unwrap_or("name");
+            Ok(AuthFunctionAnswer::new("x").data(name, payload["value"].clone()))
+        };
+        builder(&dir).auth_function(asked).start().unwrap()
+    };
+    let server = start();
+    let client = Client::new(&server);
+    let name = "$serde_json::private::RawValue";
+    let deep = (0..125).fold(json!(1), |value, _| json!([value]));
+    for unreadable in [json!({"value": deep}), json!({"name": name, "value": "{}"})] {
+        let answer = client.try_log_in("custom-function", &unreadable.to_string());
+        assert_eq!(answer.status, 500, "{answer:?}");
+    }
+    let user = client.ada();
+    for unreadable in [json!({"a": deep}), json!({name: "{}"})] {
+        let error = server.set_custom_data(&user.user_id, Some(unreadable)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    server.shut_down();
+    let server = start();
+    assert_eq!(Client::new(&server).profile(&user.access).status, 200);
 }
 
 #[test]

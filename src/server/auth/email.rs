@@ -89,19 +89,17 @@ impl Service {
         if !self.state.add_account(account)? {
             return Err(taken());
         }
-        match &self.email.confirmation {
-            Confirmation::Automatic => {}
-            Confirmation::Email => self.mail(&id, &email, Purpose::Confirm)?,
-            Confirmation::Function(_) => {
-                // A function that panics has not confirmed either.
-                let confirm = || self.run_confirmation(&id, &email);
-                let confirmed = catch_unwind(AssertUnwindSafe(confirm));
-                if !matches!(confirmed, Ok(Ok(()))) {
-                    self.state.drop_pending_account(&id)?;
-                }
-                confirmed.unwrap_or_else(|panic| resume_unwind(panic))?;
-            }
+        let confirm = || match &self.email.confirmation {
+            Confirmation::Automatic => Ok(()),
+            Confirmation::Email => self.mail(&id, &email, Purpose::Confirm),
+            Confirmation::Function(_) => self.run_confirmation(&id, &email),
+        };
+        // The app's code runs in there. What panics has not confirmed either, and leaves the name.
+        let confirmed = catch_unwind(AssertUnwindSafe(confirm));
+        if !matches!(confirmed, Ok(Ok(()))) {
+            self.state.drop_pending_account(&id)?;
         }
+        confirmed.unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok(Reply::Json(201, json!({})))
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{MAX_EMAIL, body, identity};
+use super::{MAX_EMAIL, body, can_be_kept, identity};
 use crate::server::http::Request;
 use crate::server::providers::{
     APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, NotProved, Proved, Time,
@@ -63,6 +63,7 @@ impl Service {
                 Refusal::new(503, "InternalServerError", message)
             }
         })?;
+        check(&data)?;
         Ok(Evidence { data, current: true, ..Evidence::new(identity(id, provider)) })
     }
 
@@ -112,6 +113,7 @@ impl Service {
         if answer.id.is_empty() || answer.id.len() > MAX_ID {
             return Err(Refusal::auth_error("the function returned no id"));
         }
+        check(&answer.data)?;
         let identity = identity(answer.id, CUSTOM_FUNCTION);
         Ok(Evidence { data: answer.data, current: true, ..Evidence::new(identity) })
     }
@@ -148,6 +150,12 @@ impl Service {
                 .with_header("Retry-After", seconds.to_string())
         })
     }
+}
+
+/// Refuses what a provider says of a user if it could not be read again.
+fn check(data: &Map<String, Value>) -> Result<(), Refusal> {
+    let reason = "the profile is nested too deeply to be kept";
+    can_be_kept(data).then_some(()).ok_or_else(|| Refusal::internal(reason))
 }
 
 /// Reads one text out of what was sent.

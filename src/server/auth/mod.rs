@@ -7,6 +7,7 @@ mod api_keys;
 mod email;
 mod identify;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -246,14 +247,17 @@ impl Service {
         let data = match (&user.custom_data, &self.custom_data_source) {
             (Some(data), _) => Some(data.clone()),
             (None, None) => None,
-            (None, Some(source)) => match source(&user.id) {
-                None | Some(Value::Null) => None,
-                Some(Value::Object(data)) => Some(data),
-                Some(_) => return Err(Refusal::internal("custom user data must be an object")),
+            (None, Some(source)) => match catch_unwind(AssertUnwindSafe(|| source(&user.id))) {
+                Ok(None | Some(Value::Null)) => None,
+                Ok(Some(Value::Object(data))) => Some(data),
+                Ok(Some(_)) => return Err(Refusal::internal("custom user data must be an object")),
+                // What was done before has to be undone.
+                Err(_) => return Err(Refusal::internal("internal server error")),
             },
         };
         if data.as_ref().is_some_and(|data| !fits(data)) {
-            return Err(Refusal::internal("the custom user data is too large for a token"));
+            let reason = "the custom user data is too large or too deep for a token";
+            return Err(Refusal::internal(reason));
         }
         Ok(data)
     }
@@ -261,7 +265,13 @@ impl Service {
 
 /// Tells whether custom data fits into a token.
 pub(super) fn fits(data: &Map<String, Value>) -> bool {
-    serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA)
+    serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA) && can_be_kept(data)
+}
+
+/// Tells whether data can be read again from within a token or a record, which is as much deeper.
+pub(super) fn can_be_kept(data: &Map<String, Value>) -> bool {
+    let text = serde_json::to_vec(&[[data]]);
+    text.is_ok_and(|text| json::from_slice::<Value>(&text).is_ok())
 }
 
 pub(super) fn wants_link(query: Option<&str>) -> bool {

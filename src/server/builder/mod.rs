@@ -25,6 +25,7 @@ use super::routes::{CustomData, Service};
 use super::state::State;
 use super::throttle::Throttle;
 use super::token::Tokens;
+use crate::session::BaseUrl;
 use crate::{Clock, SystemClock};
 
 /// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
@@ -375,16 +376,8 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.min(LONGEST_LIFETIME).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Returns a URL without a slash at its end.
+/// Returns a URL that sessions take, without a slash at its end.
 fn url(url: &str) -> Result<String, String> {
-    let url = url.trim_end_matches('/');
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let is_plain = |rest: &str| {
-        rest.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
-            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"?#@\\".contains(&byte))
-    };
-    match rest {
-        Some(rest) if is_plain(rest) => Ok(url.to_owned()),
-        _ => Err(format!("the public URL {url:?} is none: expected one like https://example.org")),
-    }
+    let parsed = BaseUrl::parse(url, true);
+    parsed.map(|url| url.to_string()).map_err(|why| format!("the public URL cannot be used: {why}"))
 }

@@ -8,11 +8,12 @@ mod unsent;
 mod whole;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
@@ -183,11 +184,18 @@ impl UreqTransport {
         // Read to the end, or the connection cannot be used again.
         let success = answer.status().is_success();
         let limit = if success { request.max_answer() } else { MAX_REFUSAL };
-        response.body = answer.body_mut().with_config().limit(limit).read_to_vec()?.into();
+        let mut body = Vec::new();
+        let mut read = answer.body_mut().with_config().limit(limit).reader().read_to_end(&mut body);
         if !has_end && self.is_shut.load(Ordering::SeqCst) {
             // It was we who ended it.
-            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+            read = Err(io::ErrorKind::BrokenPipe.into());
         }
+        match read {
+            Ok(_) => {}
+            Err(error) if !has_end && is_broken(&error) && ends_by_itself(&body) => {}
+            Err(error) => return Err(error.into()),
+        }
+        response.body = body.into();
         Ok(response)
     }
 
@@ -312,6 +320,18 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
         Error::Rustls(_) | Error::Pem(_) => Kind::Tls,
         _ => broken,
     }
+}
+
+/// Tells whether a connection ended as it should not have.
+fn is_broken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Tells whether an answer says itself where it ends, and has come to there: there are servers that
+/// neither say how long their answers are nor end their connections as they should.
+fn ends_by_itself(body: &[u8]) -> bool {
+    let is_closed = matches!(body.trim_ascii(), [b'{', .., b'}'] | [b'[', .., b']']);
+    is_closed && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
 
 /// Returns the scheme, host and port of a URL: all of it that an error shows.

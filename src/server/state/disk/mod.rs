@@ -203,8 +203,17 @@ impl Drop for Disk {
     }
 }
 
-fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
-    Ok(serde_json::to_vec(&Versioned { v: VERSION, record })?)
+/// Returns what [`decode`] reads again. What it could not read is refused here, and not at the next
+/// start.
+fn encode<T: DeserializeOwned + Serialize>(record: &T) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(&Versioned { v: VERSION, record })?;
+    match json::from_slice::<Versioned<T>>(&bytes) {
+        Ok(_) => Ok(bytes),
+        Err(_) => {
+            let what = "a record cannot be written as JSON that can be read again";
+            Err(io::Error::new(ErrorKind::InvalidInput, what))
+        }
+    }
 }
 
 fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> io::Result<T> {
