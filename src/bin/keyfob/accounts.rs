@@ -3,7 +3,7 @@
 use keyfob::{ApiKey, Session, User};
 use serde_json::{Value, json};
 
-use crate::args::{ApiKeys, Command, MailToken};
+use crate::command::{ApiKeys, Command, MailToken};
 use crate::failure::Failure;
 use crate::input;
 use crate::output::{Output, printable};

@@ -4,118 +4,13 @@
 //! there is not, no message repeats what was not expected: it may be a secret in the wrong place.
 
 use std::ffi::{OsStr, OsString};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use keyfob::{ApiKeyId, Secret, UserId};
+use keyfob::UserId;
 
+use crate::command::{Command, Invocation};
 use crate::failure::Failure;
-use crate::json::Json;
 use crate::parsing;
-use crate::words::{SESSION, Settings, Stop, Word, Words, help_of_options, unexpected, usage};
-
-/// What is to be done, and where.
-#[derive(Debug)]
-pub(crate) struct Invocation {
-    pub(crate) command: Command,
-    pub(crate) settings: Settings,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub(crate) enum Command {
-    ApiKeys(ApiKeys),
-    Call {
-        name: String,
-        arguments: Vec<Json>,
-    },
-    CallReset {
-        email: String,
-        arguments: Vec<Json>,
-    },
-    CompleteReset(MailToken),
-    Confirm(MailToken),
-    CustomData {
-        refresh: bool,
-    },
-    Delete(Option<UserId>),
-    Demo,
-    Link(Login),
-    LogIn(Login),
-    LogOut(Option<UserId>),
-    Profile {
-        refresh: bool,
-    },
-    Register {
-        email: String,
-    },
-    Remove(Option<UserId>),
-    ResendConfirmation {
-        email: String,
-    },
-    ResetPassword {
-        email: String,
-    },
-    RetryConfirmation {
-        email: String,
-    },
-    Serve(Serve),
-    Switch(UserId),
-    /// Help, or the version.
-    Text(String),
-    Token,
-    Users,
-    Watch,
-    Whoami,
-}
-
-/// How to log in, or what to link. Secrets are not here: they are read from standard input.
-#[derive(Debug)]
-pub(crate) enum Login {
-    Anonymous { new: bool },
-    ApiKey,
-    Apple,
-    Email(String),
-    Facebook,
-    Function(Json),
-    GoogleAuthCode,
-    GoogleIdToken,
-    Jwt,
-}
-
-/// The pair from a mail.
-#[derive(Debug)]
-pub(crate) struct MailToken {
-    pub(crate) token: Secret,
-    pub(crate) token_id: String,
-}
-
-/// What to do with API keys.
-#[derive(Debug)]
-pub(crate) enum ApiKeys {
-    Create(String),
-    Delete(ApiKeyId),
-    Disable(ApiKeyId),
-    Enable(ApiKeyId),
-    Get(ApiKeyId),
-    List,
-}
-
-/// What backend to run.
-#[derive(Debug)]
-pub(crate) struct Serve {
-    pub(crate) data: Option<PathBuf>,
-    pub(crate) addr: SocketAddr,
-    pub(crate) access_ttl: Option<Duration>,
-    pub(crate) refresh_ttl: Option<Duration>,
-    /// Whether addresses have to be confirmed by mail.
-    pub(crate) mail: bool,
-    /// The file with the secret of those who sign custom JWTs.
-    pub(crate) jwt_secret_file: Option<PathBuf>,
-    /// Where the keys of those are who sign custom JWTs.
-    pub(crate) jwt_jwks: Option<String>,
-}
+use crate::words::{SESSION, Stop, Word, Words, help_of_options, unexpected, usage};
 
 /// Parses the arguments, without the name of the program.
 ///
@@ -394,6 +289,8 @@ fn help_of(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
+
+    use std::time::Duration;
 
     use super::*;
 

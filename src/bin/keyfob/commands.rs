@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::accounts;
-use crate::args::{Command, Login};
+use crate::command::{Command, Login};
 use crate::failure::Failure;
 use crate::input;
 use crate::json::Json;

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod args;
+mod command;
 mod commands;
 mod demo;
 mod failure;
@@ -21,7 +22,7 @@ mod words;
 
 use std::process::ExitCode;
 
-use self::args::{Command, Invocation};
+use self::command::{Command, Invocation};
 use self::failure::Failure;
 use self::output::Output;
 

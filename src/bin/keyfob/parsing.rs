@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use keyfob::{ApiKeyId, Secret, UserId};
 
-use crate::args::{ApiKeys, Command, Login, MailToken, Serve};
+use crate::command::{ApiKeys, Command, Login, MailToken, Serve};
 use crate::json::Json;
 use crate::words::{Stop, Word, Words, text, unexpected, usage};
 

@@ -9,7 +9,7 @@ use keyfob::Secret;
 use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Server};
 use serde_json::json;
 
-use crate::args::Serve;
+use crate::command::Serve;
 use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note, printable};
 use crate::words::Settings;
