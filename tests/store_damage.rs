@@ -7,7 +7,7 @@ mod store_support;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use keyfob::store::{Change, OnDamage, SledStore, Store};
+use keyfob::store::{Change, OnDamage, SledStore, Store, Tables};
 use keyfob::{Event, StoreError, StoreErrorKind};
 
 use store_support::*;
@@ -652,4 +652,104 @@ fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
         assert_eq!(advice, cfg!(not(feature = "encryption")), "{error}");
         assert!(database(&dir).exists());
     }
+}
+
+#[test]
+fn a_commit_that_a_recovery_has_lost_is_made_again() {
+    let dir = Dir::new();
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    log_in(&store, "ada");
+    let mut turns = 0;
+    let number = store.commit(soon(), &mut |tables| {
+        turns += 1;
+        if turns == 1 {
+            // The file is lost while the commit is on its way. The recovery's own commit has the
+            // number that this one would have had.
+            std::fs::remove_file(dir.data().join("db.0/db")).unwrap();
+        }
+        Ok(vec![put(user("eve", tables.number())), Change::Current(Some(id("eve")))])
+    });
+    assert_eq!((number.unwrap(), turns), (3, 2));
+    assert_eq!(names(&store), ["ada", "eve"]);
+}
+
+#[test]
+fn what_is_kept_of_a_small_damaged_database_is_as_it_was() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let path = dir.data().join("db.0/db");
+    let whole = std::fs::read(&path).unwrap();
+    // sled zeroes all that comes after it while it opens the database.
+    let mut harmed = whole.clone();
+    harmed[30] ^= 1;
+    std::fs::write(&path, &harmed).unwrap();
+    let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+    let error = dir.open().commit(soon(), change).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Damaged);
+    let kept = dir.data().join("db.0.damaged");
+    assert!(std::fs::read(kept.join("db")).unwrap() == harmed);
+    // Whoever can mend it has lost nothing.
+    std::fs::write(kept.join("db"), &whole).unwrap();
+    std::fs::rename(&kept, dir.data().join("db.0")).unwrap();
+    assert_eq!(log_in(&dir.open(), "eve"), 2);
+}
+
+#[test]
+fn a_whole_database_is_kept_although_the_generation_names_another() {
+    let dir = Dir::new();
+    let store = dir.open();
+    for round in 0..4 {
+        let name = |at: u32| format!("user {round} {at}");
+        let users = (0..25).map(|at| put(padded(user(&name(at), 1), 3000)));
+        commit(&store, &users.collect::<Vec<_>>());
+    }
+    drop(store);
+    // As in a copy that was put together from two.
+    let (count, _) = generation(&dir.data());
+    set_generation(&dir.data(), count, 5);
+    let store = dir.try_open(OnDamage::Recover).unwrap();
+    log_in(&store, "ada");
+    assert!(names(&store).len() < 100, "the snapshot has not all of them");
+    assert!(dir.data().join("db.0.damaged/db").exists());
+    let recent = store.recent(Some(0), soon()).unwrap();
+    let kept = recent.events.into_iter().find_map(|(_, event)| match event {
+        Event::StoreDamaged { kept } => Some(kept),
+        _ => None,
+    });
+    assert!(kept.unwrap().ends_with("db.0.damaged"));
+}
+
+#[test]
+fn what_is_read_while_a_writer_is_at_work_is_no_older_than_what_this_process_has_read() {
+    let dir = Dir::new();
+    let (early, late) = (dir.open(), dir.open());
+    log_in(&early, "ada");
+    assert_eq!(number(&early), 1);
+    log_in(&late, "eve");
+    commit(&late, &[Change::Current(None), Change::Remove(id("ada"))]);
+    // The snapshot is lost, which costs nothing by itself, and somebody begins to write.
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    let (count, database) = generation(&dir.data());
+    set_generation(&dir.data(), count + 1, database);
+    let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(early.current(now()).unwrap_err().kind, StoreErrorKind::Busy);
+    lock.unlock().unwrap();
+    assert_eq!(early.current(soon()).unwrap(), None);
+}
+
+#[test]
+fn a_number_at_the_end_of_what_there_is_is_damage_and_no_panic() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let db = sled::Config::new().path(dir.data().join("db.0")).segment_size(512 * 1024);
+    let db = db.open().unwrap();
+    let head = db.get(b"meta/head\0\0").unwrap().unwrap();
+    let text = std::str::from_utf8(&head[2..]).unwrap();
+    let text = text.replacen("\"number\":1,", &format!("\"number\":{},", u64::MAX), 1);
+    db.insert(b"meta/head\0\0", [&head[..2], text.as_bytes()].concat()).unwrap();
+    drop(db);
+    let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+    let error = dir.open().commit(soon(), change).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Damaged, "{error}");
 }

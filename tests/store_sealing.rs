@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use keyfob::store::{Change, OnDamage, SledStore, Store, StoredUser};
-use keyfob::{EncryptionKey, Event, StoreErrorKind};
+use keyfob::{Deadline, EncryptionKey, Event, StoreErrorKind};
 
 use store_support::*;
 
@@ -277,4 +277,35 @@ fn two_processes_that_seal_together_end_with_one_sealed_store() {
         is_whole(&seal(&dir));
         assert_eq!(generation(&dir.data()).1, 1, "once");
     }
+}
+
+#[test]
+fn trouble_while_a_store_is_being_sealed_is_told_as_what_it_is() {
+    let dir = Dir::new();
+    log_in(&dir.open(), "ada");
+    let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let brief = Deadline::after(Duration::from_millis(50));
+    let error = SledStore::open_sealed(&dir.data(), APP, &key(), OnDamage::Refuse, brief);
+    assert_eq!(error.unwrap_err().kind, StoreErrorKind::Busy);
+    lock.unlock().unwrap();
+    // In the way of the next snapshot; a full disk would be no other case.
+    std::fs::create_dir(dir.data().join("snapshot.tmp")).unwrap();
+    let error = dir.try_open_with(&key(), OnDamage::Refuse).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Access, "{error}");
+}
+
+#[test]
+fn a_program_in_the_clear_is_refused_while_a_writer_with_the_key_is_at_work_too() {
+    let dir = Dir::new();
+    let clear = dir.open();
+    log_in(&clear, "ada");
+    assert_eq!(clear.current(soon()).unwrap(), Some(id("ada")));
+    let sealed = dir.try_open_with(&key(), OnDamage::Refuse).unwrap();
+    commit(&sealed, &[Change::Current(None), put(logged_out(user("ada", 1)))]);
+    let (count, database) = generation(&dir.data());
+    set_generation(&dir.data(), count + 1, database);
+    let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(clear.current(now()).unwrap_err().kind, StoreErrorKind::Key);
 }

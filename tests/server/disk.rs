@@ -200,6 +200,34 @@ fn a_database_that_went_back_in_time_is_an_error() {
 }
 
 #[test]
+fn a_damaged_database_is_kept_as_it_was() {
+    let dir = TempDir::new("kept");
+    let server = builder(&dir).start().unwrap();
+    let client = Client::new(&server);
+    let user = client.ada();
+    server.shut_down();
+    assert!(!dir.0.join("db.kept").exists(), "nobody needs it");
+    let path = dir.0.join("db/db");
+    let whole = fs::read(&path).unwrap();
+    // sled zeroes what comes after it: of a small database all there is.
+    let mut harmed = whole.clone();
+    harmed[30] ^= 1;
+    fs::write(&path, &harmed).unwrap();
+    for _ in 0..2 {
+        let error = builder(&dir).start().unwrap_err().to_string();
+        assert!(error.contains("everything in it is lost"), "{error}");
+        assert!(error.contains(dir.0.join("db.kept").to_str().unwrap()), "{error}");
+        assert!(fs::read(dir.0.join("db.kept/db")).unwrap() == harmed);
+    }
+    // Whoever can mend it has lost nothing.
+    fs::write(dir.0.join("db.kept/db"), &whole).unwrap();
+    fs::remove_dir_all(dir.0.join("db")).unwrap();
+    fs::rename(dir.0.join("db.kept"), dir.0.join("db")).unwrap();
+    let server = builder(&dir).start().unwrap();
+    assert_eq!(Client::new(&server).profile(&user.access).status, 200);
+}
+
+#[test]
 fn an_old_directory_whose_files_beside_the_log_are_gone_is_an_error() {
     let dir = TempDir::new("blobs");
     let server = builder(&dir).start().unwrap();

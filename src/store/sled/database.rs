@@ -9,7 +9,7 @@
 //! sled reports damage as an error, as a panic or not at all; the first two are caught here and
 //! remembered, the third is for the writer, who knows what should be there.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::fs::File;
@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 use super::VERSION;
 use super::files::{failed, make_private, make_private_dir, sync_dir};
 use super::lock::Backoff;
-use super::process::check_process;
+use super::original::Original;
+use super::process::{check_process, check_threads};
 use super::record::{check_version, decode};
 use super::secrecy::{Codec, Secrecy};
 use super::snapshot::Snapshot;
@@ -112,6 +113,8 @@ pub(super) struct Database {
     db: Option<sled::Db>,
     damage: OnceCell<String>,
     codec: Codec,
+    /// What the file was before it was opened, as long as nothing was written.
+    original: RefCell<Option<Original>>,
 }
 
 impl Head {
@@ -139,6 +142,7 @@ impl Database {
     /// Nobody else may be at it: sled does not expect company while it opens.
     pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, StoreError> {
         check_process(path)?;
+        check_threads().map_err(|error| failed("start threads for the database", path, error))?;
         make_private_dir(path).map_err(|error| failed("make the database", path, error))?;
         remove_unfinished(path)?;
         let config = sled::Config::new()
@@ -146,9 +150,15 @@ impl Database {
             .segment_size(SEGMENT)
             .cache_capacity(CACHE)
             .flush_every_ms(None);
-        let damage = OnceCell::new();
-        let mut database =
-            Self { path: path.to_owned(), db: None, damage, codec: Codec::default() };
+        let original =
+            Original::read(path).map_err(|error| failed("read the database", path, error))?;
+        let mut database = Self {
+            path: path.to_owned(),
+            db: None,
+            damage: OnceCell::new(),
+            codec: Codec::default(),
+            original: original.into(),
+        };
         let mut backoff = Backoff::until(deadline);
         let mut panicked = false;
         let db = loop {
@@ -163,15 +173,34 @@ impl Database {
                         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
                     }
                 }
-                Ok(Err(error)) => return Err(database.error("open", error)),
+                Ok(Err(error)) => {
+                    // Whatever it was of: sled takes what it could not read for damage as well.
+                    database.put_back();
+                    return Err(database.error("open", error));
+                }
                 // Once may be the lack of a thread. Damage panics again.
-                Err(_) if !panicked => panicked = true,
+                Err(_) if !panicked => {
+                    database.put_back();
+                    panicked = true;
+                }
                 Err(panic) => return Err(database.panicked("open", &*panic)),
             }
         };
         database.db = Some(db);
         make_private(path).map_err(|error| failed("protect the database", path, error))?;
         Ok(database)
+    }
+
+    /// Makes the file what it was before it was opened, if nothing was written to it. It is closed.
+    fn put_back(&self) {
+        if let Some(original) = &*self.original.borrow() {
+            original.put_back();
+        }
+    }
+
+    /// Remembers that the database is not what it should be.
+    pub(super) fn doubt(&self, why: &str) {
+        let _ = self.damage.set(why.to_owned());
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -307,6 +336,7 @@ impl Database {
             return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
         };
         self.put(&mut batch, HEAD, Some(&head))?;
+        self.original.take();
         self.guard("write", |db| db.apply_batch(batch))
     }
 
@@ -337,6 +367,7 @@ impl Database {
         self.put(&mut batch, APP, Some(app.as_bytes()))?;
         self.put(&mut batch, SEAL, codec.check())?;
         self.codec = codec;
+        self.original.take();
         self.guard("write", |db| db.apply_batch(batch))
     }
 
@@ -505,7 +536,7 @@ impl Database {
     }
 
     fn damaged(&self, why: &str) -> StoreError {
-        let _ = self.damage.set(why.to_owned());
+        self.doubt(why);
         let cause: Box<dyn StdError + Send + Sync> = why.into();
         StoreError::new(StoreErrorKind::Damaged, "the database is damaged")
             .at(&self.path)
@@ -518,6 +549,9 @@ impl Drop for Database {
         // A damaged one may panic once more.
         let db = self.db.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        if self.damage().is_some() {
+            self.put_back();
+        }
     }
 }
 

@@ -90,7 +90,8 @@ impl Files {
             0 => self.dir.join(format!("db.{number}.damaged")),
             _ => self.dir.join(format!("db.{number}.damaged.{attempt}")),
         };
-        if !from.exists() {
+        let is_there = from.try_exists();
+        if !is_there.map_err(|error| failed("look for the database", &from, error))? {
             return Ok(Some(kept(0)).filter(|path| path.exists()));
         }
         let Some(to) = (0..1000).map(kept).find(|path| !path.exists()) else {
@@ -102,12 +103,20 @@ impl Files {
         Ok(Some(to))
     }
 
+    /// Removes a database, which may be gone already.
+    pub(super) fn remove_database(&self, number: u64) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.database(number)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Removes what writers left that died: every database but `number`, and unfinished snapshots.
     /// Failures are left to the next one.
     pub(super) fn sweep(&self, number: u64) {
         for stray in self.databases().unwrap_or_default() {
             if stray != number {
-                let _ = std::fs::remove_dir_all(self.database(stray));
+                let _ = self.remove_database(stray);
             }
         }
         self.discard_next_snapshot();

@@ -80,7 +80,9 @@ impl Generation {
             *word = u64::from_le_bytes(from.try_into().ok()?);
         }
         let [count, database, not_count, not_database] = words;
-        (count == !not_count && database == !not_database).then_some(Self { count, database })
+        // Nobody has come to the half of all numbers, and there must be a next one.
+        let is_whole = count == !not_count && database == !not_database && count <= u64::MAX / 2;
+        is_whole.then_some(Self { count, database })
     }
 }
 

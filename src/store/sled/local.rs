@@ -44,7 +44,9 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     if is_on_block_device(&metadata) {
         return Ok(());
     }
-    let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(()) };
+    // Names in there are in any encoding.
+    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return Ok(()) };
+    let mounts = String::from_utf8_lossy(&mounts);
     let Ok(parent) = parent.canonicalize() else { return Ok(()) };
     match file_system(&mounts, &parent) {
         Some(kind) if NETWORK.contains(&kind) => {

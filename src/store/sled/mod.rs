@@ -12,7 +12,7 @@
 //! | `snapshot`, `generation` | the two small files |
 //! | `record` | how a user is written |
 //! | `secrecy`, `seal`, `key_file`, `keyring` | how what is written gets sealed, if it does |
-//! | `lock`, `files`, `local`, `process`, `shared` | what the others stand on |
+//! | `lock`, `files`, `local`, `original`, `process`, `shared` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
 
@@ -25,6 +25,7 @@ mod key_file;
 mod keyring;
 mod local;
 mod lock;
+mod original;
 mod process;
 mod reader;
 mod record;

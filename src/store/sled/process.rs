@@ -1,7 +1,9 @@
 //! The process in which sled runs: it has threads of its own, which a forked child has not.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::{io, thread};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -23,6 +25,33 @@ pub(super) fn check_process(path: &Path) -> Result<(), StoreError> {
     let reason = "the database was used before this process was forked off and cannot be used \
                   here, start a new program (exec) that opens the store";
     Err(StoreError::new(StoreErrorKind::Forked, reason).at(path))
+}
+
+/// Makes sure that threads can be started, the first time that sled opens a database: where none
+/// can, it waits for ever for those that it needs.
+pub(super) fn check_threads() -> io::Result<()> {
+    /// As many as sled may want at once.
+    const THREADS: usize = 8;
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    // All at the same time: they end when this is dropped.
+    let (_hold, ends) = mpsc::channel::<()>();
+    let ends = Arc::new(Mutex::new(ends));
+    let wait = || {
+        let ends = Arc::clone(&ends);
+        thread::Builder::new().spawn(move || {
+            let _ = ends.lock().map(|ends| ends.recv());
+        })
+    };
+    let started: io::Result<Vec<_>> = (0..THREADS).map(|_| wait()).collect();
+    drop(_hold);
+    for thread in started? {
+        let _ = thread.join();
+    }
+    DONE.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Remembers the first process that asks, and tells whether this one is it.

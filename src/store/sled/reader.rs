@@ -189,6 +189,8 @@ impl SledStore {
                 None => self.load_own(part)?,
                 enough => (enough, None),
             };
+            // One that is to be sealed is in the clear until then, which is no trouble.
+            let foreign = foreign.filter(|_| !self.converts);
             // The generation was read before the snapshot, so what came in between is noticed at
             // the next look.
             if let Some(snapshot) = snapshot.filter(enough) {
@@ -232,8 +234,15 @@ impl SledStore {
         let newest = match remembered {
             Some(snapshot) if is_newest(&snapshot) => Some(snapshot),
             older => {
-                let both = older.into_iter().chain(self.load_own(part)?.0);
-                both.max_by_key(|snapshot| snapshot.generation)
+                let (own, foreign) = self.load_own(part)?;
+                if let Some(foreign) = foreign.filter(|_| !self.converts) {
+                    // It was sealed meanwhile, or made anew: what is in memory is over.
+                    return Ok(Look::Wait(foreign));
+                }
+                let both = older.into_iter().chain(own);
+                let newest = both.max_by_key(|snapshot| snapshot.generation);
+                // None at all rather than one from before what was read already.
+                newest.filter(|snapshot| snapshot.generation >= seen)
             }
         };
         let nothing_yet = said.is_some_and(Generation::is_first);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::database::{Database, Head};
-use super::files::sync_dir;
+use super::files::{failed, sync_dir};
 use super::generation::{Generation, GenerationFile};
 use super::secrecy::Secrecy;
 use super::snapshot::{Part, Snapshot, check_app};
@@ -38,7 +38,9 @@ impl<'a> Writer<'a> {
     pub(super) fn settle(hold: Hold<'a>, deadline: Deadline) -> Result<Self, StoreError> {
         let Found { file, place, known, foreign } = Found::look(hold.store, deadline)?;
         let file = Arc::new(file);
-        let mut writer = Self { open: None, known, foreign, file, place, deadline, hold };
+        let recovered = false;
+        let mut writer =
+            Self { open: None, known, foreign, file, place, deadline, recovered, hold };
         writer.open_database()?;
         Ok(writer)
     }
@@ -75,7 +77,7 @@ impl<'a> Writer<'a> {
         // Of another store, or of an earlier life of this one.
         self.known = self.known.take().filter(|known| known.codec.is_same(open.database.codec()));
         prove_whole(head, place, self.known.as_deref())
-            .map_err(|error| error.at(open.database.path()))?;
+            .map_err(|why| doubted(&open.database, &why))?;
         store.files.sweep(place.database);
         let agreed = self.known.as_ref().is_some_and(|known| {
             place.is_settled()
@@ -127,7 +129,7 @@ impl<'a> Writer<'a> {
         }
         let number = self.place.database;
         let kept = store.files.set_aside(number)?;
-        let path = kept.clone().unwrap_or_else(|| store.files.database(number));
+        let mut path = kept.clone().unwrap_or_else(|| store.files.database(number));
         note!(error, "the database of the store is damaged or gone: {}", path.display());
         if store.on_damage == OnDamage::Refuse {
             let what = if kept.is_some() {
@@ -140,6 +142,12 @@ impl<'a> Writer<'a> {
                  still holds"
             );
             return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(path).because(error));
+        }
+        if kept.is_none() {
+            // Which one it was may be a mistake: the others would be swept away.
+            for other in store.files.databases()? {
+                path = store.files.set_aside(other)?.unwrap_or(path);
+            }
         }
         // Where the snapshot is not the newest one, or is gone, the generation tells how far the
         // numbers may have come: each commit takes two.
@@ -155,14 +163,16 @@ impl<'a> Writer<'a> {
             snapshot.number = snapshot.number.max(self.place.count.div_ceil(2));
             snapshot.ring = Ring::since(snapshot.number);
         }
-        snapshot.number += 1;
+        snapshot.number = snapshot.number.saturating_add(1);
         snapshot.complete = true;
         let kept = path.to_string_lossy().into_owned();
         snapshot.ring.push(snapshot.number, &[Event::StoreDamaged { kept }]);
         self.place.count = self.place.count.max(snapshot.generation);
         let head = Head::of(&snapshot);
         let edits = snapshot.edits()?;
-        self.publish(Plan { head, edits, snapshot, anew: true })
+        self.publish(Plan { head, edits, snapshot, anew: true })?;
+        self.recovered = true;
+        Ok(())
     }
 }
 
@@ -253,7 +263,8 @@ impl Found {
 fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open, StoreError> {
     let path = store.files.database(place.database);
     let first = place.is_first();
-    if !first && !path.join("db").exists() {
+    let is_there = path.join("db").try_exists();
+    if !first && !is_there.map_err(|error| failed("look for the database", &path, error))? {
         return Err(lost(&path, "it is not there"));
     }
     let opened = Database::open(&path, deadline);
@@ -269,7 +280,7 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
     let mut head = match head {
         Some(head) => head,
         None if first => begin(store, &mut database)?,
-        None => return Err(lost(&path, "it has lost everything")),
+        None => return Err(doubted(&database, "it has lost everything")),
     };
     if first {
         // Also what a writer that died made before: nobody syncs these names again.
@@ -281,7 +292,7 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
     }
     match database.app()? {
         Some(app) => check_app(&app, &store.app, &path)?,
-        None => return Err(lost(&path, "it does not say whose it is")),
+        None => return Err(doubted(&database, "it does not say whose it is")),
     }
     match database.unlock(&store.secrecy, &store.app) {
         Ok(()) => {}
@@ -314,17 +325,21 @@ fn begin(store: &SledStore, database: &mut Database) -> Result<Head, StoreError>
 
 /// Demands that a database has all that it must have: at least the commits that the snapshot knows
 /// of, and the generation that its file says. sled opens one that lost its end without a word.
-fn prove_whole(head: &Head, place: Generation, known: Option<&Snapshot>) -> Result<(), StoreError> {
+fn prove_whole(head: &Head, place: Generation, known: Option<&Snapshot>) -> Result<(), String> {
     let newest = known.map_or(0, |known| known.number);
     if newest > head.number {
-        let why = format!("it ends at commit {} of {newest}", head.number);
-        return Err(StoreError::new(StoreErrorKind::Damaged, why));
+        return Err(format!("it ends at commit {} of {newest}", head.number));
     }
     if place.is_settled() && head.generation < place.count {
-        let why = format!("it ends at generation {} of {}", head.generation, place.count);
-        return Err(StoreError::new(StoreErrorKind::Damaged, why));
+        return Err(format!("it ends at generation {} of {}", head.generation, place.count));
     }
     Ok(())
+}
+
+/// Says that an open database is not what it was.
+fn doubted(database: &Database, why: &str) -> StoreError {
+    database.doubt(why);
+    StoreError::new(StoreErrorKind::Damaged, why.to_owned()).at(database.path())
 }
 
 /// Says that the database is not what it was.

@@ -53,6 +53,8 @@ pub(super) struct Writer<'a> {
     /// What the generation says.
     pub(super) place: Generation,
     pub(super) deadline: Deadline,
+    /// Whether it went on with what the snapshot held.
+    pub(super) recovered: bool,
     // Last, so that the database is closed before the locks are given back.
     pub(super) hold: Hold<'a>,
 }
@@ -140,11 +142,13 @@ impl<'a> Writer<'a> {
         &mut self,
         mut work: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.recovered = false;
         match work(self) {
             Err(error) if self.is_damaged() => {
                 self.set_aside(error)?;
                 work(self)
             }
+            Err(_) if self.recovered => work(self),
             done => done,
         }
     }
@@ -157,7 +161,7 @@ impl<'a> Writer<'a> {
         let store = self.hold.store;
         let open = self.opened()?;
         let mut head = open.head.clone();
-        head.number += 1;
+        head.number = next(head.number).map_err(|error| error.at(store.files.dir()))?;
         let mut users = BTreeMap::new();
         let mut events = Vec::new();
         for change in changes {
@@ -208,18 +212,19 @@ impl<'a> Writer<'a> {
         let Plan { mut head, edits, mut snapshot, anew } = plan;
         let store = self.hold.store;
         let old = self.place.database;
+        let new = next(old).map_err(|error| error.at(store.files.dir()))?;
         let mut working = self.place.unsettled();
         let count = working.settled().count;
         head.generation = count;
         snapshot.generation = count;
         snapshot.number = head.number;
-        snapshot.database = if anew { old + 1 } else { old };
+        snapshot.database = if anew { new } else { old };
         let codec = snapshot.codec.clone();
         store.files.write_next_snapshot(&snapshot.encode(&store.app)?)?;
         self.file.write(working, true)?;
         if anew {
-            let database = self.make_database(old + 1, &head, &edits, codec)?;
-            working.database = old + 1;
+            let database = self.make_database(new, &head, &edits, codec)?;
+            working.database = new;
             self.file.write(working, true)?;
             self.open = Some(Open { database, head });
         } else {
@@ -233,10 +238,9 @@ impl<'a> Writer<'a> {
         self.place = working.settled();
         self.known = Some(Arc::new(snapshot));
         let renamed = std::fs::rename(store.files.next_snapshot(), store.files.snapshot());
-        if anew {
-            let _ = std::fs::remove_dir_all(store.files.database(old));
-        }
-        if renamed.is_ok() {
+        // What may not stay on disk is in there.
+        let removed = !anew || store.files.remove_database(old).is_ok();
+        if renamed.is_ok() && removed {
             let _ = self.file.write(self.place, false);
         }
         Ok(())
@@ -284,6 +288,8 @@ impl<'a> Writer<'a> {
         self.hold.store.files.discard_next_snapshot();
         let settled = self.settle_again();
         match &self.open {
+            // It may have the same number, of the recovery's own commit.
+            _ if self.recovered => Err(error),
             Some(open) if open.head.number == number => {
                 if settled.is_err() {
                     // It could not be published, but this process knows it from here on.
@@ -336,7 +342,7 @@ impl Newest<'_> {
 
 impl Tables for Newest<'_> {
     fn number(&self) -> u64 {
-        self.open.head.number + 1
+        self.open.head.number.saturating_add(1)
     }
 
     fn current(&self) -> Option<UserId> {
@@ -373,6 +379,13 @@ fn loses_secrets(before: &StoredUser, after: Option<&StoredUser>) -> bool {
     after.is_none_or(|after| {
         before.access_token.is_some() && after.access_token.is_none()
             || before.refresh_token.is_some() && after.refresh_token.is_none()
+    })
+}
+
+/// Returns the next number. There is always one, but for a file that nobody here wrote.
+fn next(number: u64) -> Result<u64, StoreError> {
+    number.checked_add(1).ok_or_else(|| {
+        StoreError::new(StoreErrorKind::Damaged, "a number in the store has come to its end")
     })
 }
 

@@ -121,6 +121,9 @@ impl Database {
                 Err(damaged(&self.path, "something in it is lost"))
             }
             None if values.values().any(has_head) => Err(damaged(&self.path, "its head is lost")),
+            None if values.is_empty() && number > 0 => {
+                Err(damaged(&self.path, "everything in it is lost"))
+            }
             head if head.map_or(0, |head| head.number) < number => Err(damaged(
                 &self.path,
                 "its newest changes are lost, remove the file `lock` beside it to go on without them",

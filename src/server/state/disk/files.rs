@@ -30,6 +30,27 @@ pub(super) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Copies a directory of files, unless there is a copy already: that one is from before something
+/// went wrong. Whole or not at all.
+pub(super) fn keep(from: &Path, to: &Path) -> io::Result<()> {
+    if to.try_exists()? || !from.try_exists()? {
+        return Ok(());
+    }
+    let draft = to.with_extension("tmp");
+    match fs::remove_dir_all(&draft) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    create_private_dir(&draft)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), draft.join(entry.file_name()))?;
+        }
+    }
+    fs::rename(&draft, to)
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]

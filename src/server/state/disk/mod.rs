@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment`, `head` |
+//! | `db.kept/` | `db/` from before it was opened, until it has proved to be whole |
 //! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
 //! | `lock` (0600) | held for as long as a server has the directory open; the number of the newest change |
 //!
@@ -24,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::database::{Database, guard};
-use self::files::{create_private_dir, private_file, restrict, sync_dir};
+use self::files::{create_private_dir, keep, private_file, restrict, sync_dir};
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
@@ -56,7 +57,9 @@ impl Disk {
         create_private_dir(dir)?;
         let lock = Lock::take(dir)?;
         let mut disk = Self { dir: dir.to_owned(), db: None, lock: Some(lock) };
-        disk.with_database(|_| Ok(()))?;
+        // While sled opens a database it zeroes what comes after damage.
+        keep(&dir.join("db"), &disk.kept())?;
+        disk.with_database(|_| Ok(())).map_err(|error| disk.with_kept(error))?;
         sync_dir(dir)?;
         if let Some(parent) = dir.parent() {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -109,6 +112,28 @@ impl Disk {
 
     /// Reads everything, and finds out whether it is all there.
     pub(super) fn tables(&mut self) -> io::Result<Tables> {
+        let tables = self.read_tables().map_err(|error| self.with_kept(error))?;
+        // Nobody needs it any more, nor that it is gone.
+        let _ = fs::remove_dir_all(self.kept());
+        Ok(tables)
+    }
+
+    /// Where a copy of the database is from before it was opened, until it has proved to be whole.
+    fn kept(&self) -> PathBuf {
+        self.dir.join("db.kept")
+    }
+
+    /// Says where that copy is.
+    fn with_kept(&self, error: io::Error) -> io::Error {
+        let kept = self.kept();
+        if !kept.exists() {
+            return error;
+        }
+        let what = format!("{error}; what it was before it was opened is in {}", kept.display());
+        io::Error::new(error.kind(), what)
+    }
+
+    fn read_tables(&mut self) -> io::Result<Tables> {
         let noted = self.lock.as_ref().map_or(0, Lock::noted);
         self.with_database(|db| {
             let mut tables = Tables::default();
