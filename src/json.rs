@@ -13,6 +13,11 @@ use serde::de::Error as _;
 /// The name of the field, which is serde_json's own: `serde_json::value::RawValue`.
 const NAME: &[u8] = b"$serde_json::private::RawValue";
 
+/// The letter of it that other JSON has the least of, dollars being in all extended JSON, and its
+/// place.
+const RAREST: u8 = b'V';
+const RAREST_AT: usize = 25;
+
 /// Why a text is refused.
 const REASON: &str = "it has a field named as serde_json names the text of a value";
 
@@ -32,8 +37,9 @@ fn may_have(text: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = find(text, at) {
         at = found + 1;
-        if text[found] == b'$' {
-            if text[found..].starts_with(NAME) {
+        if text[found] == RAREST {
+            let begin = found.checked_sub(RAREST_AT);
+            if begin.is_some_and(|begin| text[begin..].starts_with(NAME)) {
                 return true;
             }
         } else {
@@ -51,19 +57,21 @@ fn may_have(text: &[u8]) -> bool {
     false
 }
 
-/// Returns where the next dollar or backslash is, from some place on.
+/// Returns where the next of its rarest letters or backslash is, from some place on.
 fn find(text: &[u8], from: usize) -> Option<usize> {
-    /// How much is passed over at a time where there is neither.
-    const STRETCH: usize = 128;
-    let mut rest = text.get(from..)?;
-    while let Some((stretch, after)) = rest.split_at_checked(STRETCH)
-        && !stretch.contains(&b'$')
-        && !stretch.contains(&b'\\')
-    {
-        rest = after;
-    }
-    let found = rest.iter().position(|byte| matches!(byte, b'$' | b'\\'))?;
-    Some(text.len() - rest.len() + found)
+    find_any(text, from, |byte| u8::from(byte == RAREST) | u8::from(byte == b'\\'))
+}
+
+/// Returns where the next byte is, from some place on, for which there is anything but zero.
+pub(crate) fn find_any(text: &[u8], from: usize, is_wanted: impl Fn(u8) -> u8) -> Option<usize> {
+    /// Looked at all at once, which the processor has instructions for.
+    const CHUNK: usize = 64;
+    let rest = text.get(from..)?;
+    let none_of =
+        |chunk: &&[u8; CHUNK]| chunk.iter().fold(0, |any, byte| any | is_wanted(*byte)) == 0;
+    let passed = rest.as_chunks().0.iter().take_while(none_of).count() * CHUNK;
+    let found = rest[passed..].iter().position(|byte| is_wanted(*byte) != 0)?;
+    Some(from + passed + found)
 }
 
 /// Looks at each string: whether it is the name, and a colon after it makes it the name of a field.
@@ -104,6 +112,7 @@ mod tests {
 
     #[test]
     fn the_name_is_found_however_it_is_written() {
+        assert_eq!(NAME[RAREST_AT], RAREST);
         let name = std::str::from_utf8(NAME).unwrap();
         let escaped: String = name.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
         let last = name.replace('V', "\\u0056");

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::json::find_any;
+
 const NAME: &[u8] = br#""$undefined""#;
 
 /// Returns extended JSON with `null` in place of each `{"$undefined":true}`, however it is spaced.
@@ -34,14 +36,9 @@ pub(crate) fn without_undefined(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// Returns where the name is, from some place on.
 fn find(text: &[u8], from: usize) -> Option<usize> {
-    /// How much is passed over at a time where there is no dollar, as most of a large answer is.
-    const STRETCH: usize = 128;
     let mut at = from;
     loop {
-        while text[at..].get(..STRETCH).is_some_and(|stretch| !stretch.contains(&b'$')) {
-            at += STRETCH;
-        }
-        at += text[at..].iter().position(|byte| *byte == b'$')?;
+        at = find_any(text, at, |byte| u8::from(byte == b'$'))?;
         match at.checked_sub(1).filter(|quote| text[*quote..].starts_with(NAME)) {
             Some(quote) => return Some(quote),
             None => at += 1,
