@@ -159,7 +159,7 @@ pub(super) fn private() -> OpenOptions {
 }
 
 /// Writes a file that nobody but its owner can read, or none at all.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = private().write(true).create(true).truncate(true).open(path);
     file.and_then(|mut file| file.write_all(bytes)).inspect_err(|_| {
         let _ = std::fs::remove_file(path);

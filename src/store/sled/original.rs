@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::files::write_private;
 use crate::secret::wipe;
 
 /// The largest database that is remembered. Of a larger one sled spoils a part.
@@ -29,19 +30,27 @@ impl Original {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        if file.metadata()?.len() > MOST {
+        let size = file.metadata()?.len();
+        if size > MOST {
             return Ok(None);
         }
         let buffer = std::mem::take(&mut *BUFFER.lock().unwrap_or_else(PoisonError::into_inner));
         let mut original = Self { file: path, bytes: buffer };
+        original.bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
         file.take(MOST).read_to_end(&mut original.bytes)?;
         Ok(Some(original))
     }
 
     /// Makes the file what it was. The database must be closed, and nothing written to it since.
     pub(super) fn put_back(&self) {
+        if std::fs::read(&self.file).is_ok_and(|now| now == self.bytes) {
+            return;
+        }
         // Best effort: that the database is damaged is told all the same.
-        let _ = std::fs::write(&self.file, &self.bytes);
+        let draft = self.file.with_extension("original");
+        if write_private(&draft, &self.bytes).is_ok() {
+            let _ = std::fs::rename(&draft, &self.file);
+        }
     }
 }
 

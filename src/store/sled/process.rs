@@ -37,7 +37,7 @@ pub(super) fn check_threads() -> io::Result<()> {
         return Ok(());
     }
     // All at the same time: they end when this is dropped.
-    let (_hold, ends) = mpsc::channel::<()>();
+    let (hold, ends) = mpsc::channel::<()>();
     let ends = Arc::new(Mutex::new(ends));
     let wait = || {
         let ends = Arc::clone(&ends);
@@ -46,7 +46,7 @@ pub(super) fn check_threads() -> io::Result<()> {
         })
     };
     let started: io::Result<Vec<_>> = (0..THREADS).map(|_| wait()).collect();
-    drop(_hold);
+    drop(hold);
     for thread in started? {
         let _ = thread.join();
     }

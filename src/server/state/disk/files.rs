@@ -1,7 +1,7 @@
 //! Files and directories for our eyes only, and their names made durable.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 /// Creates a directory for our eyes only. One that exists is left as it is.
@@ -30,25 +30,37 @@ pub(super) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a directory of files, unless there is a copy already: that one is from before something
-/// went wrong. Whole or not at all.
+/// Copies a directory, unless there is a copy already: that one is from before something went
+/// wrong. Whole or, on a full disk, not at all.
 pub(super) fn keep(from: &Path, to: &Path) -> io::Result<()> {
     if to.try_exists()? || !from.try_exists()? {
         return Ok(());
     }
     let draft = to.with_extension("tmp");
     match fs::remove_dir_all(&draft) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         removed => removed?,
     }
-    create_private_dir(&draft)?;
+    match copy(from, &draft) {
+        Err(error) if matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull) => {
+            fs::remove_dir_all(&draft)
+        }
+        copied => copied.and_then(|()| fs::rename(&draft, to)),
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    create_private_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), draft.join(entry.file_name()))?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
         }
     }
-    fs::rename(&draft, to)
+    Ok(())
 }
 
 /// Makes the names in a directory durable.
