@@ -753,3 +753,50 @@ fn a_number_at_the_end_of_what_there_is_is_damage_and_no_panic() {
     let error = dir.open().commit(soon(), change).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Damaged, "{error}");
 }
+
+/// A store of twenty commits with harm in the middle of its database, and what that is then. sled's
+/// own snapshots are gone, so that it opens as it was some commits ago.
+fn harmed_late(dir: &Dir) -> Vec<u8> {
+    let store = dir.open();
+    for round in 0..20 {
+        log_in(&store, &format!("user {round}"));
+    }
+    drop(store);
+    for entry in std::fs::read_dir(dir.data().join("db.0")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("snap.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let path = dir.data().join("db.0/db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let used = bytes.iter().rposition(|byte| !matches!(byte, 0 | 0xf7)).unwrap();
+    bytes[used / 2] ^= 0x10;
+    std::fs::write(&path, &bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn what_is_kept_is_as_it_was_also_if_the_generation_is_gone() {
+    let dir = Dir::new();
+    let harmed = harmed_late(&dir);
+    std::fs::remove_file(dir.data().join("generation")).unwrap();
+    let error = dir.try_open(OnDamage::Refuse).and_then(|store| {
+        let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+        store.commit(soon(), change)
+    });
+    assert_eq!(error.unwrap_err().kind, StoreErrorKind::Damaged);
+    assert!(std::fs::read(dir.data().join("db.0.damaged/db")).unwrap() == harmed);
+}
+
+#[cfg(feature = "encryption")]
+#[test]
+fn whoever_looks_without_the_key_spoils_nothing() {
+    let dir = Dir::sealed();
+    let harmed = harmed_late(&dir);
+    // Without it the database is asked what it is sealed with.
+    std::fs::remove_file(dir.data().join("snapshot")).unwrap();
+    let error = dir.try_open_clear(OnDamage::Refuse).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key);
+    assert!(std::fs::read(dir.data().join("db.0/db")).unwrap() == harmed);
+}

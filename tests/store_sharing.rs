@@ -226,3 +226,22 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
         writeln!(hears.join().unwrap().input.as_mut().unwrap()).unwrap();
     });
 }
+
+#[test]
+fn a_store_that_takes_the_place_of_another_is_read_although_the_other_counted_further() {
+    let dir = Dir::new();
+    let first = dir.open();
+    for round in 0..5 {
+        log_in(&first, &format!("user {round}"));
+    }
+    std::fs::remove_dir_all(dir.data()).unwrap();
+    let second = dir.open();
+    log_in(&second, "ada");
+    let (count, database) = generation(&dir.data());
+    set_generation(&dir.data(), count + 1, database);
+    let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
+    lock.lock().unwrap();
+    // Somebody is at work, and the first one is still there.
+    assert_eq!(second.current(now()).unwrap(), Some(id("ada")));
+    drop(first);
+}

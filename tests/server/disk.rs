@@ -206,25 +206,32 @@ fn a_damaged_database_is_kept_as_it_was() {
     let client = Client::new(&server);
     let user = client.ada();
     server.shut_down();
-    assert!(!dir.0.join("db.kept").exists(), "nobody needs it");
     let path = dir.0.join("db/db");
     let whole = fs::read(&path).unwrap();
     // sled zeroes what comes after it: of a small database all there is.
     let mut harmed = whole.clone();
     harmed[30] ^= 1;
     fs::write(&path, &harmed).unwrap();
+    let noted = fs::read_to_string(dir.0.join("lock")).unwrap();
+    let noted: u64 = noted.trim().parse().unwrap();
     for _ in 0..2 {
         let error = builder(&dir).start().unwrap_err().to_string();
         assert!(error.contains("everything in it is lost"), "{error}");
-        assert!(error.contains(dir.0.join("db.kept").to_str().unwrap()), "{error}");
-        assert!(fs::read(dir.0.join("db.kept/db")).unwrap() == harmed);
+        assert!(fs::read(&path).unwrap() == harmed);
+        // As if that had been killed half-way: what it began with, and something older.
+        fs::rename(dir.0.join("db"), dir.0.join(format!("db.kept.{noted}"))).unwrap();
+        for old in ["db", "db.kept.1", "db.tmp"] {
+            fs::create_dir(dir.0.join(old)).unwrap();
+        }
     }
+    let kept = dir.0.join(format!("db.kept.{noted}/db"));
     // Whoever can mend it has lost nothing.
-    fs::write(dir.0.join("db.kept/db"), &whole).unwrap();
-    fs::remove_dir_all(dir.0.join("db")).unwrap();
-    fs::rename(dir.0.join("db.kept"), dir.0.join("db")).unwrap();
+    fs::write(kept, &whole).unwrap();
     let server = builder(&dir).start().unwrap();
     assert_eq!(Client::new(&server).profile(&user.access).status, 200);
+    let names = fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("db.")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -144,7 +144,8 @@ impl ServerBuilder {
     /// server.
     ///
     /// One server at a time can have the directory open. What was answered is on disk: it survives
-    /// a crash of the program or of the machine.
+    /// a crash of the program or of the machine. Opening it copies the database, for a moment, so
+    /// that one that turns out to be damaged is left as it was.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self

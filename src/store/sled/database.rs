@@ -9,7 +9,7 @@
 //! sled reports damage as an error, as a panic or not at all; the first two are caught here and
 //! remembered, the third is for the writer, who knows what should be there.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::fs::File;
@@ -115,6 +115,8 @@ pub(super) struct Database {
     codec: Codec,
     /// What the file was before it was opened, as long as nothing was written.
     original: RefCell<Option<Original>>,
+    /// Whether it is known to have lost nothing while it was opened.
+    is_proved: Cell<bool>,
 }
 
 impl Head {
@@ -150,14 +152,16 @@ impl Database {
             .segment_size(SEGMENT)
             .cache_capacity(CACHE)
             .flush_every_ms(None);
-        let original =
-            Original::read(path).map_err(|error| failed("read the database", path, error))?;
+        let read =
+            || Original::read(path).map_err(|error| failed("read the database", path, error));
+        let original = read()?;
         let mut database = Self {
             path: path.to_owned(),
             db: None,
             damage: OnceCell::new(),
             codec: Codec::default(),
             original: original.into(),
+            is_proved: Cell::new(false),
         };
         let mut backoff = Backoff::until(deadline);
         let mut panicked = false;
@@ -172,6 +176,8 @@ impl Database {
                                       its lock until the time was up, try again later";
                         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
                     }
+                    // Whoever had it may have written.
+                    database.original = read()?.into();
                 }
                 Ok(Err(error)) => {
                     // Whatever it was of: sled takes what it could not read for damage as well.
@@ -196,6 +202,11 @@ impl Database {
         if let Some(original) = &*self.original.borrow() {
             original.put_back();
         }
+    }
+
+    /// Remembers that the database has all that it should have.
+    pub(super) fn is_whole(&self) {
+        self.is_proved.set(true);
     }
 
     /// Remembers that the database is not what it should be.
@@ -549,7 +560,7 @@ impl Drop for Database {
         // A damaged one may panic once more.
         let db = self.db.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
-        if self.damage().is_some() {
+        if self.damage().is_some() || !self.is_proved.get() {
             self.put_back();
         }
     }

@@ -167,6 +167,10 @@ impl GenerationFile {
         in_place
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Tells whether both are the same file.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.identity == other.identity

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::files::write_private;
+use super::files::{sync_dir, write_private};
 use crate::secret::wipe;
 
 /// The largest database that is remembered. Of a larger one sled spoils a part.
@@ -41,16 +41,26 @@ impl Original {
         Ok(Some(original))
     }
 
-    /// Makes the file what it was. The database must be closed, and nothing written to it since.
+    /// Makes the file what it was, if bytes of it were zeroed. The database must be closed, and
+    /// nothing written to it since.
     pub(super) fn put_back(&self) {
-        if std::fs::read(&self.file).is_ok_and(|now| now == self.bytes) {
+        if std::fs::read(&self.file).is_ok_and(|now| !self.is_spoilt(&now)) {
             return;
         }
+        let put_back = || {
+            let draft = self.file.with_extension("original");
+            write_private(&draft, &self.bytes)?;
+            File::open(&draft)?.sync_all()?;
+            std::fs::rename(&draft, &self.file)?;
+            self.file.parent().map_or(Ok(()), sync_dir)
+        };
         // Best effort: that the database is damaged is told all the same.
-        let draft = self.file.with_extension("original");
-        if write_private(&draft, &self.bytes).is_ok() {
-            let _ = std::fs::rename(&draft, &self.file);
-        }
+        let _ = put_back();
+    }
+
+    fn is_spoilt(&self, now: &[u8]) -> bool {
+        let mut bytes = self.bytes.iter().zip(now);
+        now.len() < self.bytes.len() || bytes.any(|(before, now)| *before != 0 && *now == 0)
     }
 }
 

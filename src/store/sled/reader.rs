@@ -154,12 +154,11 @@ impl SledStore {
         if newer {
             *slot = Arc::new(view);
         }
-        let generation = slot.snapshot.generation;
         if is_another {
             self.lives.fetch_add(1, Ordering::Relaxed);
-            self.shared.seen.store(generation, Ordering::Relaxed);
-        } else {
-            self.shared.seen.fetch_max(generation, Ordering::Relaxed);
+        }
+        if let Some(file) = &slot.file {
+            self.shared.note(file, slot.snapshot.generation);
         }
         Arc::clone(&slot)
     }
@@ -227,7 +226,7 @@ impl SledStore {
         let remembered = remembered.filter(|snapshot| snapshot.has(part));
         // A writer that is nearly done may have published a newer one, which counts from when it
         // was first read.
-        let seen = self.shared.seen.load(Ordering::Relaxed);
+        let seen = self.shared.seen(&file);
         let is_newest = |snapshot: &Arc<Snapshot>| {
             snapshot.generation.saturating_add(1) >= count && snapshot.generation >= seen
         };

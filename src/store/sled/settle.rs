@@ -78,6 +78,7 @@ impl<'a> Writer<'a> {
         self.known = self.known.take().filter(|known| known.codec.is_same(open.database.codec()));
         prove_whole(head, place, self.known.as_deref())
             .map_err(|why| doubted(&open.database, &why))?;
+        open.database.is_whole();
         store.files.sweep(place.database);
         let agreed = self.known.as_ref().is_some_and(|known| {
             place.is_settled()

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use super::files::Identity;
+use super::generation::GenerationFile;
 use crate::store::gate::Gate;
 
 /// What all stores of this process on one directory share.
@@ -12,8 +13,24 @@ use crate::store::gate::Gate;
 pub(super) struct Shared {
     /// Writers pass through it.
     pub(super) gate: Gate,
-    /// The generation of the newest snapshot that was read by any of them: none goes behind it.
-    pub(super) seen: AtomicU64,
+    /// The generation of the newest snapshot that was read by any of them, and the file that counts
+    /// it: none goes behind it.
+    seen: Mutex<Option<(Identity, u64)>>,
+}
+
+impl Shared {
+    /// Returns the newest generation that was read here, as this file counts them.
+    pub(super) fn seen(&self, file: &GenerationFile) -> u64 {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.filter(|(counted_by, _)| *counted_by == file.identity()).map_or(0, |(_, seen)| seen)
+    }
+
+    /// Notes that a generation was read.
+    pub(super) fn note(&self, file: &GenerationFile, generation: u64) {
+        let newest = generation.max(self.seen(file));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Some((file.identity(), newest));
+    }
 }
 
 /// Returns what the stores of this process on a directory share. A forked child has its own: the

@@ -144,13 +144,12 @@ impl<'a> Writer<'a> {
     ) -> Result<T, StoreError> {
         self.recovered = false;
         match work(self) {
-            Err(error) if self.is_damaged() => {
-                self.set_aside(error)?;
-                work(self)
-            }
-            Err(_) if self.recovered => work(self),
-            done => done,
+            Err(error) if self.is_damaged() => self.set_aside(error)?,
+            Err(_) if self.recovered => {}
+            done => return done,
         }
+        self.recovered = false;
+        work(self)
     }
 
     /// Returns what the changes come to; `None` if there are none.

@@ -179,8 +179,11 @@ impl UreqTransport {
                 response = response.with_header(name, value);
             }
         }
+        let says_end = |name: &str| answer.headers().contains_key(name);
         let has_end = answer.body().content_length().is_some()
-            || answer.headers().contains_key("transfer-encoding");
+            || says_end("content-length")
+            || says_end("transfer-encoding")
+            || answer.status() == 204;
         // Read to the end, or the connection cannot be used again.
         let success = answer.status().is_success();
         let limit = if success { request.max_answer() } else { MAX_REFUSAL };

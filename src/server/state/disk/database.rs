@@ -126,7 +126,8 @@ impl Database {
             }
             head if head.map_or(0, |head| head.number) < number => Err(damaged(
                 &self.path,
-                "its newest changes are lost, remove the file `lock` beside it to go on without them",
+                "its newest changes are lost, copy it and remove the file `lock` beside it to go on without \
+                 them",
             )),
             _ => Ok(()),
         }

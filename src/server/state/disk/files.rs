@@ -30,26 +30,21 @@ pub(super) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a directory, unless there is a copy already: that one is from before something went
-/// wrong. Whole or, on a full disk, not at all.
-pub(super) fn keep(from: &Path, to: &Path) -> io::Result<()> {
-    if to.try_exists()? || !from.try_exists()? {
-        return Ok(());
-    }
-    let draft = to.with_extension("tmp");
-    match fs::remove_dir_all(&draft) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        removed => removed?,
-    }
-    match copy(from, &draft) {
-        Err(error) if matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull) => {
-            fs::remove_dir_all(&draft)
-        }
-        copied => copied.and_then(|()| fs::rename(&draft, to)),
+/// Removes a directory, which may not be there.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+/// Tells whether there is no more room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull)
+}
+
+/// Copies a directory with all that is in it.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     create_private_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

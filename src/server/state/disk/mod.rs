@@ -3,7 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment`, `head` |
-//! | `db.kept/` | `db/` from before it was opened, until it has proved to be whole |
+//! | `db.kept.<number>/` | `db/` from before it was opened, until it has proved to be whole |
 //! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
 //! | `lock` (0600) | held for as long as a server has the directory open; the number of the newest change |
 //!
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::database::{Database, guard};
-use self::files::{create_private_dir, keep, private_file, restrict, sync_dir};
+use self::files::{copy, create_private_dir, is_full, private_file, remove, restrict, sync_dir};
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
@@ -57,9 +57,12 @@ impl Disk {
         create_private_dir(dir)?;
         let lock = Lock::take(dir)?;
         let mut disk = Self { dir: dir.to_owned(), db: None, lock: Some(lock) };
-        // While sled opens a database it zeroes what comes after damage.
-        keep(&dir.join("db"), &disk.kept())?;
-        disk.with_database(|_| Ok(())).map_err(|error| disk.with_kept(error))?;
+        disk.put_back_after_a_kill()?;
+        disk.keep()?;
+        if let Err(error) = disk.with_database(|_| Ok(())) {
+            disk.give_up(error)?;
+            disk.with_database(|_| Ok(()))?;
+        }
         sync_dir(dir)?;
         if let Some(parent) = dir.parent() {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -112,25 +115,77 @@ impl Disk {
 
     /// Reads everything, and finds out whether it is all there.
     pub(super) fn tables(&mut self) -> io::Result<Tables> {
-        let tables = self.read_tables().map_err(|error| self.with_kept(error))?;
-        // Nobody needs it any more, nor that it is gone.
-        let _ = fs::remove_dir_all(self.kept());
+        let tables = match self.read_tables() {
+            Err(error) => {
+                self.give_up(error)?;
+                self.read_tables()?
+            }
+            Ok(tables) => tables,
+        };
+        // From here on it is written to, and must never be put back.
+        let (kept, draft) = (self.kept(), self.dir.join("db.tmp"));
+        if kept.try_exists()? {
+            fs::rename(&kept, &draft)?;
+            let _ = remove(&draft);
+        }
         Ok(tables)
     }
 
-    /// Where a copy of the database is from before it was opened, until it has proved to be whole.
+    /// Where a copy of the database is from before it was opened, until it has proved to be whole:
+    /// while sled opens one it zeroes what comes after damage. It is named by the number of the
+    /// newest change, so that it takes the place of no newer one.
     fn kept(&self) -> PathBuf {
-        self.dir.join("db.kept")
+        let noted = self.lock.as_ref().map_or(0, Lock::noted);
+        self.dir.join(format!("db.kept.{noted}"))
     }
 
-    /// Says where that copy is.
-    fn with_kept(&self, error: io::Error) -> io::Error {
-        let kept = self.kept();
-        if !kept.exists() {
-            return error;
+    /// Makes that copy, where there is room for it.
+    fn keep(&self) -> io::Result<()> {
+        let (from, draft) = (self.dir.join("db"), self.dir.join("db.tmp"));
+        if !from.try_exists()? {
+            return Ok(());
         }
-        let what = format!("{error}; what it was before it was opened is in {}", kept.display());
-        io::Error::new(error.kind(), what)
+        match copy(&from, &draft) {
+            Err(error) if is_full(&error) => remove(&draft),
+            copied => copied.and_then(|()| fs::rename(&draft, self.kept())),
+        }
+    }
+
+    /// Takes the copy that somebody left who was killed before the database was read.
+    fn put_back_after_a_kill(&mut self) -> io::Result<()> {
+        remove(&self.dir.join("db.tmp"))?;
+        let kept = self.kept();
+        if kept.try_exists()? {
+            self.take_kept()?;
+        }
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("db.kept.") {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the database what it was before it was opened, since it could not be read: an error,
+    /// unless the copy took the room that it needed.
+    fn give_up(&mut self, error: io::Error) -> io::Result<()> {
+        self.close_database();
+        let has_copy = self.kept().try_exists()?;
+        if has_copy {
+            self.take_kept()?;
+        }
+        if has_copy && is_full(&error) { Ok(()) } else { Err(error) }
+    }
+
+    fn take_kept(&self) -> io::Result<()> {
+        let (db, draft) = (self.dir.join("db"), self.dir.join("db.tmp"));
+        if db.try_exists()? {
+            fs::rename(&db, &draft)?;
+        }
+        fs::rename(self.kept(), &db)?;
+        sync_dir(&self.dir)?;
+        remove(&draft)
     }
 
     fn read_tables(&mut self) -> io::Result<Tables> {
