@@ -43,7 +43,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull)
 }
 
-/// Copies a directory with all that is in it.
+/// Copies a directory with all that is in it. The copy is on disk when this returns.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     create_private_dir(to)?;
     for entry in fs::read_dir(from)? {
@@ -53,9 +53,10 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
             copy(&from, &to)?;
         } else {
             fs::copy(&from, &to)?;
+            private_file().open(&to)?.sync_all()?;
         }
     }
-    Ok(())
+    sync_dir(to)
 }
 
 /// Makes the names in a directory durable.

@@ -126,6 +126,8 @@ impl Disk {
         let (kept, draft) = (self.kept(), self.dir.join("db.tmp"));
         if kept.try_exists()? {
             fs::rename(&kept, &draft)?;
+            // Or a power cut could bring it back after changes that are on disk.
+            sync_dir(&self.dir)?;
             let _ = remove(&draft);
         }
         Ok(tables)
@@ -147,7 +149,11 @@ impl Disk {
         }
         match copy(&from, &draft) {
             Err(error) if is_full(&error) => remove(&draft),
-            copied => copied.and_then(|()| fs::rename(&draft, self.kept())),
+            copied => {
+                copied?;
+                fs::rename(&draft, self.kept())?;
+                sync_dir(&self.dir)
+            }
         }
     }
 
