@@ -387,8 +387,7 @@ fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
     std::fs::write(&path, ours).unwrap();
 
     let head = b"meta/head\0\0";
-    let config = sled::Config::new().path(database(&dir)).segment_size(512 * 1024);
-    let db = config.open().unwrap();
+    let db = sled_at(database(&dir));
     let mine = db.insert(head, b"\0\x01{\"v\":2,\"all\":\"new\"}").unwrap().unwrap();
     drop(db);
     assert_eq!(
@@ -398,7 +397,7 @@ fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
     std::fs::remove_file(&path).unwrap();
     is_newer(&dir, "the database");
 
-    config.open().unwrap().insert(head, mine).unwrap();
+    sled_at(database(&dir)).insert(head, mine).unwrap();
     assert_eq!(use_it(&dir, &all, "the old one is back"), Outcome::Whole);
 }
 
@@ -642,8 +641,7 @@ fn numbered(number: u64) -> Vec<Change> {
 fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
     let (dir, _) = with_history();
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
-    let config = sled::Config::new().path(database(&dir)).segment_size(512 * 1024);
-    config.open().unwrap().insert(b"meta/seal\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
+    sled_at(database(&dir)).insert(b"meta/seal\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let error = dir.try_open(on_damage).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Key);
@@ -742,8 +740,7 @@ fn what_is_read_while_a_writer_is_at_work_is_no_older_than_what_this_process_has
 fn a_number_at_the_end_of_what_there_is_is_damage_and_no_panic() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
-    let db = sled::Config::new().path(dir.data().join("db.0")).segment_size(512 * 1024);
-    let db = db.open().unwrap();
+    let db = sled_at(dir.data().join("db.0"));
     let head = db.get(b"meta/head\0\0").unwrap().unwrap();
     let text = std::str::from_utf8(&head[2..]).unwrap();
     let text = text.replacen("\"number\":1,", &format!("\"number\":{},", u64::MAX), 1);

@@ -232,8 +232,7 @@ fn of_two_processes_with_different_keys_one_gets_the_typed_error() {
 }
 
 fn sled_of(dir: &Dir) -> sled::Db {
-    let path = dir.data().join(format!("db.{}", generation(&dir.data()).1));
-    sled::Config::new().path(path).segment_size(512 * 1024).open().unwrap()
+    sled_at(dir.data().join(format!("db.{}", generation(&dir.data()).1)))
 }
 
 /// Somebody who can write sled's checksums, and not the seal.

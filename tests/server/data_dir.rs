@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyfob::Deadline;
 use keyfob::server::{AuthFunctionAnswer, Confirmation, MailKind, Server, ServerBuilder};
@@ -19,6 +19,23 @@ impl TempDir {
         let dir = std::env::temp_dir().join(format!("keyfob-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         Self(dir)
+    }
+
+    /// The database in it, as sled alone has it. Another test's child may hold a copy of its file,
+    /// and sled's lock with it, until it has become another program.
+    pub fn sled(&self) -> sled::Db {
+        let limit = Instant::now() + Duration::from_secs(60);
+        loop {
+            match sled::open(self.0.join("db")) {
+                Err(sled::Error::Io(error))
+                    if error.to_string().contains("could not acquire lock")
+                        && Instant::now() < limit =>
+                {
+                    std::thread::yield_now();
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 }
 
@@ -181,7 +198,7 @@ fn expired_sessions_do_not_pile_up() {
     clock.advance(1001);
     client.anonymous();
     server.shut_down();
-    let db = sled::open(dir.0.join("db")).unwrap();
+    let db = dir.sled();
     assert_eq!(db.scan_prefix("s/").count(), 1);
 }
 

@@ -12,7 +12,7 @@ use crate::data_dir::{TempDir, builder};
 
 /// A directory's records, as JSON.
 fn records(dir: &TempDir) -> Vec<(sled::IVec, Value)> {
-    let db = sled::open(dir.0.join("db")).unwrap();
+    let db = dir.sled();
     let read = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
         let (key, value) = entry.unwrap();
         (key, serde_json::from_slice(&value).unwrap())
@@ -22,7 +22,7 @@ fn records(dir: &TempDir) -> Vec<(sled::IVec, Value)> {
 
 /// Makes a directory one that an earlier version has left. It had neither heads nor pieces.
 fn make_old(dir: &TempDir, records: Vec<(sled::IVec, Value)>) {
-    let db = sled::open(dir.0.join("db")).unwrap();
+    let db = dir.sled();
     db.clear().unwrap();
     for (key, record) in records.into_iter().filter(|(key, _)| *key != "head") {
         db.insert(key, record.to_string().as_bytes()).unwrap();
@@ -131,7 +131,7 @@ fn large_records_leave_no_file_beside_the_log_and_are_read_back() {
 fn records_of_a_newer_version_are_refused_by_name() {
     let dir = TempDir::new("version");
     builder(&dir).start().unwrap();
-    let db = sled::open(dir.0.join("db")).unwrap();
+    let db = dir.sled();
     db.insert("u/5f0000000000000000000000", r#"{"v":4}"#).unwrap();
     drop(db);
     assert_damaged(&dir, "has version 4");

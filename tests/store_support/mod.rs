@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -351,6 +351,24 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Opens a database of a store as sled alone has it. Another test's child may hold a copy of its
+/// file, and sled's lock with it, until it has become another program.
+pub fn sled_at(path: impl AsRef<Path>) -> sled::Db {
+    let config = sled::Config::new().path(path).segment_size(512 * 1024);
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && Instant::now() < limit =>
+            {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
     }
 }
 
