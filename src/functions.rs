@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use crate::deadline::Deadline;
 use crate::ejson;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
-use crate::json;
 use crate::session::Session;
 use crate::transport::Response;
+use crate::untrusted_json;
 use crate::user::User;
 use crate::wire::Route;
 
@@ -73,7 +73,7 @@ impl<'a> Functions<'a> {
         session.within(|deadline| {
             let answer = self.send_until(name, &arguments, deadline)?;
             let what = || format!("the result of function `{name}`");
-            json::check(answer.body()).map_err(|reason| Error::decode(what(), reason))?;
+            untrusted_json::check(answer.body()).map_err(|reason| Error::decode(what(), reason))?;
             let text = ejson::without_undefined(answer.body());
             let result = read(&text, deadline, ejson::from_slice, ejson::from_reader);
             result.map_err(|error| unreadable(session, name, &error))

@@ -53,6 +53,7 @@
 
 mod account;
 mod api_keys;
+mod base_url;
 mod calendar;
 mod clock;
 mod credentials;
@@ -65,7 +66,6 @@ mod event;
 mod functions;
 mod hash;
 mod id;
-mod json;
 pub mod manual;
 mod secret;
 #[cfg(feature = "server")]
@@ -76,6 +76,7 @@ pub mod store;
 mod sync;
 mod token;
 pub mod transport;
+mod untrusted_json;
 mod user;
 mod wire;
 

@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::ejson;
 use crate::error::{Error, Result};
-use crate::json;
 use crate::session::{ListedUser, Session};
 use crate::store::{failed, make_private_dir};
 use crate::token::AccessToken;
+use crate::untrusted_json;
 use crate::user::User;
 use crate::wire;
 
@@ -105,7 +105,7 @@ impl User {
             Error::config("the partition", reason)
         };
         let text = ejson::to_vec(&value).map_err(|_| wrong())?;
-        let value: Value = json::from_slice(&text).map_err(|_| wrong())?;
+        let value: Value = untrusted_json::from_slice(&text).map_err(|_| wrong())?;
         let name = partition_name(&value).ok_or_else(wrong)?;
         self.sync(Some(value.to_string()), name)
     }

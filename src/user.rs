@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
-use crate::json;
 use crate::session::{Events, Session, Subscription, Why};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
+use crate::untrusted_json;
 
 /// A user on this device: an id and its session.
 ///
@@ -265,7 +265,8 @@ impl User {
 fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
     const WHAT: &str = "the custom user data";
     let Some(document) = token.user_data()? else { return Ok(None) };
-    json::check(document.get().as_bytes()).map_err(|reason| Error::decode(WHAT, reason))?;
+    untrusted_json::check(document.get().as_bytes())
+        .map_err(|reason| Error::decode(WHAT, reason))?;
     ejson::from_slice(&ejson::without_undefined(document.get().as_bytes()))
         .map_err(|error| Error::decode(WHAT, ejson::explain(&error)))
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::find_any;
+use crate::untrusted_json::find_any;
 
 const NAME: &[u8] = br#""$undefined""#;
 

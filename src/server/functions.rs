@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::auth;
 use super::ejson::{self, AnyNumber};
+use super::error::Refusal;
 use super::http::Request;
-use super::refusal::Refusal;
-use super::routes::{Caller, Reply, Service};
+use super::service::{Caller, Reply, Service};
 use super::state::User;
 use super::token::Access;
 use crate::UserId;

@@ -22,7 +22,7 @@
 //! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
 //! in memory, as texts.
 //!
-//! Inside, `http` has the sockets, threads and limits; `place` knows the paths; `routes` sends each
+//! Inside, `http` has the sockets, threads and limits; `place` knows the paths; `service` sends each
 //! request where it belongs and gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
 //! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known; `faults`
 //! and `clock` are for tests.
@@ -34,6 +34,7 @@ mod confirmation;
 mod digest;
 mod ejson;
 mod endpoint;
+mod error;
 mod faults;
 mod functions;
 #[cfg(test)]
@@ -45,9 +46,8 @@ mod pages;
 mod password;
 mod providers;
 mod random;
-mod refusal;
 mod route;
-mod routes;
+mod service;
 mod state;
 mod throttle;
 mod token;
@@ -73,7 +73,7 @@ pub use self::providers::{
     Apple, AuthFunctionAnswer, CustomJwt, Facebook, Google, JwtKeys, MetadataField,
 };
 pub use self::route::Route;
-use self::routes::Service;
+use self::service::Service;
 use crate::Deadline;
 
 /// A running backend. It stops when this is dropped.

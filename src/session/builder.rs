@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::Session;
+use super::backend_clock::BackendTime;
 use super::events::Hub;
 use super::inner::Inner;
 use super::single_flight::SingleFlight;
-use super::time::BackendTime;
-use super::url::BaseUrl;
+use crate::base_url::BaseUrl;
 use crate::clock::{Clock, SystemClock};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};

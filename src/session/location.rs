@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::delivery::is_success;
 use super::inner::{Inner, out_of_time};
+use super::send::is_success;
 use super::single_flight::{Role, Waited};
-use super::url::BaseUrl;
+use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result};

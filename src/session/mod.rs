@@ -1,19 +1,18 @@
 //! The [`Session`]: who is known on this device, who is current, and everything done as one of
 //! them.
 
+mod backend_clock;
 mod builder;
-mod delivery;
 mod events;
 mod inner;
-mod listing;
 mod location;
+mod login;
+mod pending_revocations;
 mod refresh;
+mod send;
 mod single_flight;
-mod time;
-mod unsaved;
-mod untold;
-mod url;
-mod users;
+mod unpersisted;
+mod user_iter;
 
 use std::fmt;
 use std::path::Path;
@@ -23,10 +22,8 @@ use std::time::Duration;
 pub use self::builder::{DEFAULT_DEADLINE, SessionBuilder};
 pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
-pub use self::listing::{ListedUser, Users};
 pub(crate) use self::refresh::Why;
-#[cfg(feature = "server")]
-pub(crate) use self::url::BaseUrl;
+pub use self::user_iter::{ListedUser, Users};
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::email_password::EmailPassword;

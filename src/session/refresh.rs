@@ -8,11 +8,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::delivery::{is_success, network_part};
+use super::backend_clock::Moment;
 use super::inner::{Inner, out_of_time};
+use super::send::{is_success, network_part};
 use super::single_flight::{Role, Waited};
-use super::time::Moment;
-use super::unsaved::Brought;
+use super::unpersisted::Brought;
 use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
@@ -443,7 +443,7 @@ impl Inner {
             if record.refresh_token.as_ref() != Some(refresh_token) {
                 return Ok((Vec::new(), Ended::Changed));
             }
-            Ok((super::users::log_out(tables, &record, reason)?, Ended::Yes))
+            Ok((super::login::log_out(tables, &record, reason)?, Ended::Yes))
         });
         if matches!(ended, Ok(Ended::Yes)) {
             self.forget(&refused.id, refused.epoch);

@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use super::gate::Gate;
-use super::ring::Ring;
+use super::event_log::Ring;
+use super::fair_mutex::Gate;
 use super::{Change, Decide, Flight, Recent, Store, StoredUser, Tables, check};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};

@@ -6,12 +6,12 @@
 
 #[cfg(feature = "testing")]
 pub mod contract;
-mod gate;
+mod event_log;
+mod fair_mutex;
 #[cfg(feature = "encryption")]
 mod key;
-mod listing;
 mod memory;
-mod ring;
+mod paging;
 mod sled;
 
 use std::fmt;
@@ -22,8 +22,8 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "encryption")]
 pub use self::key::EncryptionKey;
-pub(crate) use self::listing::{Cursor, Listing};
 pub use self::memory::MemoryStore;
+pub(crate) use self::paging::{Cursor, Listing};
 pub use self::sled::{OnDamage, SledStore};
 pub(crate) use self::sled::{failed, make_private_dir};
 use crate::account::{Identity, Profile, UserState};

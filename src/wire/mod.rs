@@ -3,13 +3,13 @@
 //!
 //! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
 
-mod answer;
 mod date;
+mod error;
 mod redirect;
-mod refusal;
+mod response;
 mod route;
 
-pub(crate) use self::answer::*;
+pub(crate) use self::error::*;
 pub(crate) use self::redirect::*;
-pub(crate) use self::refusal::*;
+pub(crate) use self::response::*;
 pub(crate) use self::route::*;

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::body;
 use crate::UserId;
+use crate::server::error::Refusal;
 use crate::server::http::Request;
-use crate::server::refusal::Refusal;
-use crate::server::routes::{Caller, Reply, Service};
+use crate::server::service::{Caller, Reply, Service};
 use crate::server::state::{API_KEY, ApiKey, KeyRefusal, MAX_KEYS, Session};
 use crate::server::{digest, random};
 

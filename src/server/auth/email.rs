@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::{MAX_EMAIL, body, no_secret, secret};
 use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
+use crate::server::error::Refusal;
 use crate::server::http::Request;
 use crate::server::outbox::{Mail, MailKind, Outbox};
-use crate::server::refusal::Refusal;
-use crate::server::routes::{Reply, Service};
+use crate::server::service::{Reply, Service};
 use crate::server::state::{Account, Purpose};
 use crate::server::{digest, random};
 

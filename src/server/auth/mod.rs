@@ -1,11 +1,11 @@
 //! Log-in, linking, server sessions, profiles, deletion.
 //!
-//! `identify` knows the providers' credentials, `email` the accounts behind one of them, `api_keys`
+//! `credentials` knows the providers' credentials, `email` the accounts behind one of them, `api_keys`
 //! the keys that users make.
 
 mod api_keys;
+mod credentials;
 mod email;
-mod identify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 pub(super) use self::email::EmailSettings;
+use super::error::Refusal;
 use super::http::Request;
 use super::random;
-use super::refusal::Refusal;
-use super::routes::{Caller, Reply, Service};
+use super::service::{Caller, Reply, Service};
 use super::state::{ANONYMOUS, Basis, Entry, Evidence, Identity, Linked, LoggedIn, Session, User};
 use super::token::Access;
-use crate::{Secret, UserId, json};
+use crate::{Secret, UserId, untrusted_json};
 
 /// Longer addresses are refused: they would be kept as they are.
 const MAX_EMAIL: usize = 1024;
@@ -271,7 +271,7 @@ pub(super) fn fits(data: &Map<String, Value>) -> bool {
 /// Tells whether data can be read again from within a token or a record, which is as much deeper.
 pub(super) fn can_be_kept(data: &Map<String, Value>) -> bool {
     let text = serde_json::to_vec(&[[data]]);
-    text.is_ok_and(|text| json::from_slice::<Value>(&text).is_ok())
+    text.is_ok_and(|text| untrusted_json::from_slice::<Value>(&text).is_ok())
 }
 
 pub(super) fn wants_link(query: Option<&str>) -> bool {
@@ -303,7 +303,7 @@ pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal>
     if !text.starts_with(b"{") {
         return Err(Refusal::bad_request("the request body must be a JSON object"));
     }
-    json::check(text).map_err(Refusal::bad_request)?;
+    untrusted_json::check(text).map_err(Refusal::bad_request)?;
     // The parser's own message may quote the body, and with it a password.
     serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());

@@ -21,11 +21,11 @@ use super::journal::Recorder;
 use super::password::Passwords;
 use super::providers;
 use super::random::Ids;
-use super::routes::{CustomData, Service};
+use super::service::{CustomData, Service};
 use super::state::State;
 use super::throttle::Throttle;
 use super::token::Tokens;
-use crate::session::BaseUrl;
+use crate::base_url::BaseUrl;
 use crate::{Clock, SystemClock};
 
 /// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.

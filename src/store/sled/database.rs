@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::VERSION;
-use super::files::{failed, make_private, make_private_dir, sync_dir};
+use super::layout::{failed, make_private, make_private_dir, sync_dir};
 use super::lock::Backoff;
 use super::original::Original;
 use super::process::{check_process, check_threads};
@@ -32,9 +32,9 @@ use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::json;
 use crate::secret::wipe;
 use crate::store::StoredUser;
+use crate::untrusted_json;
 
 /// Frozen when a database is made, so it must not follow sled's default. With half of it an open
 /// is 15 % faster, but pages would have to be smaller too.
@@ -234,7 +234,7 @@ impl Database {
     pub(super) fn head(&self) -> Result<Option<Head>, StoreError> {
         let Some(bytes) = self.value(HEAD)? else { return Ok(None) };
         check_version("this store", &bytes).map_err(|error| error.at(&self.path))?;
-        match json::from_slice(&bytes) {
+        match untrusted_json::from_slice(&bytes) {
             Ok(head) => Ok(Some(head)),
             Err(_) => Err(self.damaged("its head cannot be read")),
         }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::files::{Identity, failed, private};
+use super::layout::{Identity, failed, private};
 use crate::clock::milliseconds;
 use crate::error::StoreError;
 

@@ -5,9 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{failed, make_private_dir, private, sync_dir};
 #[cfg(feature = "keyring")]
 use super::keyring;
+use super::layout::{failed, make_private_dir, private, sync_dir};
 use super::lock::FileLock;
 use super::seal::random;
 use crate::deadline::Deadline;

@@ -10,7 +10,7 @@ use std::thread;
 use keyring_core::api::CredentialStoreApi;
 use keyring_core::{Entry, Error as Trouble};
 
-use super::files::{failed, make_private_dir};
+use super::layout::{failed, make_private_dir};
 use super::lock::FileLock;
 use super::seal::random;
 use crate::deadline::Deadline;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::files::{Identity, failed, private};
+use super::layout::{Identity, failed, private};
 use crate::deadline::Deadline;
 use crate::error::StoreError;
 

@@ -7,33 +7,33 @@
 //! | --- | --- |
 //! | `reader` | what the store says now, without waiting for writers |
 //! | `writer` | the commit, in its order |
-//! | `settle` | repair after a crash, and what is done about damage |
+//! | `recovery` | repair after a crash, and what is done about damage |
 //! | `database` | the only place that names sled |
 //! | `snapshot`, `generation` | the two small files |
 //! | `record` | how a user is written |
 //! | `secrecy`, `seal`, `key_file`, `keyring` | how what is written gets sealed, if it does |
-//! | `lock`, `files`, `local`, `original`, `process`, `shared` | what the others stand on |
+//! | `lock`, `layout`, `network_fs`, `original`, `process`, `registry` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
 
 mod database;
-mod files;
 mod generation;
 #[cfg(feature = "encryption")]
 mod key_file;
 #[cfg(feature = "keyring")]
 mod keyring;
-mod local;
+mod layout;
 mod lock;
+mod network_fs;
 mod original;
 mod process;
 mod reader;
 mod record;
+mod recovery;
+mod registry;
 #[cfg(feature = "encryption")]
 mod seal;
 mod secrecy;
-mod settle;
-mod shared;
 mod snapshot;
 mod writer;
 
@@ -42,13 +42,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use self::files::Files;
-pub(crate) use self::files::{failed, make_private_dir};
+use self::layout::Files;
+pub(crate) use self::layout::{failed, make_private_dir};
 use self::lock::FileLock;
 use self::process::ran_in_parent;
 use self::reader::View;
+use self::registry::{Shared, shared};
 use self::secrecy::Secrecy;
-use self::shared::{Shared, shared};
 use self::snapshot::Part;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
@@ -196,7 +196,7 @@ impl SledStore {
     }
 
     fn files(dir: &Path) -> Result<Files, StoreError> {
-        local::check(dir)?;
+        network_fs::check(dir)?;
         Files::make(dir)
     }
 

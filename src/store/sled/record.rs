@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::json;
 use crate::store::StoredUser;
+use crate::untrusted_json;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -37,7 +37,7 @@ pub(super) fn encode(user: &StoredUser) -> Result<Vec<u8>, StoreError> {
 /// Reads what [`encode`] returned, in this version or an earlier one.
 pub(super) fn decode(record: &[u8]) -> Result<StoredUser, StoreError> {
     check_version("a user's record", record)?;
-    match json::from_slice(record) {
+    match untrusted_json::from_slice(record) {
         Ok(Read { user }) => Ok(user),
         // The cause is left out: it may quote what it could not read.
         Err(_) => Err(StoreError::new(StoreErrorKind::Damaged, "a user's record is damaged")),

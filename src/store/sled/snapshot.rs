@@ -30,14 +30,14 @@ use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use super::database::{Database, Edit, Head, Rank};
-use super::files::failed;
+use super::layout::failed;
 use super::record::{decode, newer};
 use super::secrecy::{Codec, Secrecy};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::fnv1a;
 use crate::id::UserId;
 use crate::secret::wipe;
-use crate::store::ring::Ring;
+use crate::store::event_log::Ring;
 use crate::store::{Recent, StoredUser};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.

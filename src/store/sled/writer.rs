@@ -1,7 +1,7 @@
 //! Writing: the commit, and the order that makes it survive a kill and a power cut at any point.
 //!
 //! 1. The gate of the process, then the file `lock`.
-//! 2. The database is opened and the store settled; see [`settle`](super::settle).
+//! 2. The database is opened and the store settled; see [`recovery`](super::recovery).
 //! 3. The decision.
 //! 4. The next snapshot is written beside the one in use.
 //! 5. The generation becomes odd, on disk: who reads it odd lets the writer work, or repairs.
@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use super::SledStore;
 use super::database::{Database, Edit, Head, Rank};
-use super::files::failed;
 use super::generation::{Generation, GenerationFile};
+use super::layout::failed;
 use super::lock::FileLock;
 use super::reader::View;
 use super::record::{decode, encode};
@@ -26,7 +26,7 @@ use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::store::gate::Pass;
+use crate::store::fair_mutex::Pass;
 use crate::store::{Change, Decide, StoredUser, Tables, check};
 
 /// How many bytes of records are listed before others get a turn at the database. To open it again

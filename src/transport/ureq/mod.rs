@@ -1,11 +1,11 @@
 //! The network, by ureq. The only place on the client's side that names it.
 
-mod connection;
+mod coalescing;
+mod connect_error;
 mod resolver;
 #[cfg(feature = "tls")]
 mod tls;
-mod unsent;
-mod whole;
+mod truncation;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -20,12 +20,12 @@ use ureq::http::Uri;
 use ureq::typestate::AgentScope;
 use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
 
-use self::connection::ThriftyConnector;
+use self::coalescing::ThriftyConnector;
+use self::connect_error::{Marking, unmark};
 use self::resolver::CachingResolver;
 #[cfg(feature = "tls")]
 use self::tls::{OneTlsConfig, Roots};
-use self::unsent::{Marking, unmark};
-use self::whole::WholeAnswers;
+use self::truncation::WholeAnswers;
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};

@@ -29,8 +29,8 @@ use self::files::{copy, create_private_dir, is_full, private_file, remove, restr
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
-use crate::json;
 use crate::server::random;
+use crate::untrusted_json;
 
 const VERSION: u32 = 3;
 const DEPLOYMENT: &str = "deployment";
@@ -293,7 +293,7 @@ impl Drop for Disk {
 /// start.
 fn encode<T: DeserializeOwned + Serialize>(record: &T) -> io::Result<Vec<u8>> {
     let bytes = serde_json::to_vec(&Versioned { v: VERSION, record })?;
-    match json::from_slice::<Versioned<T>>(&bytes) {
+    match untrusted_json::from_slice::<Versioned<T>>(&bytes) {
         Ok(_) => Ok(bytes),
         Err(_) => {
             let what = "a record cannot be written as JSON that can be read again";
@@ -316,7 +316,7 @@ fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> io::Result<T> {
         Ok(Version { v }) if v > VERSION => Err(invalid(format!(
             "has version {v}, this program knows versions up to {VERSION}: use a newer one"
         ))),
-        _ => json::from_slice::<Versioned<T>>(value)
+        _ => untrusted_json::from_slice::<Versioned<T>>(value)
             .map(|versioned| versioned.record)
             .map_err(|error| invalid(format!("cannot be read (column {})", error.column()))),
     }

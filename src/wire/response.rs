@@ -7,9 +7,9 @@ use crate::account::{ApiKey, Identity, Profile};
 use crate::credentials::Provider;
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, DeviceId, UserId};
-use crate::json;
 use crate::secret::Secret;
 use crate::token::{AccessToken, RefreshToken};
+use crate::untrusted_json;
 
 /// The answer to a log-in.
 pub(crate) struct Login {
@@ -179,7 +179,7 @@ fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Resul
 }
 
 fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
-    json::check(body).map_err(|reason| Error::decode(what, reason))?;
+    untrusted_json::check(body).map_err(|reason| Error::decode(what, reason))?;
     serde_json::from_slice(body).map_err(|error| {
         // serde_json's text can quote the body, and the body can hold a token.
         let reason = match error.classify() {

@@ -2,7 +2,7 @@
 //! redirects as far as they may be followed. The manual's page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
-use super::url::BaseUrl;
+use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};

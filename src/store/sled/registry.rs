@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
-use super::files::Identity;
 use super::generation::GenerationFile;
-use crate::store::gate::Gate;
+use super::layout::Identity;
+use crate::store::fair_mutex::Gate;
 
 /// What all stores of this process on one directory share.
 #[derive(Debug, Default)]

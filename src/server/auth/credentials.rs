@@ -3,12 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::{MAX_EMAIL, body, can_be_kept, identity};
+use crate::server::error::Refusal;
 use crate::server::http::Request;
 use crate::server::providers::{
     APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, NotProved, Proved, Time,
 };
-use crate::server::refusal::Refusal;
-use crate::server::routes::Service;
+use crate::server::service::Service;
 use crate::server::state::{ANONYMOUS, API_KEY, Account, Basis, EMAIL_PASSWORD, Evidence};
 use crate::server::throttle::Attempt;
 use crate::server::{digest, random};

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::database::{Database, Head};
-use super::files::{failed, sync_dir};
 use super::generation::{Generation, GenerationFile};
+use super::layout::{failed, sync_dir};
 use super::secrecy::Secrecy;
 use super::snapshot::{Part, Snapshot, check_app};
 use super::writer::{Hold, Open, Plan, Writer};
@@ -18,7 +18,7 @@ use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
-use crate::store::ring::Ring;
+use crate::store::event_log::Ring;
 
 /// How far a generation that had to be made up lies above every one that may have been seen.
 const JUMP: u64 = 1 << 20;

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::delivery::{network_part, success};
 use super::inner::{Inner, known};
+use super::send::{network_part, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::credentials::{Credentials, Kind, Provider};
 use crate::deadline::Deadline;
