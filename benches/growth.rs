@@ -52,8 +52,8 @@ fn user(number: u64) -> StoredUser {
         "id": id(number),
         "state": "logged-in",
         "epoch": 1,
-        "created": number,
-        "used": number,
+        "created_commit": number,
+        "last_used_commit": number,
         "access_token": token,
         "refresh_token": token,
         "identities": [{"id": format!("identity-{number}"), "provider": "local-userpass"}],
@@ -97,7 +97,7 @@ fn open_and_know(bencher: Bencher<'_, '_>, users: u64) {
         let store = open(&dir);
         let current = store.current(soon()).unwrap().unwrap();
         let record = store.user(&current, soon()).unwrap().unwrap();
-        assert_eq!((current, record.created), (id(users), users));
+        assert_eq!((current, record.created_commit), (id(users), users));
     });
 }
 

@@ -51,18 +51,18 @@ impl Deadline {
     }
 
     /// Returns this deadline for a call of a session, at whose shutdown it passes.
-    pub(crate) fn or_when(self, shutdown: &Shutdown) -> Self {
+    pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
         Self { shutdown: Some(shutdown.signal()), ..self }
     }
 
     /// Returns this deadline for what must not be lost at a shutdown.
-    pub(crate) fn despite_shutdown(self) -> Self {
+    pub(crate) fn without_shutdown(self) -> Self {
         Self { shutdown: None, ..self }
     }
 
     /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
     /// shutdown.
-    pub(crate) fn nap(&self) -> Duration {
+    pub(crate) fn poll_interval(&self) -> Duration {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();
         if self.shutdown.is_some() { left.min(LONGEST) } else { left }

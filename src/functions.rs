@@ -61,7 +61,7 @@ impl<'a> Functions<'a> {
     /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
     /// let sum: i64 = user.functions().call("sum", (1, 2))?;
     /// let longest = user.functions().call::<String>("longest", (["a", "bcd"],))?;
-    /// user.functions().call::<()>("forget", ())?;
+    /// user.functions().call::<()>("clear_login_state", ())?;
     /// # Ok(())
     /// # }
     /// ```

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
-use crate::session::{Events, Session, Subscription, Why};
+use crate::session::{Events, RefreshReason, Session, Subscription};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
 use crate::untrusted_json;
@@ -157,7 +157,7 @@ impl User {
         let inner = &self.session.inner;
         self.session.within(|deadline| {
             let (_, stale) = inner.logged_in_to_send(&self.id, deadline)?;
-            inner.refresh(&self.id, &stale, Why::Asked, deadline)
+            inner.refresh(&self.id, &stale, RefreshReason::Explicit, deadline)
         })
     }
 

@@ -1,7 +1,7 @@
 //! What may be sent to another thread and shared with it: a program with threads relies on it, and
 //! it changes without a word when a field does.
 
-use keyfob::store::{Flight, MemoryStore, SledStore};
+use keyfob::store::{MemoryStore, RefreshLock, SledStore};
 use keyfob::transport::{UreqTransport, UreqTransportBuilder};
 use keyfob::{
     AccessToken, ApiKey, Credentials, Deadline, Error, Event, Events, Identity, ListedUser,
@@ -39,7 +39,7 @@ fn everything_can_be_shared_between_threads() {
 #[test]
 fn what_one_thread_uses_can_be_sent_to_another() {
     sent::<Events>();
-    sent::<Flight>();
+    sent::<RefreshLock>();
     sent::<SessionBuilder>();
     sent::<UreqTransportBuilder>();
     sent::<Users>();

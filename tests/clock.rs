@@ -13,7 +13,7 @@ use keyfob::store::MemoryStore;
 use keyfob::transport::Response;
 use keyfob::{Clock, Credentials, Session, TransportErrorKind, User, UserState};
 use serde_json::json;
-use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
+use support::world::{Asked, Judge, Seen, SimulatedWorld, Trouble, http_date};
 use support::{APP, URL, json_answer};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ const YEAR: i64 = 365 * DAY;
 const WRONG: [i64; 10] = [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, YEAR, 10 * YEAR];
 
 struct Life {
-    world: World,
+    world: SimulatedWorld,
     judge: Judge,
     store: MemoryStore,
     user: User,
@@ -33,8 +33,8 @@ struct Life {
 
 impl Life {
     /// Logs in, in a world that was prepared.
-    fn begin(prepare: impl FnOnce(&World, &mut Judge)) -> Self {
-        let world = World::default();
+    fn begin(prepare: impl FnOnce(&SimulatedWorld, &mut Judge)) -> Self {
+        let world = SimulatedWorld::default();
         let mut judge = Judge::new(&world);
         prepare(&world, &mut judge);
         let store = MemoryStore::new();
@@ -68,7 +68,7 @@ impl Life {
     }
 }
 
-fn open(world: &World, judge: &Judge, store: &MemoryStore) -> Session {
+fn open(world: &SimulatedWorld, judge: &Judge, store: &MemoryStore) -> Session {
     Session::builder(APP, URL)
         .transport(judge.clone())
         .clock(world.clone())
@@ -150,7 +150,7 @@ fn a_clock_that_is_set_again_and_again_costs_one_refresh_an_hour() {
 /// after so many others.
 #[derive(Clone)]
 struct Flickering {
-    world: World,
+    world: SimulatedWorld,
     looks: Arc<AtomicUsize>,
 }
 
@@ -172,7 +172,7 @@ impl Clock for Flickering {
 #[test]
 fn a_clock_that_is_set_for_moments_again_and_again_costs_one_refresh_an_hour() {
     for look in 1..=6 {
-        let (world, store) = (World::default(), MemoryStore::new());
+        let (world, store) = (SimulatedWorld::default(), MemoryStore::new());
         let judge = Judge::new(&world);
         let clock = Flickering { world: world.clone(), looks: Arc::default() };
         let session = Session::builder(APP, URL)

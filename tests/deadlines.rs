@@ -24,7 +24,7 @@ use keyfob::{
 };
 use serde_json::{Value, json};
 use support::net::{read_request, serve};
-use support::store::{Twist, Twisted};
+use support::store::{HookedStore, StoreHooks};
 use support::*;
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -56,7 +56,7 @@ const OPERATIONS: [(&str, Operation); 6] = [
 /// A store with `ada` in it, whose token is fresh at [`START`].
 fn with_ada() -> MemoryStore {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     session.log_in(&password()).unwrap();
     store
@@ -218,7 +218,7 @@ fn a_handshake_or_a_proxy_without_end_holds_up_nobody_and_sends_nothing() {
 fn a_lock_that_is_held_holds_up_nobody() {
     let dir = Dir::new();
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = Session::builder(APP, URL)
         .transport(script.clone())
         .clock(clock.clone())
@@ -346,7 +346,7 @@ fn without_any_time_nothing_is_sent_and_reading_still_works() {
 #[derive(Clone)]
 struct Pages(Arc<dyn Fn(Deadline) + Send + Sync>, Arc<AtomicUsize>);
 
-impl Twist for Pages {
+impl StoreHooks for Pages {
     fn users_after(
         &self,
         store: &dyn Store,
@@ -369,7 +369,7 @@ fn a_listing_ends_with_the_time_or_the_session() {
     let list = |before: Arc<dyn Fn(Deadline) + Send + Sync>| {
         let pages = Arc::new(AtomicUsize::new(0));
         let twist = Pages(before, pages.clone());
-        let store = Twisted { store: store.clone(), twist };
+        let store = HookedStore { store: store.clone(), twist };
         (builder(&script, &clock).store(store).deadline(DEADLINE).open().unwrap(), pages)
     };
     let (session, pages) = list(Arc::new(|deadline| {

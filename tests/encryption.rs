@@ -17,7 +17,7 @@ const PASSWORD: &str = "hunter22";
 
 fn script() -> Script {
     let script = Script::new();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script
 }
 

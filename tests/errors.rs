@@ -122,7 +122,7 @@ fn no_secret_is_in_any_debug_or_display() {
     const PLANTED: &str = "PLANTEDSECRET";
     let plant = |mark: &str| jwt(&format!("{PLANTED}{mark}"), START, START + 1800);
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &plant("a"), &plant("r"));
+    script.accept_login("ada", &plant("a"), &plant("r"));
     script.reply(LOGOUT, 204, Value::Null);
     let store = MemoryStore::new();
     let builder = builder(&script, &clock).store(store.clone());

@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 #[test]
 fn a_login_tells_who_came_and_who_is_current() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
     let mut events = session.events().unwrap();
     let user = session.log_in(&password()).unwrap();
@@ -48,7 +48,7 @@ fn a_refresh_tells_when_the_new_token_expires() {
 #[test]
 fn the_profile_is_there_when_the_login_is_told() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
     let (sender, receiver) = mpsc::channel();
     let inside = session.clone();
@@ -155,7 +155,7 @@ fn iterators_end_with_their_session() {
 fn a_user_hears_of_itself_alone() {
     let (script, _, session, ada) = logged_in();
     let mut changes = ada.changes().unwrap();
-    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    script.accept_login("bob", &access("b1"), &refresh("s1"));
     let bob = session.log_in(&password()).unwrap();
     bob.log_out().unwrap();
     ada.log_out().unwrap();
@@ -172,7 +172,7 @@ fn a_user_hears_of_itself_alone() {
 #[test]
 fn sessions_on_one_store_hear_each_other() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let store = keyfob::store::MemoryStore::new();
     let open = || -> Session { builder(&script, &clock).store(store.clone()).open().unwrap() };
     let (here, there) = (open(), open());
@@ -220,7 +220,7 @@ fn a_login_that_will_end_soon_is_told_once_a_day() {
 fn each_operation_tells_what_the_manual_says() {
     type Act = fn(&Script, &ManualClock, &Session);
     fn bob_logs_in(script: &Script, session: &Session) -> keyfob::User {
-        script.lets_in("bob", &access("b1"), &refresh("s1"));
+        script.accept_login("bob", &access("b1"), &refresh("s1"));
         session.log_in(&password()).unwrap()
     }
     fn ada_of(session: &Session) -> keyfob::User {
@@ -427,7 +427,7 @@ fn each_operation_tells_what_the_manual_says() {
         let mut events = session.events().unwrap();
         act(&script, &clock, &session);
         // Somebody new comes at the end, so that there is something to wait for.
-        script.lets_in("mark", &access("m1"), &refresh("m1"));
+        script.accept_login("mark", &access("m1"), &refresh("m1"));
         session.log_in(&password()).unwrap();
         let told: Vec<_> = std::iter::from_fn(|| events.next_timeout(LONG))
             .take_while(|event| event.user() != Some(&UserId::new("mark")))
@@ -459,7 +459,7 @@ fn what_was_committed_is_told_although_the_session_ends() {
 /// A session on disk with `ada` logged in, what it tells from then on, and where its files are.
 fn on_disk(dir: &Dir, user: &str) -> (Session, Events, std::path::PathBuf) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in(user, &access(user), &refresh(user));
+    script.accept_login(user, &access(user), &refresh(user));
     let builder = Session::builder(APP, URL).transport(script).clock(clock);
     let session = builder.data_dir(dir.path()).open().unwrap();
     session.log_in(&password()).unwrap();

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use keyfob::server::{
     Apple, AuthFunctionAnswer, CustomJwt, Facebook, Google, JwtKeys, Server, ServerBuilder,
 };
-use keyfob::store::{Decide, Flight, OnDamage, Recent, SledStore, Store, StoredUser};
+use keyfob::store::{Decide, OnDamage, RecentEvents, RefreshLock, SledStore, Store, StoredUser};
 use keyfob::transport::{Request, Response, Transport, UreqTransport};
 use keyfob::{
     Clock, Credentials, Deadline, Error, Secret, Session, StoreError, StoreErrorKind, SystemClock,
@@ -201,17 +201,17 @@ impl Store for Shaky {
         }
     }
 
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
         self.0.recent(number, deadline)
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
+    ) -> Result<Option<RefreshLock>, StoreError> {
         self.step()?;
-        self.0.refresh_flight(user, deadline)
+        self.0.lock_refresh(user, deadline)
     }
 }
 

@@ -142,7 +142,7 @@ fn bson_comes_through_with_every_type() {
 fn bson_keeps_the_order_of_fields() {
     use bson::{Bson, doc};
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let logins = script.clone();
     // Sends the text of the arguments back.
     let echo = move |request: &Request| match request.body() {

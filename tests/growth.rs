@@ -55,12 +55,12 @@ fn twenty_thousand_users_cost_what_a_few_cost_until_they_are_listed() {
         let after = last.as_ref().map(|(created, id)| (*created, id));
         let page = store.users_after(after, soon()).unwrap();
         let Some(end) = page.last() else { break };
-        assert!(page.iter().map(|user| user.created).eq(listed + 1..=end.created));
-        (listed, pages) = (end.created, pages + 1);
+        assert!(page.iter().map(|user| user.created_commit).eq(listed + 1..=end.created_commit));
+        (listed, pages) = (end.created_commit, pages + 1);
         let bytes: usize = page.iter().map(|user| serde_json::to_vec(user).unwrap().len()).sum();
         assert!(bytes < 5 * 1024 * 1024, "{bytes}");
         assert!(dir.open().commit(now(), &mut |_| Ok(vec![Change::Location(None)])).is_ok());
-        last = Some((end.created, end.id.clone()));
+        last = Some((end.created_commit, end.id.clone()));
     }
     assert_eq!(listed, USERS);
     assert!((4..=40).contains(&pages), "{pages}");

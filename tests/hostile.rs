@@ -78,7 +78,7 @@ impl Raw {
     fn session(&self) -> (Session, User) {
         let store = MemoryStore::new();
         let (script, clock) = (Script::new(), ManualClock::at(START));
-        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.accept_login("ada", &access("a1"), &refresh("r1"));
         builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
         let session = Session::builder(APP, &self.url)
             .clock(clock)
@@ -251,7 +251,7 @@ fn depth_without_end_is_an_error_and_no_overflow() {
                 user.api_keys().list().unwrap_err();
             }
             // A 401 with an object in it is the backend's word, whatever is in it.
-            script.lets_in("ada", &access("a1"), &refresh("r1"));
+            script.accept_login("ada", &access("a1"), &refresh("r1"));
             session.log_in(&password()).unwrap();
         }
     }
@@ -310,7 +310,7 @@ fn texts_within_texts_are_an_error_and_no_overflow() {
         let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
         script.reply(REFRESH, 200, json!({"access_token": format!("e30.{token}.c2ln")}));
         assert!(matches!(user.refresh_custom_data::<Value>(), Err(Error::Decode(_))));
-        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.accept_login("ada", &access("a1"), &refresh("r1"));
         session.log_in(&password()).unwrap();
     }
 }
@@ -426,7 +426,7 @@ fn user_ids_of_any_form_are_stored_as_they_are_and_lead_nowhere_else() {
     let ids = IDS.iter().copied().chain([long.as_str()]);
     for (number, id) in ids.clone().enumerate() {
         // They sit in no path: the tokens say whose request it is.
-        script.lets_in(id, &access(&format!("a{number}")), &refresh(&format!("r{number}")));
+        script.accept_login(id, &access(&format!("a{number}")), &refresh(&format!("r{number}")));
         let user = session.log_in(&password()).unwrap();
         assert_eq!(user.id().as_str(), id);
         let sync = user.sync_flexible().unwrap();
@@ -446,10 +446,10 @@ fn user_ids_of_any_form_are_stored_as_they_are_and_lead_nowhere_else() {
         assert_eq!(user.state().unwrap(), UserState::Removed);
     }
     // Too long for any store, and none at all.
-    script.lets_in(&"x".repeat(1025), &access("a"), &refresh("r"));
+    script.accept_login(&"x".repeat(1025), &access("a"), &refresh("r"));
     let error = session.log_in(&password()).unwrap_err();
     assert!(matches!(&error, Error::Store(error) if error.kind == StoreErrorKind::Io), "{error}");
-    script.lets_in("", &access("a"), &refresh("r"));
+    script.accept_login("", &access("a"), &refresh("r"));
     assert!(matches!(session.log_in(&password()).unwrap_err(), Error::Decode(_)));
     assert_eq!(session.users().unwrap(), []);
     let outside: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
@@ -550,7 +550,7 @@ fn no_error_prints_what_moves_a_cursor_or_turns_a_line() {
         clean(&session.log_in(&password()).unwrap_err());
         clean(&user.functions().call::<i64>("f", ()).unwrap_err());
         clean(&user.refresh_access_token().unwrap_err());
-        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.accept_login("ada", &access("a1"), &refresh("r1"));
         session.log_in(&password()).unwrap();
     }
     script.reply(CALL, 200, json!(evil));

@@ -10,7 +10,7 @@ use keyfob::{
     TransportErrorKind, UserState,
 };
 use serde_json::{Value, json};
-use support::store::Awkward;
+use support::store::FailingStore;
 use support::*;
 
 const LINK: &str = "POST /auth/providers/local-userpass/login?link=true";
@@ -76,7 +76,7 @@ fn a_user_who_linked_is_no_longer_anonymous_and_survives_its_logout() {
 #[test]
 fn linking_makes_the_user_current() {
     let (script, _, session, user) = anonymous();
-    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    script.accept_login("bob", &access("b1"), &refresh("s1"));
     session.log_in(&password()).unwrap();
     script.reply(LINK, 200, json!({"access_token": access("a2")}));
     script.reply(PROFILE, 200, linked_profile());
@@ -153,7 +153,7 @@ fn a_logout_during_a_link_wins() {
 #[test]
 fn deleting_uses_the_users_own_token_and_removes_it_here() {
     let (script, _, session, ada) = anonymous();
-    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    script.accept_login("bob", &access("b1"), &refresh("s1"));
     let bob = session.log_in(&password()).unwrap();
     let mut events = session.events().unwrap();
     script.clear();
@@ -274,24 +274,24 @@ fn an_anonymous_user_whose_new_profile_cannot_be_stored_is_linked_all_the_same()
 
 #[test]
 fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::default());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::default());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
     let busy = |status, body: Value| {
         let store = store.clone();
         move |_: &Sent| {
-            store.be_busy(true);
+            store.set_busy(true);
             Ok(json_answer(status, &body))
         }
     };
     let link = format!("{LOGIN}?link=true");
     script.on(&link, busy(200, json!({"access_token": access("a2"), "user_id": "ada"})));
     let linking = ada.link(&password()).unwrap_err();
-    store.be_busy(false);
+    store.set_busy(false);
     script.on("DELETE /auth/delete", busy(204, Value::Null));
     let deleting = session.delete_user(&ada).unwrap_err();
-    store.be_busy(false);
+    store.set_busy(false);
     for error in [linking, deleting] {
         assert!(matches!(error, Error::Store(_)) && error.is_ambiguous(), "{error:?}");
         assert!(error.to_string().contains("the backend had done what was asked"), "{error}");
@@ -300,7 +300,7 @@ fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
     let ended = session.clone();
     script.on("DELETE /auth/delete", move |_| {
         ended.shut_down();
-        store.be_busy(true);
+        store.set_busy(true);
         Ok(Response::new(204, ""))
     });
     let error = session.delete_user(&ada).unwrap_err();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use keyfob::store::{Change, Store};
 use keyfob::{Credentials, Deadline, Event, Session, UserId};
 use support::backend::{Backend, Random, seed, setting};
-use support::store::Recorder;
+use support::store::EventRecorder;
 use support::{APP, ManualClock, START, URL};
 
 /// Does something at random; whether it works is another matter.
@@ -48,7 +48,7 @@ fn any_api_from_any_listener_neither_hangs_nor_loses_nor_doubles_an_event() {
     let seed = seed();
     println!("KEYFOB_SEED={seed} KEYFOB_LISTENER_OPERATIONS={operations}");
     let clock = ManualClock::at(START);
-    let store = Recorder::default();
+    let store = EventRecorder::default();
     let session = Session::builder(APP, URL)
         .clock(clock.clone())
         .transport(Backend::new(&clock))
@@ -118,9 +118,9 @@ fn any_api_from_any_listener_neither_hangs_nor_loses_nor_doubles_an_event() {
     // Quiet comes once the listeners have spent what they may and heard what there is to hear.
     allowance.store(0, Ordering::SeqCst);
     let mark = Event::LoggedIn { user: UserId::new("mark"), provider: keyfob::Provider::Jwt };
-    let tell = |tables: &dyn keyfob::store::Tables| {
+    let tell = |tables: &dyn keyfob::store::StoreView| {
         assert!(tables.number() > 0);
-        Ok(vec![Change::Tell(mark.clone())])
+        Ok(vec![Change::Emit(mark.clone())])
     };
     let deadline = || Deadline::after(Duration::from_secs(60));
     // Whoever was still inside a listener tells after the mark, so it is set until nobody is.

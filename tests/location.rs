@@ -13,7 +13,7 @@ use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{Deadline, Error, TransportErrorKind, User, UserState};
 use serde_json::{Value, json};
-use support::store::Awkward;
+use support::store::FailingStore;
 use support::web::{HERE, THERE, Web, located, page, sends_to};
 use support::*;
 
@@ -216,9 +216,9 @@ fn an_answer_of_the_next_place_is_final() {
 
 #[test]
 fn a_location_that_was_learned_survives_a_commit_that_changes_nothing() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::default());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::default());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(
         LOCATION,
         503,
         serde_json::Value::Null,
@@ -260,7 +260,7 @@ fn a_place_that_never_answers_is_left_by_the_next_call() {
 fn the_location_is_asked_for_once_and_followed() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1", "ws_hostname": ""}));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.reply(CALL, 200, json!(1));
     let urls = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (recorder, inner) = (urls.clone(), script.clone());
@@ -283,7 +283,7 @@ fn the_location_is_asked_for_once_and_followed() {
 fn a_location_never_leads_from_https_to_plain_http() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://127.0.0.1:1"}));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let inner = script.clone();
     let session = keyfob::Session::builder(APP, "https://example.org")
         .store(MemoryStore::new())
@@ -300,7 +300,7 @@ fn a_location_never_leads_from_https_to_plain_http() {
 #[test]
 fn the_location_lookup_can_be_turned_off() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).location_lookup(false).open().unwrap();
     session.log_in(&password()).unwrap();
     assert_eq!(script.routes(), [LOGIN, PROFILE]);
@@ -309,7 +309,7 @@ fn the_location_lookup_can_be_turned_off() {
 #[test]
 fn a_location_that_cannot_be_told_now_is_asked_for_again() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.reply(LOCATION, 503, Value::Null).lets_in("ada", &access("a1"), &refresh("r1"));
+    script.reply(LOCATION, 503, Value::Null).accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
     session.log_in(&password()).unwrap();
     let asked = script.count(LOCATION);
@@ -327,7 +327,7 @@ fn a_location_that_cannot_be_told_now_is_asked_for_again() {
 fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1"}));
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
     let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (inner, gone) = (script.clone(), moved.clone());
     let session = builder(&script, &clock)

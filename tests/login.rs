@@ -29,7 +29,7 @@ fn a_login_stores_tokens_profile_identities_and_current_user_at_once() {
 #[test]
 fn a_password_travels_byte_for_byte() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
     let odd = "pä\u{0}ss \"\\\u{1F511}\n";
     session.log_in(&Credentials::email_password("ada@example.org", odd)).unwrap();
@@ -140,7 +140,7 @@ fn a_device_id_is_kept_unless_it_is_all_zeros() {
 #[test]
 fn the_same_user_by_another_login_is_the_same_user() {
     let (script, _, session, user) = logged_in();
-    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    script.accept_login("ada", &access("a2"), &refresh("r2"));
     let again = session.log_in(&password()).unwrap();
     assert_eq!(again, user);
     assert_eq!(session.users().unwrap().len(), 1);
@@ -171,7 +171,7 @@ fn anonymous_reuse_finds_the_user_behind_another_current_one_without_network() {
     script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
     script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
     let anonymous = session.log_in(&Credentials::anonymous()).unwrap();
-    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    script.accept_login("ada", &access("a2"), &refresh("r2"));
     session.log_in(&password()).unwrap();
     script.clear();
     assert_eq!(session.log_in(&Credentials::anonymous()).unwrap(), anonymous);
@@ -182,7 +182,7 @@ fn anonymous_reuse_finds_the_user_behind_another_current_one_without_network() {
 #[test]
 fn a_login_says_what_device_it_is_on() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).app_info("notes", "1.2").open().unwrap();
     session.log_in(&password()).unwrap();
     let sent = script.sent().into_iter().find(|sent| sent.route == LOGIN).unwrap();

@@ -13,19 +13,19 @@ use keyfob::store::Store;
 use keyfob::transport::{Method, Request, Response, Transport};
 use keyfob::{Deadline, Session, TransportError, TransportErrorKind, User, UserId, UserState};
 use serde_json::{Value, json};
-use support::store::Awkward;
+use support::store::FailingStore;
 use support::*;
 
 #[test]
 fn a_logout_that_is_refused_for_good_holds_up_no_other() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     for (name, refresh_token) in [("ada", "r1"), ("bob", "s1")] {
-        script.lets_in(name, &access(name), &refresh(refresh_token));
+        script.accept_login(name, &access(name), &refresh(refresh_token));
         session.log_in(&password()).unwrap().log_out().unwrap();
     }
-    script.lets_in("cay", &access("c1"), &refresh("t1"));
+    script.accept_login("cay", &access("c1"), &refresh("t1"));
     script.clear();
     // A gateway refuses them, and is not the backend.
     script.on(LOGOUT, |_| Ok(Response::new(401, "")));
@@ -38,9 +38,9 @@ fn a_logout_that_is_refused_for_good_holds_up_no_other() {
 
 #[test]
 fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = open();
     let ada = session.log_in(&password()).unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
@@ -50,7 +50,7 @@ fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
     // The program is closed and opened again; somebody else logs in; the backend is still away.
     drop(session);
     let session = open();
-    script.lets_in("bob", &access("b1"), &refresh("s1"));
+    script.accept_login("bob", &access("b1"), &refresh("s1"));
     let bob = session.log_in(&password()).unwrap();
     script.clear();
     script.reply(LOGOUT, 204, Value::Null);
@@ -68,14 +68,14 @@ fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
 
 #[test]
 fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
     let kept = Arc::new(Mutex::new(Vec::new()));
-    let ended = move |store: &Awkward| {
+    let ended = move |store: &FailingStore| {
         let record = store.store.user(&UserId::new("ada"), Deadline::passed()).unwrap().unwrap();
-        (record.is_logged_in(), record.ended.is_some())
+        (record.is_logged_in(), record.pending_revocation.is_some())
     };
     let (seen, watched) = (Arc::clone(&kept), store.clone());
     script.on(LOGOUT, move |_| {
@@ -90,18 +90,18 @@ fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
 
 #[test]
 fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
     let busy = store.clone();
     script.on(LOGOUT, move |_| {
-        busy.be_busy(true);
+        busy.set_busy(true);
         Err(TransportErrorKind::Timeout)
     });
     ada.log_out().unwrap();
-    store.be_busy(false);
-    script.reply(LOGOUT, 204, Value::Null).lets_in("bob", &access("b1"), &refresh("rb"));
+    store.set_busy(false);
+    script.reply(LOGOUT, 204, Value::Null).accept_login("bob", &access("b1"), &refresh("rb"));
     script.clear();
     session.log_in(&password()).unwrap();
     assert_eq!(script.count(LOGOUT), 1);
@@ -109,9 +109,9 @@ fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
 
 #[test]
 fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     ada.log_out().unwrap();
@@ -124,11 +124,11 @@ fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
 
 #[test]
 fn who_asks_for_a_token_does_not_wait_until_the_backend_was_told_of_logouts() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
-    script.lets_in("bob", &access("b1"), &refresh("rb"));
+    script.accept_login("bob", &access("b1"), &refresh("rb"));
     let bob = session.log_in(&password()).unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     ada.log_out().unwrap();
@@ -156,10 +156,10 @@ fn who_asks_for_a_token_does_not_wait_until_the_backend_was_told_of_logouts() {
 /// Logs users in and out, in a sealed store, without the backend being told.
 fn untold(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let session = builder(&script, &clock).store(Awkward::sealed()).open().unwrap();
+    let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
     let users = names.iter().map(|name| {
-        script.lets_in(name, &access(name), &refresh(name));
+        script.accept_login(name, &access(name), &refresh(name));
         let user = session.log_in(&password()).unwrap();
         user.log_out().unwrap();
         user
@@ -181,7 +181,7 @@ fn a_logout_that_the_backend_fails_at_holds_up_no_other() {
     script.on(LOGOUT, |sent| {
         Ok(Response::new(if sent.bearer == Some(refresh("ada")) { 500 } else { 204 }, ""))
     });
-    script.lets_in("cay", &access("c1"), &refresh("cay"));
+    script.accept_login("cay", &access("c1"), &refresh("cay"));
     let cay = session.log_in(&password()).unwrap();
     assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
     script.clear();
@@ -194,13 +194,13 @@ fn a_logout_that_the_backend_fails_at_holds_up_no_other() {
 #[test]
 fn the_backend_is_told_of_an_earlier_logout_or_the_program_hears_that_it_was_not() {
     let (script, _, session, users) = untold(&["ada"]);
-    script.lets_in("ada", &access("a2"), &refresh("second"));
+    script.accept_login("ada", &access("a2"), &refresh("second"));
     session.log_in(&password()).unwrap();
     script.clear();
     assert!(users[0].log_out().unwrap_err().is_retryable(), "only one of the two can be kept");
     assert_eq!(told(&script), [refresh("ada"), refresh("second")]);
     script.clear();
-    script.reply(LOGOUT, 204, Value::Null).lets_in("bob", &access("b1"), &refresh("bob"));
+    script.reply(LOGOUT, 204, Value::Null).accept_login("bob", &access("b1"), &refresh("bob"));
     session.log_in(&password()).unwrap();
     assert_eq!(told(&script), [refresh("second")]);
 }
@@ -217,12 +217,12 @@ fn telling_leaves_most_of_its_time_to_the_call() {
         }
         _ => relay.send(request),
     };
-    let session = builder(&script, &clock).transport(transport).store(Awkward::sealed());
+    let session = builder(&script, &clock).transport(transport).store(FailingStore::sealed());
     let session = session.open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("ada"));
+    script.accept_login("ada", &access("a1"), &refresh("ada"));
     session.log_in(&password()).unwrap().log_out().unwrap();
     assert!(told.recv().unwrap() > Duration::from_secs(10), "it has all the time there is");
-    script.lets_in("bob", &access("b1"), &refresh("bob")).reply(CALL, 200, json!(7));
+    script.accept_login("bob", &access("b1"), &refresh("bob")).reply(CALL, 200, json!(7));
     let bob = session.log_in(&password()).unwrap();
     assert!(told.recv().unwrap() <= Duration::from_secs(5));
     let now = clock.clone();
@@ -239,11 +239,11 @@ fn telling_leaves_most_of_its_time_to_the_call() {
 #[test]
 fn a_logout_behind_where_telling_came_to_is_told_as_well() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let session = builder(&script, &clock).store(Awkward::sealed()).open().unwrap();
+    let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
     let users: Vec<_> = ["ada", "bob", "cay"]
         .map(|name| {
-            script.lets_in(name, &access(name), &refresh(name));
+            script.accept_login(name, &access(name), &refresh(name));
             session.log_in(&password()).unwrap()
         })
         .into();
@@ -277,9 +277,9 @@ fn logging_out_once_more_tells_the_backend_that_was_not_told() {
 
 #[test]
 fn telling_of_a_logout_does_not_end_a_login_that_has_the_same_token() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), Awkward::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.fail(LOGOUT, TransportErrorKind::Connect);
     session.log_in(&password()).unwrap().log_out().unwrap();
     script.reply(LOGOUT, 204, json!(null));
@@ -297,10 +297,10 @@ fn a_logout_that_could_not_be_told_is_told_by_a_session_that_is_opened_later() {
         let session = session.clock(ManualClock::at(START)).deadline(Duration::from_secs(30));
         session.encryption(keyfob::EncryptionKey::from_bytes([7; 32])).open().unwrap()
     };
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.fail(LOGOUT, TransportErrorKind::Connect);
     open().log_in(&password()).unwrap().log_out().unwrap();
-    script.lets_in("ada", &access("a2"), &refresh("r2"));
+    script.accept_login("ada", &access("a2"), &refresh("r2"));
     script.reply(LOGOUT, 204, Value::Null);
     script.clear();
     open().log_in(&password()).unwrap();

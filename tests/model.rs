@@ -16,7 +16,7 @@ use support::{APP, Dir, ManualClock, START, URL};
 
 /// What the manual says of one user.
 #[derive(Clone, Debug)]
-struct Known {
+struct ModelUser {
     id: String,
     logged_in: bool,
     used: u64,
@@ -26,14 +26,14 @@ struct Known {
 /// What the manual says of a session.
 #[derive(Default)]
 struct Model {
-    users: Vec<Known>,
+    users: Vec<ModelUser>,
     current: Option<String>,
     uses: u64,
     told: Vec<String>,
 }
 
 impl Model {
-    fn at(&mut self, id: &str) -> Option<&mut Known> {
+    fn at(&mut self, id: &str) -> Option<&mut ModelUser> {
         self.users.iter_mut().find(|user| user.id == id)
     }
 
@@ -51,7 +51,9 @@ impl Model {
             Some(user) => {
                 (user.logged_in, user.used, user.identities) = (true, used, identities);
             }
-            None => self.users.push(Known { id: id.to_owned(), logged_in: true, used, identities }),
+            None => {
+                self.users.push(ModelUser { id: id.to_owned(), logged_in: true, used, identities })
+            }
         }
         self.told.push(format!("in {id}"));
         self.make_current(Some(id.to_owned()));
@@ -81,7 +83,7 @@ impl Model {
     }
 
     fn anonymous(&self) -> Option<String> {
-        let is_anonymous = |user: &&Known| {
+        let is_anonymous = |user: &&ModelUser| {
             user.logged_in
                 && user.identities.iter().all(|identity| identity.starts_with("anon-user"))
         };

@@ -23,7 +23,8 @@ use keyfob::server::{
     Google, JwtKeys, MetadataField, Reset, Route, Server, Verdict,
 };
 use keyfob::store::{
-    Change, EncryptionKey, Flight, MemoryStore, OnDamage, Recent, SledStore, Store, StoredUser,
+    Change, EncryptionKey, MemoryStore, OnDamage, RecentEvents, RefreshLock, SledStore, Store,
+    StoredUser,
 };
 use keyfob::transport::{Method, Request, Response, Transport, UreqTransport};
 use keyfob::{
@@ -207,7 +208,7 @@ fn no_public_type_shows_a_secret() {
     Wanted::new(&[]).in_none_of(&shown.texts);
     // None is forgotten: the source says which there are.
     #[cfg(feature = "testing")]
-    shown.debug(&keyfob::store::contract::LAWS[0]);
+    shown.debug(&keyfob::store::contract::REQUIREMENTS[0]);
     let mut public = public_types();
     if cfg!(not(feature = "testing")) {
         public.remove("Law");
@@ -378,9 +379,9 @@ fn the_store(shown: &mut Shown, memory: &MemoryStore) {
     record.state = UserState::LoggedIn;
     record.access_token = Some(token("stored"));
     record.refresh_token = serde_json::from_value(json!(self::token("stored", 1))).unwrap();
-    record.ended = record.refresh_token.clone();
+    record.pending_revocation = record.refresh_token.clone();
     // From a newer version, which may have secrets of its own.
-    record.more.insert("newer".into(), json!({"token": secret("newer")}));
+    record.unknown_fields.insert("newer".into(), json!({"token": secret("newer")}));
     shown.debug(&record);
     let put = Change::Put(Box::new(record));
     shown.debug(&put);
@@ -393,7 +394,7 @@ fn the_store(shown: &mut Shown, memory: &MemoryStore) {
             false => SledStore::open(dir.path(), "app", refuse, deadline()),
         }
         .unwrap();
-        let told = Change::Tell(Event::LoggedOut {
+        let told = Change::Emit(Event::LoggedOut {
             user: "ada".into_id(),
             reason: LogoutReason::Requested,
         });
@@ -402,11 +403,11 @@ fn the_store(shown: &mut Shown, memory: &MemoryStore) {
         shown.debug(&store);
         shown.debug(&store.recent(Some(0), deadline()).unwrap());
         shown.debug(&store.user(&"ada".into_id(), deadline()).unwrap());
-        let flight = store.refresh_flight(&"ada".into_id(), deadline()).unwrap().unwrap();
+        let flight = store.lock_refresh(&"ada".into_id(), deadline()).unwrap().unwrap();
         shown.debug(&flight);
     }
-    shown.debug(&Recent::default());
-    shown.debug(&Flight::new(secret("held")));
+    shown.debug(&RecentEvents::default());
+    shown.debug(&RefreshLock::new(secret("held")));
     // Every file that is damaged, and what is said of it.
     let dir = Dir::new();
     let open = || SledStore::open(dir.path(), "app", OnDamage::Refuse, deadline());

@@ -262,7 +262,7 @@ fn a_login_during_a_refresh_keeps_its_own_tokens() {
     let (during, other) = (session.clone(), script.clone());
     script.on(REFRESH, move |_| {
         during.user(&keyfob::UserId::new("ada")).unwrap().unwrap().log_out().unwrap();
-        other.lets_in("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
+        other.accept_login("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
         during.log_in(&password()).unwrap();
         Ok(json_answer(201, &json!({"access_token": jwt("late", now, now + 1800)})))
     });
@@ -280,7 +280,7 @@ fn a_refusal_of_a_refresh_token_that_was_replaced_meanwhile_ends_nothing() {
     script.on(REFRESH, move |sent| {
         if std::mem::take(&mut first) {
             // Somebody logs in again while the old token is on its way to be refused.
-            other.lets_in("ada", &jwt("a8", now, now), &jwt("r9", now, now + 86400));
+            other.accept_login("ada", &jwt("a8", now, now), &jwt("r9", now, now + 86400));
             during.log_in(&password()).unwrap();
             return Ok(json_answer(401, &error_body("InvalidSession", "rotated")));
         }
@@ -375,7 +375,7 @@ fn retry_after_is_honoured() {
 fn a_clock_that_is_wrong_by_hours_neither_loops_nor_logs_out() {
     for wrong_by in [-86_400, -3600, 3600, 86_400, 315_360_000] {
         let (script, clock) = (Script::new(), ManualClock::at(START + wrong_by));
-        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.accept_login("ada", &access("a1"), &refresh("r1"));
         script.reply(CALL, 200, json!(null));
         let session = builder(&script, &clock).open().unwrap();
         let user = session.log_in(&password()).unwrap();
@@ -419,7 +419,7 @@ fn a_removed_user_who_logs_in_again_keeps_its_new_tokens() {
     let (during, other, gone) = (session.clone(), script.clone(), user.clone());
     script.on(REFRESH, move |_| {
         during.remove_user(&gone).unwrap();
-        other.lets_in("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
+        other.accept_login("ada", &jwt("a9", now, now + 1800), &jwt("r9", now, now + 86400));
         during.log_in(&password()).unwrap();
         Ok(json_answer(
             201,
@@ -466,7 +466,7 @@ fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
 /// does something, and ends so.
 fn out_of_reach(then: impl Fn() + Send + Sync + 'static) -> (Script, ManualClock, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.reply(REFRESH, 503, Value::Null);
     let relay = script.clone();
     let transport = move |request: &Request| {
@@ -601,7 +601,7 @@ fn a_failure_of_an_earlier_login_holds_up_nothing_of_the_next_one() {
     user.valid_access_token().unwrap_err();
     user.log_out().unwrap();
     let now = clock.seconds();
-    script.lets_in("ada", &jwt("b1", now, now + 1800), &jwt("s1", now, now + 86400));
+    script.accept_login("ada", &jwt("b1", now, now + 1800), &jwt("s1", now, now + 86400));
     session.log_in(&password()).unwrap();
     refreshes(&script, &clock);
     script.on(CALL, move |sent| {

@@ -87,7 +87,7 @@ fn tokens(round: u64) -> (String, String) {
 /// Logs in, and refreshes so many times, with new tokens of both kinds each time.
 fn live(script: &Script, session: &Session, refreshes: u64, pieces: &mut Pieces) {
     let (first, second) = tokens(0);
-    script.lets_in("ada", &first, &second);
+    script.accept_login("ada", &first, &second);
     script.reply(LOGOUT, 204, Value::Null);
     let user = session.log_in(&Credentials::email_password("ada@example.org", PASSWORD)).unwrap();
     for round in 0..=refreshes {

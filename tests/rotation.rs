@@ -14,7 +14,7 @@ use keyfob::store::{Decide, MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{Deadline, Error, Session, StoreError, StoreErrorKind, User, UserId, UserState};
 use serde_json::{Value, json};
-use support::store::{Awkward, Twist, Twisted};
+use support::store::{FailingStore, HookedStore, StoreHooks};
 use support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,8 +44,8 @@ fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
 #[test]
 fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_request() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let store = FailingStore::default();
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let now = START + 1860;
@@ -54,7 +54,7 @@ fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_r
         // This backend accepts each refresh token once.
         assert_eq!(sent.bearer, Some(refresh(&format!("r{turn}"))));
         turn += 1;
-        busy.be_busy(turn == 2);
+        busy.set_busy(turn == 2);
         let token = jwt(&format!("a{turn}"), now, now + 1800);
         Ok(json_answer(
             201,
@@ -63,7 +63,7 @@ fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_r
     });
     clock.advance(MINUTE * 31);
     assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    store.be_busy(false);
+    store.set_busy(false);
     script.clear();
     clock.advance(Duration::from_secs(10));
     user.functions().call::<()>("f", ()).unwrap();
@@ -75,15 +75,15 @@ fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_r
 
 /// A user whose rotated refresh token `r2` could not be stored, with a backend that accepts no
 /// other any more.
-fn with_an_unsaved_token() -> (Script, Awkward, Session, User) {
+fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    let store = FailingStore::default();
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let busy = store.clone();
     script.on(REFRESH, move |_| {
-        busy.be_busy(true);
+        busy.set_busy(true);
         let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
@@ -106,7 +106,7 @@ fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
     assert!(matches!(user.api_keys().list().unwrap_err(), Error::Store(_)));
     assert!(script.sent().is_empty(), "{:?}", script.routes());
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
-    store.be_busy(false);
+    store.set_busy(false);
     assert_eq!(user.api_keys().list().unwrap().len(), 0);
     assert_eq!(script.sent()[0].bearer, Some(refresh("r2")));
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
@@ -115,29 +115,29 @@ fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
 #[test]
 fn a_logout_ends_the_server_session_with_the_rotated_token() {
     let (script, store, _session, user) = with_an_unsaved_token();
-    store.be_busy(false);
+    store.set_busy(false);
     user.log_out().unwrap();
     let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
     assert_eq!(bearers, [Some(refresh("r2"))]);
 }
 
 /// A user of a backend that rotates, whose store is busy when `r2` comes.
-fn when_the_store_was_busy() -> (Script, ManualClock, Awkward, Session, User) {
+fn when_the_store_was_busy() -> (Script, ManualClock, FailingStore, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let store = FailingStore::default();
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let (busy, now) = (store.clone(), clock.clone());
     script.on(REFRESH, move |sent| {
         let is_first = sent.bearer == Some(refresh("r1"));
-        busy.be_busy(is_first);
+        busy.set_busy(is_first);
         let (access, next) = if is_first { ("a2", "r2") } else { ("a3", "r3") };
         let token = jwt(access, now.seconds(), now.seconds() + 1800);
         Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh(next)})))
     });
     assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    store.be_busy(false);
+    store.set_busy(false);
     script.clear();
     (script, clock, store, session, user)
 }
@@ -170,7 +170,7 @@ fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
 fn a_due_refresh_has_the_time_of_its_call_to_store_a_rotated_token() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let store = MemoryStore::new();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let (another, now) = (store.clone(), clock.clone());
@@ -193,7 +193,7 @@ fn hold(store: &MemoryStore, time: Duration) -> JoinHandle<()> {
     let (store, (inside, is_inside)) = (store.clone(), mpsc::channel());
     let until = Deadline::after(time);
     let writer = thread::spawn(move || {
-        let hold = &mut |_: &dyn keyfob::store::Tables| {
+        let hold = &mut |_: &dyn keyfob::store::StoreView| {
             inside.send(()).unwrap();
             while !until.has_passed() {
                 thread::yield_now();
@@ -209,7 +209,7 @@ fn hold(store: &MemoryStore, time: Duration) -> JoinHandle<()> {
 #[test]
 fn a_rotated_refresh_token_is_stored_although_the_session_is_shut_down() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let (another, ending, now) = (store.clone(), session.clone(), clock.clone());
@@ -232,9 +232,9 @@ fn a_rotated_refresh_token_is_stored_although_the_session_is_shut_down() {
 /// second one did, and has come to `r3`.
 fn overtaken() -> (Script, MemoryStore, User, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let (awkward, is_strict) = (Awkward::default(), Arc::new(AtomicBool::new(false)));
+    let (awkward, is_strict) = (FailingStore::default(), Arc::new(AtomicBool::new(false)));
     let store = awkward.store.clone();
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     script.reply(LOGOUT, 204, json!(null));
     let first = builder(&script, &clock).store(awkward.clone()).open().unwrap();
     let first = first.log_in(&password()).unwrap();
@@ -252,9 +252,9 @@ fn overtaken() -> (Script, MemoryStore, User, User) {
             [access(&format!("a{}", number + 1)), refresh(&format!("r{}", number + 1))];
         Ok(json_answer(201, &json!({"access_token": access, "refresh_token": refresh})))
     });
-    awkward.be_busy(true);
+    awkward.set_busy(true);
     assert!(matches!(first.refresh_access_token().unwrap_err(), Error::Store(_)));
-    awkward.be_busy(false);
+    awkward.set_busy(false);
     second.refresh_access_token().unwrap();
     second.refresh_access_token().unwrap();
     assert_eq!(stored_refresh_token(&store), refresh("r3"));
@@ -286,7 +286,7 @@ fn a_logout_ends_the_newest_server_session_whoever_has_it() {
 #[derive(Clone)]
 struct Held(Arc<AtomicBool>, ManualClock);
 
-impl Twist for Held {
+impl StoreHooks for Held {
     fn commit(
         &self,
         store: &dyn Store,
@@ -308,8 +308,8 @@ fn held(deadline: Duration) -> (Script, ManualClock, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let is_held = Arc::new(AtomicBool::new(false));
     let twist = Held(Arc::clone(&is_held), clock.clone());
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(7));
-    let store = Twisted { store: MemoryStore::new(), twist };
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(7));
+    let store = HookedStore { store: MemoryStore::new(), twist };
     let session = builder(&script, &clock).store(store).deadline(deadline).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let now = clock.clone();
@@ -352,7 +352,7 @@ type Gate = (mpsc::Sender<()>, mpsc::Receiver<()>);
 #[derive(Clone, Default)]
 struct Gated(Arc<Mutex<Option<Gate>>>, Arc<AtomicBool>);
 
-impl Twist for Gated {
+impl StoreHooks for Gated {
     fn commit(
         &self,
         store: &dyn Store,
@@ -375,8 +375,8 @@ impl Twist for Gated {
 /// waits inside its commit until it is told to go on.
 fn being_stored(then: impl FnOnce(&Script, &User, mpsc::Sender<()>)) -> Vec<Sent> {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = Twisted { store: MemoryStore::new(), twist: Gated::default() };
-    script.lets_in("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
+    let store = HookedStore { store: MemoryStore::new(), twist: Gated::default() };
+    script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let busy = store.twist.1.clone();
@@ -437,19 +437,19 @@ fn a_rotated_token_that_comes_after_a_logout_is_ended_too() {
 }
 
 /// Ends a refresh whose rotated token the store cannot keep, and returns the store.
-fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (Awkward, User) {
-    let store = Awkward::default();
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (FailingStore, User) {
+    let store = FailingStore::default();
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(script, clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let busy = store.clone();
     script.on(REFRESH, move |_| {
-        busy.be_busy(true);
+        busy.set_busy(true);
         let body = json!({"access_token": access_token, "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
     assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
-    store.be_busy(false);
+    store.set_busy(false);
     script.clear();
     (store, user)
 }
@@ -501,9 +501,9 @@ fn a_late_refresh_does_not_end_a_login_that_has_the_same_token() {
     let (script, _, session, user) = logged_in();
     // What the log-in and the refresh of this second both bring.
     let same = refresh("r2");
-    let (again, lets_in, token) = (session.clone(), script.clone(), same.clone());
+    let (again, accept_login, token) = (session.clone(), script.clone(), same.clone());
     script.on(REFRESH, move |_| {
-        lets_in.lets_in("ada", &access("a2"), &token);
+        accept_login.accept_login("ada", &access("a2"), &token);
         again.log_in(&password()).unwrap();
         Ok(json_answer(201, &json!({"access_token": access("a3"), "refresh_token": token})))
     });

@@ -73,7 +73,7 @@ fn interrupted<T: std::fmt::Debug + Send + 'static>(
 /// A session with a user whose token has expired, on a store.
 fn expired(store: impl Store) -> (Script, ManualClock, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store).deadline(FOR_EVER).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     clock.advance(Duration::from_secs(3600));
@@ -170,7 +170,7 @@ fn a_flight_that_another_session_holds_is_waited_for_no_longer() {
     for round in 0..20 {
         let store = MemoryStore::new();
         let (_, _, session, user) = expired(store.clone());
-        let _flight = store.refresh_flight(user.id(), soon()).unwrap().unwrap();
+        let _flight = store.lock_refresh(user.id(), soon()).unwrap().unwrap();
         interrupted(&session, move || user.valid_access_token(), round * 10);
     }
 }
@@ -201,7 +201,7 @@ fn app_files(dir: &Dir) -> PathBuf {
 
 fn on_disk(dir: &Dir) -> (Script, ManualClock, SessionBuilder) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = Session::builder(APP, URL).transport(script.clone()).clock(clock.clone());
     (script, clock, session.data_dir(dir.path()).deadline(FOR_EVER))
 }
@@ -358,7 +358,7 @@ fn half_an_answer_is_none_although_the_shutdown_ends_it() {
         |session| session.current_user()?.unwrap().functions().call_text("f", ()).map(drop),
     ] {
         let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-        script.lets_in("ada", &access("a1"), &refresh("r1"));
+        script.accept_login("ada", &access("a1"), &refresh("r1"));
         builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
         let (url, comes) = black_hole();
         let session = Session::builder(APP, url).clock(clock).store(store).location_lookup(false);

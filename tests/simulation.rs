@@ -30,7 +30,7 @@ use keyfob::transport::Response;
 use keyfob::{Credentials, Error, Session, TransportErrorKind, User, UserId, UserState};
 use serde_json::json;
 use support::backend::{Random, seed, setting};
-use support::world::{Asked, Judge, Seen, Trouble, World, http_date};
+use support::world::{Asked, Judge, Seen, SimulatedWorld, Trouble, http_date};
 use support::{APP, URL, error_body, json_answer};
 
 const USERS: usize = 16;
@@ -53,7 +53,7 @@ struct Tally {
 /// What may go wrong with one request, drawn anew for each.
 struct Weather {
     random: Random,
-    world: World,
+    world: SimulatedWorld,
     tally: Arc<Tally>,
     /// Of a hundred requests, so many meet a fault.
     rate: usize,
@@ -147,7 +147,7 @@ struct Known {
 }
 
 struct Simulation {
-    world: World,
+    world: SimulatedWorld,
     judge: Judge,
     store: MemoryStore,
     session: Session,
@@ -162,7 +162,7 @@ fn name(user: usize) -> String {
     format!("user-{user}")
 }
 
-fn open(world: &World, judge: &Judge, store: &MemoryStore) -> Session {
+fn open(world: &SimulatedWorld, judge: &Judge, store: &MemoryStore) -> Session {
     Session::builder(APP, URL)
         .transport(judge.clone())
         .clock(world.clone())
@@ -174,7 +174,7 @@ fn open(world: &World, judge: &Judge, store: &MemoryStore) -> Session {
 
 impl Simulation {
     fn new(seed: u64, rotates: bool) -> Self {
-        let world = World::default();
+        let world = SimulatedWorld::default();
         let mut judge = Judge::new(&world);
         judge.rotates = rotates;
         let tally = Arc::new(Tally::default());

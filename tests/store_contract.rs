@@ -4,22 +4,22 @@
 
 mod store_support;
 
-use keyfob::store::contract::{LAWS, Place};
+use keyfob::store::contract::{REQUIREMENTS, StoreFactory};
 use keyfob::store::{MemoryStore, Store};
 
 use store_support::*;
 
-impl Place for Dir {
+impl StoreFactory for Dir {
     fn open(&self) -> Box<dyn Store> {
         Box::new(Dir::open(self))
     }
 }
 
-fn hold(law: &str, place: &dyn Place) {
-    LAWS.iter().find(|known| known.name == law).unwrap().check(place);
+fn hold(law: &str, place: &dyn StoreFactory) {
+    REQUIREMENTS.iter().find(|known| known.name == law).unwrap().check(place);
 }
 
-fn memory() -> impl Place {
+fn memory() -> impl StoreFactory {
     let store = MemoryStore::new();
     move || Box::new(store.clone()) as Box<dyn Store>
 }
@@ -87,7 +87,7 @@ laws! {
 
 #[test]
 fn every_law_is_held() {
-    let mut known: Vec<_> = LAWS.iter().map(|law| law.name).collect();
+    let mut known: Vec<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
     let mut held = HELD.to_vec();
     known.sort_unstable();
     held.sort_unstable();

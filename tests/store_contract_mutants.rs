@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use keyfob::store::contract::{LAWS, Place};
-use keyfob::store::{Change, Decide, Flight, MemoryStore, Recent, Store, StoredUser, Tables};
+use keyfob::store::contract::{REQUIREMENTS, StoreFactory};
+use keyfob::store::{
+    Change, Decide, MemoryStore, RecentEvents, RefreshLock, Store, StoreView, StoredUser,
+};
 use keyfob::{Deadline, StoreError, StoreErrorKind, UserId, UserState};
-use support::{Twist, Twisted};
+use support::{HookedStore, StoreHooks};
 
 type Result<T> = std::result::Result<T, StoreError>;
 type After<'a> = Option<(u64, &'a UserId)>;
@@ -36,11 +38,12 @@ struct Mutant {
         dyn Fn(&dyn Store, After<'_>, Deadline) -> Result<Vec<Arc<StoredUser>>> + Send + Sync,
     >,
     commit: Method<dyn Fn(&dyn Store, Deadline, &mut Decide<'_>) -> Result<u64> + Send + Sync>,
-    recent: Method<dyn Fn(&dyn Store, Option<u64>, Deadline) -> Result<Recent> + Send + Sync>,
-    flight: Method<dyn Fn(&dyn Store, &UserId, Deadline) -> Result<Option<Flight>> + Send + Sync>,
+    recent: Method<dyn Fn(&dyn Store, Option<u64>, Deadline) -> Result<RecentEvents> + Send + Sync>,
+    flight:
+        Method<dyn Fn(&dyn Store, &UserId, Deadline) -> Result<Option<RefreshLock>> + Send + Sync>,
 }
 
-impl Twist for Mutant {
+impl StoreHooks for Mutant {
     fn current(&self, store: &dyn Store, deadline: Deadline) -> Result<Option<UserId>> {
         self.current.as_ref().map_or_else(|| store.current(deadline), |does| does(store, deadline))
     }
@@ -82,22 +85,24 @@ impl Twist for Mutant {
         }
     }
 
-    fn recent(&self, store: &dyn Store, number: Option<u64>, deadline: Deadline) -> Result<Recent> {
+    fn recent(
+        &self,
+        store: &dyn Store,
+        number: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<RecentEvents> {
         let does = self.recent.as_ref();
         does.map_or_else(|| store.recent(number, deadline), |does| does(store, number, deadline))
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         store: &dyn Store,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>> {
+    ) -> Result<Option<RefreshLock>> {
         let does = self.flight.as_ref();
-        does.map_or_else(
-            || store.refresh_flight(user, deadline),
-            |does| does(store, user, deadline),
-        )
+        does.map_or_else(|| store.lock_refresh(user, deadline), |does| does(store, user, deadline))
     }
 }
 
@@ -109,7 +114,7 @@ macro_rules! mutant {
 
 /// A store that does something else with what was decided.
 fn changing(
-    change: impl Fn(&dyn Tables, Vec<Change>) -> Result<Vec<Change>> + Send + Sync + 'static,
+    change: impl Fn(&dyn StoreView, Vec<Change>) -> Result<Vec<Change>> + Send + Sync + 'static,
 ) -> Mutant {
     mutant!(commit: move |store, deadline, decide| {
         store.commit(deadline, &mut |tables| change(tables, decide(tables)?))
@@ -129,7 +134,7 @@ fn writing(write: impl Fn(&mut StoredUser) + Send + Sync + 'static) -> Mutant {
 }
 
 /// A store whose decisions see something else.
-fn showing(show: impl Fn(&dyn Tables) -> Shown<'_> + Send + Sync + 'static) -> Mutant {
+fn showing(show: impl Fn(&dyn StoreView) -> Shown<'_> + Send + Sync + 'static) -> Mutant {
     mutant!(commit: move |store, deadline, decide| {
         store.commit(deadline, &mut |tables| decide(&show(tables)))
     })
@@ -137,7 +142,7 @@ fn showing(show: impl Fn(&dyn Tables) -> Shown<'_> + Send + Sync + 'static) -> M
 
 /// What a decision sees, a little wrong.
 struct Shown<'a> {
-    tables: &'a dyn Tables,
+    tables: &'a dyn StoreView,
     number: u64,
     user: Option<Box<dyn Fn(Arc<StoredUser>) -> Option<Arc<StoredUser>>>>,
     ignores_wish: bool,
@@ -145,13 +150,13 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn right(tables: &'a dyn Tables) -> Self {
+    fn right(tables: &'a dyn StoreView) -> Self {
         let number = tables.number();
         Self { tables, number, user: None, ignores_wish: false, by_created: false }
     }
 }
 
-impl Tables for Shown<'_> {
+impl StoreView for Shown<'_> {
     fn number(&self) -> u64 {
         self.number
     }
@@ -177,7 +182,10 @@ impl Tables for Shown<'_> {
             let newest = Mutex::new(None::<Arc<StoredUser>>);
             self.tables.last_used(&|user| {
                 let mut newest = newest.lock().unwrap();
-                if wanted(user) && newest.as_ref().is_none_or(|known| known.created < user.created)
+                if wanted(user)
+                    && newest
+                        .as_ref()
+                        .is_none_or(|known| known.created_commit < user.created_commit)
                 {
                     *newest = Some(Arc::new(user.clone()));
                 }
@@ -214,7 +222,7 @@ fn cut(text: &str, bytes: usize) -> UserId {
 }
 
 /// Gives a flight back only if nothing went wrong.
-struct Forgetful(Option<Flight>);
+struct Forgetful(Option<RefreshLock>);
 
 impl Drop for Forgetful {
     fn drop(&mut self) {
@@ -226,9 +234,9 @@ impl Drop for Forgetful {
 
 /// Gives its flights back with the handle.
 #[derive(Default)]
-struct Clinging(Mutex<Vec<Arc<Mutex<Option<Flight>>>>>);
+struct Clinging(Mutex<Vec<Arc<Mutex<Option<RefreshLock>>>>>);
 
-struct Shared(Arc<Mutex<Option<Flight>>>);
+struct Shared(Arc<Mutex<Option<RefreshLock>>>);
 
 impl Drop for Shared {
     fn drop(&mut self) {
@@ -261,7 +269,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
         ("a_commit_is_seen_by_everybody_at_once", each(stale)),
         (
             "a_commit_is_seen_by_everybody_at_once",
-            each(|| mutant!(recent: |_, _, _| Ok(Recent::default()))),
+            each(|| mutant!(recent: |_, _, _| Ok(RecentEvents::default()))),
         ),
         (
             "current_user_and_location_are_set_and_cleared",
@@ -432,7 +440,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
                 mutant!(users: |store, after, deadline| {
                     let mut page = store.users_after(after, deadline)?;
                     page.extend(after.map(|(_, id)| store.user(id, deadline)).transpose()?.flatten());
-                    page.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+                    page.sort_by(|a, b| (a.created_commit, &a.id).cmp(&(b.created_commit, &b.id)));
                     Ok(page)
                 })
             }),
@@ -471,7 +479,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     let users = all(store, deadline).into_iter();
-                    Ok(users.filter(|user| after.is_none_or(|at| (user.created, &user.id) > at)).collect())
+                    Ok(users.filter(|user| after.is_none_or(|at| (user.created_commit, &user.id) > at)).collect())
                 })
             }),
         ),
@@ -538,7 +546,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
         ("ids_that_are_too_long_are_refused", {
             each(|| writing(|user| user.id = cut(user.id.as_str(), 1024)))
         }),
-        ("unknown_fields_survive_a_rewrite", each(|| writing(|user| user.more.clear()))),
+        ("unknown_fields_survive_a_rewrite", each(|| writing(|user| user.unknown_fields.clear()))),
         (
             "records_come_back_as_they_were",
             each(|| writing(|user| user.epoch = user.epoch as f64 as u64 - 1)),
@@ -638,7 +646,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             each(|| {
                 changing(|_, changes| {
                     let only_events =
-                        changes.iter().all(|change| matches!(change, Change::Tell(_)));
+                        changes.iter().all(|change| matches!(change, Change::Emit(_)));
                     Ok(if only_events { vec![] } else { changes })
                 })
             }),
@@ -704,22 +712,22 @@ fn mutants() -> Vec<(&'static str, Make)> {
         ),
         (
             "a_flight_has_one_holder_until_it_is_dropped",
-            each(|| mutant!(flight: |_, _, _| Ok(Some(Flight::new(()))))),
+            each(|| mutant!(flight: |_, _, _| Ok(Some(RefreshLock::new(()))))),
         ),
         (
             "a_flight_has_one_holder_until_it_is_dropped",
             each(|| {
                 // One that excludes the threads of one handle alone.
                 let own = MemoryStore::new();
-                mutant!(flight: move |_, user, deadline| own.refresh_flight(user, deadline))
+                mutant!(flight: move |_, user, deadline| own.lock_refresh(user, deadline))
             }),
         ),
         (
             "a_flight_is_given_back_by_a_panic",
             each(|| {
                 mutant!(flight: |store, user, deadline| {
-                    let flight = store.refresh_flight(user, deadline)?;
-                    Ok(flight.map(|flight| Flight::new(Forgetful(Some(flight)))))
+                    let flight = store.lock_refresh(user, deadline)?;
+                    Ok(flight.map(|flight| RefreshLock::new(Forgetful(Some(flight)))))
                 })
             }),
         ),
@@ -728,10 +736,10 @@ fn mutants() -> Vec<(&'static str, Make)> {
             each(|| {
                 let held = Clinging::default();
                 mutant!(flight: move |store, user, deadline| {
-                    let Some(flight) = store.refresh_flight(user, deadline)? else { return Ok(None) };
+                    let Some(flight) = store.lock_refresh(user, deadline)? else { return Ok(None) };
                     let shared = Arc::new(Mutex::new(Some(flight)));
                     held.0.lock().unwrap().push(Arc::clone(&shared));
-                    Ok(Some(Flight::new(Shared(shared))))
+                    Ok(Some(RefreshLock::new(Shared(shared))))
                 })
             }),
         ),
@@ -739,7 +747,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             "a_flight_is_waited_for_until_the_deadline",
             each(|| {
                 mutant!(flight: |store, user, _| {
-                    store.refresh_flight(user, Deadline::after(Duration::ZERO))
+                    store.lock_refresh(user, Deadline::after(Duration::ZERO))
                 })
             }),
         ),
@@ -747,7 +755,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             "a_flight_is_waited_for_until_the_deadline",
             each(|| {
                 mutant!(flight: |store, user, _| {
-                    store.refresh_flight(user, Deadline::after(Duration::from_secs(6)))
+                    store.lock_refresh(user, Deadline::after(Duration::from_secs(6)))
                 })
             }),
         ),
@@ -756,7 +764,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     let now = Deadline::after(Duration::ZERO);
-                    match store.refresh_flight(&UserId::new("ada"), now)? {
+                    match store.lock_refresh(&UserId::new("ada"), now)? {
                         Some(_flight) => store.commit(deadline, decide),
                         None => Err(error(StoreErrorKind::Busy)),
                     }
@@ -774,7 +782,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
                     }
                     thread::yield_now();
                     taken.store(true, Ordering::SeqCst);
-                    Ok(Some(Flight::new(GiveBack(Arc::clone(&taken)))))
+                    Ok(Some(RefreshLock::new(GiveBack(Arc::clone(&taken)))))
                 })
             })
         }),
@@ -789,9 +797,9 @@ impl Drop for GiveBack {
     }
 }
 
-fn place(make: Make) -> impl Place {
+fn place(make: Make) -> impl StoreFactory {
     let store = MemoryStore::new();
-    move || Box::new(Twisted { store: store.clone(), twist: make() }) as Box<dyn Store>
+    move || Box::new(HookedStore { store: store.clone(), twist: make() }) as Box<dyn Store>
 }
 
 #[test]
@@ -801,8 +809,9 @@ fn every_law_catches_a_store_that_breaks_it() {
     std::panic::set_hook(Box::new(|_| {}));
     let missed = thread::scope(|scope| {
         let held = mutants().into_iter().map(|(law, make)| {
-            let check =
-                move || LAWS.iter().find(|known| known.name == law).unwrap().check(&place(make));
+            let check = move || {
+                REQUIREMENTS.iter().find(|known| known.name == law).unwrap().check(&place(make))
+            };
             (law, scope.spawn(check))
         });
         let held: Vec<_> = held.collect();
@@ -819,13 +828,13 @@ fn every_law_catches_a_store_that_breaks_it() {
 #[test]
 fn every_law_has_a_store_that_breaks_it() {
     let broken: BTreeSet<_> = mutants().into_iter().map(|(law, _)| law).collect();
-    let laws: BTreeSet<_> = LAWS.iter().map(|law| law.name).collect();
+    let laws: BTreeSet<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
     assert_eq!(broken, laws);
 }
 
 #[test]
 fn a_store_without_a_twist_keeps_every_law() {
-    for law in LAWS {
+    for law in REQUIREMENTS {
         law.check(&place(each(Mutant::default)));
     }
 }

@@ -115,7 +115,7 @@ fn write(store: &dyn Store, name: &str) {
                 let before = tables.user(&id(name))?;
                 let mut next = user(name, tables.number());
                 if let Some(before) = before {
-                    (next.epoch, next.created) = (before.epoch + 1, before.created);
+                    (next.epoch, next.created_commit) = (before.epoch + 1, before.created_commit);
                 }
                 Ok(next)
             };
@@ -218,7 +218,7 @@ fn writers_and_readers_that_are_killed_lose_nothing_and_see_no_half_of_it() {
 fn fly(store: &dyn Store, dir: &Path) {
     let (witness, mine) = (dir.join("witness"), std::process::id().to_string());
     loop {
-        let flight = store.refresh_flight(&id("ada"), soon()).unwrap().unwrap();
+        let flight = store.lock_refresh(&id("ada"), soon()).unwrap().unwrap();
         // No lock: the system gives those of a process that is killed back in no order.
         std::fs::write(&witness, &mine).unwrap();
         thread::yield_now();
@@ -256,7 +256,7 @@ fn a_flight_has_one_holder_among_processes_that_are_killed() {
     });
     println!("{} flights", flights.load(Ordering::Relaxed));
     let store = dir.open();
-    assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_some());
+    assert!(store.lock_refresh(&id("ada"), now()).unwrap().is_some());
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod store_support;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use keyfob::store::{Change, OnDamage, SledStore, Store, Tables};
+use keyfob::store::{Change, OnDamage, SledStore, Store, StoreView};
 use keyfob::{Event, StoreError, StoreErrorKind};
 
 use store_support::*;
@@ -52,7 +52,7 @@ fn with_history_in(dir: Dir) -> (Dir, Vec<String>) {
     for round in 0..10 {
         commit(&store, &[put(padded(user("zoe", 30), 100 * round))]);
     }
-    let _flight = store.refresh_flight(&id("ada"), soon()).unwrap();
+    let _flight = store.lock_refresh(&id("ada"), soon()).unwrap();
     let all = names(&store);
     assert_eq!(all.len(), 5);
     (dir, all)
@@ -193,7 +193,7 @@ fn the_small_files_can_be_lost_or_damaged_without_any_loss(dir: Dir) {
             harm(&copied.data().join(&name), way);
             let what = format!("{name} {way:?}");
             assert_eq!(use_it(&copied, &all, &what), Outcome::Whole, "{what}");
-            assert!(copied.open().refresh_flight(&id("ada"), soon()).unwrap().is_some());
+            assert!(copied.open().lock_refresh(&id("ada"), soon()).unwrap().is_some());
         }
     }
 }
@@ -406,7 +406,7 @@ fn events_of_a_newer_version_are_told_as_lagged() {
     let dir = Dir::new();
     let store = dir.open();
     let event = Event::CurrentUserChanged { from: None, to: Some(id("ada")) };
-    commit(&store, &[Change::Tell(event.clone()), put(user("ada", 1))]);
+    commit(&store, &[Change::Emit(event.clone()), put(user("ada", 1))]);
     let path = dir.data().join("snapshot");
     let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
     let (first, body) = text.split_once('\n').unwrap();
@@ -417,7 +417,7 @@ fn events_of_a_newer_version_are_told_as_lagged() {
     let recent = store.recent(Some(0), soon()).unwrap();
     assert!(recent.lagged && recent.events.is_empty());
     assert_eq!(names(&store), ["ada"]);
-    commit(&store, &[Change::Tell(event.clone())]);
+    commit(&store, &[Change::Emit(event.clone())]);
     let recent = dir.open().recent(Some(1), soon()).unwrap();
     assert_eq!((recent.lagged, recent.events), (false, vec![(2, event)]));
 }
@@ -681,7 +681,7 @@ fn what_is_kept_of_a_small_damaged_database_is_as_it_was() {
     let mut harmed = whole.clone();
     harmed[30] ^= 1;
     std::fs::write(&path, &harmed).unwrap();
-    let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+    let change = &mut |_: &dyn StoreView| Ok(vec![Change::Current(None)]);
     let error = dir.open().commit(soon(), change).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Damaged);
     let kept = dir.data().join("db.0.damaged");
@@ -746,7 +746,7 @@ fn a_number_at_the_end_of_what_there_is_is_damage_and_no_panic() {
     let text = text.replacen("\"number\":1,", &format!("\"number\":{},", u64::MAX), 1);
     db.insert(b"meta/head\0\0", [&head[..2], text.as_bytes()].concat()).unwrap();
     drop(db);
-    let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+    let change = &mut |_: &dyn StoreView| Ok(vec![Change::Current(None)]);
     let error = dir.open().commit(soon(), change).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Damaged, "{error}");
 }
@@ -779,7 +779,7 @@ fn what_is_kept_is_as_it_was_also_if_the_generation_is_gone() {
     let harmed = harmed_late(&dir);
     std::fs::remove_file(dir.data().join("generation")).unwrap();
     let error = dir.try_open(OnDamage::Refuse).and_then(|store| {
-        let change = &mut |_: &dyn Tables| Ok(vec![Change::Current(None)]);
+        let change = &mut |_: &dyn StoreView| Ok(vec![Change::Current(None)]);
         store.commit(soon(), change)
     });
     assert_eq!(error.unwrap_err().kind, StoreErrorKind::Damaged);

@@ -23,7 +23,9 @@ use std::thread;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keyfob::store::{Change, Decide, Flight, OnDamage, Recent, SledStore, Store, StoredUser};
+use keyfob::store::{
+    Change, Decide, OnDamage, RecentEvents, RefreshLock, SledStore, Store, StoredUser,
+};
 use keyfob::{Credentials, Deadline, Session, StoreError, UserId};
 use serde_json::{Value, json};
 
@@ -152,7 +154,7 @@ impl Store for Telling {
         Ok(number)
     }
 
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
         self.inner.recent(number, deadline)
     }
 
@@ -160,12 +162,12 @@ impl Store for Telling {
         self.inner.is_sealed()
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
-        self.inner.refresh_flight(user, deadline)
+    ) -> Result<Option<RefreshLock>, StoreError> {
+        self.inner.lock_refresh(user, deadline)
     }
 }
 

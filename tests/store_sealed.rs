@@ -42,7 +42,7 @@ fn full(name: &str, number: u64, round: u64, padding: usize) -> StoredUser {
 
 fn linked(name: &str) -> Change {
     let provider = Provider::Other("custom-token".into());
-    Change::Tell(Event::IdentityLinked { user: id(name), provider })
+    Change::Emit(Event::IdentityLinked { user: id(name), provider })
 }
 
 fn found(dir: &Dir) -> Vec<(&'static str, Vec<PathBuf>)> {

@@ -33,7 +33,7 @@ fn in_the_clear() -> Dir {
         commit(&store, &[put(expected(number))]);
     }
     let event = Event::CurrentUserChanged { from: None, to: Some(id("user 9")) };
-    commit(&store, &[Change::Current(Some(id("user 9"))), Change::Tell(event)]);
+    commit(&store, &[Change::Current(Some(id("user 9"))), Change::Emit(event)]);
     commit(&store, &[Change::Location(Some("https://eu.example.org".into()))]);
     dir
 }

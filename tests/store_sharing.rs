@@ -43,7 +43,7 @@ fn child_process() {
         }
         "hold the flight" => {
             say(std::process::id());
-            let _flight = store.refresh_flight(&id("ada"), soon()).unwrap().unwrap();
+            let _flight = store.lock_refresh(&id("ada"), soon()).unwrap().unwrap();
             say(if Path::new(&words[1]).join("free").exists() { "was free" } else { "was held" });
             wait();
         }
@@ -87,9 +87,9 @@ fn a_holder_that_is_killed_gives_way_at_once() {
         store.commit(now(), &mut |_| Ok(Vec::new())).unwrap();
         let mut holder = child("hold the flight", &dir, "");
         assert!(holder.hear().is_some() && holder.hear().is_some());
-        assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_none());
+        assert!(store.lock_refresh(&id("ada"), now()).unwrap().is_none());
         holder.kill();
-        assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_some());
+        assert!(store.lock_refresh(&id("ada"), now()).unwrap().is_some());
     }
 }
 
@@ -154,7 +154,7 @@ fn a_lock_that_was_given_back_is_free_although_children_are_being_started() {
             scope.spawn(|| start_children(&done));
         }
         for round in 0..2_000 {
-            let flight = store.refresh_flight(&id("ada"), now()).unwrap();
+            let flight = store.lock_refresh(&id("ada"), now()).unwrap();
             assert!(flight.is_some(), "round {round}");
         }
     });
@@ -187,7 +187,7 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
 
     let dir = Dir::new();
     let store = dir.open();
-    drop(store.refresh_flight(&id("ada"), soon()).unwrap());
+    drop(store.lock_refresh(&id("ada"), soon()).unwrap());
     let flights = files(&dir.data());
     let file = flights.iter().find(|path| path.to_str().unwrap().contains("refresh.")).unwrap();
     std::fs::remove_file(file).unwrap();
@@ -200,7 +200,7 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
         thread::yield_now();
     }
     std::fs::remove_file(file).unwrap();
-    let flight = store.refresh_flight(&id("ada"), now()).unwrap();
+    let flight = store.lock_refresh(&id("ada"), now()).unwrap();
     assert!(flight.is_some(), "the child has not locked it");
     let (done, (say, said)) = (AtomicBool::new(false), mpsc::channel());
     thread::scope(|scope| {

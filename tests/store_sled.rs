@@ -154,7 +154,7 @@ fn nobody_but_the_owner_can_read_anything() {
     let store = dir.open();
     for name in ["ada", "eve"] {
         log_in(&store, name);
-        let _flight = store.refresh_flight(&id(name), soon()).unwrap();
+        let _flight = store.lock_refresh(&id(name), soon()).unwrap();
         check(&dir.data());
     }
     commit(&store, &[put(logged_out(user("ada", 1)))]);
@@ -280,12 +280,12 @@ fn a_user_from_outside_the_snapshot_is_never_stale() {
     let many = (1..=60).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
     commit(&one, &many.collect::<Vec<_>>());
     for round in 1..=5 {
-        assert!(get(&one, "user 1").unwrap().skew == round - 1);
+        assert!(get(&one, "user 1").unwrap().clock_skew_ms == round - 1);
         let mut changed = padded(user("user 1", 1), 2_000);
-        changed.skew = round;
+        changed.clock_skew_ms = round;
         commit(&other, &[put(changed)]);
     }
-    assert_eq!(get(&one, "user 1").unwrap().skew, 5);
+    assert_eq!(get(&one, "user 1").unwrap().clock_skew_ms, 5);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn an_event_reaches_every_process_once() {
     let mut seen = number(&other);
     let mut heard = Vec::new();
     for round in 0..10 {
-        commit(&one, &[Change::Tell(event(&round.to_string()))]);
+        commit(&one, &[Change::Emit(event(&round.to_string()))]);
         let recent = other.recent(Some(seen), soon()).unwrap();
         assert!(!recent.lagged);
         seen = recent.number;

@@ -11,7 +11,7 @@ use support::*;
 
 fn on_disk() -> (Dir, Script, Session, keyfob::User) {
     let (dir, script, clock) = (Dir::new(), Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.reply(LOGOUT, 204, Value::Null);
     let session = Session::builder(APP, URL)
         .transport(script.clone())
@@ -63,7 +63,7 @@ fn the_websocket_is_where_the_backend_says_and_the_url_holds_no_token() {
     ] {
         let (script, clock) = (Script::new(), ManualClock::at(START));
         let dir = Dir::new();
-        script.reply(LOCATION, 200, location).lets_in("ada", &access("a1"), &refresh("r1"));
+        script.reply(LOCATION, 200, location).accept_login("ada", &access("a1"), &refresh("r1"));
         let open = || {
             let builder = Session::builder(APP, URL).transport(script.clone());
             builder.clock(clock.clone()).data_dir(dir.path()).open().unwrap()

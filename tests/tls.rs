@@ -133,7 +133,7 @@ fn an_answer_that_is_cut_off_on_the_way_is_none_unless_it_says_itself_where_it_e
         let _ = stream.sock.shutdown(std::net::Shutdown::Both);
     });
     let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
     let session = Session::builder(APP, format!("https://localhost:{}", backend.port()))
         .transport(trusting(&authority))

@@ -22,7 +22,7 @@ fn with_users(names: &[&str]) -> (Script, Session, Vec<User>) {
     script.reply(LOGOUT, 204, Value::Null);
     let session = builder(&script, &clock).open().unwrap();
     let users = names.iter().map(|name| {
-        script.lets_in(name, &access(&format!("a-{name}")), &refresh(&format!("r-{name}")));
+        script.accept_login(name, &access(&format!("a-{name}")), &refresh(&format!("r-{name}")));
         session.log_in(&password()).unwrap()
     });
     let users = users.collect();
@@ -38,7 +38,7 @@ fn current(session: &Session) -> Option<String> {
 fn users_are_listed_in_the_order_of_their_first_login_logged_out_ones_too() {
     let (script, session, users) = with_users(&["cleo", "ada", "bob"]);
     users[1].log_out().unwrap();
-    script.lets_in("cleo", &access("a2"), &refresh("r2"));
+    script.accept_login("cleo", &access("a2"), &refresh("r2"));
     session.log_in(&password()).unwrap();
     assert_eq!(session.users().unwrap(), users);
     assert_eq!(users[1].state().unwrap(), UserState::LoggedOut);
@@ -166,7 +166,7 @@ fn a_removed_user_is_gone_here_and_can_log_in_again() {
     script.clear();
     session.remove_user(&users[0]).unwrap();
     assert_eq!(script.routes(), Vec::<String>::new(), "nothing to end on the backend");
-    script.lets_in("bob", &access("a2"), &refresh("r2"));
+    script.accept_login("bob", &access("a2"), &refresh("r2"));
     assert_eq!(session.log_in(&password()).unwrap(), users[1]);
     assert_eq!(users[1].state().unwrap(), UserState::LoggedIn);
 }
@@ -222,7 +222,7 @@ fn of_two_profiles_that_are_fetched_at_once_the_newer_one_stays() {
         Ok(json_answer(200, &body))
     };
     let (boot, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-    boot.lets_in("ada", &access("a1"), &refresh("r1"));
+    boot.accept_login("ada", &access("a1"), &refresh("r1"));
     builder(&boot, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
     let session = Session::builder(APP, URL).transport(transport).clock(clock).store(store);
     let user = session.location_lookup(false).open().unwrap().current_user().unwrap().unwrap();

@@ -272,7 +272,7 @@ impl Error {
     }
 
     /// Says that the backend had done what was asked when this happened.
-    pub(crate) fn after_it_was_done(mut self) -> Self {
+    pub(crate) fn mark_backend_changed(mut self) -> Self {
         match &mut self {
             Self::Decode(error) => {
                 error.what =

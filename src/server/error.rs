@@ -9,7 +9,7 @@ use super::token::TokenFault;
 /// Source: protocol facts from realm-core `object-store/sync/app.cpp` (`check_for_errors`) and
 /// `src/realm/error_codes.cpp`.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub status: u16,
     /// The symbolic code, for those errors that have one.
     pub code: Option<&'static str>,
@@ -18,7 +18,7 @@ pub(super) struct Refusal {
     pub headers: Vec<(&'static str, String)>,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code: Some(code), message: message.into(), headers: Vec::new() }
     }
@@ -98,7 +98,7 @@ impl Refusal {
 }
 
 /// A change could not be stored. The cause may name paths, so it stays here.
-impl From<io::Error> for Refusal {
+impl From<io::Error> for ApiError {
     fn from(error: io::Error) -> Self {
         Self::internal(match error.kind() {
             io::ErrorKind::StorageFull => "the server's disk is full",

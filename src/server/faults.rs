@@ -64,7 +64,7 @@ pub struct Fault {
 #[derive(Clone)]
 pub struct ActiveFault {
     shared: Arc<Shared>,
-    armed: Arc<Armed>,
+    armed: Arc<FaultState>,
 }
 
 #[derive(Clone)]
@@ -87,11 +87,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    armed: Vec<Arc<Armed>>,
+    armed: Vec<Arc<FaultState>>,
     stopping: bool,
 }
 
-struct Armed {
+struct FaultState {
     fault: Fault,
     /// Requests it was for, those that it let pass at first included.
     seen: AtomicUsize,
@@ -99,9 +99,9 @@ struct Armed {
 }
 
 /// A fault that a request met.
-pub(super) struct Met {
+pub(super) struct TriggeredFault {
     shared: Arc<Shared>,
-    armed: Arc<Armed>,
+    armed: Arc<FaultState>,
 }
 
 impl Fault {
@@ -246,8 +246,11 @@ impl Faults {
 
     /// Adds a fault, after those that are there.
     pub fn add(&self, fault: Fault) -> ActiveFault {
-        let armed =
-            Arc::new(Armed { fault, seen: AtomicUsize::new(0), released: AtomicBool::new(false) });
+        let armed = Arc::new(FaultState {
+            fault,
+            seen: AtomicUsize::new(0),
+            released: AtomicBool::new(false),
+        });
         self.0.state().armed.push(Arc::clone(&armed));
         ActiveFault { shared: Arc::clone(&self.0), armed }
     }
@@ -261,7 +264,7 @@ impl Faults {
     }
 
     /// Returns the fault that a request meets, if there is one for it.
-    pub(super) fn meet(&self, route: Option<Route>) -> Option<Met> {
+    pub(super) fn trigger(&self, route: Option<Route>) -> Option<TriggeredFault> {
         let state = self.0.state();
         let armed = state.armed.iter().find(|armed| {
             let Fault { route: wanted, skipped, times, .. } = armed.fault;
@@ -276,7 +279,7 @@ impl Faults {
         let armed = Arc::clone(armed?);
         drop(state);
         self.0.changed.notify_all();
-        Some(Met { shared: Arc::clone(&self.0), armed })
+        Some(TriggeredFault { shared: Arc::clone(&self.0), armed })
     }
 
     /// Releases what is held back, now and from here on.
@@ -321,14 +324,14 @@ impl ActiveFault {
     }
 }
 
-impl Met {
+impl TriggeredFault {
     pub(super) fn name(&self) -> &'static str {
         self.armed.fault.name()
     }
 
     /// Returns what happens in place of an answer, and its status, zero if it has none. `None` if
     /// the request is to be answered first.
-    pub(super) fn instead(&self) -> Option<(u16, Outcome)> {
+    pub(super) fn replacement(&self) -> Option<(u16, Outcome)> {
         match &self.armed.fault.kind {
             Kind::Answer(headers, status, body) => {
                 let (headers, body) = (headers.clone(), body.clone());
@@ -341,7 +344,7 @@ impl Met {
     }
 
     /// Does to an answer what this fault does to answers. Blocks for as long as it is held back.
-    pub(super) fn spoil(self, response: Response) -> Outcome {
+    pub(super) fn apply_to(self, response: Response) -> Outcome {
         match self.armed.fault.kind {
             Kind::CutAfterCommit => Outcome::Cut,
             Kind::CutInBody => Outcome::Half(response),
@@ -380,7 +383,7 @@ impl Met {
     }
 }
 
-impl Armed {
+impl FaultState {
     fn hits(&self) -> usize {
         self.seen.load(Ordering::Relaxed).saturating_sub(self.fault.skipped)
     }

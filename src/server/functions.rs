@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::auth;
 use super::ejson::{self, AnyNumber};
-use super::error::Refusal;
+use super::error::ApiError;
 use super::http::Request;
 use super::service::{Caller, Reply, Service};
 use super::state::User;
@@ -173,13 +173,13 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
-        let invalid = || Refusal::bad_request("invalid function call request");
+        let invalid = || ApiError::bad_request("invalid function call request");
         let call: Call = auth::body(request).map_err(|_| invalid())?;
         let name = call.name.ok_or_else(invalid)?;
         let not_found = |code, what: &str, name: &str| {
-            Err(Refusal::new(404, code, format!("{what} not found: '{name}'")))
+            Err(ApiError::new(404, code, format!("{what} not found: '{name}'")))
         };
         let function = match call.service.filter(|service| !service.is_empty()) {
             None => match self.functions.own.get(&name) {
@@ -201,7 +201,7 @@ impl Service {
         match function(&context, &call.arguments.unwrap_or_default()) {
             Ok(value) => Ok(Reply::Json(200, ejson::canonical(value))),
             Err(FunctionError(message)) => {
-                Err(Refusal::new(400, "FunctionExecutionError", message))
+                Err(ApiError::new(400, "FunctionExecutionError", message))
             }
         }
     }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::auth::EmailSettings;
 use super::clock::ServerClock;
 use super::endpoint::{Endpoint, find, segments};
-use super::error::Refusal;
-use super::faults::{Faults, Met};
+use super::error::ApiError;
+use super::faults::{Faults, TriggeredFault};
 use super::functions::Functions;
 use super::http::{Handler, Line, Outcome, Rejection, Request, Response, http_date};
 use super::journal::{JournalEntry, Recorder};
@@ -78,7 +78,7 @@ impl Service {
         request: &Request,
         found: Option<(Option<&str>, Endpoint<'_>)>,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         // A browser asks this before it asks for anything else, and must be let through to see what
         // the answer to that is.
         if request.method == "OPTIONS" {
@@ -87,12 +87,12 @@ impl Service {
         let endpoint = match found {
             Some((Some(app), _)) if app != self.app_id => {
                 let message = format!("cannot find app using Client App ID '{app}'");
-                return Err(Refusal::without_code(404, message));
+                return Err(ApiError::without_code(404, message));
             }
             Some((_, endpoint)) => endpoint,
             None => {
                 let message = format!("no route for {}", request.path);
-                return Err(Refusal::without_code(404, message));
+                return Err(ApiError::without_code(404, message));
             }
         };
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
@@ -125,7 +125,7 @@ impl Service {
             (Endpoint::Session, "DELETE") => self.log_out(request, caller),
             _ => {
                 let message = format!("method {} is not allowed here", request.method);
-                Err(Refusal::without_code(405, message).with_header("Allow", endpoint.allow()))
+                Err(ApiError::without_code(405, message).with_header("Allow", endpoint.allow()))
             }
         }
     }
@@ -153,7 +153,7 @@ impl Service {
     }
 
     /// Puts an answer into its final form.
-    fn respond(&self, answer: Result<Reply, Refusal>, preflight: bool) -> Response {
+    fn respond(&self, answer: Result<Reply, ApiError>, preflight: bool) -> Response {
         let request_id = self.request_ids.next();
         let mut headers = vec![
             ("Date", http_date(self.clock.now())),
@@ -209,9 +209,9 @@ impl Handler for Service {
             user_id: None,
             fault: None,
         };
-        let met = self.faults.meet(entry.route);
-        entry.fault = met.as_ref().map(Met::name);
-        if let Some((status, outcome)) = met.as_ref().and_then(Met::instead) {
+        let met = self.faults.trigger(entry.route);
+        entry.fault = met.as_ref().map(TriggeredFault::name);
+        if let Some((status, outcome)) = met.as_ref().and_then(TriggeredFault::replacement) {
             entry.status = status;
             self.recorder.add(entry);
             return outcome;
@@ -220,23 +220,23 @@ impl Handler for Service {
         // The app's functions run in here. One that panics is answered, written down and spoiled
         // like all others.
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
-        let answer = answer.unwrap_or_else(|_| Err(Refusal::internal("internal server error")));
+        let answer = answer.unwrap_or_else(|_| Err(ApiError::internal("internal server error")));
         let response = self.respond(answer, request.method == "OPTIONS");
         (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
         self.recorder.add(entry);
         match met {
-            Some(met) => met.spoil(response),
+            Some(met) => met.apply_to(response),
             None => Outcome::Answer(response),
         }
     }
 
     fn reject(&self, rejection: &Rejection) -> Response {
         let refusal = match rejection.status {
-            413 => Refusal::new(413, "ReadSizeLimitExceeded", rejection.reason),
-            400 => Refusal::bad_request(rejection.reason),
-            500 => Refusal::internal(rejection.reason),
-            status => Refusal::without_code(status, rejection.reason),
+            413 => ApiError::new(413, "ReadSizeLimitExceeded", rejection.reason),
+            400 => ApiError::bad_request(rejection.reason),
+            500 => ApiError::internal(rejection.reason),
+            status => ApiError::without_code(status, rejection.reason),
         };
         let (route, method, path) = match &rejection.line {
             Some(Line { method, path, query }) => {

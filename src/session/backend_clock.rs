@@ -31,33 +31,33 @@ const UNKNOWN: i64 = i64::MIN;
 
 /// One look at both clocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     wall: i64,
     monotonic: i64,
 }
 
 /// What this process has heard of the backend's clock.
 #[derive(Debug)]
-pub(super) struct BackendTime {
+pub(super) struct BackendClock {
     /// How far the backend's clock is ahead of the monotonic one.
     ahead: AtomicI64,
     /// Until when, by the monotonic clock, the wall clock is not believed.
     distrust: AtomicI64,
 }
 
-impl BackendTime {
+impl BackendClock {
     pub(super) fn new() -> Self {
         Self { ahead: AtomicI64::new(UNKNOWN), distrust: AtomicI64::new(UNKNOWN) }
     }
 
     /// Returns the backend's time by the monotonic clock, if it was heard.
-    fn by_monotonic(&self, now: Moment) -> Option<i64> {
+    fn by_monotonic(&self, now: ClockReading) -> Option<i64> {
         let ahead = self.ahead.load(Ordering::Relaxed);
         (ahead != UNKNOWN).then(|| now.monotonic.saturating_add(ahead))
     }
 
     /// Returns the backend's time, where its clock was `skew` ahead of the wall clock.
-    fn at(&self, now: Moment, skew: i64) -> i64 {
+    fn at(&self, now: ClockReading, skew: i64) -> i64 {
         let by_wall = now.wall.saturating_add(skew);
         match self.by_monotonic(now) {
             None => by_wall,
@@ -68,7 +68,13 @@ impl BackendTime {
 
     /// Learns from a token that was minted between two moments, and returns the skew. `known` is
     /// what the skew was taken for before.
-    fn learn(&self, claims: &Claims, sent: Moment, received: Moment, known: Option<i64>) -> i64 {
+    fn learn(
+        &self,
+        claims: &Claims,
+        sent: ClockReading,
+        received: ClockReading,
+        known: Option<i64>,
+    ) -> i64 {
         let minted = claims.issued_at.saturating_mul(1000).saturating_add(500);
         if let Some(known) = known {
             let by_wall = sent.wall.saturating_add(known);
@@ -87,25 +93,30 @@ impl BackendTime {
 }
 
 impl Inner {
-    pub(super) fn moment(&self) -> Moment {
-        Moment { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
+    pub(super) fn moment(&self) -> ClockReading {
+        ClockReading { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
     }
 
     /// Returns what the backend's clock shows at a moment, as far as it is known. `skew` is what is
     /// stored with a token.
-    pub(super) fn backend_time(&self, now: Moment, skew: i64) -> i64 {
+    pub(super) fn backend_time(&self, now: ClockReading, skew: i64) -> i64 {
         self.time.at(now, skew)
     }
 
     /// Learns what the backend's clock says from a token that was asked for at `sent` and has just
     /// come, and returns the skew to store with it. `known` is what was stored before.
-    pub(super) fn learn_time(&self, claims: &Claims, sent: Moment, known: Option<i64>) -> i64 {
+    pub(super) fn record_token_time(
+        &self,
+        claims: &Claims,
+        sent: ClockReading,
+        known: Option<i64>,
+    ) -> i64 {
         self.time.learn(claims, sent, self.moment(), known)
     }
 
     /// Learns what the backend's clock says from an answer with a date, unless a token has told
     /// already: a token that was found in the store says nothing of how the clocks were set since.
-    pub(super) fn note_date(&self, answer: &Response) {
+    pub(super) fn record_date_header(&self, answer: &Response) {
         if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
             && let Some(date) = wire::backend_answered_at(answer)
         {
@@ -117,7 +128,12 @@ impl Inner {
     /// Tells whether a token's own time is surely over: by all that is known here, and by the date
     /// of the backend's answer if it has one. A wall clock alone is never sure: one that is wrong
     /// must not end a login.
-    pub(super) fn is_surely_over(&self, claims: &Claims, skew: i64, answer: &Response) -> bool {
+    pub(super) fn has_definitely_expired(
+        &self,
+        claims: &Claims,
+        skew: i64,
+        answer: &Response,
+    ) -> bool {
         let now = self.moment();
         let by_wall = now.wall.saturating_add(skew);
         let time = match (wire::answered_at(answer), self.time.by_monotonic(now)) {
@@ -132,7 +148,7 @@ impl Inner {
 
 /// Estimates how far the backend's clock is ahead of the wall clock here, from what it said between
 /// two moments. Within the noise of whole seconds and a slow network they count as equal.
-fn skew(said: i64, sent: Moment, received: Moment) -> i64 {
+fn skew(said: i64, sent: ClockReading, received: ClockReading) -> i64 {
     let took = received.monotonic.saturating_sub(sent.monotonic).max(0);
     let shown = received.wall.saturating_sub(sent.wall);
     let middle = if shown < took.saturating_sub(NOISE) {
@@ -156,8 +172,8 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
 
-    fn at(wall: i64, monotonic: i64) -> Moment {
-        Moment { wall, monotonic }
+    fn at(wall: i64, monotonic: i64) -> ClockReading {
+        ClockReading { wall, monotonic }
     }
 
     fn token(issued_at: i64) -> Claims {
@@ -187,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_clock_that_is_further_on_is_believed_unless_it_was_caught_lying() {
-        let time = BackendTime::new();
+        let time = BackendClock::new();
         assert_eq!(time.at(at(7_000, 0), 3_000), 10_000);
         assert_eq!(time.learn(&token(1_000), at(1_000_000, 0), at(1_001_000, 1_000), None), 0);
         // The clock was set back by an hour, and half an hour has passed.
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_slept_was_right() {
-        let time = BackendTime::new();
+        let time = BackendClock::new();
         time.learn(&token(1_000), at(1_000_000, 0), at(1_000_000, 0), None);
         let woken = at(1_000_000 + 60 * MINUTE, 0);
         assert_eq!(time.at(woken, 0), 1_000_000 + 60 * MINUTE);
@@ -222,7 +238,7 @@ mod tests {
         let ends = [i64::MIN, -1, 0, 1, i64::MAX];
         for (wall, monotonic) in ends.iter().flat_map(|wall| ends.map(|other| (*wall, other))) {
             for issued_at in [0, i64::MAX - 1800] {
-                let time = BackendTime::new();
+                let time = BackendClock::new();
                 time.learn(&token(issued_at), at(0, 0), at(wall, monotonic), Some(wall));
                 time.learn(&token(issued_at), at(wall, monotonic), at(0, 0), Some(monotonic));
                 time.at(at(wall, monotonic), wall);

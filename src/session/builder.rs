@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::Session;
-use super::backend_clock::BackendTime;
-use super::events::Hub;
+use super::backend_clock::BackendClock;
+use super::events::EventDispatcher;
 use super::inner::Inner;
 use super::single_flight::SingleFlight;
 use crate::base_url::BaseUrl;
@@ -195,8 +195,8 @@ impl SessionBuilder {
             store,
             transport,
             clock: self.clock,
-            time: BackendTime::new(),
-            hub: Hub::new(),
+            time: BackendClock::new(),
+            hub: EventDispatcher::new(),
             app_dir,
             location: RwLock::new(None),
             location_is_news: AtomicBool::new(false),

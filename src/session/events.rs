@@ -17,7 +17,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::UserId;
-use crate::store::{Recent, Store};
+use crate::store::{RecentEvents, Store};
 
 /// How often the store is asked what other processes did.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const QUEUE: usize = 1024;
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The listeners of a session.
-pub(crate) struct Hub {
+pub(crate) struct EventDispatcher {
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -76,7 +76,7 @@ pub struct Subscription {
     queue: Weak<Queue>,
 }
 
-impl Hub {
+impl EventDispatcher {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), wake: Condvar::new() })
     }
@@ -109,7 +109,7 @@ impl Hub {
         of: Option<UserId>,
         deadline: Deadline,
     ) -> Result<Events> {
-        let Recent { number: since, life, .. } = store.recent(None, deadline)?;
+        let RecentEvents { number: since, instance: life, .. } = store.recent(None, deadline)?;
         let queue = Arc::new(Queue {
             since: since.into(),
             of,
@@ -132,12 +132,12 @@ impl Hub {
 
     fn dispatch(&self, store: &dyn Store, mut seen: Seen) {
         while self.wait() {
-            self.deliver(store, &mut seen);
+            self.send_following_redirects(store, &mut seen);
         }
         let mut state = self.lock();
         if state.closed && state.queues.iter().any(|queue| queue.strong_count() > 0) {
             drop(state);
-            self.deliver(store, &mut seen);
+            self.send_following_redirects(store, &mut seen);
             state = self.lock();
         }
         if state.closed {
@@ -145,12 +145,12 @@ impl Hub {
         }
     }
 
-    fn deliver(&self, store: &dyn Store, seen: &mut Seen) {
+    fn send_following_redirects(&self, store: &dyn Store, seen: &mut Seen) {
         // A store that cannot be read now is read later; the commits are not lost.
         let deadline = Deadline::after(STORE_DEADLINE);
         let Ok(recent) = store.recent(Some(seen.number), deadline) else { return };
         // Another store is in this place, and its numbers say nothing about those before.
-        let replaced = recent.life != seen.life || recent.number < seen.number;
+        let replaced = recent.instance != seen.life || recent.number < seen.number;
         if recent.number == seen.number && !replaced {
             return;
         }
@@ -169,7 +169,7 @@ impl Hub {
                 }
             }
         }
-        *seen = Seen { number: recent.number, life: recent.life };
+        *seen = Seen { number: recent.number, life: recent.instance };
     }
 
     /// Waits for a reason to look; `false` once nobody listens any more.

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::backend_clock::BackendTime;
-use super::events::{Events, Hub};
+use super::backend_clock::BackendClock;
+use super::events::{EventDispatcher, Events};
 use super::location::Location;
-use super::pending_revocations::Untold;
-use super::refresh::{Cooldown, Ended, Landed, Why};
+use super::pending_revocations::PendingRevocations;
+use super::refresh::{Cooldown, LogoutCheck, RefreshOutcome, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
-use super::unpersisted::Brought;
+use super::unpersisted::UnpersistedTokens;
 use crate::base_url::BaseUrl;
 use crate::clock::{Clock, milliseconds};
 use crate::deadline::Deadline;
@@ -24,7 +24,7 @@ use crate::error::{
 };
 use crate::id::UserId;
 use crate::shutdown::Shutdown;
-use crate::store::{Change, Store, StoredUser, Tables};
+use crate::store::{Change, Store, StoreView, StoredUser};
 use crate::token::AccessToken;
 use crate::transport::{Response, Transport};
 use crate::wire::{self, Bearer, Device, Route};
@@ -40,8 +40,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn Store>,
     pub(super) transport: Box<dyn Transport>,
     pub(super) clock: Box<dyn Clock>,
-    pub(super) time: BackendTime,
-    pub(super) hub: Arc<Hub>,
+    pub(super) time: BackendClock,
+    pub(super) hub: Arc<EventDispatcher>,
     /// Where the backend is, once that is known.
     pub(super) location: RwLock<Option<Arc<Location>>>,
     /// Whether that was asked for here and is not stored yet.
@@ -53,19 +53,19 @@ pub(crate) struct Inner {
     pub(super) relocated: Mutex<Option<Duration>>,
     /// Where the files of this app are, if they are anywhere.
     pub(super) app_dir: Option<PathBuf>,
-    pub(super) refreshes: SingleFlight<UserId, Landed>,
+    pub(super) refreshes: SingleFlight<UserId, RefreshOutcome>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
     /// Access tokens that the backend refused and that were not replaced yet.
     pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,
     /// Whether there may be any of those.
     pub(super) has_refused: AtomicBool,
     /// Rotated refresh tokens that could not be stored when they came.
-    pub(super) unsaved: Mutex<HashMap<UserId, Brought>>,
+    pub(super) unsaved: Mutex<HashMap<UserId, UnpersistedTokens>>,
     /// Whether there may be any of those.
     pub(super) has_any_unsaved: AtomicBool,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
-    pub(super) untold: Mutex<Untold>,
+    pub(super) untold: Mutex<PendingRevocations>,
     pub(super) shutdown: Shutdown,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
@@ -123,7 +123,7 @@ impl Inner {
     pub(super) fn commit<T>(
         &self,
         deadline: Deadline,
-        mut decide: impl FnMut(&dyn Tables) -> Result<(Vec<Change>, T)>,
+        mut decide: impl FnMut(&dyn StoreView) -> Result<(Vec<Change>, T)>,
     ) -> Result<T> {
         let mut decided = None;
         // Whether the news of a location was taken, and whether it is among the changes.
@@ -173,7 +173,7 @@ impl Inner {
             return success(route, answer);
         }
         self.note_refused(user, &token);
-        let token = self.refresh(user, &token, Why::Refused, deadline)?;
+        let token = self.refresh(user, &token, RefreshReason::Rejected, deadline)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
 
@@ -193,7 +193,7 @@ impl Inner {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
             let flight = || {
-                let flight = self.store.refresh_flight(user, deadline)?;
+                let flight = self.store.lock_refresh(user, deadline)?;
                 let what = "a refresh by another process";
                 flight.ok_or_else(|| Error::from(out_of_time(&self.base_url, what)))
             };
@@ -214,9 +214,9 @@ impl Inner {
                 continue;
             }
             match self.end_login(&record, token, &error, deadline)? {
-                Ended::Yes => return Err(Error::LoginEnded(Box::new(error))),
-                Ended::Changed if last_chance => return Err(error.into()),
-                Ended::Changed => last_chance = true,
+                LogoutCheck::LoggedOut => return Err(Error::LoginEnded(Box::new(error))),
+                LogoutCheck::TokenReplaced if last_chance => return Err(error.into()),
+                LogoutCheck::TokenReplaced => last_chance = true,
             }
         }
     }
@@ -235,7 +235,7 @@ impl Drop for Inner {
 }
 
 /// Returns a user's record in a commit's decision; a user without one is not known here.
-pub(super) fn known(tables: &dyn Tables, user: &UserId) -> Result<Arc<StoredUser>> {
+pub(super) fn known(tables: &dyn StoreView, user: &UserId) -> Result<Arc<StoredUser>> {
     tables.user(user)?.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
 }
 

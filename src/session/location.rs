@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::inner::{Inner, out_of_time};
 use super::send::is_success;
-use super::single_flight::{Role, Waited};
+use super::single_flight::{Role, WaitResult};
 use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result};
-use crate::store::{Change, Tables};
+use crate::store::{Change, StoreView};
 use crate::wire::{self, Route};
 
 /// How long a location that did not hold is not asked for again, and how long the base URL serves
@@ -50,7 +50,7 @@ impl Inner {
                 return Ok(here);
             }
             match self.location_lookups.join(&()) {
-                Role::Lead(lead) => {
+                Role::Leader(lead) => {
                     let found = match self.store.location(deadline) {
                         Ok(Some(said)) => Ok((Arc::new(self.trusted(said)), false)),
                         Ok(None) => self.look_up_location(deadline).map(|found| (found, true)),
@@ -63,12 +63,13 @@ impl Inner {
                     lead.done(found.clone());
                     return found;
                 }
-                Role::Follow(lookup) => match lookup.wait(deadline) {
+                Role::Follower(lookup) => match lookup.wait(deadline) {
                     // Whoever asked had less time than this caller has.
-                    Waited::Done(Err(error)) if error.is_timeout() && !deadline.has_passed() => {}
-                    Waited::Done(found) => return found,
-                    Waited::Abandoned => {}
-                    Waited::TimedOut => {
+                    WaitResult::Done(Err(error))
+                        if error.is_timeout() && !deadline.has_passed() => {}
+                    WaitResult::Done(found) => return found,
+                    WaitResult::Abandoned => {}
+                    WaitResult::TimedOut => {
                         return Err(out_of_time(&self.base_url, "the app's location").into());
                     }
                 },
@@ -89,7 +90,7 @@ impl Inner {
         }
         let elsewhere = |found: &Arc<Location>| found.host != *wrong;
         let found = match self.location_lookups.join(&()) {
-            Role::Lead(lead) => {
+            Role::Leader(lead) => {
                 // Somebody else may have asked between the answer and here.
                 if let Some(known) = self.known_location().filter(elsewhere) {
                     lead.done(Ok(known.clone()));
@@ -119,9 +120,9 @@ impl Inner {
                 lead.done(found.clone());
                 found.ok()
             }
-            Role::Follow(lookup) => match lookup.wait(deadline) {
-                Waited::Done(found) => found.ok(),
-                Waited::Abandoned | Waited::TimedOut => None,
+            Role::Follower(lookup) => match lookup.wait(deadline) {
+                WaitResult::Done(found) => found.ok(),
+                WaitResult::Abandoned | WaitResult::TimedOut => None,
             },
         };
         found.filter(elsewhere)
@@ -143,7 +144,7 @@ impl Inner {
     }
 
     /// A location that was learned here is remembered with whatever is committed next.
-    pub(super) fn location_change(&self, tables: &dyn Tables) -> Option<Change> {
+    pub(super) fn location_change(&self, tables: &dyn StoreView) -> Option<Change> {
         let said = self.known_location()?.said.clone();
         (tables.location() != said).then_some(Change::Location(said))
     }
@@ -152,7 +153,7 @@ impl Inner {
     /// now, is where it is.
     fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
-        let answer = self.deliver(&self.base_url, &route, None, deadline)?;
+        let answer = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
         if is_success(&answer) {
             let said = String::from_utf8(answer.into_body()).unwrap_or_default();
             return Ok(Arc::new(self.trusted(said)));

@@ -15,8 +15,8 @@ use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
-use crate::store::{Change, Listing, StoredUser, Tables};
-use crate::wire::{self, Login, Route};
+use crate::store::{Change, Listing, StoreView, StoredUser};
+use crate::wire::{self, LoginResponse, Route};
 
 impl Inner {
     /// Logs in, and makes that user current.
@@ -30,7 +30,7 @@ impl Inner {
         let sent = self.moment();
         let answer = self.send_plain(&route, deadline)?;
         let login = wire::login(answer.body())?;
-        let skew = self.learn_time(login.access_token.claims(), sent, None);
+        let skew = self.record_token_time(login.access_token.claims(), sent, None);
         // If the profile does not come, there has to be time to end the server session.
         let network = network_part(deadline);
         let stored = self
@@ -42,7 +42,7 @@ impl Inner {
         }
         stored?;
         note!(info, "{:?} has logged in by {:?}", login.user, credentials.provider());
-        self.tell_untold(deadline);
+        self.send_pending_revocations(deadline);
         Ok(login.user)
     }
 
@@ -73,7 +73,11 @@ impl Inner {
         Ok(false)
     }
 
-    fn fetch_profile(&self, login: &Login, deadline: Deadline) -> Result<(Vec<Identity>, Profile)> {
+    fn fetch_profile(
+        &self,
+        login: &LoginResponse,
+        deadline: Deadline,
+    ) -> Result<(Vec<Identity>, Profile)> {
         let mut route = Route::profile();
         route.attempt = "give the profile after the log-in, so that nothing was stored";
         let answer = self.send(&route, Some(login.access_token.expose()), deadline)?;
@@ -84,7 +88,7 @@ impl Inner {
     fn store_login(
         &self,
         credentials: &Credentials,
-        login: &Login,
+        login: &LoginResponse,
         (identities, profile): (Vec<Identity>, Profile),
         skew: i64,
         deadline: Deadline,
@@ -94,7 +98,7 @@ impl Inner {
                 Some(record) => StoredUser::clone(&record),
                 None => {
                     let mut record = StoredUser::new(login.user.clone());
-                    record.created = tables.number();
+                    record.created_commit = tables.number();
                     // Above every epoch of a record with this id that was removed.
                     record.epoch = tables.number();
                     record
@@ -102,21 +106,21 @@ impl Inner {
             };
             record.state = UserState::LoggedIn;
             record.epoch = record.epoch.saturating_add(1);
-            record.used = tables.number();
+            record.last_used_commit = tables.number();
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
             // Not to be ended for an earlier log-out, if the backend brings the same one again.
-            record.ended.take_if(|ended| *ended == login.refresh_token);
-            record.skew = skew;
-            record.warned = None;
+            record.pending_revocation.take_if(|ended| *ended == login.refresh_token);
+            record.clock_skew_ms = skew;
+            record.expiry_warned_at = None;
             record.device_id = login.device_id.clone().or(record.device_id);
             record.identities.clone_from(&identities);
             record.profile = profile.clone();
-            record.linked = false;
+            record.has_unlisted_identity = false;
             let user = login.user.clone();
             let mut changes = vec![
                 Change::Put(Box::new(record)),
-                Change::Tell(Event::LoggedIn {
+                Change::Emit(Event::LoggedIn {
                     user: user.clone(),
                     provider: credentials.provider(),
                 }),
@@ -148,13 +152,13 @@ impl Inner {
                 return Err(Error::decode("the link answer", reason));
             }
         };
-        let skew = self.learn_time(token.claims(), sent, Some(before.skew));
+        let skew = self.record_token_time(token.claims(), sent, Some(before.clock_skew_ms));
         let mut route = Route::profile();
         route.attempt = "give the profile after linking, which stands";
         let details = self
             .send(&route, Some(token.expose()), network_part(deadline))
             .and_then(|answer| wire::profile(success(&route, answer)?.body()));
-        let newest = |tables: &dyn Tables| {
+        let newest = |tables: &dyn StoreView| {
             let record = known(tables, user)?;
             if record.epoch != before.epoch {
                 return Err(Error::from(LocalState::NotLoggedIn(user.clone())));
@@ -165,14 +169,14 @@ impl Inner {
             self.commit(deadline, |tables| {
                 let mut record = newest(tables)?;
                 record.access_token = Some(token.clone());
-                record.skew = skew;
-                record.used = tables.number();
+                record.clock_skew_ms = skew;
+                record.last_used_commit = tables.number();
                 record.identities.clone_from(&identities);
                 record.profile = profile.clone();
-                record.linked = false;
+                record.has_unlisted_identity = false;
                 let event =
                     Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
-                let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+                let mut changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
                 changes.extend(make_current(tables, Some(user.clone())));
                 Ok((changes, ()))
             })
@@ -183,11 +187,11 @@ impl Inner {
                 // account.
                 let _ = self.commit(deadline, |tables| {
                     let mut record = newest(tables)?;
-                    record.linked = true;
+                    record.has_unlisted_identity = true;
                     Ok((vec![Change::Put(Box::new(record))], ()))
                 });
             }
-            error.after_it_was_done()
+            error.mark_backend_changed()
         })
     }
 
@@ -200,15 +204,15 @@ impl Inner {
             }
             None => Ok((Vec::new(), None)),
         });
-        if let Some(epoch) = deleted.map_err(Error::after_it_was_done)? {
-            self.forget(user, epoch);
+        if let Some(epoch) = deleted.map_err(Error::mark_backend_changed)? {
+            self.clear_login_state(user, epoch);
         }
         Ok(())
     }
 
     /// Logs a user out here, then tells the backend. Returns what the backend made of it.
     pub(crate) fn log_out(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.leave(user, deadline, |tables, record| match is_anonymous(record) {
+        self.log_out_or_remove(user, deadline, |tables, record| match is_anonymous(record) {
             // There is no way to log in as the same anonymous user again.
             true => remove(tables, record, RemovalReason::AnonymousLogout),
             false if record.is_logged_in() => log_out(tables, record, LogoutReason::Requested),
@@ -218,17 +222,17 @@ impl Inner {
 
     /// Forgets a user here, then tells the backend if it was logged in.
     pub(super) fn remove(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.leave(user, deadline, |tables, record| {
+        self.log_out_or_remove(user, deadline, |tables, record| {
             remove(tables, record, RemovalReason::Requested)
         })
     }
 
     /// The local part first: it stands, whatever the network does.
-    fn leave(
+    fn log_out_or_remove(
         &self,
         user: &UserId,
         deadline: Deadline,
-        changes: impl Fn(&dyn Tables, &StoredUser) -> Result<Vec<Change>, StoreError>,
+        changes: impl Fn(&dyn StoreView, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let sealed = self.store.is_sealed();
         let (tokens, kept, epoch) = self.commit(deadline, |tables| {
@@ -237,7 +241,7 @@ impl Inner {
             let lost = self.lost_token(&record);
             if changes.is_empty() {
                 // Logged out already; perhaps the backend was not told yet.
-                let kept = record.ended.clone();
+                let kept = record.pending_revocation.clone();
                 let tokens: Vec<_> = kept.clone().into_iter().chain(lost).collect();
                 return Ok((changes, (tokens, kept, record.epoch)));
             }
@@ -249,15 +253,15 @@ impl Inner {
                 {
                     // Kept until the backend has been told, in case this process ends before.
                     kept = token.clone().filter(|_| sealed);
-                    left.ended.clone_from(&kept);
+                    left.pending_revocation.clone_from(&kept);
                 }
             }
             // That of an earlier log-out as well: nobody else will tell it now.
             let tokens: Vec<_> =
-                record.ended.clone().into_iter().chain(lost).chain(token).collect();
+                record.pending_revocation.clone().into_iter().chain(lost).chain(token).collect();
             Ok((changes, (tokens, kept, record.epoch)))
         })?;
-        self.forget(user, epoch);
+        self.clear_login_state(user, epoch);
         let mut outcome = Ok(());
         for token in &tokens {
             let told = self.end_server_session(token, deadline);
@@ -269,12 +273,12 @@ impl Inner {
             }
             let is_kept = kept.as_ref() == Some(token);
             if is_kept && told.as_ref().is_err_and(Error::is_retryable) {
-                self.tell_later();
+                self.defer_revocation();
             } else {
                 outcome = outcome.and(told);
-                if is_kept && self.forget_untold(user, token, deadline).is_err() {
+                if is_kept && self.clear_pending_revocation(user, token, deadline).is_err() {
                     // It will be told once more, which harms nobody.
-                    self.tell_later();
+                    self.defer_revocation();
                 }
             }
         }
@@ -316,7 +320,7 @@ impl Inner {
                 return unchanged(true);
             };
             if record.identities != before.identities
-                || record.linked != before.linked
+                || record.has_unlisted_identity != before.has_unlisted_identity
                 || record.profile != before.profile
             {
                 return unchanged(false);
@@ -327,9 +331,9 @@ impl Inner {
             let mut record = StoredUser::clone(&record);
             record.identities.clone_from(&identities);
             record.profile = profile.clone();
-            record.linked = false;
+            record.has_unlisted_identity = false;
             let event = Event::ProfileChanged { user: user.clone() };
-            let changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
+            let changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
             Ok((changes, (profile.clone(), true)))
         })
     }
@@ -338,34 +342,34 @@ impl Inner {
 /// Tells whether a user is logged in and has no account but an anonymous one.
 fn is_anonymous(record: &StoredUser) -> bool {
     record.is_logged_in()
-        && !record.linked
+        && !record.has_unlisted_identity
         && !record.identities.is_empty()
         && record.identities.iter().all(|identity| identity.provider == Provider::Anonymous)
 }
 
 /// The changes that make a logged-in user current; none if it is already.
-fn switch_to(tables: &dyn Tables, record: &Arc<StoredUser>) -> Vec<Change> {
+fn switch_to(tables: &dyn StoreView, record: &Arc<StoredUser>) -> Vec<Change> {
     let mut changes = make_current(tables, Some(record.id.clone()));
     if !changes.is_empty() {
         let mut record = StoredUser::clone(record);
-        record.used = tables.number();
+        record.last_used_commit = tables.number();
         changes.push(Change::Put(Box::new(record)));
     }
     changes
 }
 
-fn make_current(tables: &dyn Tables, to: Option<UserId>) -> Vec<Change> {
+fn make_current(tables: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
     let from = tables.current();
     if from == to {
         return Vec::new();
     }
     let event = Event::CurrentUserChanged { from, to: to.clone() };
-    vec![Change::Current(to), Change::Tell(event)]
+    vec![Change::Current(to), Change::Emit(event)]
 }
 
 /// The changes that log a user out, and elect a successor if it was current.
 pub(super) fn log_out(
-    tables: &dyn Tables,
+    tables: &dyn StoreView,
     record: &StoredUser,
     reason: LogoutReason,
 ) -> Result<Vec<Change>, StoreError> {
@@ -376,27 +380,30 @@ pub(super) fn log_out(
     without_tokens.refresh_token = None;
     let mut changes = vec![
         Change::Put(Box::new(without_tokens)),
-        Change::Tell(Event::LoggedOut { user: record.id.clone(), reason }),
+        Change::Emit(Event::LoggedOut { user: record.id.clone(), reason }),
     ];
-    changes.extend(succeed(tables, record)?);
+    changes.extend(elect_current_user(tables, record)?);
     Ok(changes)
 }
 
 /// The changes that forget a user, and elect a successor if it was current.
 fn remove(
-    tables: &dyn Tables,
+    tables: &dyn StoreView,
     record: &StoredUser,
     reason: RemovalReason,
 ) -> Result<Vec<Change>, StoreError> {
     let mut changes = vec![
         Change::Remove(record.id.clone()),
-        Change::Tell(Event::Removed { user: record.id.clone(), reason }),
+        Change::Emit(Event::Removed { user: record.id.clone(), reason }),
     ];
-    changes.extend(succeed(tables, record)?);
+    changes.extend(elect_current_user(tables, record)?);
     Ok(changes)
 }
 
-fn succeed(tables: &dyn Tables, leaving: &StoredUser) -> Result<Vec<Change>, StoreError> {
+fn elect_current_user(
+    tables: &dyn StoreView,
+    leaving: &StoredUser,
+) -> Result<Vec<Change>, StoreError> {
     if tables.current().as_ref() != Some(&leaving.id) {
         return Ok(Vec::new());
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use self::builder::{DEFAULT_DEADLINE, SessionBuilder};
 pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
-pub(crate) use self::refresh::Why;
+pub(crate) use self::refresh::RefreshReason;
 pub use self::user_iter::{ListedUser, Users};
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
@@ -274,7 +274,7 @@ impl Session {
     }
 
     fn deadline(&self) -> Deadline {
-        Deadline::after(self.limit).or_when(&self.inner.shutdown)
+        Deadline::after(self.limit).with_shutdown(&self.inner.shutdown)
     }
 
     fn handle(&self, id: UserId) -> User {

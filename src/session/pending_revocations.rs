@@ -14,7 +14,7 @@ use crate::token::RefreshToken;
 
 /// How far a session has come with telling the backend of log-outs.
 #[derive(Default)]
-pub(super) struct Untold {
+pub(super) struct PendingRevocations {
     /// After whom to go on.
     from: Option<Cursor>,
     /// Whether there were some that have to be told again.
@@ -26,23 +26,26 @@ pub(super) struct Untold {
 impl Inner {
     /// Has the backend told of a log-out later: from the first user on, since this one may be before
     /// where telling came to.
-    pub(super) fn tell_later(&self) {
+    pub(super) fn defer_revocation(&self) {
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        *untold = Untold { round: untold.round.wrapping_add(1), ..Untold::default() };
+        *untold = PendingRevocations {
+            round: untold.round.wrapping_add(1),
+            ..PendingRevocations::default()
+        };
         self.has_untold.store(true, Ordering::Relaxed);
     }
 
     /// Forgets the refresh token of a log-out that the backend need not be told of any more.
-    pub(super) fn forget_untold(
+    pub(super) fn clear_pending_revocation(
         &self,
         user: &UserId,
         token: &RefreshToken,
         deadline: Deadline,
     ) -> Result<()> {
         self.commit(deadline, |tables| match tables.user(user)? {
-            Some(newest) if newest.ended.as_ref() == Some(token) => {
+            Some(newest) if newest.pending_revocation.as_ref() == Some(token) => {
                 let mut record = StoredUser::clone(&newest);
-                record.ended = None;
+                record.pending_revocation = None;
                 Ok((vec![Change::Put(Box::new(record))], ()))
             }
             _ => Ok((Vec::new(), ())),
@@ -51,7 +54,7 @@ impl Inner {
 
     /// Tells the backend of log-outs that it could not be told of, now that it answers: for at most
     /// five seconds or a quarter of the call's time, and as well as it goes.
-    pub(super) fn tell_untold(&self, deadline: Deadline) {
+    pub(super) fn send_pending_revocations(&self, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(5);
         if !self.store.is_sealed()
             || deadline.has_passed()
@@ -61,8 +64,8 @@ impl Inner {
         }
         let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
         let lock = || self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = |kept: &mut Untold| {
-            let next = Untold { round: kept.round, ..Untold::default() };
+        let begins = |kept: &mut PendingRevocations| {
+            let next = PendingRevocations { round: kept.round, ..PendingRevocations::default() };
             std::mem::replace(kept, next)
         };
         let mut untold = begins(&mut lock());
@@ -80,7 +83,7 @@ impl Inner {
     /// Goes through the users from where it came to the last time, and returns whether it has come
     /// to the end. Too short a time does not hold up those at the end for ever, nor does one that
     /// the backend fails at.
-    fn tell_all_untold(&self, untold: &mut Untold, deadline: Deadline) -> bool {
+    fn tell_all_untold(&self, untold: &mut PendingRevocations, deadline: Deadline) -> bool {
         let mut listing = Listing::after(untold.from.take());
         loop {
             let before = listing.cursor();
@@ -103,11 +106,11 @@ impl Inner {
 
     /// Tells the backend of one that has logged out, if it has to be told.
     fn tell_one_untold(&self, record: &StoredUser, deadline: Deadline) -> Result<()> {
-        let Some(token) = &record.ended else { return Ok(()) };
+        let Some(token) = &record.pending_revocation else { return Ok(()) };
         match self.end_server_session(token, deadline) {
             Err(error) if error.is_retryable() => Err(error),
             // Told, or refused for good.
-            _ => self.forget_untold(&record.id, token, deadline),
+            _ => self.clear_pending_revocation(&record.id, token, deadline),
         }
     }
 }

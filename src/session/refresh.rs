@@ -8,11 +8,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::backend_clock::Moment;
+use super::backend_clock::ClockReading;
 use super::inner::{Inner, out_of_time};
 use super::send::{is_success, network_part};
-use super::single_flight::{Role, Waited};
-use super::unpersisted::Brought;
+use super::single_flight::{Role, WaitResult};
+use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
@@ -38,7 +38,7 @@ const LAST_RESPITE: Duration = Duration::from_secs(5);
 
 /// The outcome of a flight, as its passengers get it.
 #[derive(Clone)]
-pub(super) struct Landed {
+pub(super) struct RefreshOutcome {
     outcome: Result<AccessToken>,
     attempt: Attempt,
 }
@@ -56,7 +56,7 @@ impl Attempt {
     /// Tells whether somebody who has this much time may do better than an attempt that failed: one
     /// that ran out of time says nothing to those who have twice as much. A little more is only
     /// another moment.
-    fn leaves_hope(self, error: &Error, time: Duration) -> bool {
+    fn may_succeed_with(self, error: &Error, time: Duration) -> bool {
         error.is_timeout() && time / 2 >= self.time
     }
 }
@@ -71,20 +71,20 @@ pub(super) struct Cooldown {
 
 /// Why a caller wants another token than it has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Why {
+pub(crate) enum RefreshReason {
     /// The program asked for one: it is tried even shortly after a failure.
-    Asked,
+    Explicit,
     /// It is old, by the clocks as they were a moment ago.
-    Old,
+    Due,
     /// The backend refused it.
-    Refused,
+    Rejected,
 }
 
 /// What became of a refresh token that the backend refused.
-pub(super) enum Ended {
-    Yes,
+pub(super) enum LogoutCheck {
+    LoggedOut,
     /// The store holds another one by now.
-    Changed,
+    TokenReplaced,
 }
 
 impl Inner {
@@ -103,7 +103,7 @@ impl Inner {
         match self.freshness(&record, &token, self.moment()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
-            Freshness::Expired => self.refresh(user, &token, Why::Old, deadline),
+            Freshness::Expired => self.refresh(user, &token, RefreshReason::Due, deadline),
         }
     }
 
@@ -118,11 +118,11 @@ impl Inner {
         (self.freshness(&record, token, self.moment()) == Freshness::Fresh).then(|| token.clone())
     }
 
-    fn freshness(&self, record: &StoredUser, token: &AccessToken, now: Moment) -> Freshness {
+    fn freshness(&self, record: &StoredUser, token: &AccessToken, now: ClockReading) -> Freshness {
         if self.has_refused.load(Ordering::Relaxed) && self.was_refused(&record.id, token) {
             return Freshness::Expired;
         }
-        token.claims().freshness(self.backend_time(now, record.skew), self.early)
+        token.claims().freshness(self.backend_time(now, record.clock_skew_ms), self.early)
     }
 
     /// Remembers that the backend refused a token, so that it is not sent again if the refresh
@@ -162,17 +162,17 @@ impl Inner {
         // Most of the caller's time is for what it wants the token for.
         let time = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
         let (attempt, soon) = (Attempt { early: true, time }, deadline.at_most(time));
-        let Role::Lead(lead) = self.refreshes.join(user) else { return Ok(token) };
+        let Role::Leader(lead) = self.refreshes.join(user) else { return Ok(token) };
         // Asked by whoever leads, so that no failure can come between the answer and the flight.
         if self.cooling_down(user, attempt).is_some() {
             return Ok(token);
         }
-        let outcome = self.fly(user, &token, Why::Old, soon, deadline);
+        let outcome = self.run_refresh(user, &token, RefreshReason::Due, soon, deadline);
         self.note_outcome(user, &outcome, attempt);
-        lead.done(Landed { outcome: outcome.clone(), attempt });
+        lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
         match outcome {
             Ok(token) => {
-                self.tell_untold(soon);
+                self.send_pending_revocations(soon);
                 Ok(token)
             }
             Err(error) if error.needs_login() => Err(error),
@@ -180,7 +180,7 @@ impl Inner {
             Err(_) => {
                 let (record, token) = self.logged_in(user, deadline)?;
                 match self.freshness(&record, &token, self.moment()) {
-                    Freshness::Expired => self.refresh(user, &token, Why::Old, deadline),
+                    Freshness::Expired => self.refresh(user, &token, RefreshReason::Due, deadline),
                     Freshness::Due(_) | Freshness::Fresh => Ok(token),
                 }
             }
@@ -192,44 +192,45 @@ impl Inner {
         &self,
         user: &UserId,
         stale: &AccessToken,
-        why: Why,
+        why: RefreshReason,
         deadline: Deadline,
     ) -> Result<AccessToken> {
         loop {
             let attempt = Attempt { early: false, time: deadline.remaining() };
             match self.refreshes.join(user) {
-                Role::Lead(lead) => {
-                    if why != Why::Asked
+                Role::Leader(lead) => {
+                    if why != RefreshReason::Explicit
                         && let Some(error) = self.cooling_down(user, attempt)
                     {
                         drop(lead);
                         // Another process may have had more luck meanwhile.
-                        return self.suffices(user, stale, why, deadline)?.ok_or(error);
+                        return self.usable_stored_token(user, stale, why, deadline)?.ok_or(error);
                     }
-                    let outcome = self.fly(user, stale, why, deadline, deadline);
+                    let outcome = self.run_refresh(user, stale, why, deadline, deadline);
                     self.note_outcome(user, &outcome, attempt);
-                    lead.done(Landed { outcome: outcome.clone(), attempt });
+                    lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
                     // Nobody waits for this flight any more.
                     if outcome.is_ok() {
-                        self.tell_untold(deadline);
+                        self.send_pending_revocations(deadline);
                     }
                     return outcome;
                 }
-                Role::Follow(flight) => match flight.wait(deadline) {
-                    Waited::Done(Landed { outcome, attempt }) => match outcome {
+                Role::Follower(flight) => match flight.wait(deadline) {
+                    WaitResult::Done(RefreshOutcome { outcome, attempt }) => match outcome {
                         // It had less time than this caller has.
                         Err(error) if attempt.early && !error.needs_login() => {}
-                        Err(error) if attempt.leaves_hope(&error, deadline.remaining()) => {}
-                        Err(error) if ran_out(&error) && !deadline.has_passed() => {}
+                        Err(error) if attempt.may_succeed_with(&error, deadline.remaining()) => {}
+                        Err(error) if timed_out_after_send(&error) && !deadline.has_passed() => {}
                         // It found this caller's token good, which only one who goes by the clock
                         // can use.
                         Ok(token)
                             if token == *stale
-                                && (why != Why::Old || self.was_refused(user, &token)) => {}
+                                && (why != RefreshReason::Due
+                                    || self.was_refused(user, &token)) => {}
                         outcome => return outcome,
                     },
-                    Waited::Abandoned => {}
-                    Waited::TimedOut => {
+                    WaitResult::Abandoned => {}
+                    WaitResult::TimedOut => {
                         let what = "a refresh by another thread";
                         return Err(out_of_time(&self.base_url, what).into());
                     }
@@ -242,44 +243,44 @@ impl Inner {
     }
 
     /// Returns the stored token if it is good enough for a caller who had `stale`.
-    fn suffices(
+    fn usable_stored_token(
         &self,
         user: &UserId,
         stale: &AccessToken,
-        why: Why,
+        why: RefreshReason,
         deadline: Deadline,
     ) -> Result<Option<AccessToken>> {
         let (record, token) = self.logged_in(user, deadline)?;
-        let suffices = self.is_enough(&record, &token, stale, why, self.moment());
-        Ok(suffices.then_some(token))
+        let usable_stored_token = self.is_usable(&record, &token, stale, why, self.moment());
+        Ok(usable_stored_token.then_some(token))
     }
 
-    fn is_enough(
+    fn is_usable(
         &self,
         record: &StoredUser,
         token: &AccessToken,
         stale: &AccessToken,
-        why: Why,
-        now: Moment,
+        why: RefreshReason,
+        now: ClockReading,
     ) -> bool {
         match self.freshness(record, token, now) {
             Freshness::Expired => false,
-            Freshness::Fresh if why == Why::Old => true,
+            Freshness::Fresh if why == RefreshReason::Due => true,
             _ => token != stale,
         }
     }
 
     /// One flight: alone for this user among all processes, with the newest record. A rotated
     /// refresh token, without which the login would be lost, is stored until `at_last`.
-    fn fly(
+    fn run_refresh(
         &self,
         user: &UserId,
         stale: &AccessToken,
-        why: Why,
+        why: RefreshReason,
         deadline: Deadline,
         at_last: Deadline,
     ) -> Result<AccessToken> {
-        let Some(_flight) = self.store.refresh_flight(user, deadline)? else {
+        let Some(_flight) = self.store.lock_refresh(user, deadline)? else {
             return Err(out_of_time(&self.base_url, "a refresh by another process").into());
         };
         let (mut last_chance, mut stale) = (false, stale.clone());
@@ -288,7 +289,7 @@ impl Inner {
             // What is learned from the answer is learned for this moment: by no other may the token
             // be found old, or a clock that is set for moments could do so again and again.
             let now = self.moment();
-            if self.is_enough(&record, &token, &stale, why, now) {
+            if self.is_usable(&record, &token, &stale, why, now) {
                 return Ok(token);
             }
             let Some(refresh_token) = &record.refresh_token else {
@@ -297,7 +298,7 @@ impl Inner {
             if let Some(stored) = self.store_unsaved(user, deadline)? {
                 // It may have waited for hours, and is judged like any other. Whoever asked for
                 // another one did not mean this.
-                if why == Why::Asked {
+                if why == RefreshReason::Explicit {
                     stale = stored;
                 }
                 continue;
@@ -307,17 +308,17 @@ impl Inner {
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
                 let claims = refreshed.access_token.claims();
-                let skew = self.learn_time(claims, now, Some(record.skew));
+                let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
                 let is_rotated = refreshed.refresh_token.is_some();
                 let (epoch, replaces) = (record.epoch, refresh_token.clone());
-                let brought = Brought { epoch, replaces, refreshed, skew };
+                let brought = UnpersistedTokens { epoch, replaces, refreshed, skew };
                 if !is_rotated {
                     return self.store_refreshed(user, brought, deadline);
                 }
                 let stored = self.store_refreshed(user, brought, at_last);
                 if stored.is_err() && self.shutdown.check().is_err() {
                     // No call after this one can store it.
-                    let last = at_last.despite_shutdown().at_most(LAST_RESPITE);
+                    let last = at_last.without_shutdown().at_most(LAST_RESPITE);
                     if let Some(token) = self.store_unsaved(user, last)? {
                         return Ok(token);
                     }
@@ -325,14 +326,15 @@ impl Inner {
                 return stored;
             }
             let error = wire::refusal(&route, &answer);
-            let expired = self.is_surely_over(refresh_token.claims(), record.skew, &answer);
+            let expired =
+                self.has_definitely_expired(refresh_token.claims(), record.clock_skew_ms, &answer);
             if !wire::ends_login(&answer, expired) {
                 return Err(error.into());
             }
             match self.end_login(&record, refresh_token, &error, deadline)? {
-                Ended::Yes => return Err(Error::LoginEnded(Box::new(error))),
-                Ended::Changed if last_chance => return Err(error.into()),
-                Ended::Changed => last_chance = true,
+                LogoutCheck::LoggedOut => return Err(Error::LoginEnded(Box::new(error))),
+                LogoutCheck::TokenReplaced if last_chance => return Err(error.into()),
+                LogoutCheck::TokenReplaced => last_chance = true,
             }
         }
     }
@@ -342,10 +344,10 @@ impl Inner {
     pub(super) fn store_refreshed(
         &self,
         user: &UserId,
-        brought: Brought,
+        brought: UnpersistedTokens,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let Brought { refreshed, skew, epoch, .. } = &brought;
+        let UnpersistedTokens { refreshed, skew, epoch, .. } = &brought;
         let mut is_over = false;
         let stored = self.commit(deadline, |tables| {
             let record = tables.user(user)?;
@@ -372,13 +374,13 @@ impl Inner {
                 Event::TokenRefreshed { user: user.clone(), expires_at: token.expires_at() };
             let mut record = StoredUser::clone(&record);
             record.access_token = Some(token.clone());
-            record.skew = *skew;
+            record.clock_skew_ms = *skew;
             if let Some(rotated) = &refreshed.refresh_token {
                 record.refresh_token = Some(rotated.clone());
             }
             let warning = self.warning(&mut record);
-            let mut changes = vec![Change::Put(Box::new(record)), Change::Tell(event)];
-            changes.extend(warning.map(Change::Tell));
+            let mut changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
+            changes.extend(warning.map(Change::Emit));
             Ok((changes, token))
         });
         match &stored {
@@ -400,8 +402,8 @@ impl Inner {
     }
 
     /// Forgets what is remembered of a login that is over, and of no later one of the same user.
-    pub(super) fn forget(&self, user: &UserId, epoch: u64) {
-        self.forget_unsaved(user, epoch);
+    pub(super) fn clear_login_state(&self, user: &UserId, epoch: u64) {
+        self.drop_unpersisted(user, epoch);
         self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
         self.forget_refused(user, None);
     }
@@ -410,13 +412,14 @@ impl Inner {
     fn warning(&self, record: &mut StoredUser) -> Option<Event> {
         const DAY: i64 = 24 * 3600 * 1000;
         let token = record.refresh_token.as_ref()?;
-        let now = self.now().saturating_add(record.skew);
-        let told =
-            record.warned.is_some_and(|told| now.saturating_sub(told).saturating_abs() < DAY);
+        let now = self.now().saturating_add(record.clock_skew_ms);
+        let told = record
+            .expiry_warned_at
+            .is_some_and(|told| now.saturating_sub(told).saturating_abs() < DAY);
         if told || !token.claims().is_ending(now) {
             return None;
         }
-        record.warned = Some(now);
+        record.expiry_warned_at = Some(now);
         Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
     }
 
@@ -428,25 +431,25 @@ impl Inner {
         refresh_token: &RefreshToken,
         error: &ServerError,
         deadline: Deadline,
-    ) -> Result<Ended> {
+    ) -> Result<LogoutCheck> {
         let reason = match error.code {
             Some(ServerErrorCode::UserDisabled) => LogoutReason::UserDisabled,
             _ => LogoutReason::SessionEnded,
         };
         let ended = self.commit(deadline, |tables| {
             let Some(record) = tables.user(&refused.id)? else {
-                return Ok((Vec::new(), Ended::Yes));
+                return Ok((Vec::new(), LogoutCheck::LoggedOut));
             };
             if record.epoch != refused.epoch && !record.is_logged_in() {
-                return Ok((Vec::new(), Ended::Yes));
+                return Ok((Vec::new(), LogoutCheck::LoggedOut));
             }
             if record.refresh_token.as_ref() != Some(refresh_token) {
-                return Ok((Vec::new(), Ended::Changed));
+                return Ok((Vec::new(), LogoutCheck::TokenReplaced));
             }
-            Ok((super::login::log_out(tables, &record, reason)?, Ended::Yes))
+            Ok((super::login::log_out(tables, &record, reason)?, LogoutCheck::LoggedOut))
         });
-        if matches!(ended, Ok(Ended::Yes)) {
-            self.forget(&refused.id, refused.epoch);
+        if matches!(ended, Ok(LogoutCheck::LoggedOut)) {
+            self.clear_login_state(&refused.id, refused.epoch);
             note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
         }
         ended
@@ -459,7 +462,7 @@ impl Inner {
         let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         let Cooldown { until, error, attempt: failed } = cooldowns.get(user)?;
         let applies = attempt.early || !failed.early || error.retry_after().is_some();
-        let holds = applies && !failed.leaves_hope(error, attempt.time);
+        let holds = applies && !failed.may_succeed_with(error, attempt.time);
         (holds && self.clock.monotonic() < *until).then(|| error.clone())
     }
 
@@ -468,7 +471,7 @@ impl Inner {
         match outcome {
             // No pause: a lost answer is asked for again at once, while the backend still gives it to
             // whoever asks with the token that it has rotated.
-            Err(error) if ran_out(error) && !attempt.early => {}
+            Err(error) if timed_out_after_send(error) && !attempt.early => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 note!(
                     warn,
@@ -493,7 +496,7 @@ impl Inner {
 
 /// Tells whether the time was up with an answer on its way, or with the store held by somebody; not
 /// if the backend could not even be reached in time.
-fn ran_out(error: &Error) -> bool {
+fn timed_out_after_send(error: &Error) -> bool {
     match error {
         Error::Transport(trouble) => error.is_timeout() && trouble.may_have_arrived(),
         _ => error.is_timeout(),

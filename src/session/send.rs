@@ -14,7 +14,7 @@ use crate::wire::{self, Route};
 const MOST_HOPS: u32 = 5;
 
 /// What the outcome of a request says about the place it was sent to.
-enum Verdict {
+enum LocationCheck {
     /// The backend, or what stands for it.
     Right,
     /// Another place must be found.
@@ -35,12 +35,12 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Response> {
         let mut place = self.location(deadline)?;
-        let mut outcome = self.deliver(&place.host, route, token, deadline);
-        if let Verdict::Wrong { repeat } = self.judge(&place.host, route, &outcome)
+        let mut outcome = self.send_following_redirects(&place.host, route, token, deadline);
+        if let LocationCheck::Wrong { repeat } = self.check_location(&place.host, route, &outcome)
             && let Some(moved) = self.relocate(&place.host, deadline)
             && repeat
         {
-            outcome = self.deliver(&moved.host, route, token, deadline);
+            outcome = self.send_following_redirects(&moved.host, route, token, deadline);
             place = moved;
         }
         match outcome {
@@ -69,7 +69,12 @@ impl Inner {
         success(&route, answer).map(|_| ())
     }
 
-    fn judge(&self, place: &BaseUrl, route: &Route, outcome: &Result<Response>) -> Verdict {
+    fn check_location(
+        &self,
+        place: &BaseUrl,
+        route: &Route,
+        outcome: &Result<Response>,
+    ) -> LocationCheck {
         use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Timeout, Tls};
         let elsewhere = *place != self.base_url;
         let repeat = match outcome {
@@ -80,7 +85,7 @@ impl Inner {
                 301 | 308 => true,
                 307 if elsewhere => true,
                 _ if elsewhere => route.repeatable,
-                _ => return Verdict::Right,
+                _ => return LocationCheck::Right,
             },
             Ok(answer) if elsewhere && wire::is_foreign(answer) => {
                 answer.status() == 404 || route.repeatable
@@ -89,16 +94,16 @@ impl Inner {
                 Connect | Interrupted | Protocol | Resolve | Timeout | Tls => {
                     !error.may_have_arrived() || route.repeatable
                 }
-                _ => return Verdict::Right,
+                _ => return LocationCheck::Right,
             },
-            _ => return Verdict::Right,
+            _ => return LocationCheck::Right,
         };
-        Verdict::Wrong { repeat }
+        LocationCheck::Wrong { repeat }
     }
 
     /// Sends a route to a place, and follows redirects that leave the request as it is and do not
     /// carry it off to another origin.
-    pub(super) fn deliver(
+    pub(super) fn send_following_redirects(
         &self,
         to: &BaseUrl,
         route: &Route,
@@ -114,13 +119,13 @@ impl Inner {
             fresh: false,
             limit: route.limit,
         };
-        let mut answer = self.exchange(to, &mut request, route)?;
+        let mut answer = self.send_once_or_retry(to, &mut request, route)?;
         for _ in 0..MOST_HOPS {
             let Some(next) = self.next_hop(&request, &answer) else { break };
             note!(debug, "following a redirect ({}) to {}", answer.status(), route.attempt);
             request.url = next;
             request.fresh = false;
-            answer = self.exchange(to, &mut request, route)?;
+            answer = self.send_once_or_retry(to, &mut request, route)?;
             answer.was_redirected = true;
         }
         Ok(answer)
@@ -149,7 +154,12 @@ impl Inner {
     }
 
     /// Sends a request, and once more on a fresh connection if that does no harm.
-    fn exchange(&self, to: &BaseUrl, request: &mut Request, route: &Route) -> Result<Response> {
+    fn send_once_or_retry(
+        &self,
+        to: &BaseUrl,
+        request: &mut Request,
+        route: &Route,
+    ) -> Result<Response> {
         let deadline = request.deadline;
         if deadline.has_passed() {
             return Err(out_of_time(to, "the store, a refresh or another thread").into());
@@ -165,7 +175,7 @@ impl Inner {
             }
         }
         if let Ok(answer) = &outcome {
-            self.note_date(answer);
+            self.record_date_header(answer);
         }
         outcome.map_err(|mut error| {
             error.ambiguous = error.may_have_arrived() && !route.repeatable;

@@ -15,23 +15,23 @@ pub(super) struct SingleFlight<K, T> {
 /// What a caller is to do.
 pub(super) enum Role<'a, K: Clone + Eq + Hash, T> {
     /// Do the work.
-    Lead(Lead<'a, K, T>),
+    Leader(Leader<'a, K, T>),
     /// Somebody else is doing it.
-    Follow(Follow<T>),
+    Follower(Follower<T>),
 }
 
 /// The right to do the work. Dropped without an outcome (by a panic), it is passed on.
-pub(super) struct Lead<'a, K: Clone + Eq + Hash, T> {
+pub(super) struct Leader<'a, K: Clone + Eq + Hash, T> {
     all: &'a SingleFlight<K, T>,
     key: K,
     shared: Arc<Shared<T>>,
 }
 
 /// Somebody else's work, to be waited for.
-pub(super) struct Follow<T>(Arc<Shared<T>>);
+pub(super) struct Follower<T>(Arc<Shared<T>>);
 
 /// How a wait ended.
-pub(super) enum Waited<T> {
+pub(super) enum WaitResult<T> {
     /// The work is done.
     Done(T),
     /// Whoever did the work gave up without an outcome; try again.
@@ -60,12 +60,12 @@ impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
     pub(super) fn join(&self, key: &K) -> Role<'_, K, T> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = under_way.get(key) {
-            return Role::Follow(Follow(shared.clone()));
+            return Role::Follower(Follower(shared.clone()));
         }
         let shared =
             Arc::new(Shared { outcome: Mutex::new(Outcome::Pending), settled: Condvar::new() });
         under_way.insert(key.clone(), shared.clone());
-        Role::Lead(Lead { all: self, key: key.clone(), shared })
+        Role::Leader(Leader { all: self, key: key.clone(), shared })
     }
 }
 
@@ -80,7 +80,7 @@ impl<K, T> SingleFlight<K, T> {
     }
 }
 
-impl<K: Clone + Eq + Hash, T> Lead<'_, K, T> {
+impl<K: Clone + Eq + Hash, T> Leader<'_, K, T> {
     /// Hands the outcome to everybody who waits. Whoever comes later begins anew.
     pub(super) fn done(self, outcome: T) {
         self.settle(Outcome::Done(outcome));
@@ -102,15 +102,15 @@ impl<K: Clone + Eq + Hash, T> Lead<'_, K, T> {
     }
 }
 
-impl<K: Clone + Eq + Hash, T> Drop for Lead<'_, K, T> {
+impl<K: Clone + Eq + Hash, T> Drop for Leader<'_, K, T> {
     fn drop(&mut self) {
         self.settle(Outcome::Abandoned);
     }
 }
 
-impl<T: Clone> Follow<T> {
+impl<T: Clone> Follower<T> {
     /// Waits for the outcome, at most until the deadline.
-    pub(super) fn wait(&self, deadline: Deadline) -> Waited<T> {
+    pub(super) fn wait(&self, deadline: Deadline) -> WaitResult<T> {
         let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let (outcome, _) = self
             .0
@@ -120,9 +120,9 @@ impl<T: Clone> Follow<T> {
             })
             .unwrap_or_else(PoisonError::into_inner);
         match &*outcome {
-            Outcome::Done(value) => Waited::Done(value.clone()),
-            Outcome::Abandoned => Waited::Abandoned,
-            Outcome::Pending => Waited::TimedOut,
+            Outcome::Done(value) => WaitResult::Done(value.clone()),
+            Outcome::Abandoned => WaitResult::Abandoned,
+            Outcome::Pending => WaitResult::TimedOut,
         }
     }
 }
@@ -137,13 +137,13 @@ mod tests {
     #[test]
     fn an_outcome_is_shared_by_those_who_wait_and_nobody_later() {
         let single = SingleFlight::<u8, u32>::new();
-        let Role::Lead(lead) = single.join(&1) else { panic!("nothing is under way") };
-        let Role::Follow(follow) = single.join(&1) else { panic!("it is under way") };
-        assert!(matches!(single.join(&2), Role::Lead(_)));
-        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Waited::TimedOut));
+        let Role::Leader(lead) = single.join(&1) else { panic!("nothing is under way") };
+        let Role::Follower(follow) = single.join(&1) else { panic!("it is under way") };
+        assert!(matches!(single.join(&2), Role::Leader(_)));
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), WaitResult::TimedOut));
         lead.done(7);
-        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Waited::Done(7)));
-        assert!(matches!(single.join(&1), Role::Lead(_)));
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), WaitResult::Done(7)));
+        assert!(matches!(single.join(&1), Role::Leader(_)));
     }
 
     #[test]
@@ -151,15 +151,15 @@ mod tests {
         let single = SingleFlight::<(), u32>::new();
         let mut follow = None;
         let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let Role::Lead(_lead) = single.join(&()) else { return };
-            if let Role::Follow(other) = single.join(&()) {
+            let Role::Leader(_lead) = single.join(&()) else { return };
+            if let Role::Follower(other) = single.join(&()) {
                 follow = Some(other);
             }
             panic!("on purpose");
         }));
         assert!(panicked.is_err());
         let waited = follow.unwrap().wait(Deadline::after(Duration::from_secs(5)));
-        assert!(matches!(waited, Waited::Abandoned));
-        assert!(matches!(single.join(&()), Role::Lead(_)));
+        assert!(matches!(waited, WaitResult::Abandoned));
+        assert!(matches!(single.join(&()), Role::Leader(_)));
     }
 }

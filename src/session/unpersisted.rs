@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::store::StoredUser;
 use crate::token::{AccessToken, RefreshToken};
-use crate::wire::Refreshed;
+use crate::wire::RefreshResponse;
 
 /// What a refresh brought, for the login that it set out for.
 #[derive(Clone)]
-pub(super) struct Brought {
+pub(super) struct UnpersistedTokens {
     pub(super) epoch: u64,
     /// The refresh token that it was had with.
     pub(super) replaces: RefreshToken,
-    pub(super) refreshed: Refreshed,
+    pub(super) refreshed: RefreshResponse,
     pub(super) skew: i64,
 }
 
-impl Brought {
+impl UnpersistedTokens {
     /// Tells whether the record is still what it set out from: of the same login, and nobody else
     /// has replaced the refresh token meanwhile.
     pub(super) fn continues(&self, record: &StoredUser) -> bool {
@@ -34,7 +34,12 @@ impl Brought {
 impl Inner {
     /// Remembers what a refresh brought until it is stored, since the backend may accept no other
     /// refresh token any more; or forgets it.
-    pub(super) fn remember_unsaved(&self, user: &UserId, brought: Brought, is_unsaved: bool) {
+    pub(super) fn remember_unsaved(
+        &self,
+        user: &UserId,
+        brought: UnpersistedTokens,
+        is_unsaved: bool,
+    ) {
         let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
         let own = &brought.refreshed.refresh_token;
         if is_unsaved {
@@ -46,7 +51,7 @@ impl Inner {
     }
 
     /// Forgets it if it belongs to a login that is over, and not to a later one.
-    pub(super) fn forget_unsaved(&self, user: &UserId, epoch: u64) {
+    pub(super) fn drop_unpersisted(&self, user: &UserId, epoch: u64) {
         let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
         if unsaved.get(user).is_some_and(|kept| kept.epoch <= epoch) {
             unsaved.remove(user);
@@ -119,7 +124,7 @@ impl Inner {
         const LIMIT: Duration = Duration::from_secs(1);
         if self.has_unsaved(record) {
             let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-            if let Ok(Some(_flight)) = self.store.refresh_flight(&record.id, deadline) {
+            if let Ok(Some(_flight)) = self.store.lock_refresh(&record.id, deadline) {
                 let _ = self.store_unsaved(&record.id, deadline);
             }
         }

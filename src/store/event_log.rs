@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::Recent;
+use super::RecentEvents;
 use crate::event::Event;
 
 /// How many commits with events are remembered, and how many bytes of events, where each commit
@@ -20,18 +20,18 @@ const COMMITS_IN_MEMORY: usize = 1024;
 
 /// All events of the commits after `since`, oldest first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub(super) struct Ring {
+pub(super) struct EventLog {
     since: u64,
-    told: VecDeque<Told>,
+    told: VecDeque<LoggedCommit>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Told {
+struct LoggedCommit {
     number: u64,
     events: Vec<Box<RawValue>>,
 }
 
-impl Ring {
+impl EventLog {
     /// Returns a ring that knows no events up to the commit with this number, and all from there.
     pub(super) fn since(number: u64) -> Self {
         Self { since: number, told: VecDeque::new() }
@@ -42,7 +42,7 @@ impl Ring {
         self.push_within(number, events, COMMITS, BYTES);
     }
 
-    /// As [`Ring::push`], with the bounds of a ring that is not written.
+    /// As [`EventLog::push`], with the bounds of a ring that is not written.
     pub(super) fn push_in_memory(&mut self, number: u64, events: &[Event]) {
         self.push_within(number, events, COMMITS_IN_MEMORY, usize::MAX);
     }
@@ -55,9 +55,9 @@ impl Ring {
             *self = Self::since(number);
             return;
         };
-        self.told.push_back(Told { number, events });
+        self.told.push_back(LoggedCommit { number, events });
         let counted = limit != usize::MAX;
-        let mut bytes = if counted { self.told.iter().map(Told::size).sum() } else { 0 };
+        let mut bytes = if counted { self.told.iter().map(LoggedCommit::size).sum() } else { 0 };
         while self.told.len() > commits || bytes > limit {
             let Some(oldest) = self.told.pop_front() else { break };
             bytes = bytes.saturating_sub(oldest.size());
@@ -66,8 +66,8 @@ impl Ring {
     }
 
     /// Returns what was told after the commit `number`, when `newest` is the newest commit.
-    pub(super) fn after(&self, number: Option<u64>, newest: u64) -> Recent {
-        let mut recent = Recent { number: newest, ..Recent::default() };
+    pub(super) fn after(&self, number: Option<u64>, newest: u64) -> RecentEvents {
+        let mut recent = RecentEvents { number: newest, ..RecentEvents::default() };
         let Some(number) = number else { return recent };
         // Who knows more than there is has seen another store in this place.
         recent.lagged = number < self.since || number > newest;
@@ -84,7 +84,7 @@ impl Ring {
     }
 }
 
-impl Told {
+impl LoggedCommit {
     fn size(&self) -> usize {
         self.events.iter().map(|event| event.get().len()).sum()
     }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_what_is_gone_has_lagged() {
-        let mut ring = Ring::default();
+        let mut ring = EventLog::default();
         for number in 1..=100 {
             ring.push(number, &[switched("ada")]);
         }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_even_by_one_commit() {
-        let mut ring = Ring::default();
+        let mut ring = EventLog::default();
         ring.push(1, &[switched(&"x".repeat(2 * BYTES))]);
         assert!(ring.after(Some(0), 1).lagged);
         assert!(!ring.after(Some(1), 1).lagged);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn an_event_of_a_newer_version_counts_as_lagged_and_is_carried_along() {
         let text = r#"{"since":0,"told":[{"number":1,"events":[{"event":"teleported","x":1}]}]}"#;
-        let mut ring: Ring = serde_json::from_str(text).unwrap();
+        let mut ring: EventLog = serde_json::from_str(text).unwrap();
         ring.push(2, &[switched("ada")]);
         let recent = ring.after(Some(0), 2);
         assert!(recent.lagged);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn who_is_ahead_has_lagged() {
-        assert!(Ring::default().after(Some(5), 3).lagged);
-        assert!(!Ring::default().after(None, 3).lagged);
+        assert!(EventLog::default().after(Some(5), 3).lagged);
+        assert!(!EventLog::default().after(None, 3).lagged);
     }
 }

@@ -8,7 +8,7 @@ use crate::deadline::Deadline;
 
 /// Lets one thread pass at a time.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct FairMutex {
     queue: Mutex<Queue>,
     moved: Condvar,
 }
@@ -24,17 +24,17 @@ struct Queue {
 
 /// The right to be inside, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Pass<'a>(&'a Gate);
+pub(super) struct FairMutexGuard<'a>(&'a FairMutex);
 
-impl Gate {
+impl FairMutex {
     /// Waits for the gate at most until the deadline; with one that has passed it is tried once.
-    pub(super) fn enter(&self, deadline: Deadline) -> Option<Pass<'_>> {
+    pub(super) fn enter(&self, deadline: Deadline) -> Option<FairMutexGuard<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
         queue.waiting.push_back(ticket);
         while queue.taken || queue.waiting.front() != Some(&ticket) {
-            let wait = deadline.nap();
+            let wait = deadline.poll_interval();
             if wait.is_zero() {
                 queue.waiting.retain(|waiting| *waiting != ticket);
                 self.moved.notify_all();
@@ -45,7 +45,7 @@ impl Gate {
         }
         queue.waiting.pop_front();
         queue.taken = true;
-        Some(Pass(self))
+        Some(FairMutexGuard(self))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -53,7 +53,7 @@ impl Gate {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for FairMutexGuard<'_> {
     fn drop(&mut self) {
         self.0.queue().taken = false;
         self.0.moved.notify_all();
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_queues_behind_who_waits() {
-        let gate = Gate::default();
+        let gate = FairMutex::default();
         let soon = || Deadline::after(Duration::from_secs(60));
         let (order, ordered) = channel();
         let pass = gate.enter(soon()).unwrap();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn who_gave_up_holds_up_nobody() {
-        let gate = Gate::default();
+        let gate = FairMutex::default();
         let pass = gate.enter(Deadline::passed()).unwrap();
         assert!(gate.enter(Deadline::after(Duration::from_millis(1))).is_none());
         assert!(gate.enter(Deadline::passed()).is_none());

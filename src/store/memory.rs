@@ -5,9 +5,9 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use super::event_log::Ring;
-use super::fair_mutex::Gate;
-use super::{Change, Decide, Flight, Recent, Store, StoredUser, Tables, check};
+use super::event_log::EventLog;
+use super::fair_mutex::FairMutex;
+use super::{Change, Decide, RecentEvents, RefreshLock, Store, StoreView, StoredUser, check};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
@@ -23,7 +23,7 @@ pub struct MemoryStore(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    writers: Gate,
+    writers: FairMutex,
     /// Written by whoever is inside the gate, and only once the decision is made: readers never
     /// wait for a decision.
     state: RwLock<State>,
@@ -36,9 +36,9 @@ struct State {
     current: Option<UserId>,
     location: Option<String>,
     users: BTreeMap<UserId, Arc<StoredUser>>,
-    /// All of them, by `created`.
+    /// All of them, by `created_commit`.
     order: BTreeSet<(u64, UserId)>,
-    ring: Ring,
+    ring: EventLog,
 }
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ struct Flights {
 }
 
 /// A user's flight, given back when it is dropped.
-struct Hold {
+struct WriteLock {
     flights: Arc<Flights>,
     user: UserId,
 }
@@ -105,20 +105,20 @@ impl Store for MemoryStore {
         Ok(state.number)
     }
 
-    fn recent(&self, number: Option<u64>, _: Deadline) -> Result<Recent, StoreError> {
+    fn recent(&self, number: Option<u64>, _: Deadline) -> Result<RecentEvents, StoreError> {
         let state = self.0.state();
         Ok(state.ring.after(number, state.number))
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
+    ) -> Result<Option<RefreshLock>, StoreError> {
         let flights = &self.0.flights;
         let mut taken = flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while taken.contains(user) {
-            let wait = deadline.nap();
+            let wait = deadline.poll_interval();
             if wait.is_zero() {
                 return Ok(None);
             }
@@ -127,11 +127,11 @@ impl Store for MemoryStore {
         }
         taken.insert(user.clone());
         drop(taken);
-        Ok(Some(Flight::new(Hold { flights: Arc::clone(flights), user: user.clone() })))
+        Ok(Some(RefreshLock::new(WriteLock { flights: Arc::clone(flights), user: user.clone() })))
     }
 }
 
-impl Tables for Inner {
+impl StoreView for Inner {
     fn number(&self) -> u64 {
         self.state().number + 1
     }
@@ -154,7 +154,7 @@ impl Tables for Inner {
     ) -> Result<Option<Arc<StoredUser>>, StoreError> {
         let state = self.state();
         let users = state.users.values().filter(|user| user.is_logged_in() && wanted(user));
-        Ok(users.max_by_key(|user| (user.used, &user.id)).cloned())
+        Ok(users.max_by_key(|user| (user.last_used_commit, &user.id)).cloned())
     }
 }
 
@@ -168,11 +168,11 @@ impl State {
                 Change::Location(location) => self.location = location,
                 Change::Put(user) => {
                     self.remove(&user.id);
-                    self.order.insert((user.created, user.id.clone()));
+                    self.order.insert((user.created_commit, user.id.clone()));
                     self.users.insert(user.id.clone(), Arc::new(*user));
                 }
                 Change::Remove(user) => self.remove(&user),
-                Change::Tell(event) => events.push(event),
+                Change::Emit(event) => events.push(event),
             }
         }
         self.ring.push_in_memory(self.number, &events);
@@ -180,12 +180,12 @@ impl State {
 
     fn remove(&mut self, user: &UserId) {
         if let Some(user) = self.users.remove(user) {
-            self.order.remove(&(user.created, user.id.clone()));
+            self.order.remove(&(user.created_commit, user.id.clone()));
         }
     }
 }
 
-impl Drop for Hold {
+impl Drop for WriteLock {
     fn drop(&mut self) {
         let mut taken = self.flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.remove(&self.user);

@@ -36,7 +36,7 @@ use crate::token::{AccessToken, RefreshToken};
 /// What a store keeps of one user.
 ///
 /// Serialised with serde, its tokens in the clear: whoever writes it somewhere protects it there.
-/// Fields of a newer version are kept in `more` and written back.
+/// Fields of a newer version are kept in `unknown_fields` and written back.
 #[derive(Clone, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StoredUser {
@@ -47,9 +47,9 @@ pub struct StoredUser {
     /// Counts log-ins and log-outs, so that what began before one of them can be recognised.
     pub epoch: u64,
     /// The number of the commit that made the record: who was here first.
-    pub created: u64,
+    pub created_commit: u64,
     /// The number of the commit that last made this user current: who was used last.
-    pub used: u64,
+    pub last_used_commit: u64,
     /// Present while logged in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<AccessToken>,
@@ -58,7 +58,7 @@ pub struct StoredUser {
     pub refresh_token: Option<RefreshToken>,
     /// How many milliseconds the backend's clock is ahead of the wall clock here.
     #[serde(default)]
-    pub skew: i64,
+    pub clock_skew_ms: i64,
     /// The device id the backend gave at log-in. Kept at log-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_id: Option<DeviceId>,
@@ -71,18 +71,18 @@ pub struct StoredUser {
     /// When it was last told that this login will end soon, in milliseconds since the epoch by the
     /// backend's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warned: Option<i64>,
+    pub expiry_warned_at: Option<i64>,
     /// The refresh token of a login that has ended here and of which the backend could not be told
     /// yet. Only in a store that [is sealed](Store::is_sealed).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<RefreshToken>,
+    pub pending_revocation: Option<RefreshToken>,
     /// Whether an account was linked to an anonymous user that `identities` does not name, since the
     /// profile could not be had: the user is not an anonymous one any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub linked: bool,
+    pub has_unlisted_identity: bool,
     /// Fields this version does not know.
     #[serde(flatten)]
-    pub more: Map<String, Value>,
+    pub unknown_fields: Map<String, Value>,
 }
 
 /// One step of a commit.
@@ -98,12 +98,12 @@ pub enum Change {
     /// Removes the user's record.
     Remove(UserId),
     /// Tells everybody who shares the store. The events of one commit stay together, in order.
-    Tell(Event),
+    Emit(Event),
 }
 
 /// What a commit's decision sees: the state that the commit will change, as nobody else can
 /// change it meanwhile.
-pub trait Tables {
+pub trait StoreView {
     /// Returns the number this commit will have.
     fn number(&self) -> u64;
 
@@ -116,7 +116,7 @@ pub trait Tables {
     /// Returns a user's record.
     fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError>;
 
-    /// Returns the logged-in user with the highest `used` that `wanted` accepts.
+    /// Returns the logged-in user with the highest `last_used_commit` that `wanted` accepts.
     fn last_used(
         &self,
         wanted: &dyn Fn(&StoredUser) -> bool,
@@ -125,12 +125,12 @@ pub trait Tables {
 
 /// Decides what a commit does. No changes means that there is nothing to commit. It may be called
 /// more than once, and does no I/O of its own.
-pub type Decide<'a> = dyn FnMut(&dyn Tables) -> Result<Vec<Change>, StoreError> + 'a;
+pub type Decide<'a> = dyn FnMut(&dyn StoreView) -> Result<Vec<Change>, StoreError> + 'a;
 
 /// The events of the commits after a given one.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Recent {
+pub struct RecentEvents {
     /// The number of the newest commit; ask for what came after it next time.
     pub number: u64,
     /// The events, oldest first, each with its commit's number.
@@ -139,12 +139,12 @@ pub struct Recent {
     pub lagged: bool,
     /// Another number than before if another store has taken this one's place, whose commits have
     /// nothing to do with those that were counted before. Zero where that cannot be.
-    pub life: u64,
+    pub instance: u64,
 }
 
 /// Holds a user's refresh flight until it is dropped, also by a panic or the end of the process.
 #[must_use = "dropping it gives the flight back"]
-pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>);
+pub struct RefreshLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>);
 
 /// A place for users and tokens, shared by any number of threads and, where it can be, processes.
 ///
@@ -157,11 +157,11 @@ pub struct Flight(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send
 ///    share the store. Reads never go back behind a commit that this process made or saw.
 /// 3. Reads wait for no writer where they can help it, and never longer than the deadline. With one
 ///    that has passed they are tried once, and say what is at hand or fail.
-/// 4. `refresh_flight` gives a user's flight to one holder at a time, across all who share the
+/// 4. `lock_refresh` gives a user's flight to one holder at a time, across all who share the
 ///    store, and a holder that dies loses it. Flights of different users may exclude each other.
 /// 5. No error and no `Debug` shows a token.
 /// 6. A page of users is of one state. Whatever is committed between two pages, a listing shows
-///    each user that is there all the while, and keeps its `created`, exactly once.
+///    each user that is there all the while, and keeps its `created_commit`, exactly once.
 ///
 /// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
 ///
@@ -179,7 +179,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a user's record, or `None` if there is none.
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError>;
 
-    /// Returns the next records in the order of `created`, and of `id` where that is the same:
+    /// Returns the next records in the order of `created_commit`, and of `id` where that is the same:
     /// those after a place in that order, or the first ones. None means that there are no more.
     ///
     /// How many are returned at once is for the store to say, so that listing any number of users
@@ -201,7 +201,7 @@ pub trait Store: Send + Sync + 'static {
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError>;
 
     /// Returns the events of the commits after `number`; `None` asks for the newest number alone.
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError>;
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError>;
 
     /// Tells whether what is stored is protected from whoever reads the disk, so that a token may
     /// be kept although nobody is logged in with it. Defaults to `false`.
@@ -211,11 +211,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
     /// that has passed it is tried once. `None` means that somebody else held it all the time.
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError>;
+    ) -> Result<Option<RefreshLock>, StoreError>;
 }
 
 impl StoredUser {
@@ -225,18 +225,18 @@ impl StoredUser {
             id,
             state: UserState::LoggedOut,
             epoch: 0,
-            created: 0,
-            used: 0,
+            created_commit: 0,
+            last_used_commit: 0,
             access_token: None,
             refresh_token: None,
-            skew: 0,
+            clock_skew_ms: 0,
             device_id: None,
             identities: Vec::new(),
             profile: Profile::default(),
-            warned: None,
-            linked: false,
-            ended: None,
-            more: Map::new(),
+            expiry_warned_at: None,
+            has_unlisted_identity: false,
+            pending_revocation: None,
+            unknown_fields: Map::new(),
         }
     }
 
@@ -248,7 +248,7 @@ impl StoredUser {
     }
 }
 
-impl Flight {
+impl RefreshLock {
     /// Wraps whatever gives the flight back when it is dropped.
     pub fn new(hold: impl Send + 'static) -> Self {
         Self(Box::new(hold))
@@ -263,25 +263,25 @@ impl fmt::Debug for StoredUser {
             .field("id", &self.id)
             .field("state", &self.state)
             .field("epoch", &self.epoch)
-            .field("created", &self.created)
-            .field("used", &self.used)
+            .field("created_commit", &self.created_commit)
+            .field("last_used_commit", &self.last_used_commit)
             .field("access_token", &self.access_token)
             .field("refresh_token", &self.refresh_token)
-            .field("skew", &self.skew)
+            .field("clock_skew_ms", &self.clock_skew_ms)
             .field("device_id", &self.device_id)
             .field("identities", &self.identities)
             .field("profile", &self.profile)
-            .field("warned", &self.warned)
-            .field("linked", &self.linked)
-            .field("ended", &self.ended)
-            .field("more", &self.more.keys())
+            .field("expiry_warned_at", &self.expiry_warned_at)
+            .field("has_unlisted_identity", &self.has_unlisted_identity)
+            .field("pending_revocation", &self.pending_revocation)
+            .field("unknown_fields", &self.unknown_fields.keys())
             .finish()
     }
 }
 
-impl fmt::Debug for Flight {
+impl fmt::Debug for RefreshLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flight")
+        f.write_str("RefreshLock")
     }
 }
 

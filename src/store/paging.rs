@@ -44,7 +44,8 @@ impl Listing {
         if self.page.as_slice().is_empty() && !self.has_ended {
             let after = self.last.as_ref().map(|(created, id)| (*created, id));
             let goes_on = |page: &[Arc<StoredUser>]| {
-                page.first().is_none_or(|user| after.is_none_or(|at| (user.created, &user.id) > at))
+                page.first()
+                    .is_none_or(|user| after.is_none_or(|at| (user.created_commit, &user.id) > at))
             };
             let deadline = deadline();
             let in_time = !deadline.has_passed();
@@ -68,7 +69,7 @@ impl Listing {
         }
         let next = self.page.next();
         match &next {
-            Some(user) => self.last = Some((user.created, user.id.clone())),
+            Some(user) => self.last = Some((user.created_commit, user.id.clone())),
             None => self.has_ended = true,
         }
         next.map(Ok)

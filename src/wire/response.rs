@@ -12,7 +12,7 @@ use crate::token::{AccessToken, RefreshToken};
 use crate::untrusted_json;
 
 /// The answer to a log-in.
-pub(crate) struct Login {
+pub(crate) struct LoginResponse {
     pub(crate) user: UserId,
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: RefreshToken,
@@ -21,19 +21,19 @@ pub(crate) struct Login {
 
 /// The answer to a refresh. Backends that rotate refresh tokens send a new one along.
 #[derive(Clone)]
-pub(crate) struct Refreshed {
+pub(crate) struct RefreshResponse {
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
 }
 
 /// The answer to [`super::Route::location`]: the hosts for everything else.
-pub(crate) struct Hosts {
+pub(crate) struct LocationResponse {
     pub(crate) http: String,
     pub(crate) websocket: Option<String>,
 }
 
 /// Reads the answer to [`super::Route::location`].
-pub(crate) fn location(body: &[u8]) -> Result<Hosts> {
+pub(crate) fn location(body: &[u8]) -> Result<LocationResponse> {
     #[derive(Deserialize)]
     struct Body {
         hostname: String,
@@ -43,11 +43,11 @@ pub(crate) fn location(body: &[u8]) -> Result<Hosts> {
     let body: Body = parse("the location answer", body)?;
     let websocket = body.ws_hostname.filter(|host| host.starts_with("ws") && host.contains("://"));
     let websocket = websocket.map(|host| host.trim_end_matches('/').to_owned());
-    Ok(Hosts { http: body.hostname, websocket })
+    Ok(LocationResponse { http: body.hostname, websocket })
 }
 
 /// Reads the answer to [`super::Route::log_in`].
-pub(crate) fn login(body: &[u8]) -> Result<Login> {
+pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
@@ -60,7 +60,7 @@ pub(crate) fn login(body: &[u8]) -> Result<Login> {
     if body.user_id.is_empty() {
         return Err(Error::decode("the log-in answer", "its `user_id` is empty"));
     }
-    Ok(Login {
+    Ok(LoginResponse {
         user: UserId::new(body.user_id),
         access_token: AccessToken::parse(body.access_token.into())?,
         refresh_token: RefreshToken::parse(body.refresh_token.into())?,
@@ -72,7 +72,10 @@ pub(crate) fn login(body: &[u8]) -> Result<Login> {
 ///
 /// A backend that does not know linking logs in as the other user instead (Flowerbase does). Then
 /// the answer is that log-in, to be ended.
-pub(crate) fn linked(body: &[u8], user: &UserId) -> Result<Result<AccessToken, Box<Login>>> {
+pub(crate) fn linked(
+    body: &[u8],
+    user: &UserId,
+) -> Result<Result<AccessToken, Box<LoginResponse>>> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
@@ -87,7 +90,7 @@ pub(crate) fn linked(body: &[u8], user: &UserId) -> Result<Result<AccessToken, B
 }
 
 /// Reads the answer to [`super::Route::refresh`].
-pub(crate) fn refreshed(body: &[u8]) -> Result<Refreshed> {
+pub(crate) fn refreshed(body: &[u8]) -> Result<RefreshResponse> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
@@ -95,7 +98,7 @@ pub(crate) fn refreshed(body: &[u8]) -> Result<Refreshed> {
         refresh_token: Option<String>,
     }
     let body: Body = parse("the refresh answer", body)?;
-    Ok(Refreshed {
+    Ok(RefreshResponse {
         access_token: AccessToken::parse(body.access_token.into())?,
         refresh_token: body
             .refresh_token

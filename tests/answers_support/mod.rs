@@ -417,7 +417,7 @@ fn states(before: &Value, after: &Value) -> BTreeMap<&'static str, bool> {
     let logged_in = serde_json::to_value(UserState::LoggedIn).unwrap();
     let is_in = is_current(new) && new["state"] == logged_in && new["refresh_token"].is_string();
     let same = |fields: &[&str]| fields.iter().all(|field| old[*field] == new[*field]);
-    let known = is_in && same(&["id", "epoch", "created", "refresh_token", "device_id"]);
+    let known = is_in && same(&["id", "epoch", "created_commit", "refresh_token", "device_id"]);
     let renewed = old["access_token"] != new["access_token"] && new["access_token"].is_string();
     let accounts = |user: &Value| user["identities"].as_array().map_or(0, Vec::len);
     let count = after["users"].as_array().unwrap().len();

@@ -329,7 +329,7 @@ fn stored_records() {
             let written = serde_json::to_string(&record).unwrap();
             let read: StoredUser = serde_json::from_str(&written).unwrap();
             assert!(read == record, "{record:?}");
-            1 + u64::from(record.is_logged_in()) + 4 * u64::from(!record.more.is_empty())
+            1 + u64::from(record.is_logged_in()) + 4 * u64::from(!record.unknown_fields.is_empty())
         }
         Err(error) => {
             let text = error.to_string();

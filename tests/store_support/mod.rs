@@ -137,8 +137,8 @@ pub fn user_with(name: &str, number: u64, secret: &str) -> StoredUser {
         "id": name,
         "state": "logged-in",
         "epoch": 1,
-        "created": number,
-        "used": number,
+        "created_commit": number,
+        "last_used_commit": number,
         "access_token": token(&format!("access-{secret}")),
         "refresh_token": token(&format!("refresh-{secret}")),
         "identities": [{"id": format!("identity of {name}"), "provider": "local-userpass"}],
@@ -160,9 +160,9 @@ pub fn logged_out(mut user: StoredUser) -> StoredUser {
     user
 }
 
-/// A profile of about so many bytes, in `more`, where it survives as it is.
+/// A profile of about so many bytes, in `unknown_fields`, where it survives as it is.
 pub fn padded(mut user: StoredUser, bytes: usize) -> StoredUser {
-    user.more.insert("padding".into(), "p".repeat(bytes).into());
+    user.unknown_fields.insert("padding".into(), "p".repeat(bytes).into());
     user
 }
 

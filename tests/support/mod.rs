@@ -97,7 +97,7 @@ impl Script {
     }
 
     /// Lets a user log in by e-mail and password, with tokens of these ages.
-    pub fn lets_in(&self, user: &str, access: &str, refresh: &str) -> &Self {
+    pub fn accept_login(&self, user: &str, access: &str, refresh: &str) -> &Self {
         self.reply(LOGIN, 200, login_body(user, access, refresh));
         self.reply(PROFILE, 200, profile_body(user))
     }
@@ -264,7 +264,7 @@ pub fn builder(script: &Script, clock: &ManualClock) -> SessionBuilder {
 /// A session on a new script with `ada` logged in at [`START`].
 pub fn logged_in() -> (Script, ManualClock, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.lets_in("ada", &access("a1"), &refresh("r1"));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.reply(LOGOUT, 204, Value::Null);
     let session = builder(&script, &clock).open().unwrap();
     let user = session.log_in(&password()).unwrap();

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use keyfob::store::{Change, Decide, Flight, MemoryStore, Recent, Store, StoredUser};
+use keyfob::store::{Change, Decide, MemoryStore, RecentEvents, RefreshLock, Store, StoredUser};
 use keyfob::{Deadline, Event, StoreError, StoreErrorKind, UserId};
 
 /// What is done in another way: everything that is not implemented is passed on to the store.
-pub trait Twist: Send + Sync + 'static {
+pub trait StoreHooks: Send + Sync + 'static {
     fn current(&self, store: &dyn Store, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
         store.current(deadline)
     }
@@ -52,7 +52,7 @@ pub trait Twist: Send + Sync + 'static {
         store: &dyn Store,
         number: Option<u64>,
         deadline: Deadline,
-    ) -> Result<Recent, StoreError> {
+    ) -> Result<RecentEvents, StoreError> {
         store.recent(number, deadline)
     }
 
@@ -60,24 +60,24 @@ pub trait Twist: Send + Sync + 'static {
         store.is_sealed()
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         store: &dyn Store,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
-        store.refresh_flight(user, deadline)
+    ) -> Result<Option<RefreshLock>, StoreError> {
+        store.lock_refresh(user, deadline)
     }
 }
 
 /// A store in memory with a twist. Clones share the store.
 #[derive(Clone, Default)]
-pub struct Twisted<T> {
+pub struct HookedStore<T> {
     pub store: MemoryStore,
     pub twist: T,
 }
 
-impl<T: Twist> Store for Twisted<T> {
+impl<T: StoreHooks> Store for HookedStore<T> {
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
         self.twist.current(&self.store, deadline)
     }
@@ -102,7 +102,7 @@ impl<T: Twist> Store for Twisted<T> {
         self.twist.commit(&self.store, deadline, decide)
     }
 
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
         self.twist.recent(&self.store, number, deadline)
     }
 
@@ -110,17 +110,17 @@ impl<T: Twist> Store for Twisted<T> {
         self.twist.is_sealed(&self.store)
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
-        self.twist.refresh_flight(&self.store, user, deadline)
+    ) -> Result<Option<RefreshLock>, StoreError> {
+        self.twist.lock_refresh(&self.store, user, deadline)
     }
 }
 
 /// A store that can be made to say it is sealed, and to be busy.
-pub type Awkward = Twisted<Awkwardness>;
+pub type FailingStore = HookedStore<Awkwardness>;
 
 #[derive(Clone, Default)]
 pub struct Awkwardness {
@@ -128,7 +128,7 @@ pub struct Awkwardness {
     is_busy: Arc<AtomicBool>,
 }
 
-impl Awkward {
+impl FailingStore {
     /// Returns an empty store that says it is sealed.
     pub fn sealed() -> Self {
         let twist = Awkwardness { is_sealed: true, ..Awkwardness::default() };
@@ -136,12 +136,12 @@ impl Awkward {
     }
 
     /// Lets commits fail from now on, or no longer.
-    pub fn be_busy(&self, busy: bool) {
+    pub fn set_busy(&self, busy: bool) {
         self.twist.is_busy.store(busy, Ordering::SeqCst);
     }
 }
 
-impl Twist for Awkwardness {
+impl StoreHooks for Awkwardness {
     fn commit(
         &self,
         store: &dyn Store,
@@ -160,19 +160,19 @@ impl Twist for Awkwardness {
 }
 
 /// A store that writes down what each commit told.
-pub type Recorder = Twisted<Told>;
+pub type EventRecorder = HookedStore<Told>;
 
 #[derive(Clone, Default)]
 pub struct Told(Arc<Mutex<Vec<Event>>>);
 
-impl Recorder {
+impl EventRecorder {
     /// Returns all events so far, in the order of the commits.
     pub fn told(&self) -> MutexGuard<'_, Vec<Event>> {
         self.twist.0.lock().unwrap()
     }
 }
 
-impl Twist for Told {
+impl StoreHooks for Told {
     fn commit(
         &self,
         store: &dyn Store,
@@ -182,7 +182,7 @@ impl Twist for Told {
         store.commit(deadline, &mut |tables| {
             let changes = decide(tables)?;
             let told = changes.iter().filter_map(|change| match change {
-                Change::Tell(event) => Some(event.clone()),
+                Change::Emit(event) => Some(event.clone()),
                 _ => None,
             });
             self.0.lock().unwrap().extend(told);

@@ -22,7 +22,7 @@ const GRACE: i64 = 60;
 
 /// What time it is, truly and by each clock. As a [`Clock`] it is the machine's. Clones share it.
 #[derive(Clone, Default)]
-pub struct World(Arc<Clocks>);
+pub struct SimulatedWorld(Arc<Clocks>);
 
 #[derive(Default)]
 struct Clocks {
@@ -34,7 +34,7 @@ struct Clocks {
     server: AtomicI64,
 }
 
-impl World {
+impl SimulatedWorld {
     /// Lets time pass while everybody is awake.
     pub fn pass(&self, time: Duration) {
         let time = i64::try_from(time.as_millis()).unwrap();
@@ -73,7 +73,7 @@ impl World {
     }
 }
 
-impl Clock for World {
+impl Clock for SimulatedWorld {
     fn now(&self) -> SystemTime {
         let now = START * 1000 + self.truth() + self.0.wall.load(Ordering::Relaxed);
         UNIX_EPOCH + Duration::from_millis(now.try_into().unwrap())
@@ -172,7 +172,7 @@ type Plan = Box<dyn FnMut(Asked, &str) -> Trouble + Send>;
 /// reached as well as a plan says. Clones share it.
 #[derive(Clone)]
 pub struct Judge {
-    world: World,
+    world: SimulatedWorld,
     state: Arc<Mutex<State>>,
     plan: Arc<Mutex<Plan>>,
     /// Whether answers say what time it is.
@@ -186,7 +186,7 @@ pub struct Judge {
 const SLOP: i64 = 90_000;
 
 impl Judge {
-    pub fn new(world: &World) -> Self {
+    pub fn new(world: &SimulatedWorld) -> Self {
         let state = State {
             tokens: HashMap::new(),
             logins: Vec::new(),

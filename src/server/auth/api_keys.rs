@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::body;
 use crate::UserId;
-use crate::server::error::Refusal;
+use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::service::{Caller, Reply, Service};
 use crate::server::state::{API_KEY, ApiKey, KeyRefusal, MAX_KEYS, Session};
@@ -27,19 +27,19 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
         let NewKey { name } = body(request)?;
-        let name = name.ok_or_else(|| Refusal::missing_parameter("name"))?;
+        let name = name.ok_or_else(|| ApiError::missing_parameter("name"))?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if name.is_empty() || !name.bytes().all(allowed) {
-            return Err(Refusal::invalid_parameter(
+            return Err(ApiError::invalid_parameter(
                 "API key name can only contain ASCII letters, numbers, underscores, and hyphens",
             ));
         }
         if name.len() > MAX_NAME {
             let message = format!("API key name can have at most {MAX_NAME} characters");
-            return Err(Refusal::invalid_parameter(message));
+            return Err(ApiError::invalid_parameter(message));
         }
         let secret = random::hex(&random::bytes::<32>()?);
         let key = ApiKey {
@@ -52,14 +52,14 @@ impl Service {
         };
         let key = self.state.add_api_key(key)?.map_err(|why| match why {
             KeyRefusal::Anonymous => {
-                Refusal::without_code(403, "anonymous users cannot have API keys")
+                ApiError::without_code(403, "anonymous users cannot have API keys")
             }
             KeyRefusal::NameTaken => {
-                Refusal::new(409, "APIKeyAlreadyExists", "API key with name already exists")
+                ApiError::new(409, "APIKeyAlreadyExists", "API key with name already exists")
             }
-            KeyRefusal::NoUser => Refusal::user_gone(),
+            KeyRefusal::NoUser => ApiError::user_gone(),
             KeyRefusal::TooMany => {
-                Refusal::bad_request(format!("a user can have at most {MAX_KEYS} API keys"))
+                ApiError::bad_request(format!("a user can have at most {MAX_KEYS} API keys"))
             }
         })?;
         let mut answer = object(&key);
@@ -72,7 +72,7 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
         let keys = self.state.api_keys(&session.user_id);
         Ok(Reply::Json(200, keys.iter().map(|key| object(key)).collect()))
@@ -84,7 +84,7 @@ impl Service {
         request: &Request,
         id: &str,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
         let key = self.state.api_key(&session.user_id, id).ok_or_else(not_found)?;
         Ok(Reply::Json(200, object(&key)))
@@ -97,7 +97,7 @@ impl Service {
         id: &str,
         disabled: bool,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
         let found = self.state.set_api_key_disabled(&session.user_id, id, disabled)?;
         if found { Ok(Reply::Empty) } else { Err(not_found()) }
@@ -109,12 +109,12 @@ impl Service {
         request: &Request,
         id: &str,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
         let used = session.identity.provider_type == API_KEY && session.identity.id == id;
         if used && self.state.api_key(&session.user_id, id).is_some() {
             let message = "the API key that one is logged in with cannot be deleted";
-            return Err(Refusal::without_code(403, message));
+            return Err(ApiError::without_code(403, message));
         }
         let found = self.state.delete_api_key(&session.user_id, id)?;
         if found { Ok(Reply::Empty) } else { Err(not_found()) }
@@ -124,12 +124,12 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<std::sync::Arc<Session>, Refusal> {
+    ) -> Result<std::sync::Arc<Session>, ApiError> {
         let session = self.session_of_refresh_token(request)?;
         caller.user_id = Some(UserId::new(&session.user_id));
         match self.state.user(&session.user_id) {
-            None => Err(Refusal::no_session()),
-            Some(user) if user.disabled => Err(Refusal::user_disabled_session()),
+            None => Err(ApiError::no_session()),
+            Some(user) if user.disabled => Err(ApiError::user_disabled_session()),
             Some(_) => Ok(session),
         }
     }
@@ -140,6 +140,6 @@ fn object(key: &ApiKey) -> Value {
     json!({"_id": key.id, "name": key.name, "disabled": key.disabled})
 }
 
-fn not_found() -> Refusal {
-    Refusal::new(404, "APIKeyNotFound", "API key not found")
+fn not_found() -> ApiError {
+    ApiError::new(404, "APIKeyNotFound", "API key not found")
 }

@@ -3,31 +3,38 @@
 use serde_json::{Map, Value};
 
 use super::{MAX_EMAIL, body, can_be_kept, identity};
-use crate::server::error::Refusal;
+use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::providers::{
-    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, NotProved, Proved, Time,
+    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, ProviderError,
+    ProviderIdentity, Time,
 };
 use crate::server::service::Service;
-use crate::server::state::{ANONYMOUS, API_KEY, Account, Basis, EMAIL_PASSWORD, Evidence};
+use crate::server::state::{
+    ANONYMOUS, API_KEY, Account, EMAIL_PASSWORD, LoginSource, VerifiedLogin,
+};
 use crate::server::throttle::Attempt;
 use crate::server::{digest, random};
 use crate::{Clock, Secret};
 
 impl Service {
     /// Checks credentials. Fields that are not the provider's are left alone.
-    pub(super) fn identify(&self, request: &Request, provider: &str) -> Result<Evidence, Refusal> {
+    pub(super) fn identify(
+        &self,
+        request: &Request,
+        provider: &str,
+    ) -> Result<VerifiedLogin, ApiError> {
         let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
         let providers = &self.providers;
         let unsupported = || {
             let message = format!("authentication via '{provider}' is unsupported");
-            Refusal::new(404, "AuthProviderNotFound", message)
+            ApiError::new(404, "AuthProviderNotFound", message)
         };
         let field = |name| credential(request, name);
         let proved = match provider {
             ANONYMOUS => {
                 let id = format!("{}-{}", random::id()?, random::letters(8)?);
-                return Ok(Evidence::new(identity(id, ANONYMOUS)));
+                return Ok(VerifiedLogin::new(identity(id, ANONYMOUS)));
             }
             EMAIL_PASSWORD => {
                 let (username, password) = (field("username")?, field("password")?);
@@ -56,15 +63,15 @@ impl Service {
             }
             _ => return Err(unsupported()),
         };
-        let Proved { id, data } = proved.map_err(|fault| match fault {
-            NotProved::Refused => Refusal::auth_error("unauthorized"),
-            NotProved::Unreachable => {
+        let ProviderIdentity { id, data } = proved.map_err(|fault| match fault {
+            ProviderError::Refused => ApiError::auth_error("unauthorized"),
+            ProviderError::Unreachable => {
                 let message = format!("what '{provider}' needs could not be fetched");
-                Refusal::new(503, "InternalServerError", message)
+                ApiError::new(503, "InternalServerError", message)
             }
         })?;
         check(&data)?;
-        Ok(Evidence { data, current: true, ..Evidence::new(identity(id, provider)) })
+        Ok(VerifiedLogin { data, current: true, ..VerifiedLogin::new(identity(id, provider)) })
     }
 
     fn identify_account(
@@ -72,50 +79,53 @@ impl Service {
         request: &Request,
         username: &str,
         password: &Secret,
-    ) -> Result<Evidence, Refusal> {
+    ) -> Result<VerifiedLogin, ApiError> {
         let account = self.check_password(request, username, password)?;
         if account.pending {
-            return Err(Refusal::auth_error("unauthorized"));
+            return Err(ApiError::auth_error("unauthorized"));
         }
         let Account { id, email, password, .. } = Account::clone(&account);
-        Ok(Evidence {
+        Ok(VerifiedLogin {
             data: Map::from_iter([("email".to_owned(), email.into())]),
-            basis: Basis::Account { password },
-            ..Evidence::new(identity(id, EMAIL_PASSWORD))
+            basis: LoginSource::Account { password },
+            ..VerifiedLogin::new(identity(id, EMAIL_PASSWORD))
         })
     }
 
-    fn identify_key(&self, key: &Secret) -> Result<Evidence, Refusal> {
+    fn identify_key(&self, key: &Secret) -> Result<VerifiedLogin, ApiError> {
         let hash = digest::sha256(key.expose());
         if let Some((identity, name)) = self.providers.server_key(&hash) {
-            return Ok(Evidence {
+            return Ok(VerifiedLogin {
                 data: Map::from_iter([("name".to_owned(), name.into())]),
-                basis: Basis::ServerKey,
-                ..Evidence::new(identity)
+                basis: LoginSource::ServerKey,
+                ..VerifiedLogin::new(identity)
             });
         }
         let key = self.state.api_key_with_hash(&hash).filter(|key| !key.disabled);
-        let key = key.ok_or_else(|| Refusal::auth_error("unauthorized"))?;
-        Ok(Evidence { basis: Basis::ApiKey, ..Evidence::new(identity(key.id.clone(), API_KEY)) })
+        let key = key.ok_or_else(|| ApiError::auth_error("unauthorized"))?;
+        Ok(VerifiedLogin {
+            basis: LoginSource::ApiKey,
+            ..VerifiedLogin::new(identity(key.id.clone(), API_KEY))
+        })
     }
 
     fn identify_by_function(
         &self,
         request: &Request,
-        unsupported: impl Fn() -> Refusal,
-    ) -> Result<Evidence, Refusal> {
+        unsupported: impl Fn() -> ApiError,
+    ) -> Result<VerifiedLogin, ApiError> {
         let function = self.providers.function.as_ref().ok_or_else(unsupported)?;
         let mut payload: Map<String, Value> = body(request)?;
         // It describes the client, and is a field of the protocol, not of the user's.
         payload.remove("options");
         let answer = function(&Value::Object(payload))
-            .map_err(|error| Refusal::auth_error(error.to_string()))?;
+            .map_err(|error| ApiError::auth_error(error.to_string()))?;
         if answer.id.is_empty() || answer.id.len() > MAX_ID {
-            return Err(Refusal::auth_error("the function returned no id"));
+            return Err(ApiError::auth_error("the function returned no id"));
         }
         check(&answer.data)?;
         let identity = identity(answer.id, CUSTOM_FUNCTION);
-        Ok(Evidence { data: answer.data, current: true, ..Evidence::new(identity) })
+        Ok(VerifiedLogin { data: answer.data, current: true, ..VerifiedLogin::new(identity) })
     }
 
     /// Returns the account with this name and password. A name that does not exist and a password
@@ -125,7 +135,7 @@ impl Service {
         request: &Request,
         username: &str,
         password: &Secret,
-    ) -> Result<std::sync::Arc<Account>, Refusal> {
+    ) -> Result<std::sync::Arc<Account>, ApiError> {
         // What cannot be an account's name need not be remembered as one.
         let name = if username.len() > MAX_EMAIL { "" } else { username };
         let attempt = self.begin_attempt(name, request)?;
@@ -137,37 +147,37 @@ impl Service {
                 attempt.succeeded();
                 Ok(account)
             }
-            _ => Err(Refusal::invalid_password()),
+            _ => Err(ApiError::invalid_password()),
         }
     }
 
     /// Counts an attempt before it is made: those who wait for their turn meanwhile must not get more
     /// of them than one by one.
-    fn begin_attempt(&self, name: &str, request: &Request) -> Result<Attempt<'_>, Refusal> {
+    fn begin_attempt(&self, name: &str, request: &Request) -> Result<Attempt<'_>, ApiError> {
         self.throttle.begin(name, request.peer, self.clock.monotonic()).map_err(|wait| {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            Refusal::without_code(429, "too many failed log-in attempts")
+            ApiError::without_code(429, "too many failed log-in attempts")
                 .with_header("Retry-After", seconds.to_string())
         })
     }
 }
 
 /// Refuses what a provider says of a user if it could not be read again.
-fn check(data: &Map<String, Value>) -> Result<(), Refusal> {
+fn check(data: &Map<String, Value>) -> Result<(), ApiError> {
     let reason = "the profile is nested too deeply to be kept";
-    can_be_kept(data).then_some(()).ok_or_else(|| Refusal::internal(reason))
+    can_be_kept(data).then_some(()).ok_or_else(|| ApiError::internal(reason))
 }
 
 /// Reads one text out of what was sent.
-fn credential(request: &Request, name: &str) -> Result<Secret, Refusal> {
-    optional_credential(request, name)?.ok_or_else(|| Refusal::missing_parameter(name))
+fn credential(request: &Request, name: &str) -> Result<Secret, ApiError> {
+    optional_credential(request, name)?.ok_or_else(|| ApiError::missing_parameter(name))
 }
 
-fn optional_credential(request: &Request, name: &str) -> Result<Option<Secret>, Refusal> {
+fn optional_credential(request: &Request, name: &str) -> Result<Option<Secret>, ApiError> {
     let mut sent: Map<String, Value> = body(request)?;
     match sent.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(Secret::from(text))),
-        Some(_) => Err(Refusal::bad_request(format!("{name} must be a string"))),
+        Some(_) => Err(ApiError::bad_request(format!("{name} must be a string"))),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{MAX_EMAIL, body, no_secret, secret};
 use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
-use crate::server::error::Refusal;
+use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::outbox::{Mail, MailKind, Outbox};
 use crate::server::service::{Reply, Service};
@@ -65,13 +65,13 @@ struct ResetByFunction {
 
 impl Service {
     /// `POST …/auth/providers/local-userpass/register`.
-    pub(in crate::server) fn register(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn register(&self, request: &Request) -> Result<Reply, ApiError> {
         let Registration { email, password } = body(request)?;
         if email.is_empty() || email.len() > MAX_EMAIL {
-            return Err(Refusal::invalid_parameter("email invalid"));
+            return Err(ApiError::invalid_parameter("email invalid"));
         }
         check_length(&password)?;
-        let taken = || Refusal::new(409, "AccountNameInUse", "name already in use");
+        let taken = || ApiError::new(409, "AccountNameInUse", "name already in use");
         if self.state.account(&email).is_some() {
             return Err(taken());
         }
@@ -104,7 +104,7 @@ impl Service {
     }
 
     /// `POST …/confirm`: confirms an address with the token that was sent to it.
-    pub(in crate::server) fn confirm(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn confirm(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, .. } = body(request)?;
         let account = self.account_of(&token, &token_id)?;
         if !account.pending {
@@ -119,7 +119,10 @@ impl Service {
     }
 
     /// `POST …/confirm/send`: sends one more mail.
-    pub(in crate::server) fn send_confirmation(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn send_confirmation(
+        &self,
+        request: &Request,
+    ) -> Result<Reply, ApiError> {
         let account = self.known_account(request)?;
         if !account.pending {
             return Err(already_confirmed());
@@ -129,14 +132,17 @@ impl Service {
             _ => {
                 let message =
                     format!("cannot send mail to {}: confirmation is not by email", account.email);
-                return Err(Refusal::without_code(400, message));
+                return Err(ApiError::without_code(400, message));
             }
         }
         Ok(Reply::Json(200, json!({})))
     }
 
     /// `POST …/confirm/call`: runs the confirmation function once more.
-    pub(in crate::server) fn call_confirmation(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn call_confirmation(
+        &self,
+        request: &Request,
+    ) -> Result<Reply, ApiError> {
         let account = self.known_account(request)?;
         let other_mode = match self.email.confirmation {
             Confirmation::Automatic => "automatic confirmation is enabled",
@@ -148,14 +154,14 @@ impl Service {
             }
         };
         let message = format!("cannot run confirmation for {}: {other_mode}", account.email);
-        Err(Refusal::without_code(400, message))
+        Err(ApiError::without_code(400, message))
     }
 
     /// `POST …/reset/send`: mails a token that lets the password be replaced.
-    pub(in crate::server) fn send_reset(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn send_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         if matches!(self.email.reset, Reset::Function(_)) {
             let message = "please use reset password via function";
-            return Err(Refusal::without_code(400, message));
+            return Err(ApiError::without_code(400, message));
         }
         let account = self.known_account(request)?;
         self.mail(&account.id, &account.email, Purpose::Reset)?;
@@ -164,7 +170,7 @@ impl Service {
 
     /// `POST …/reset`: replaces a password with the token that was mailed, and ends the user's
     /// sessions.
-    pub(in crate::server) fn reset(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, password } = body(request)?;
         let account = self.account_of(&token, &token_id)?;
         check_length(&password)?;
@@ -182,11 +188,11 @@ impl Service {
     }
 
     /// `POST …/reset/call`: lets the function decide on a new password.
-    pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, Refusal> {
+    pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let ResetByFunction { email, password, arguments } = body(request)?;
         let Reset::Function(function) = &self.email.reset else {
             let message = "cannot run reset password function: reset by email is enabled";
-            return Err(Refusal::without_code(400, message));
+            return Err(ApiError::without_code(400, message));
         };
         check_length(&password)?;
         let account = self.state.account(&email).ok_or_else(not_found)?;
@@ -209,14 +215,14 @@ impl Service {
             Verdict::Pending => {}
             Verdict::Fail => {
                 let message = format!("failed to reset password for user \"{}\"", account.email);
-                return Err(Refusal::bad_request(message));
+                return Err(ApiError::bad_request(message));
             }
         }
         Ok(Reply::Json(200, json!({})))
     }
 
     /// Lets the function decide on an account that waits.
-    fn run_confirmation(&self, id: &str, email: &str) -> Result<(), Refusal> {
+    fn run_confirmation(&self, id: &str, email: &str) -> Result<(), ApiError> {
         let Confirmation::Function(function) = &self.email.confirmation else { return Ok(()) };
         let (token, token_id) = self.new_proof(id, Purpose::Confirm)?;
         match function(&ConfirmationCall { username: email.to_owned(), token, token_id }) {
@@ -228,12 +234,12 @@ impl Service {
             }
             Verdict::Pending => Ok(()),
             Verdict::Fail => {
-                Err(Refusal::bad_request(format!("failed to confirm user \"{email}\"")))
+                Err(ApiError::bad_request(format!("failed to confirm user \"{email}\"")))
             }
         }
     }
 
-    fn mail(&self, id: &str, email: &str, purpose: Purpose) -> Result<(), Refusal> {
+    fn mail(&self, id: &str, email: &str, purpose: Purpose) -> Result<(), ApiError> {
         let (token, token_id) = self.new_proof(id, purpose)?;
         let (kind, page, url) = match purpose {
             Purpose::Confirm => (MailKind::Confirmation, "confirm", &self.email.confirm_url),
@@ -256,7 +262,7 @@ impl Service {
 
     /// Makes a token, the only one for this purpose that counts from here on, and names it by the
     /// account's id.
-    fn new_proof(&self, id: &str, purpose: Purpose) -> Result<(Secret, String), Refusal> {
+    fn new_proof(&self, id: &str, purpose: Purpose) -> Result<(Secret, String), ApiError> {
         let token = Secret::new(random::hex(&random::bytes::<64>()?));
         let until = self.now().saturating_add(PROOF_LIFETIME);
         if !self.state.put_proof(id, purpose, digest::sha256(token.expose()), until)? {
@@ -266,8 +272,8 @@ impl Service {
     }
 
     /// Returns the account that a token is about, whether the token is any good or not.
-    fn account_of(&self, token: &Secret, token_id: &str) -> Result<Arc<Account>, Refusal> {
-        let invalid = || Refusal::bad_request("invalid token data");
+    fn account_of(&self, token: &Secret, token_id: &str) -> Result<Arc<Account>, ApiError> {
+        let invalid = || ApiError::bad_request("invalid token data");
         let token = token.expose();
         if token.is_empty() || token.len() > MAX_EMAIL {
             return Err(invalid());
@@ -275,28 +281,28 @@ impl Service {
         self.state.account_with_id(token_id).ok_or_else(invalid)
     }
 
-    fn known_account(&self, request: &Request) -> Result<Arc<Account>, Refusal> {
+    fn known_account(&self, request: &Request) -> Result<Arc<Account>, ApiError> {
         let Address { email } = body(request)?;
         self.state.account(&email).ok_or_else(not_found)
     }
 }
 
-fn check_length(password: &Secret) -> Result<(), Refusal> {
+fn check_length(password: &Secret) -> Result<(), ApiError> {
     if (6..=128).contains(&password.expose().chars().count()) {
         Ok(())
     } else {
-        Err(Refusal::invalid_parameter("password must be between 6 and 128 characters"))
+        Err(ApiError::invalid_parameter("password must be between 6 and 128 characters"))
     }
 }
 
-fn already_confirmed() -> Refusal {
-    Refusal::new(400, "UserAlreadyConfirmed", "already confirmed")
+fn already_confirmed() -> ApiError {
+    ApiError::new(400, "UserAlreadyConfirmed", "already confirmed")
 }
 
-fn not_found() -> Refusal {
-    Refusal::new(404, "UserNotFound", "user not found")
+fn not_found() -> ApiError {
+    ApiError::new(404, "UserNotFound", "user not found")
 }
 
-fn token_invalid() -> Refusal {
-    Refusal::new(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
+fn token_invalid() -> ApiError {
+    ApiError::new(400, "UserpassTokenInvalid", "userpass token is expired or invalid")
 }

@@ -15,11 +15,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 pub(super) use self::email::EmailSettings;
-use super::error::Refusal;
+use super::error::ApiError;
 use super::http::Request;
 use super::random;
 use super::service::{Caller, Reply, Service};
-use super::state::{ANONYMOUS, Basis, Entry, Evidence, Identity, Linked, LoggedIn, Session, User};
+use super::state::{
+    ANONYMOUS, Identity, Linked, LoggedIn, LoginSource, Session, SessionParams, User, VerifiedLogin,
+};
 use super::token::Access;
 use crate::{Secret, UserId, untrusted_json};
 
@@ -42,21 +44,21 @@ impl Service {
         request: &Request,
         provider: &str,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         if wants_link(request.query.as_deref()) {
             return self.link(request, provider, caller);
         }
         let evidence = self.identify(request, provider)?;
         let outdated = outdated(&evidence);
         let Options { options } = body(request)?;
-        let entry = Entry {
+        let entry = SessionParams {
             device_id: device_id(&options)?,
             now: self.now(),
             lifetime: self.refresh_lifetime,
         };
         let (user, session) = match self.state.log_in(evidence, entry)? {
             LoggedIn::Done(user, session) => (user, session),
-            LoggedIn::Disabled => return Err(Refusal::new(401, "UserDisabled", "user disabled")),
+            LoggedIn::Disabled => return Err(ApiError::new(401, "UserDisabled", "user disabled")),
             LoggedIn::Outdated => return Err(outdated),
         };
         caller.user_id = Some(UserId::new(&user.id));
@@ -88,13 +90,13 @@ impl Service {
         request: &Request,
         provider: &str,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
         // An access token outlives its session, but must not beget others then.
         let session = self.state.session(&access.session_id, self.now());
-        let session = session.ok_or_else(Refusal::no_session)?;
+        let session = session.ok_or_else(ApiError::no_session)?;
         if provider == ANONYMOUS {
-            return Err(Refusal::bad_request("invalid user link request"));
+            return Err(ApiError::bad_request("invalid user link request"));
         }
         let evidence = self.identify(request, provider).map_err(for_link)?;
         // What can fail fails before anything is done.
@@ -103,14 +105,14 @@ impl Service {
             Linked::Done => {}
             Linked::InUse => {
                 let message = "the identity belongs to another user";
-                return Err(Refusal::new(409, "IdentityAlreadyInUse", message));
+                return Err(ApiError::new(409, "IdentityAlreadyInUse", message));
             }
             Linked::SecondAccount => {
                 let message = "the user has an email/password identity already";
-                return Err(Refusal::bad_request(message));
+                return Err(ApiError::bad_request(message));
             }
-            Linked::Disabled => return Err(Refusal::user_disabled_session()),
-            Linked::NoUser => return Err(Refusal::user_gone()),
+            Linked::Disabled => return Err(ApiError::user_disabled_session()),
+            Linked::NoUser => return Err(ApiError::user_gone()),
             Linked::Outdated => return Err(for_link(outdated(&evidence))),
         }
         Ok(Reply::Json(
@@ -128,19 +130,27 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Reply, ApiError> {
         let user = self.user_of_access_token(request, caller)?;
-        if self.state.delete_user(&user.id)? { Ok(Reply::Empty) } else { Err(Refusal::user_gone()) }
+        if self.state.delete_user(&user.id)? {
+            Ok(Reply::Empty)
+        } else {
+            Err(ApiError::user_gone())
+        }
     }
 
     /// `POST /auth/session`: a new access token for a refresh token, and with rotation a new
     /// refresh token, too.
-    pub(super) fn refresh(&self, request: &Request, caller: &mut Caller) -> Result<Reply, Refusal> {
+    pub(super) fn refresh(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_refresh_token(request)?;
-        let user = self.state.user(&session.user_id).ok_or_else(Refusal::no_session)?;
+        let user = self.state.user(&session.user_id).ok_or_else(ApiError::no_session)?;
         caller.user_id = Some(UserId::new(&user.id));
         if user.disabled {
-            return Err(Refusal::user_disabled_session());
+            return Err(ApiError::user_disabled_session());
         }
         // Before the rotation, which ends the old token.
         let data = self.custom_data(&user)?;
@@ -151,7 +161,7 @@ impl Service {
         let successor = self
             .state
             .rotate(&session.id, self.now(), self.refresh_lifetime, self.rotation_grace)?
-            .ok_or_else(Refusal::no_session)?;
+            .ok_or_else(ApiError::no_session)?;
         Ok(Reply::Json(
             201,
             json!({
@@ -163,14 +173,26 @@ impl Service {
 
     /// `DELETE /auth/session`: ends this log-in and no other. Access tokens stay good until they
     /// expire.
-    pub(super) fn log_out(&self, request: &Request, caller: &mut Caller) -> Result<Reply, Refusal> {
+    pub(super) fn log_out(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, ApiError> {
         let session = self.session_of_refresh_token(request)?;
         caller.user_id = Some(UserId::new(&session.user_id));
-        if self.state.log_out(&session.id)? { Ok(Reply::Empty) } else { Err(Refusal::no_session()) }
+        if self.state.log_out(&session.id)? {
+            Ok(Reply::Empty)
+        } else {
+            Err(ApiError::no_session())
+        }
     }
 
     /// `GET /auth/profile`.
-    pub(super) fn profile(&self, request: &Request, caller: &mut Caller) -> Result<Reply, Refusal> {
+    pub(super) fn profile(
+        &self,
+        request: &Request,
+        caller: &mut Caller,
+    ) -> Result<Reply, ApiError> {
         let user = self.user_of_access_token(request, caller)?;
         let identity = |identity: &Identity| {
             json!({
@@ -196,7 +218,7 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<Arc<User>, Refusal> {
+    ) -> Result<Arc<User>, ApiError> {
         self.caller_of_access_token(request, caller).map(|(user, _)| user)
     }
 
@@ -205,15 +227,15 @@ impl Service {
         &self,
         request: &Request,
         caller: &mut Caller,
-    ) -> Result<(Arc<User>, Arc<Access>), Refusal> {
+    ) -> Result<(Arc<User>, Arc<Access>), ApiError> {
         let access = self
             .tokens
             .check_access(bearer(request)?, self.now())
-            .map_err(Refusal::access_token)?;
+            .map_err(ApiError::access_token)?;
         caller.user_id = Some(UserId::new(&access.user_id));
         match self.state.user(&access.user_id) {
-            None => Err(Refusal::user_gone()),
-            Some(user) if user.disabled => Err(Refusal::user_disabled_session()),
+            None => Err(ApiError::user_gone()),
+            Some(user) if user.disabled => Err(ApiError::user_disabled_session()),
             Some(user) => Ok((user, access)),
         }
     }
@@ -223,41 +245,43 @@ impl Service {
     pub(super) fn session_of_refresh_token(
         &self,
         request: &Request,
-    ) -> Result<Arc<Session>, Refusal> {
+    ) -> Result<Arc<Session>, ApiError> {
         let now = self.now();
         let id =
-            self.tokens.check_refresh(bearer(request)?, now).map_err(Refusal::refresh_token)?;
-        self.state.session(&id, now).ok_or_else(Refusal::no_session)
+            self.tokens.check_refresh(bearer(request)?, now).map_err(ApiError::refresh_token)?;
+        self.state.session(&id, now).ok_or_else(ApiError::no_session)
     }
 
     fn access_token(
         &self,
         session: &Session,
         data: Option<Map<String, Value>>,
-    ) -> Result<Secret, Refusal> {
+    ) -> Result<Secret, ApiError> {
         self.tokens.access(session, data, self.now()).map_err(|_| unsigned())
     }
 
-    fn refresh_token(&self, session: &Session) -> Result<Secret, Refusal> {
+    fn refresh_token(&self, session: &Session) -> Result<Secret, ApiError> {
         self.tokens.refresh(session).map_err(|_| unsigned())
     }
 
     /// Returns the custom data that was set for a user, or else what the app's source has.
-    fn custom_data(&self, user: &User) -> Result<Option<Map<String, Value>>, Refusal> {
+    fn custom_data(&self, user: &User) -> Result<Option<Map<String, Value>>, ApiError> {
         let data = match (&user.custom_data, &self.custom_data_source) {
             (Some(data), _) => Some(data.clone()),
             (None, None) => None,
             (None, Some(source)) => match catch_unwind(AssertUnwindSafe(|| source(&user.id))) {
                 Ok(None | Some(Value::Null)) => None,
                 Ok(Some(Value::Object(data))) => Some(data),
-                Ok(Some(_)) => return Err(Refusal::internal("custom user data must be an object")),
+                Ok(Some(_)) => {
+                    return Err(ApiError::internal("custom user data must be an object"));
+                }
                 // What was done before has to be undone.
-                Err(_) => return Err(Refusal::internal("internal server error")),
+                Err(_) => return Err(ApiError::internal("internal server error")),
             },
         };
         if data.as_ref().is_some_and(|data| !fits(data)) {
             let reason = "the custom user data is too large or too deep for a token";
-            return Err(Refusal::internal(reason));
+            return Err(ApiError::internal(reason));
         }
         Ok(data)
     }
@@ -279,16 +303,16 @@ pub(super) fn wants_link(query: Option<&str>) -> bool {
 }
 
 /// The answer if what a log-in was based on is gone before it counts.
-fn outdated(evidence: &Evidence) -> Refusal {
+fn outdated(evidence: &VerifiedLogin) -> ApiError {
     match evidence.basis {
-        Basis::Account { .. } => Refusal::invalid_password(),
-        _ => Refusal::auth_error("unauthorized"),
+        LoginSource::Account { .. } => ApiError::invalid_password(),
+        _ => ApiError::auth_error("unauthorized"),
     }
 }
 
 /// realm-web takes a 401 that says `unauthorized` for an expired access token, and would refresh
 /// and link for ever.
-fn for_link(mut refusal: Refusal) -> Refusal {
+fn for_link(mut refusal: ApiError) -> ApiError {
     if refusal.status == 401 && refusal.message == "unauthorized" {
         refusal.message = "the credentials to link were not accepted".to_owned();
     }
@@ -297,24 +321,24 @@ fn for_link(mut refusal: Refusal) -> Refusal {
 
 /// Reads a body. Clients say JSON also where they send nothing, so nothing counts as `{}`; fields
 /// we do not know are left alone.
-pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
+pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
     let text = request.body.trim_ascii();
     let text = if text.is_empty() { b"{}" } else { text };
     if !text.starts_with(b"{") {
-        return Err(Refusal::bad_request("the request body must be a JSON object"));
+        return Err(ApiError::bad_request("the request body must be a JSON object"));
     }
-    untrusted_json::check(text).map_err(Refusal::bad_request)?;
+    untrusted_json::check(text).map_err(ApiError::bad_request)?;
     // The parser's own message may quote the body, and with it a password.
     serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let what = if error.is_data() { "unexpected value" } else { "malformed JSON" };
-        Refusal::bad_request(format!("{what} at line {line} column {column}"))
+        ApiError::bad_request(format!("{what} at line {line} column {column}"))
     })
 }
 
 /// Returns the token that came with the request.
-fn bearer(request: &Request) -> Result<&str, Refusal> {
-    let missing = || Refusal::new(401, "MissingAuthReq", "must authenticate first");
+fn bearer(request: &Request) -> Result<&str, ApiError> {
+    let missing = || ApiError::new(401, "MissingAuthReq", "must authenticate first");
     let (scheme, token) = request
         .header("authorization")
         .and_then(|value| value.split_once(' '))
@@ -329,7 +353,7 @@ fn bearer(request: &Request) -> Result<&str, Refusal> {
 /// Returns the device id a client remembered, if it sent one, or a new one.
 ///
 /// Source: realm-web `Authenticator.ts` sends `options.device.deviceId`, as an EJSON object id.
-fn device_id(options: &Value) -> Result<String, Refusal> {
+fn device_id(options: &Value) -> Result<String, ApiError> {
     let sent = &options["device"]["deviceId"];
     let sent = sent.as_str().or_else(|| sent["$oid"].as_str());
     match sent.filter(|id| random::is_id(id) && id.bytes().any(|digit| digit != b'0')) {
@@ -342,8 +366,8 @@ fn identity(id: String, provider_type: &str) -> Identity {
     Identity { id, provider_type: provider_type.to_owned() }
 }
 
-fn unsigned() -> Refusal {
-    Refusal::internal("the server could not sign a token")
+fn unsigned() -> ApiError {
+    ApiError::internal("the server could not sign a token")
 }
 
 fn no_secret() -> Secret {

@@ -8,7 +8,7 @@ use jsonwebtoken::Validation;
 use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
-use super::{MAX_ID, NotProved, Proved};
+use super::{MAX_ID, ProviderError, ProviderIdentity};
 use crate::server::token::is_readable;
 
 /// A token may have this many bytes.
@@ -118,7 +118,11 @@ pub(in crate::server) struct JwtProvider {
 }
 
 impl JwtProvider {
-    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, NotProved> {
+    pub(in crate::server) fn identify(
+        &self,
+        token: &str,
+        time: Time,
+    ) -> Result<ProviderIdentity, ProviderError> {
         let claims = self.verifier.verify(token, time)?;
         let mut data = Map::new();
         for field in &self.fields {
@@ -126,11 +130,11 @@ impl JwtProvider {
                 Some(value) => {
                     data.insert(field.field_name.clone(), value.clone());
                 }
-                None if field.required => return Err(NotProved::Refused),
+                None if field.required => return Err(ProviderError::Refused),
                 None => {}
             }
         }
-        Ok(Proved { id: subject(&claims)?.to_owned(), data })
+        Ok(ProviderIdentity { id: subject(&claims)?.to_owned(), data })
     }
 }
 
@@ -155,15 +159,19 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Returns the claims of a token that is good. It has a subject.
-    pub(super) fn verify(&self, token: &str, time: Time) -> Result<Map<String, Value>, NotProved> {
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        time: Time,
+    ) -> Result<Map<String, Value>, ProviderError> {
         if token.len() > MAX_TOKEN || !is_readable(token) {
-            return Err(NotProved::Refused);
+            return Err(ProviderError::Refused);
         }
         // Fails for `none`, which is no algorithm.
-        let header = jsonwebtoken::decode_header(token).map_err(|_| NotProved::Refused)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| ProviderError::Refused)?;
         // Extensions that must be understood are not (RFC 7515 section 4.1.11).
         if header.crit.is_some() {
-            return Err(NotProved::Refused);
+            return Err(ProviderError::Refused);
         }
         let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
         let mut validation = Validation::new(header.alg);
@@ -172,13 +180,13 @@ impl Verifier {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let claims = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation)
-            .map_err(|_| NotProved::Refused)?
+            .map_err(|_| ProviderError::Refused)?
             .claims;
         self.check(&claims, time.now as f64)?;
         Ok(claims)
     }
 
-    fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), NotProved> {
+    fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), ProviderError> {
         let lasts = number(claims, "exp").is_some_and(|exp| now < exp + self.leeway);
         let begun = match claims.get("nbf") {
             None => true,
@@ -196,7 +204,7 @@ impl Verifier {
         let issued = self.issuers.is_empty()
             || issuer.is_some_and(|issuer| self.issuers.iter().any(|known| known == issuer));
         let all = lasts && begun && ours && issued && subject(claims).is_ok();
-        if all { Ok(()) } else { Err(NotProved::Refused) }
+        if all { Ok(()) } else { Err(ProviderError::Refused) }
     }
 }
 
@@ -210,9 +218,13 @@ impl fmt::Debug for Verifier {
 }
 
 /// Returns who the token is about.
-pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, NotProved> {
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, ProviderError> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-    if subject.is_empty() || subject.len() > MAX_ID { Err(NotProved::Refused) } else { Ok(subject) }
+    if subject.is_empty() || subject.len() > MAX_ID {
+        Err(ProviderError::Refused)
+    } else {
+        Ok(subject)
+    }
 }
 
 fn number(claims: &Map<String, Value>, name: &str) -> Option<f64> {

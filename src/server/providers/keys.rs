@@ -11,7 +11,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, P
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-use super::NotProved;
+use super::ProviderError;
 use super::fetch::{Remote, Unreachable};
 use crate::Secret;
 
@@ -129,12 +129,12 @@ impl Keys {
         algorithm: Algorithm,
         id: Option<&str>,
         now: Duration,
-    ) -> Result<DecodingKey, NotProved> {
+    ) -> Result<DecodingKey, ProviderError> {
         match self {
             Self::One(only, key) if *only == algorithm => Ok(key.clone()),
-            Self::One(..) => Err(NotProved::Refused),
+            Self::One(..) => Err(ProviderError::Refused),
             Self::Set(_) if !matches!(algorithm, Algorithm::RS256 | Algorithm::ES256) => {
-                Err(NotProved::Refused)
+                Err(ProviderError::Refused)
             }
             Self::Set(set) => set.find(algorithm, id, now),
         }
@@ -147,7 +147,7 @@ impl KeySet {
         algorithm: Algorithm,
         id: Option<&str>,
         now: Duration,
-    ) -> Result<DecodingKey, NotProved> {
+    ) -> Result<DecodingKey, ProviderError> {
         // Held while fetching, so that those who come meanwhile get the same answer.
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let age = cached.fetched.map(|at| now.saturating_sub(at));
@@ -165,7 +165,8 @@ impl KeySet {
                 cached.fetched = Some(now);
             }
         }
-        let missing = if cached.failed { NotProved::Unreachable } else { NotProved::Refused };
+        let missing =
+            if cached.failed { ProviderError::Unreachable } else { ProviderError::Refused };
         cached.find(algorithm, id).ok_or(missing)
     }
 }

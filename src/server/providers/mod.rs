@@ -59,14 +59,14 @@ pub(super) struct Providers {
 }
 
 /// Who a provider says somebody is.
-pub(super) struct Proved {
+pub(super) struct ProviderIdentity {
     pub id: String,
     pub data: Map<String, Value>,
 }
 
 /// Why a provider does not say who somebody is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum NotProved {
+pub(super) enum ProviderError {
     Refused,
     /// Somebody who must be asked for that does not answer.
     Unreachable,

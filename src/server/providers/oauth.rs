@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::fetch::Remote;
 use super::jwt::{CustomJwt, Time, Verifier, subject};
 use super::keys::JwtKeys;
-use super::{MAX_ID, NotProved, Proved};
+use super::{MAX_ID, ProviderError, ProviderIdentity};
 use crate::Secret;
 use crate::server::digest;
 
@@ -188,9 +188,13 @@ impl Default for Facebook {
 pub(in crate::server) struct TokenProvider(Verifier);
 
 impl TokenProvider {
-    pub(in crate::server) fn identify(&self, token: &str, time: Time) -> Result<Proved, NotProved> {
+    pub(in crate::server) fn identify(
+        &self,
+        token: &str,
+        time: Time,
+    ) -> Result<ProviderIdentity, ProviderError> {
         let claims = self.0.verify(token, time)?;
-        Ok(Proved { id: subject(&claims)?.to_owned(), data: profile(&claims) })
+        Ok(ProviderIdentity { id: subject(&claims)?.to_owned(), data: profile(&claims) })
     }
 }
 
@@ -214,8 +218,8 @@ impl GoogleProvider {
         &self,
         code: &str,
         time: Time,
-    ) -> Result<Proved, NotProved> {
-        let exchange = self.exchange.as_ref().ok_or(NotProved::Refused)?;
+    ) -> Result<ProviderIdentity, ProviderError> {
+        let exchange = self.exchange.as_ref().ok_or(ProviderError::Refused)?;
         let answer = exchange.endpoint.post(&[
             ("grant_type", "authorization_code"),
             ("code", code),
@@ -223,8 +227,8 @@ impl GoogleProvider {
             ("client_secret", exchange.secret.expose()),
             ("redirect_uri", &exchange.redirect_uri),
         ]);
-        let body = accepted(answer.map_err(|_| NotProved::Unreachable)?)?;
-        self.tokens.identify(body["id_token"].as_str().ok_or(NotProved::Unreachable)?, time)
+        let body = accepted(answer.map_err(|_| ProviderError::Unreachable)?)?;
+        self.tokens.identify(body["id_token"].as_str().ok_or(ProviderError::Unreachable)?, time)
     }
 }
 
@@ -237,9 +241,12 @@ impl FacebookProvider {
     /// Asks whose token this is.
     ///
     /// Source: Facebook's Graph API, `/me` and `appsecret_proof`.
-    pub(in crate::server) fn identify(&self, token: &str) -> Result<Proved, NotProved> {
+    pub(in crate::server) fn identify(
+        &self,
+        token: &str,
+    ) -> Result<ProviderIdentity, ProviderError> {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(NotProved::Refused);
+            return Err(ProviderError::Refused);
         }
         let fields = ("fields", "id,name,email,first_name,last_name,picture");
         let proof =
@@ -248,13 +255,13 @@ impl FacebookProvider {
             Some(proof) => self.me.get(&[fields, ("appsecret_proof", proof)], Some(token)),
             None => self.me.get(&[fields], Some(token)),
         };
-        let body = accepted(answer.map_err(|_| NotProved::Unreachable)?)?;
-        let Value::Object(user) = body else { return Err(NotProved::Unreachable) };
+        let body = accepted(answer.map_err(|_| ProviderError::Unreachable)?)?;
+        let Value::Object(user) = body else { return Err(ProviderError::Unreachable) };
         match user.get("id").and_then(Value::as_str) {
             Some(id) if !id.is_empty() && id.len() <= MAX_ID => {
-                Ok(Proved { id: id.to_owned(), data: profile(&user) })
+                Ok(ProviderIdentity { id: id.to_owned(), data: profile(&user) })
             }
-            _ => Err(NotProved::Unreachable),
+            _ => Err(ProviderError::Unreachable),
         }
     }
 }
@@ -265,11 +272,11 @@ fn verifier(keys: JwtKeys, audiences: Vec<String>, issuers: Vec<String>) -> io::
 }
 
 /// Tells the provider's refusals from its failures.
-fn accepted((status, body): (u16, Value)) -> Result<Value, NotProved> {
+fn accepted((status, body): (u16, Value)) -> Result<Value, ProviderError> {
     match status {
         200..300 => Ok(body),
-        400..500 if status != 429 => Err(NotProved::Refused),
-        _ => Err(NotProved::Unreachable),
+        400..500 if status != 429 => Err(ProviderError::Refused),
+        _ => Err(ProviderError::Unreachable),
     }
 }
 

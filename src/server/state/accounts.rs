@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::State;
-use super::records::{Account, EMAIL_PASSWORD, Identity, Proof};
+use super::records::{Account, EMAIL_PASSWORD, Identity, OneTimeToken};
 use super::tables::{Change, Tables};
 
 /// What a secret sent by mail is good for.
@@ -61,7 +61,7 @@ impl State {
         hash: String,
         until: i64,
     ) -> io::Result<bool> {
-        let proof = Some(Proof { hash, until });
+        let proof = Some(OneTimeToken { hash, until });
         self.change_account(id, |account, _| {
             match purpose {
                 Purpose::Confirm => account.confirm = proof,

@@ -24,7 +24,7 @@ pub(super) use self::records::{
     ANONYMOUS, API_KEY, Account, ApiKey, Deployment, EMAIL_PASSWORD, Identity, Session, User,
 };
 use self::tables::{Change, Tables};
-pub(super) use self::users::{Basis, Entry, Evidence, Linked, LoggedIn};
+pub(super) use self::users::{Linked, LoggedIn, LoginSource, SessionParams, VerifiedLogin};
 use super::random;
 
 /// Expired server sessions that a new one takes with it, at most.

@@ -20,15 +20,15 @@ pub(in crate::server) struct Account {
     pub pending: bool,
     /// What confirms the address: the newest one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confirm: Option<Proof>,
+    pub confirm: Option<OneTimeToken>,
     /// What lets the password be replaced: the newest one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reset: Option<Proof>,
+    pub reset: Option<OneTimeToken>,
 }
 
 /// A secret that was handed out and can be brought back, once and for a while.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(in crate::server) struct Proof {
+pub(in crate::server) struct OneTimeToken {
     /// The SHA-256 of the secret.
     pub hash: String,
     /// From when on it is worth nothing, in seconds since the epoch.
@@ -91,12 +91,12 @@ pub(in crate::server) struct Session {
     /// Seconds since the epoch.
     pub expires_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaced: Option<Replaced>,
+    pub replaced: Option<RotatedTo>,
 }
 
 /// That a rotated refresh token has a successor.
 #[derive(Clone, Deserialize, Serialize)]
-pub(in crate::server) struct Replaced {
+pub(in crate::server) struct RotatedTo {
     /// The id of the successor's session.
     pub by: String,
     /// Until when the old token is still answered, in seconds since the epoch.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::records::{Replaced, Session};
+use super::records::{RotatedTo, Session};
 use super::tables::{Change, Record};
 use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
@@ -38,7 +38,7 @@ impl State {
             });
             let until = now.saturating_add(grace);
             let old = Session {
-                replaced: Some(Replaced { by: successor.id.clone(), until }),
+                replaced: Some(RotatedTo { by: successor.id.clone(), until }),
                 ..Session::clone(old)
             };
             let mut changes =

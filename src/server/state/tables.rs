@@ -182,7 +182,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::records::Replaced;
+    use crate::server::state::records::RotatedTo;
 
     fn session(id: &str, expires_at: i64) -> Session {
         Session {
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(expired(&tables, 21), ["early", "middle"]);
         assert_eq!(tables.expired(100, 1).count(), 1);
 
-        let until = Replaced { by: "middle".into(), until: 5 };
+        let until = RotatedTo { by: "middle".into(), until: 5 };
         tables.apply(Change::put(Session { replaced: Some(until), ..session("late", 30) }));
         assert_eq!(expired(&tables, 21), ["late", "early", "middle"]);
         for id in expired(&tables, 100) {

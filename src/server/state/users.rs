@@ -11,17 +11,17 @@ use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 /// Who somebody has proved to be.
-pub(in crate::server) struct Evidence {
+pub(in crate::server) struct VerifiedLogin {
     pub identity: Identity,
     /// What the provider says about them.
     pub data: Map<String, Value>,
     /// Whether `data` is newer than what a user that exists already has.
     pub current: bool,
-    pub basis: Basis,
+    pub basis: LoginSource,
 }
 
 /// What the proof was, if it may be gone by the time it counts.
-pub(in crate::server) enum Basis {
+pub(in crate::server) enum LoginSource {
     /// The account of the identity, with this hash of its password.
     Account {
         password: String,
@@ -34,7 +34,7 @@ pub(in crate::server) enum Basis {
 }
 
 /// What a new server session needs.
-pub(in crate::server) struct Entry {
+pub(in crate::server) struct SessionParams {
     pub device_id: String,
     /// Seconds since the epoch.
     pub now: i64,
@@ -64,27 +64,27 @@ pub(in crate::server) enum Linked {
     Outdated,
 }
 
-impl Evidence {
+impl VerifiedLogin {
     pub(in crate::server) fn new(identity: Identity) -> Self {
-        Self { identity, data: Map::new(), current: false, basis: Basis::Other }
+        Self { identity, data: Map::new(), current: false, basis: LoginSource::Other }
     }
 
     fn still_holds(&self, tables: &Tables) -> bool {
         match &self.basis {
-            Basis::Account { password } => tables
+            LoginSource::Account { password } => tables
                 .account_with_id(&self.identity.id)
                 .is_some_and(|account| !account.pending && account.password == *password),
-            Basis::ApiKey => {
+            LoginSource::ApiKey => {
                 tables.api_keys.get(&self.identity.id).is_some_and(|key| !key.disabled)
             }
-            Basis::ServerKey | Basis::Other => true,
+            LoginSource::ServerKey | LoginSource::Other => true,
         }
     }
 
     /// Returns the user with this identity. An API key belongs to a user before it is used.
     fn owner(&self, tables: &Tables) -> Option<Arc<User>> {
         match self.basis {
-            Basis::ApiKey => {
+            LoginSource::ApiKey => {
                 let key = tables.api_keys.get(&self.identity.id)?;
                 tables.users.get(&key.user_id).cloned()
             }
@@ -116,8 +116,8 @@ impl State {
     /// Starts a server session for the user with this identity, creating the user if there is none.
     pub(in crate::server) fn log_in(
         &self,
-        evidence: Evidence,
-        entry: Entry,
+        evidence: VerifiedLogin,
+        entry: SessionParams,
     ) -> io::Result<LoggedIn> {
         let (user_id, session_id) = (random::id()?, random::id()?);
         self.change(|tables| {
@@ -138,7 +138,7 @@ impl State {
                         identities: vec![evidence.identity.clone()],
                         data: evidence.data,
                         disabled: false,
-                        server: matches!(evidence.basis, Basis::ServerKey),
+                        server: matches!(evidence.basis, LoginSource::ServerKey),
                         custom_data: None,
                         created_at: entry.now,
                     });
@@ -163,7 +163,11 @@ impl State {
     }
 
     /// Gives a user one more identity, unless it has it already.
-    pub(in crate::server) fn link(&self, user_id: &str, evidence: &Evidence) -> io::Result<Linked> {
+    pub(in crate::server) fn link(
+        &self,
+        user_id: &str,
+        evidence: &VerifiedLogin,
+    ) -> io::Result<Linked> {
         self.change(|tables| {
             let refused = |why| Ok((why, vec![]));
             let Some(user) = tables.users.get(user_id) else { return refused(Linked::NoUser) };
@@ -175,7 +179,7 @@ impl State {
             }
             match evidence.owner(tables) {
                 Some(owner) if owner.id != user.id => return refused(Linked::InUse),
-                None if matches!(evidence.basis, Basis::ServerKey) => {
+                None if matches!(evidence.basis, LoginSource::ServerKey) => {
                     return refused(Linked::InUse);
                 }
                 _ => {}
@@ -270,17 +274,17 @@ mod tests {
         state
     }
 
-    fn evidence(id: &str, provider_type: &str, basis: Basis) -> Evidence {
+    fn evidence(id: &str, provider_type: &str, basis: LoginSource) -> VerifiedLogin {
         let identity = Identity { id: id.into(), provider_type: provider_type.into() };
-        Evidence { basis, ..Evidence::new(identity) }
+        VerifiedLogin { basis, ..VerifiedLogin::new(identity) }
     }
 
-    fn account(password: &str) -> Evidence {
-        evidence("a", EMAIL_PASSWORD, Basis::Account { password: password.into() })
+    fn account(password: &str) -> VerifiedLogin {
+        evidence("a", EMAIL_PASSWORD, LoginSource::Account { password: password.into() })
     }
 
-    fn log_in(state: &State, evidence: Evidence) -> LoggedIn {
-        let entry = Entry { device_id: String::new(), now: 0, lifetime: 1 };
+    fn log_in(state: &State, evidence: VerifiedLogin) -> LoggedIn {
+        let entry = SessionParams { device_id: String::new(), now: 0, lifetime: 1 };
         state.log_in(evidence, entry).unwrap()
     }
 
@@ -310,7 +314,7 @@ mod tests {
         assert!(!state.delete_user(&user.id).unwrap());
         assert!(matches!(log_in(&state, account("hash")), LoggedIn::Outdated));
         assert!(state.account("ada").is_none() && state.account_with_id("a").is_none());
-        let other = user_of(log_in(&state, evidence("x", ANONYMOUS, Basis::Other)));
+        let other = user_of(log_in(&state, evidence("x", ANONYMOUS, LoginSource::Other)));
         assert_ne!(other.id, user.id);
     }
 
@@ -327,7 +331,7 @@ mod tests {
             disabled: false,
         };
         assert!(state.add_api_key(key).unwrap().is_ok());
-        let by_key = || evidence("k", API_KEY, Basis::ApiKey);
+        let by_key = || evidence("k", API_KEY, LoginSource::ApiKey);
         assert_eq!(user_of(log_in(&state, by_key())).id, user.id);
         assert!(state.set_api_key_disabled(&user.id, "k", true).unwrap());
         assert!(matches!(log_in(&state, by_key()), LoggedIn::Outdated));

@@ -6,10 +6,10 @@ use std::thread;
 use crate::store::Change;
 use crate::{StoreError, StoreErrorKind};
 
-use super::Place;
+use super::StoreFactory;
 use super::tools::*;
 
-pub(super) fn a_new_store_has_nobody(place: &dyn Place) {
+pub(super) fn a_new_store_has_nobody(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(store.current(soon()).unwrap(), None);
     assert_eq!(store.location(soon()).unwrap(), None);
@@ -19,7 +19,7 @@ pub(super) fn a_new_store_has_nobody(place: &dyn Place) {
     assert_eq!((recent.number, recent.events.len(), recent.lagged), (0, 0, false));
 }
 
-pub(super) fn a_commit_is_seen_by_everybody_at_once(place: &dyn Place) {
+pub(super) fn a_commit_is_seen_by_everybody_at_once(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     for round in 1..=5 {
         let name = format!("user {round}");
@@ -33,7 +33,7 @@ pub(super) fn a_commit_is_seen_by_everybody_at_once(place: &dyn Place) {
     }
 }
 
-pub(super) fn current_user_and_location_are_set_and_cleared(place: &dyn Place) {
+pub(super) fn current_user_and_location_are_set_and_cleared(place: &dyn StoreFactory) {
     let store = place.open();
     let location = Some("https://eu.example.org".to_owned());
     commit(&*store, &[Change::Current(Some(id("ada"))), Change::Location(location.clone())]);
@@ -46,7 +46,7 @@ pub(super) fn current_user_and_location_are_set_and_cleared(place: &dyn Place) {
     assert_eq!(place.open().location(soon()).unwrap(), None);
 }
 
-pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn Place) {
+pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn StoreFactory) {
     let stores = [place.open(), place.open()];
     for number in 1..=6 {
         let store = &stores[usize::from(number % 3 == 0)];
@@ -58,7 +58,7 @@ pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn Place) {
     }
 }
 
-pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn Place) {
+pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(commit(&*store, &[]), 0);
     log_in(&*store, "ada");
@@ -66,7 +66,7 @@ pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn Place) {
     assert_eq!(number(&*place.open()), 1);
 }
 
-pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &dyn Place) {
+pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let error = store.commit(soon(), &mut |_| {
@@ -81,7 +81,7 @@ pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &
     assert_eq!(log_in(&*store, "eve"), 2);
 }
 
-pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &dyn Place) {
+pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let panic = catch_unwind(AssertUnwindSafe(|| store.commit(soon(), &mut |_| panic!("planned"))));
@@ -91,7 +91,7 @@ pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &
     assert_eq!(log_in(&*place.open(), "joe"), 3);
 }
 
-pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn Place) {
+pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn StoreFactory) {
     let store = place.open();
     let changes =
         [put(user("ada", 1)), Change::Current(Some(id("ada"))), put(user(&"x".repeat(1025), 1))];
@@ -100,7 +100,7 @@ pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn Plac
     assert_eq!(store.current(soon()).unwrap(), None);
 }
 
-pub(super) fn a_decision_sees_the_newest_state(place: &dyn Place) {
+pub(super) fn a_decision_sees_the_newest_state(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     log_in(&*one, "ada");
     assert_eq!(number(&*other), 1);
@@ -115,7 +115,7 @@ pub(super) fn a_decision_sees_the_newest_state(place: &dyn Place) {
     assert_eq!(decided.unwrap(), 2);
 }
 
-pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn Place) {
+pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let decided = store.commit(soon(), &mut |tables| {
@@ -126,7 +126,7 @@ pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn Place) {
     assert_eq!(decided.unwrap(), 1);
 }
 
-pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn Place) {
+pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn StoreFactory) {
     let store = place.open();
     let long = padded(user("ada", 1), 20_000);
     commit(&*store, &[put(long.clone()), Change::Remove(id("ada")), put(user("ada", 1))]);
@@ -140,13 +140,13 @@ pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn Place) {
     assert_eq!(last.unwrap(), 2);
 }
 
-pub(super) fn removing_nobody_is_a_commit_like_any_other(place: &dyn Place) {
+pub(super) fn removing_nobody_is_a_commit_like_any_other(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(commit(&*store, &[Change::Remove(id("ada"))]), 1);
     assert_eq!(number(&*place.open()), 1);
 }
 
-pub(super) fn reads_never_go_back(place: &dyn Place) {
+pub(super) fn reads_never_go_back(place: &dyn StoreFactory) {
     const COMMITS: u64 = 40;
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -182,7 +182,7 @@ pub(super) fn reads_never_go_back(place: &dyn Place) {
     });
 }
 
-pub(super) fn concurrent_commits_lose_nothing(place: &dyn Place) {
+pub(super) fn concurrent_commits_lose_nothing(place: &dyn StoreFactory) {
     const THREADS: usize = 8;
     const COMMITS: u64 = 25;
     thread::scope(|scope| {

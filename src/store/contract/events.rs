@@ -3,17 +3,17 @@
 use crate::Event;
 use crate::store::Change;
 
-use super::Place;
+use super::StoreFactory;
 use super::tools::*;
 
 fn switched(to: &str) -> Event {
     Event::CurrentUserChanged { from: None, to: Some(id(to)) }
 }
 
-pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn Place) {
+pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
-    commit(&*one, &[Change::Tell(switched("a")), put(user("a", 1)), Change::Tell(switched("b"))]);
-    commit(&*other, &[Change::Tell(switched("c"))]);
+    commit(&*one, &[Change::Emit(switched("a")), put(user("a", 1)), Change::Emit(switched("b"))]);
+    commit(&*other, &[Change::Emit(switched("c"))]);
     commit(&*one, &[Change::Location(None)]);
     for store in [one, other, place.open()] {
         let recent = store.recent(Some(0), soon()).unwrap();
@@ -27,9 +27,9 @@ pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn Place) {
     }
 }
 
-pub(super) fn events_of_one_commit_stay_together(place: &dyn Place) {
+pub(super) fn events_of_one_commit_stay_together(place: &dyn StoreFactory) {
     let store = place.open();
-    let events = ["a", "b", "c"].map(|to| Change::Tell(switched(to)));
+    let events = ["a", "b", "c"].map(|to| Change::Emit(switched(to)));
     let mut oldest = 1;
     while oldest == 1 {
         let last = commit(&*store, &events);
@@ -41,12 +41,12 @@ pub(super) fn events_of_one_commit_stay_together(place: &dyn Place) {
     }
 }
 
-pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn Place) {
+pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn StoreFactory) {
     let store = place.open();
     // How many are remembered is the store's own matter; it is 64 at least, and it ends.
     let mut last = 0;
     while last < 64 || !store.recent(Some(0), soon()).unwrap().lagged {
-        last = commit(&*store, &[Change::Tell(switched(&last.to_string()))]);
+        last = commit(&*store, &[Change::Emit(switched(&last.to_string()))]);
         assert!(last < 5_000, "nothing is ever forgotten");
     }
     let recent = store.recent(Some(0), soon()).unwrap();
@@ -55,15 +55,15 @@ pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn Place) {
     assert_eq!((recent.events.len(), recent.lagged), (10, false));
 }
 
-pub(super) fn who_knows_a_higher_number_has_lagged(place: &dyn Place) {
+pub(super) fn who_knows_a_higher_number_has_lagged(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let recent = store.recent(Some(7), soon()).unwrap();
     assert_eq!((recent.number, recent.lagged), (1, true));
 }
 
-pub(super) fn events_alone_are_a_commit(place: &dyn Place) {
+pub(super) fn events_alone_are_a_commit(place: &dyn StoreFactory) {
     let store = place.open();
-    assert_eq!(commit(&*store, &[Change::Tell(switched("a"))]), 1);
+    assert_eq!(commit(&*store, &[Change::Emit(switched("a"))]), 1);
     assert_eq!(store.recent(Some(0), soon()).unwrap().events, [(1, switched("a"))]);
 }

@@ -26,44 +26,44 @@ use crate::store::Store;
 
 /// Where a store lives: it can be opened any number of times, also at the same time, and all who
 /// open it share what is in it. It begins empty.
-pub trait Place: Sync {
+pub trait StoreFactory: Sync {
     /// Opens the store.
     fn open(&self) -> Box<dyn Store>;
 }
 
-impl<F: Fn() -> Box<dyn Store> + Sync> Place for F {
+impl<F: Fn() -> Box<dyn Store> + Sync> StoreFactory for F {
     fn open(&self) -> Box<dyn Store> {
         self()
     }
 }
 
 /// One law.
-pub struct Law {
+pub struct Requirement {
     /// What it says.
     pub name: &'static str,
-    check: fn(&dyn Place),
+    check: fn(&dyn StoreFactory),
 }
 
-impl Law {
+impl Requirement {
     /// Holds the store in an empty place to the law.
     ///
     /// # Panics
     /// If it is broken.
-    pub fn check(&self, place: &dyn Place) {
+    pub fn check(&self, place: &dyn StoreFactory) {
         (self.check)(place);
     }
 }
 
-impl fmt::Debug for Law {
+impl fmt::Debug for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Law").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Requirement").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 macro_rules! laws {
     ($($group:ident::$law:ident;)*) => {
         /// All laws, each to be held against a place of its own.
-        pub const LAWS: &[Law] = &[$(Law { name: stringify!($law), check: $group::$law }),*];
+        pub const REQUIREMENTS: &[Requirement] = &[$(Requirement { name: stringify!($law), check: $group::$law }),*];
     };
 }
 
@@ -117,8 +117,8 @@ laws! {
 ///
 /// # Panics
 /// If a law is broken: the last name that was printed is that law's.
-pub fn check_all(empty: &dyn Fn() -> Box<dyn Place>) {
-    for law in LAWS {
+pub fn check_all(empty: &dyn Fn() -> Box<dyn StoreFactory>) {
+    for law in REQUIREMENTS {
         println!("{}", law.name);
         law.check(&*empty());
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::{Change, Flight, Store, StoredUser};
+use crate::store::{Change, RefreshLock, Store, StoredUser};
 use crate::{Deadline, UserId, UserState};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -34,8 +34,8 @@ pub(super) fn user_with(name: &str, number: u64, secret: &str) -> StoredUser {
         "id": name,
         "state": "logged-in",
         "epoch": 1,
-        "created": number,
-        "used": number,
+        "created_commit": number,
+        "last_used_commit": number,
         "access_token": token(&format!("access-{secret}")),
         "refresh_token": token(&format!("refresh-{secret}")),
         "identities": [{"id": format!("identity of {name}"), "provider": "local-userpass"}],
@@ -57,9 +57,9 @@ pub(super) fn logged_out(mut user: StoredUser) -> StoredUser {
     user
 }
 
-/// A profile of about so many bytes, in `more`, where it survives as it is.
+/// A profile of about so many bytes, in `unknown_fields`, where it survives as it is.
 pub(super) fn padded(mut user: StoredUser, bytes: usize) -> StoredUser {
-    user.more.insert("padding".into(), "p".repeat(bytes).into());
+    user.unknown_fields.insert("padding".into(), "p".repeat(bytes).into());
     user
 }
 
@@ -93,6 +93,6 @@ pub(super) fn number(store: &dyn Store) -> u64 {
     store.recent(None, soon()).unwrap().number
 }
 
-pub(super) fn try_flight(store: &dyn Store, user: &str) -> Option<Flight> {
-    store.refresh_flight(&id(user), now()).unwrap()
+pub(super) fn try_flight(store: &dyn Store, user: &str) -> Option<RefreshLock> {
+    store.lock_refresh(&id(user), now()).unwrap()
 }

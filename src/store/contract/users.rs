@@ -8,10 +8,10 @@ use crate::UserState;
 use crate::store::{Change, Store, StoredUser};
 use serde_json::json;
 
-use super::Place;
+use super::StoreFactory;
 use super::tools::*;
 
-pub(super) fn users_are_ordered_by_created(place: &dyn Place) {
+pub(super) fn users_are_ordered_by_created(place: &dyn StoreFactory) {
     let store = place.open();
     for name in ["zoe", "ada", "mia"] {
         log_in(&*store, name);
@@ -19,7 +19,7 @@ pub(super) fn users_are_ordered_by_created(place: &dyn Place) {
     assert_eq!(names(&*store), ["zoe", "ada", "mia"]);
     // A new log-in of a known user keeps its place.
     let mut again = user("zoe", 1);
-    again.used = 4;
+    again.last_used_commit = 4;
     commit(&*store, &[put(again)]);
     assert_eq!(names(&*place.open()), ["zoe", "ada", "mia"]);
     commit(&*store, &[Change::Remove(id("zoe"))]);
@@ -34,17 +34,17 @@ fn many(number: u64) -> String {
 }
 
 fn put_many(store: &dyn Store) {
-    // The first ones have the same `created`, so that the order is by `id`.
+    // The first ones have the same `created_commit`, so that the order is by `id`.
     let record = |number: u64| put(padded(user(&many(number), number.max(50)), 10_000));
     commit(store, &(0..MANY).map(record).collect::<Vec<_>>());
 }
 
 /// Returns who comes after a user, at once.
 fn page_after(store: &dyn Store, last: Option<&StoredUser>) -> Vec<Arc<StoredUser>> {
-    store.users_after(last.map(|last| (last.created, &last.id)), soon()).unwrap()
+    store.users_after(last.map(|last| (last.created_commit, &last.id)), soon()).unwrap()
 }
 
-pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn Place) {
+pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn StoreFactory) {
     let (store, other) = (place.open(), place.open());
     put_many(&*store);
     let mut shown = Vec::new();
@@ -60,7 +60,7 @@ pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn Place) {
         let mut changes = vec![Change::Remove(end.id.clone())];
         for number in number..(number + 40).min(MANY) {
             let mut used = padded(user(&many(number), number.max(50)), 10_000);
-            used.used += 1_000;
+            used.last_used_commit += 1_000;
             let gone = Change::Remove(id(&many(number)));
             changes.push(if number % 2 == 1 { gone } else { put(used) });
         }
@@ -83,7 +83,7 @@ pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn Place) {
     assert!(old.is_sorted(), "they were not shown in their order");
 }
 
-pub(super) fn a_page_is_of_one_state(place: &dyn Place) {
+pub(super) fn a_page_is_of_one_state(place: &dyn StoreFactory) {
     let both = |epoch: u64| {
         let at = |name: &str, created| {
             let mut user = padded(user(name, created), 100);
@@ -124,7 +124,9 @@ fn last_used(store: &dyn Store, not: &[&str]) -> Option<String> {
     last
 }
 
-pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(place: &dyn Place) {
+pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(
+    place: &dyn StoreFactory,
+) {
     let store = place.open();
     assert_eq!(last_used(&*store, &[]), None);
     for name in ["ada", "eve", "joe"] {
@@ -137,23 +139,23 @@ pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(plac
     assert_eq!(last_used(&*store, &[]).as_deref(), Some("eve"));
 }
 
-pub(super) fn last_used_follows_every_change(place: &dyn Place) {
+pub(super) fn last_used_follows_every_change(place: &dyn StoreFactory) {
     let store = place.open();
     for name in ["ada", "eve"] {
         log_in(&*store, name);
     }
     let mut again = user("ada", 1);
-    again.used = 300;
+    again.last_used_commit = 300;
     commit(&*store, &[put(again.clone())]);
     assert_eq!(last_used(&*store, &[]).as_deref(), Some("ada"));
-    again.used = 0;
+    again.last_used_commit = 0;
     commit(&*store, &[put(again)]);
     assert_eq!(last_used(&*store, &[]).as_deref(), Some("eve"));
     commit(&*store, &[Change::Remove(id("eve"))]);
     assert_eq!(last_used(&*place.open(), &[]).as_deref(), Some("ada"));
 }
 
-pub(super) fn debug_shows_no_secret(place: &dyn Place) {
+pub(super) fn debug_shows_no_secret(place: &dyn StoreFactory) {
     let store = place.open();
     let change = put(user_with("ada", 1, "hush"));
     commit(&*store, std::slice::from_ref(&change));
@@ -164,7 +166,7 @@ pub(super) fn debug_shows_no_secret(place: &dyn Place) {
     assert!(shown.contains("ada") && !shown.contains("hush"), "{shown}");
 }
 
-pub(super) fn errors_show_no_secret(place: &dyn Place) {
+pub(super) fn errors_show_no_secret(place: &dyn StoreFactory) {
     let store = place.open();
     let refused = || vec![put(user_with(&"x".repeat(1025), 1, "hush"))];
     let error = store.commit(soon(), &mut |_| Ok(refused())).unwrap_err();
@@ -177,7 +179,7 @@ pub(super) fn errors_show_no_secret(place: &dyn Place) {
     assert!(!shown.contains("hush"), "{shown}");
 }
 
-pub(super) fn values_of_any_size_come_back_whole(place: &dyn Place) {
+pub(super) fn values_of_any_size_come_back_whole(place: &dyn StoreFactory) {
     let store = place.open();
     let sizes = [0, 3_000, 3_999, 4_000, 5_000, 8_000, 100_000, 1_000_000, 4_001, 100, 100_000];
     for size in sizes {
@@ -194,7 +196,7 @@ pub(super) fn values_of_any_size_come_back_whole(place: &dyn Place) {
     }
 }
 
-pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn Place) {
+pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn StoreFactory) {
     const USERS: u64 = 120;
     let name = |number: u64| format!("user {number:03}");
     let store = place.open();
@@ -222,7 +224,7 @@ pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn Place) 
     }
 }
 
-pub(super) fn ids_are_any_text(place: &dyn Place) {
+pub(super) fn ids_are_any_text(place: &dyn StoreFactory) {
     let ids = [
         "",
         ".",
@@ -263,7 +265,7 @@ pub(super) fn ids_are_any_text(place: &dyn Place) {
     }
 }
 
-pub(super) fn ids_that_are_too_long_are_refused(place: &dyn Place) {
+pub(super) fn ids_that_are_too_long_are_refused(place: &dyn StoreFactory) {
     let store = place.open();
     let long = "é".repeat(600);
     let error = store.commit(soon(), &mut |_| Ok(vec![put(user(&long, 1))])).unwrap_err();
@@ -271,27 +273,30 @@ pub(super) fn ids_that_are_too_long_are_refused(place: &dyn Place) {
     assert_eq!(get(&*store, &long), None);
 }
 
-pub(super) fn unknown_fields_survive_a_rewrite(place: &dyn Place) {
+pub(super) fn unknown_fields_survive_a_rewrite(place: &dyn StoreFactory) {
     let store = place.open();
     let mut written = user("ada", 1);
-    written.more.insert("from_the_future".into(), json!({"deep": [1, "two", null, {"x": 3.5}]}));
+    written
+        .unknown_fields
+        .insert("from_the_future".into(), json!({"deep": [1, "two", null, {"x": 3.5}]}));
     commit(&*store, &[put(written)]);
     let rewritten = place.open().commit(soon(), &mut |tables| {
         let mut user = (*tables.user(&id("ada"))?.unwrap()).clone();
-        user.skew = 1234;
+        user.clock_skew_ms = 1234;
         Ok(vec![put(user)])
     });
     assert_eq!(rewritten.unwrap(), 2);
     let read = get(&*place.open(), "ada").unwrap();
-    assert_eq!(read.skew, 1234);
-    assert_eq!(read.more["from_the_future"]["deep"][3]["x"], 3.5);
+    assert_eq!(read.clock_skew_ms, 1234);
+    assert_eq!(read.unknown_fields["from_the_future"]["deep"][3]["x"], 3.5);
 }
 
-pub(super) fn records_come_back_as_they_were(place: &dyn Place) {
+pub(super) fn records_come_back_as_they_were(place: &dyn StoreFactory) {
     let store = place.open();
     let mut full = user("ada", 3);
     full.device_id = serde_json::from_value(json!("5f0000000000000000000001")).unwrap();
-    (full.epoch, full.created, full.used, full.skew) = (u64::MAX, u64::MAX - 1, u64::MAX, i64::MIN);
+    (full.epoch, full.created_commit, full.last_used_commit, full.clock_skew_ms) =
+        (u64::MAX, u64::MAX - 1, u64::MAX, i64::MIN);
     let bare = StoredUser::new(id("eve"));
     commit(&*store, &[put(full.clone()), put(bare.clone())]);
     assert_eq!(*get(&*place.open(), "ada").unwrap(), full);

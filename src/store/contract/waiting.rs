@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::{Deadline, StoreError, StoreErrorKind};
 
-use super::Place;
+use super::StoreFactory;
 use super::tools::*;
 
 /// How long a commit stays inside its decision, should somebody wait for it who must not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs `meanwhile` while a commit of another thread is inside its decision.
-fn during_a_decision(place: &dyn Place, meanwhile: impl FnOnce()) {
+fn during_a_decision(place: &dyn StoreFactory, meanwhile: impl FnOnce()) {
     let (inside, is_inside) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let began = Instant::now();
@@ -36,7 +36,7 @@ fn during_a_decision(place: &dyn Place, meanwhile: impl FnOnce()) {
     });
 }
 
-pub(super) fn reads_go_on_while_somebody_decides(place: &dyn Place) {
+pub(super) fn reads_go_on_while_somebody_decides(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     during_a_decision(place, || {
@@ -56,7 +56,7 @@ fn assert_patience(waited: Duration) {
     assert!((100..5_000).contains(&waited.as_millis()), "{waited:?}");
 }
 
-pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn Place) {
+pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn StoreFactory) {
     const USERS: u64 = 120;
     let name = |number: u64| format!("user {number:03}");
     let store = place.open();
@@ -68,11 +68,11 @@ pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn Place) 
             let patience = Deadline::after(Duration::from_millis(100));
             let at_hand = |error: StoreError| assert_eq!(error.kind, StoreErrorKind::Busy);
             match store.user(&id(&name(1)), patience) {
-                Ok(user) => assert_eq!(user.unwrap().created, 1),
+                Ok(user) => assert_eq!(user.unwrap().created_commit, 1),
                 Err(error) => at_hand(error),
             }
             match store.users_after(None, patience) {
-                Ok(page) => assert_eq!(page[0].created, 1),
+                Ok(page) => assert_eq!(page[0].created_commit, 1),
                 Err(error) => at_hand(error),
             }
             assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
@@ -80,7 +80,7 @@ pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn Place) 
     });
 }
 
-pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn Place) {
+pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn StoreFactory) {
     let store = place.open();
     during_a_decision(place, || {
         let began = Instant::now();
@@ -92,14 +92,14 @@ pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn Place) {
     assert_eq!(log_in(&*store, "ada"), 2);
 }
 
-pub(super) fn a_passed_deadline_is_tried_once(place: &dyn Place) {
+pub(super) fn a_passed_deadline_is_tried_once(place: &dyn StoreFactory) {
     let store = place.open();
     let number = store.commit(now(), &mut |_| Ok(vec![put(user("ada", 1))])).unwrap();
     assert_eq!(number, 1);
-    assert!(store.refresh_flight(&id("ada"), now()).unwrap().is_some());
+    assert!(store.lock_refresh(&id("ada"), now()).unwrap().is_some());
 }
 
-pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn Place) {
+pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     let flight = try_flight(&*one, "ada");
     assert!(flight.is_some());
@@ -109,7 +109,7 @@ pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn Place) {
     assert!(try_flight(&*other, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn Place) {
+pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn StoreFactory) {
     let store = place.open();
     let panic = catch_unwind(AssertUnwindSafe(|| {
         let _flight = try_flight(&*store, "ada").unwrap();
@@ -119,7 +119,7 @@ pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn Place) {
     assert!(try_flight(&*store, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_its_holders_wherever_it_goes(place: &dyn Place) {
+pub(super) fn a_flight_is_its_holders_wherever_it_goes(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     let flight = try_flight(&*one, "ada");
     // Neither the handle nor the thread that took it matters.
@@ -131,35 +131,35 @@ pub(super) fn a_flight_is_its_holders_wherever_it_goes(place: &dyn Place) {
     assert!(try_flight(&*other, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_waited_for_until_the_deadline(place: &dyn Place) {
+pub(super) fn a_flight_is_waited_for_until_the_deadline(place: &dyn StoreFactory) {
     let store = place.open();
     let flight = try_flight(&*store, "ada");
     let began = Instant::now();
     let patience = Deadline::after(Duration::from_millis(100));
-    assert!(store.refresh_flight(&id("ada"), patience).unwrap().is_none());
+    assert!(store.lock_refresh(&id("ada"), patience).unwrap().is_none());
     assert_patience(began.elapsed());
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| store.refresh_flight(&id("ada"), soon()).unwrap());
+        let waiter = scope.spawn(|| store.lock_refresh(&id("ada"), soon()).unwrap());
         drop(flight);
         assert!(waiter.join().unwrap().is_some());
     });
 }
 
-pub(super) fn a_flight_excludes_no_commit_and_no_read(place: &dyn Place) {
+pub(super) fn a_flight_excludes_no_commit_and_no_read(place: &dyn StoreFactory) {
     let store = place.open();
     let _flight = try_flight(&*store, "ada").unwrap();
     log_in(&*store, "ada");
     assert!(place.open().user(&id("ada"), now()).unwrap().is_some());
 }
 
-pub(super) fn flights_of_many_threads_exclude_each_other(place: &dyn Place) {
+pub(super) fn flights_of_many_threads_exclude_each_other(place: &dyn StoreFactory) {
     let inside = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 let store = place.open();
                 for _ in 0..20 {
-                    let flight = store.refresh_flight(&id("ada"), soon()).unwrap().unwrap();
+                    let flight = store.lock_refresh(&id("ada"), soon()).unwrap().unwrap();
                     assert!(!inside.swap(true, Ordering::SeqCst));
                     thread::yield_now();
                     inside.store(false, Ordering::SeqCst);

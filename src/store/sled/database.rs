@@ -2,7 +2,7 @@
 //!
 //! One tree. `meta/app` says whose users these are, `meta/seal` is there if they are sealed,
 //! `meta/head` says what the newest commit left, `u/…` are the records, `c/…` orders them by
-//! `created`, `r/…` those that are logged in by their last use. Records are opened and sealed here.
+//! `created_commit`, `r/…` those that are logged in by their last use. Records are opened and sealed here.
 //! Values longer than 4,000 bytes lie in several pieces, so that no page grows to the size from
 //! which sled writes it to a file of its own, which it never syncs.
 //!
@@ -27,7 +27,7 @@ use super::lock::Backoff;
 use super::original::Original;
 use super::process::{check_process, check_threads};
 use super::record::{check_version, decode};
-use super::secrecy::{Codec, Secrecy};
+use super::secrecy::{EncryptionMode, RecordCodec};
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
@@ -55,7 +55,7 @@ const BY_USE: &[u8] = b"r/";
 
 /// What the newest commit left behind, users aside.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Head {
+pub(super) struct CommitHeader {
     v: u32,
     /// The number of the newest commit.
     pub(super) number: u64,
@@ -68,23 +68,23 @@ pub(super) struct Head {
 }
 
 /// What a commit does to one user.
-pub(super) struct Edit {
+pub(super) struct UserEdit {
     pub(super) id: UserId,
     /// Where the user is before, if it is there.
-    pub(super) before: Option<Rank>,
+    pub(super) before: Option<SortKeys>,
     /// The record and where the user is from now on, or `None` to remove it.
-    pub(super) after: Option<(Rank, Vec<u8>)>,
+    pub(super) after: Option<(SortKeys, Vec<u8>)>,
 }
 
 /// Where a user is in the orders by which users are found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rank {
+pub(super) struct SortKeys {
     created: u64,
     /// None while the user is logged out.
     used: Option<u64>,
 }
 
-impl Drop for Edit {
+impl Drop for UserEdit {
     fn drop(&mut self) {
         if let Some((_, record)) = &mut self.after {
             wipe(record);
@@ -92,9 +92,12 @@ impl Drop for Edit {
     }
 }
 
-impl Rank {
+impl SortKeys {
     pub(super) fn of(user: &StoredUser) -> Self {
-        Self { created: user.created, used: user.is_logged_in().then_some(user.used) }
+        Self {
+            created: user.created_commit,
+            used: user.is_logged_in().then_some(user.last_used_commit),
+        }
     }
 
     fn keys(self, id: &UserId) -> impl Iterator<Item = Vec<u8>> {
@@ -112,14 +115,14 @@ pub(super) struct Database {
     /// Taken out when it is closed.
     db: Option<sled::Db>,
     damage: OnceCell<String>,
-    codec: Codec,
+    codec: RecordCodec,
     /// What the file was before it was opened, as long as nothing was written.
     original: RefCell<Option<Original>>,
     /// Whether it is known to have lost nothing while it was opened.
     is_proved: Cell<bool>,
 }
 
-impl Head {
+impl CommitHeader {
     /// Returns the head of a database without commits.
     pub(super) fn first() -> Self {
         let (current, location, more) = (None, None, Map::new());
@@ -159,7 +162,7 @@ impl Database {
             path: path.to_owned(),
             db: None,
             damage: OnceCell::new(),
-            codec: Codec::default(),
+            codec: RecordCodec::default(),
             original: original.into(),
             is_proved: Cell::new(false),
         };
@@ -181,12 +184,12 @@ impl Database {
                 }
                 Ok(Err(error)) => {
                     // Whatever it was of: sled takes what it could not read for damage as well.
-                    database.put_back();
+                    database.restore_backup();
                     return Err(database.error("open", error));
                 }
                 // Once may be the lack of a thread. Damage panics again.
                 Err(_) if !panicked => {
-                    database.put_back();
+                    database.restore_backup();
                     panicked = true;
                 }
                 Err(panic) => return Err(database.panicked("open", &*panic)),
@@ -198,9 +201,9 @@ impl Database {
     }
 
     /// Makes the file what it was before it was opened, if nothing was written to it. It is closed.
-    fn put_back(&self) {
+    fn restore_backup(&self) {
         if let Some(original) = &*self.original.borrow() {
-            original.put_back();
+            original.restore_backup();
         }
     }
 
@@ -231,7 +234,7 @@ impl Database {
 
     /// Returns the head; `None` if the database was never finished, or lost everything. Its location
     /// is as it is kept, to be opened with the codec.
-    pub(super) fn head(&self) -> Result<Option<Head>, StoreError> {
+    pub(super) fn head(&self) -> Result<Option<CommitHeader>, StoreError> {
         let Some(bytes) = self.value(HEAD)? else { return Ok(None) };
         check_version("this store", &bytes).map_err(|error| error.at(&self.path))?;
         match untrusted_json::from_slice(&bytes) {
@@ -242,7 +245,7 @@ impl Database {
 
     /// Finds out whether the records are sealed and can be opened in this way; an error of kind
     /// `Key` says that they cannot.
-    pub(super) fn unlock(&mut self, secrecy: &Secrecy, app: &str) -> Result<(), StoreError> {
+    pub(super) fn unlock(&mut self, secrecy: &EncryptionMode, app: &str) -> Result<(), StoreError> {
         let check = self.value(SEAL)?;
         let codec = secrecy.fit(app, check.as_deref());
         self.codec = codec.map_err(|error| error.at(&self.path))?;
@@ -250,7 +253,7 @@ impl Database {
     }
 
     /// Returns what the records pass through.
-    pub(super) fn codec(&self) -> &Codec {
+    pub(super) fn codec(&self) -> &RecordCodec {
         &self.codec
     }
 
@@ -309,7 +312,7 @@ impl Database {
         Ok(())
     }
 
-    /// Shows the records by `created`, those after a place in that order or all, until told to
+    /// Shows the records by `created_commit`, those after a place in that order or all, until told to
     /// stop.
     pub(super) fn each_by_created(
         &self,
@@ -338,11 +341,11 @@ impl Database {
     }
 
     /// Writes the head and the edits, all or nothing. It is not on disk before [`Self::sync`].
-    pub(super) fn write(&self, head: &Head, edits: &[Edit]) -> Result<(), StoreError> {
+    pub(super) fn write(&self, head: &CommitHeader, edits: &[UserEdit]) -> Result<(), StoreError> {
         let mut batch = self.batch(edits)?;
         let location = head.location.as_ref().map(|location| self.codec.seal_location(location));
         let location = location.transpose().map_err(|error| error.at(&self.path))?;
-        let Ok(head) = serde_json::to_vec(&Head { location, ..head.clone() }) else {
+        let Ok(head) = serde_json::to_vec(&CommitHeader { location, ..head.clone() }) else {
             let reason = "the head of the database cannot be written as JSON";
             return Err(StoreError::new(StoreErrorKind::Io, reason).at(&self.path));
         };
@@ -351,7 +354,7 @@ impl Database {
         self.guard("write", |db| db.apply_batch(batch))
     }
 
-    fn batch(&self, edits: &[Edit]) -> Result<sled::Batch, StoreError> {
+    fn batch(&self, edits: &[UserEdit]) -> Result<sled::Batch, StoreError> {
         let mut batch = sled::Batch::default();
         for edit in edits {
             let id = &edit.id;
@@ -369,7 +372,7 @@ impl Database {
     }
 
     /// Writes whose users these are, and whether they are sealed, into a database without any.
-    pub(super) fn begin(&mut self, app: &str, codec: Codec) -> Result<(), StoreError> {
+    pub(super) fn begin(&mut self, app: &str, codec: RecordCodec) -> Result<(), StoreError> {
         // sled writes it once, never syncs it, and refuses to open a database where it is torn.
         let conf = self.path.join("conf");
         let sync = File::options().write(true).open(&conf).and_then(|conf| conf.sync_all());
@@ -384,7 +387,7 @@ impl Database {
 
     /// Copies everything into a database that was just begun but the head and the users that are
     /// edited.
-    pub(super) fn copy_to(&self, to: &Self, edits: &[Edit]) -> Result<(), StoreError> {
+    pub(super) fn copy_to(&self, to: &Self, edits: &[UserEdit]) -> Result<(), StoreError> {
         if !self.codec.is_same(&to.codec) {
             return self.copy_records_to(to, edits);
         }
@@ -413,9 +416,9 @@ impl Database {
     }
 
     /// The same for a database that is sealed in another way.
-    fn copy_records_to(&self, to: &Self, edits: &[Edit]) -> Result<(), StoreError> {
+    fn copy_records_to(&self, to: &Self, edits: &[UserEdit]) -> Result<(), StoreError> {
         let mut copied = Vec::new();
-        let copy = |copied: &mut Vec<Edit>| {
+        let copy = |copied: &mut Vec<UserEdit>| {
             let batch = to.batch(copied)?;
             copied.clear();
             to.guard("copy", |db| db.apply_batch(batch))
@@ -423,7 +426,11 @@ impl Database {
         self.each_record(&mut |id, record| {
             if edits.iter().all(|edit| edit.id != id) {
                 let user = decode(&record).map_err(|error| error.at(&self.path))?;
-                copied.push(Edit { id, before: None, after: Some((Rank::of(&user), record)) });
+                copied.push(UserEdit {
+                    id,
+                    before: None,
+                    after: Some((SortKeys::of(&user), record)),
+                });
             }
             if copied.len() == COPY {
                 copy(&mut copied)?;
@@ -561,7 +568,7 @@ impl Drop for Database {
         let db = self.db.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
         if self.damage().is_some() || !self.is_proved.get() {
-            self.put_back();
+            self.restore_backup();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::layout::{Identity, failed, private};
+use super::layout::{FileId, failed, private};
 use crate::clock::milliseconds;
 use crate::error::StoreError;
 
@@ -34,7 +34,7 @@ pub(super) struct Generation {
 pub(super) struct GenerationFile {
     file: File,
     path: PathBuf,
-    identity: Identity,
+    identity: FileId,
     /// The process that opened it, and no child forked off.
     process: u32,
     /// When name and process were last checked, in milliseconds of this process's life.
@@ -43,7 +43,7 @@ pub(super) struct GenerationFile {
 
 impl Generation {
     /// Tells whether the snapshot of this generation is up to date.
-    pub(super) fn is_settled(self) -> bool {
+    pub(super) fn is_clean(self) -> bool {
         self.count.is_multiple_of(2)
     }
 
@@ -54,13 +54,13 @@ impl Generation {
 
     /// Returns the generation of a writer at work that comes after this one. The very first one
     /// is not counted on, so that it stays the first until it is finished.
-    pub(super) fn unsettled(self) -> Self {
+    pub(super) fn begin_write(self) -> Self {
         let count = if self.is_first() { 1 } else { self.count.saturating_add(1) | 1 };
         Self { count, ..self }
     }
 
     /// Returns the generation that ends this one.
-    pub(super) fn settled(self) -> Self {
+    pub(super) fn end_write(self) -> Self {
         Self { count: self.count.saturating_add(1) & !1, ..self }
     }
 
@@ -115,7 +115,7 @@ impl GenerationFile {
     }
 
     fn new(file: File, path: &Path) -> io::Result<Self> {
-        let identity = Identity::of(&file.metadata()?);
+        let identity = FileId::of(&file.metadata()?);
         let (process, checked) = (std::process::id(), AtomicI64::new(uptime()));
         Ok(Self { file, path: path.to_owned(), identity, process, checked })
     }
@@ -151,7 +151,7 @@ impl GenerationFile {
 
     /// Tells whether this is the file under its name, and not one that was deleted or replaced.
     pub(super) fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|now| Identity::of(&now) == self.identity)
+        std::fs::metadata(&self.path).is_ok_and(|now| FileId::of(&now) == self.identity)
     }
 
     /// Like [`Self::is_in_place`], and that no child is asking; but looks only once a second.
@@ -167,7 +167,7 @@ impl GenerationFile {
         in_place
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> FileId {
         self.identity
     }
 
@@ -225,8 +225,8 @@ mod tests {
     fn a_writer_makes_it_odd_and_then_even() {
         for (now, working, done) in [(0, 1, 2), (1, 1, 2), (2, 3, 4), (3, 5, 6), (8, 9, 10)] {
             let now = Generation { count: now, database: 7 };
-            assert_eq!(now.unsettled(), Generation { count: working, database: 7 });
-            assert_eq!(now.unsettled().settled(), Generation { count: done, database: 7 });
+            assert_eq!(now.begin_write(), Generation { count: working, database: 7 });
+            assert_eq!(now.begin_write().end_write(), Generation { count: done, database: 7 });
         }
     }
 }

@@ -84,7 +84,7 @@ impl Files {
 
     /// Moves a damaged database out of the way, and returns where it is kept: also when that was
     /// done before. `None` means that there is nothing to keep.
-    pub(super) fn set_aside(&self, number: u64) -> Result<Option<PathBuf>, StoreError> {
+    pub(super) fn quarantine(&self, number: u64) -> Result<Option<PathBuf>, StoreError> {
         let from = self.database(number);
         let kept = |attempt: u32| match attempt {
             0 => self.dir.join(format!("db.{number}.damaged")),
@@ -113,7 +113,7 @@ impl Files {
 
     /// Removes what writers left that died: every database but `number`, and unfinished snapshots.
     /// Failures are left to the next one.
-    pub(super) fn sweep(&self, number: u64) {
+    pub(super) fn remove_stale(&self, number: u64) {
         for stray in self.databases().unwrap_or_default() {
             if stray != number {
                 let _ = self.remove_database(stray);
@@ -208,9 +208,9 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Tells files apart although they have the same name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Identity(u64, u64);
+pub(super) struct FileId(u64, u64);
 
-impl Identity {
+impl FileId {
     #[cfg(unix)]
     pub(super) fn of(metadata: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;

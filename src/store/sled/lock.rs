@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layout::{Identity, failed, private};
+use super::layout::{FileId, failed, private};
 use crate::deadline::Deadline;
 use crate::error::StoreError;
 
@@ -72,7 +72,7 @@ impl FileLock {
         let lock = Self(file);
         match std::fs::metadata(path) {
             Ok(named) => {
-                let same = Identity::of(&lock.0.metadata()?) == Identity::of(&named);
+                let same = FileId::of(&lock.0.metadata()?) == FileId::of(&named);
                 Ok(same.then_some(lock))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -142,7 +142,10 @@ mod tests {
 
     #[test]
     fn who_has_waited_longer_looks_more_often() {
-        let nap = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
-        assert_eq!([0, 20, 40, 200, 1000, 1 << 40].map(nap), [2000, 2000, 1000, 200, 200, 200]);
+        let poll_interval = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
+        assert_eq!(
+            [0, 20, 40, 200, 1000, 1 << 40].map(poll_interval),
+            [2000, 2000, 1000, 200, 200, 200]
+        );
     }
 }

@@ -48,14 +48,14 @@ use self::lock::FileLock;
 use self::process::ran_in_parent;
 use self::reader::View;
 use self::registry::{Shared, shared};
-use self::secrecy::Secrecy;
-use self::snapshot::Part;
+use self::secrecy::EncryptionMode;
+use self::snapshot::LoadScope;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
 use self::writer::Writer;
 #[cfg(feature = "encryption")]
 use super::key::EncryptionKey;
-use super::{Decide, Flight, Recent, Store, StoredUser};
+use super::{Decide, RecentEvents, RefreshLock, Store, StoredUser};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
@@ -95,7 +95,7 @@ pub struct SledStore {
     files: Files,
     app: String,
     on_damage: OnDamage,
-    secrecy: Secrecy,
+    secrecy: EncryptionMode,
     /// Whether a store in the clear is to be sealed when it is found.
     converts: bool,
     process: u32,
@@ -123,8 +123,8 @@ impl SledStore {
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
-        let store = Self::new(files, app, on_damage, Secrecy::default());
-        store.view(Part::Glance, deadline)?;
+        let store = Self::new(files, app, on_damage, EncryptionMode::default());
+        store.view(LoadScope::Header, deadline)?;
         Ok(store)
     }
 
@@ -187,9 +187,9 @@ impl SledStore {
     ) -> Result<Self, StoreError> {
         let may_make = || Ok(files.is_fresh()? || Snapshot::is_clear(&files.snapshot())?);
         let key_bytes = key.find(files.dir(), may_make, deadline)?;
-        let mut store = Self::new(files, app, on_damage, Secrecy::sealed(key_bytes));
+        let mut store = Self::new(files, app, on_damage, EncryptionMode::sealed(key_bytes));
         store.converts = !key.only_new;
-        store.view(Part::Glance, deadline)?;
+        store.view(LoadScope::Header, deadline)?;
         // What somebody puts in its place later is an error.
         store.converts = false;
         Ok(store)
@@ -200,7 +200,7 @@ impl SledStore {
         Files::make(dir)
     }
 
-    fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: Secrecy) -> Self {
+    fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: EncryptionMode) -> Self {
         let process = std::process::id();
         Self {
             shared: shared(files.dir(), process),
@@ -232,15 +232,15 @@ impl SledStore {
 
 impl Store for SledStore {
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        Ok(self.view(Part::Glance, deadline)?.snapshot().current.clone())
+        Ok(self.view(LoadScope::Header, deadline)?.snapshot().current.clone())
     }
 
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        Ok(self.view(Part::Glance, deadline)?.snapshot().location.clone())
+        Ok(self.view(LoadScope::Header, deadline)?.snapshot().location.clone())
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        for part in [Part::Glance, Part::Whole] {
+        for part in [LoadScope::Header, LoadScope::Full] {
             if let Some(known) = self.view(part, deadline)?.user(id) {
                 return known.map_err(|error| error.at(self.files.snapshot()));
             }
@@ -256,7 +256,7 @@ impl Store for SledStore {
         after: Option<(u64, &UserId)>,
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        let view = self.view(Part::Whole, deadline)?;
+        let view = self.view(LoadScope::Full, deadline)?;
         if view.snapshot().complete {
             let users = view.snapshot().users_after(after);
             return users.map_err(|error| error.at(self.files.snapshot()));
@@ -275,23 +275,23 @@ impl Store for SledStore {
         number
     }
 
-    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<Recent, StoreError> {
-        let recent = self.view(Part::Whole, deadline)?.snapshot().recent(number);
-        Ok(Recent { life: self.lives.load(Ordering::Relaxed), ..recent })
+    fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
+        let recent = self.view(LoadScope::Full, deadline)?.snapshot().recent(number);
+        Ok(RecentEvents { instance: self.lives.load(Ordering::Relaxed), ..recent })
     }
 
     fn is_sealed(&self) -> bool {
         self.secrecy.is_sealed()
     }
 
-    fn refresh_flight(
+    fn lock_refresh(
         &self,
         user: &UserId,
         deadline: Deadline,
-    ) -> Result<Option<Flight>, StoreError> {
+    ) -> Result<Option<RefreshLock>, StoreError> {
         self.check_process()?;
         self.files.make_again()?;
-        Ok(FileLock::take(&self.files.flight(user), deadline)?.map(Flight::new))
+        Ok(FileLock::take(&self.files.flight(user), deadline)?.map(RefreshLock::new))
     }
 }
 
@@ -327,7 +327,7 @@ mod tests {
             store.users_after(None, soon).unwrap_err(),
             store.commit(soon, &mut |_| Ok(vec![])).unwrap_err(),
             store.recent(None, soon).unwrap_err(),
-            store.refresh_flight(&ada, soon).unwrap_err(),
+            store.lock_refresh(&ada, soon).unwrap_err(),
         ];
         for error in errors {
             assert_eq!(error.kind, StoreErrorKind::Forked);

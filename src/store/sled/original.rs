@@ -43,11 +43,11 @@ impl Original {
 
     /// Makes the file what it was, if bytes of it were zeroed. The database must be closed, and
     /// nothing written to it since.
-    pub(super) fn put_back(&self) {
+    pub(super) fn restore_backup(&self) {
         if std::fs::read(&self.file).is_ok_and(|now| !self.is_spoilt(&now)) {
             return;
         }
-        let put_back = || {
+        let restore_backup = || {
             let draft = self.file.with_extension("original");
             write_private(&draft, &self.bytes)?;
             File::open(&draft)?.sync_all()?;
@@ -55,7 +55,7 @@ impl Original {
             self.file.parent().map_or(Ok(()), sync_dir)
         };
         // Best effort: that the database is damaged is told all the same.
-        let _ = put_back();
+        let _ = restore_backup();
     }
 
     fn is_spoilt(&self, now: &[u8]) -> bool {

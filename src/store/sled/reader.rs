@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::SledStore;
 use super::generation::{Generation, GenerationFile};
 use super::lock::Backoff;
-use super::secrecy::Codec;
-use super::snapshot::{Part, Snapshot};
-use super::writer::{Hold, Writer};
+use super::secrecy::RecordCodec;
+use super::snapshot::{LoadScope, Snapshot};
+use super::writer::{WriteLock, Writer};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
@@ -36,7 +36,7 @@ pub(super) struct View {
 }
 
 /// What one look at the files came to.
-enum Look {
+enum ReadAttempt {
     /// This is how it is.
     Is(Arc<View>),
     /// Look again at once: it changed meanwhile.
@@ -48,7 +48,7 @@ enum Look {
 impl View {
     /// Returns the view of an empty directory.
     pub(super) fn nothing() -> Self {
-        let snapshot = Snapshot::empty(Codec::default());
+        let snapshot = Snapshot::empty(RecordCodec::default());
         Self::new(None, Generation::default(), Arc::new(snapshot))
     }
 
@@ -68,7 +68,7 @@ impl View {
     /// rest of the snapshot, if not all of it was read, or in the database.
     pub(super) fn user(&self, id: &UserId) -> Option<Result<Option<Arc<StoredUser>>, StoreError>> {
         match self.snapshot.user(id) {
-            Ok(None) if !self.snapshot.complete || !self.snapshot.has(Part::Whole) => {
+            Ok(None) if !self.snapshot.complete || !self.snapshot.has(LoadScope::Full) => {
                 self.found().get(id).cloned().map(Ok)
             }
             known => Some(known),
@@ -91,7 +91,7 @@ impl View {
     /// the name of the file and at which process this is.
     fn is_current(&self) -> bool {
         let Some(file) = &self.file else { return false };
-        self.seen.is_settled()
+        self.seen.is_clean()
             && file.was_in_place()
             && matches!(file.read(), Ok(Some(said)) if said == self.seen)
     }
@@ -108,7 +108,11 @@ impl View {
 
 impl SledStore {
     /// Returns what the store says now, as much of it as is asked for.
-    pub(super) fn view(&self, part: Part, deadline: Deadline) -> Result<Arc<View>, StoreError> {
+    pub(super) fn view(
+        &self,
+        part: LoadScope,
+        deadline: Deadline,
+    ) -> Result<Arc<View>, StoreError> {
         let view = self.remembered();
         if view.snapshot.has(part) && view.is_current() {
             return Ok(view);
@@ -118,13 +122,13 @@ impl SledStore {
         let mut turns = 0;
         loop {
             let error = match self.look(part)? {
-                Look::Is(view) => return Ok(view),
-                Look::Changed if turns < TURNS => {
+                ReadAttempt::Is(view) => return Ok(view),
+                ReadAttempt::Changed if turns < TURNS => {
                     turns += 1;
                     continue;
                 }
-                Look::Changed => self.busy("others kept writing"),
-                Look::Wait(error) => error,
+                ReadAttempt::Changed => self.busy("others kept writing"),
+                ReadAttempt::Wait(error) => error,
             };
             if !backoff.wait() {
                 return Err(error);
@@ -142,7 +146,7 @@ impl SledStore {
     pub(super) fn install(&self, view: View) -> Arc<View> {
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let age = |view: &View| {
-            (view.snapshot.generation, view.seen.count, view.snapshot.has(Part::Whole))
+            (view.snapshot.generation, view.seen.count, view.snapshot.has(LoadScope::Full))
         };
         // Views of different files cannot be compared: the last one to look is right.
         // Whoever found nothing may have looked before somebody made the store.
@@ -163,7 +167,7 @@ impl SledStore {
         Arc::clone(&slot)
     }
 
-    fn look(&self, part: Part) -> Result<Look, StoreError> {
+    fn look(&self, part: LoadScope) -> Result<ReadAttempt, StoreError> {
         let memory = self.remembered();
         let file = match &memory.file {
             Some(file) if file.is_in_place() => Some(Arc::clone(file)),
@@ -171,17 +175,17 @@ impl SledStore {
         };
         let Some(file) = file else {
             return if self.files.is_fresh()? {
-                Ok(Look::Is(self.install(View::nothing())))
+                Ok(ReadAttempt::Is(self.install(View::nothing())))
             } else if self.files.generation().exists() {
-                Ok(Look::Changed)
+                Ok(ReadAttempt::Changed)
             } else {
                 self.repair(None)
             };
         };
         let said = file.read()?;
         let remembered = memory.snapshot_of(&file);
-        let settled = said.filter(|said| said.is_settled());
-        if let Some(seen) = settled {
+        let end_write = said.filter(|said| said.is_clean());
+        if let Some(seen) = end_write {
             let enough =
                 |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count && snapshot.has(part);
             let (snapshot, foreign) = match remembered.filter(enough) {
@@ -193,20 +197,22 @@ impl SledStore {
             // The generation was read before the snapshot, so what came in between is noticed at
             // the next look.
             if let Some(snapshot) = snapshot.filter(enough) {
-                return Ok(Look::Is(self.install(View::new(Some(file), seen, snapshot))));
+                return Ok(ReadAttempt::Is(self.install(View::new(Some(file), seen, snapshot))));
             }
             // The database says whether the key is wrong, or the snapshot.
             return match self.repair(Some((&file, said))) {
-                Err(error) if is_no_obstacle(error.kind) => Err(foreign.unwrap_or(error)),
-                Ok(Look::Wait(error)) => Ok(Look::Wait(foreign.unwrap_or(error))),
+                Err(error) if allows_stale_read(error.kind) => Err(foreign.unwrap_or(error)),
+                Ok(ReadAttempt::Wait(error)) => Ok(ReadAttempt::Wait(foreign.unwrap_or(error))),
                 look => look,
             };
         }
         // Somebody writes, or died writing.
         match self.repair(Some((&file, said))) {
-            Ok(Look::Wait(error)) => self.read_past(file, said, remembered, part, error),
-            Err(error) if is_no_obstacle(error.kind) => {
-                self.read_past(file, said, remembered, part, error)
+            Ok(ReadAttempt::Wait(error)) => {
+                self.read_without_repair(file, said, remembered, part, error)
+            }
+            Err(error) if allows_stale_read(error.kind) => {
+                self.read_without_repair(file, said, remembered, part, error)
             }
             look => look,
         }
@@ -214,14 +220,14 @@ impl SledStore {
 
     /// Returns the newest whole state while a writer is at work, or while it cannot be repaired:
     /// the one in memory, unless the file has a newer one.
-    fn read_past(
+    fn read_without_repair(
         &self,
         file: Arc<GenerationFile>,
         said: Option<Generation>,
         remembered: Option<Arc<Snapshot>>,
-        part: Part,
+        part: LoadScope,
         error: StoreError,
-    ) -> Result<Look, StoreError> {
+    ) -> Result<ReadAttempt, StoreError> {
         let count = said.map_or(u64::MAX, |said| said.count);
         let remembered = remembered.filter(|snapshot| snapshot.has(part));
         // A writer that is nearly done may have published a newer one, which counts from when it
@@ -236,7 +242,7 @@ impl SledStore {
                 let (own, foreign) = self.load_own(part)?;
                 if let Some(foreign) = foreign.filter(|_| !self.converts) {
                     // It was sealed meanwhile, or made anew: what is in memory is over.
-                    return Ok(Look::Wait(foreign));
+                    return Ok(ReadAttempt::Wait(foreign));
                 }
                 let both = older.into_iter().chain(own);
                 let newest = both.max_by_key(|snapshot| snapshot.generation);
@@ -246,13 +252,13 @@ impl SledStore {
         };
         let nothing_yet = said.is_some_and(Generation::is_first);
         let newest =
-            newest.or_else(|| nothing_yet.then(|| Snapshot::empty(Codec::default()).into()));
+            newest.or_else(|| nothing_yet.then(|| Snapshot::empty(RecordCodec::default()).into()));
         Ok(match newest {
             Some(snapshot) => {
                 let seen = said.unwrap_or(Generation { count: 1, database: 0 });
-                Look::Is(self.install(View::new(Some(file), seen, snapshot)))
+                ReadAttempt::Is(self.install(View::new(Some(file), seen, snapshot)))
             }
-            None => Look::Wait(error),
+            None => ReadAttempt::Wait(error),
         })
     }
 
@@ -261,10 +267,12 @@ impl SledStore {
     fn repair(
         &self,
         read: Option<(&GenerationFile, Option<Generation>)>,
-    ) -> Result<Look, StoreError> {
+    ) -> Result<ReadAttempt, StoreError> {
         let now = Deadline::after(Duration::ZERO);
-        let hold = match Hold::take(self, now) {
-            Err(error) if error.kind == StoreErrorKind::Busy => return Ok(Look::Wait(error)),
+        let hold = match WriteLock::take(self, now) {
+            Err(error) if error.kind == StoreErrorKind::Busy => {
+                return Ok(ReadAttempt::Wait(error));
+            }
             hold => hold?,
         };
         let unchanged = match read {
@@ -272,19 +280,19 @@ impl SledStore {
             None => !self.files.generation().exists(),
         };
         if !unchanged {
-            return Ok(Look::Changed);
+            return Ok(ReadAttempt::Changed);
         }
-        match Writer::settle(hold, now) {
-            Err(error) if error.kind == StoreErrorKind::Busy => Ok(Look::Wait(error)),
+        match Writer::recover(hold, now) {
+            Err(error) if error.kind == StoreErrorKind::Busy => Ok(ReadAttempt::Wait(error)),
             Err(error) => Err(error),
-            Ok(writer) => Ok(Look::Is(self.install(writer.view()))),
+            Ok(writer) => Ok(ReadAttempt::Is(self.install(writer.view()))),
         }
     }
 
     /// Reads the snapshot, if it is sealed as this store was opened; else why it cannot be read.
     pub(super) fn load_own(
         &self,
-        part: Part,
+        part: LoadScope,
     ) -> Result<(Option<Arc<Snapshot>>, Option<StoreError>), StoreError> {
         match Snapshot::load(&self.files.snapshot(), &self.app, &self.secrecy, part) {
             Err(error) if error.kind == StoreErrorKind::Key => Ok((None, Some(error))),
@@ -300,7 +308,7 @@ impl SledStore {
 }
 
 /// Tells whether a whole state may be read although it cannot be repaired.
-fn is_no_obstacle(kind: StoreErrorKind) -> bool {
+fn allows_stale_read(kind: StoreErrorKind) -> bool {
     use StoreErrorKind::{Access, Forked, Full, Io};
     matches!(kind, Access | Forked | Full | Io)
 }

@@ -95,7 +95,7 @@ mod tests {
     fn what_could_not_be_read_again_is_not_written() {
         let mut user = StoredUser::new(UserId::new("ada"));
         let deep = (0..200).fold(json!(1), |value, _| Value::Array(vec![value]));
-        user.more.insert("deep".into(), deep);
+        user.unknown_fields.insert("deep".into(), deep);
         assert_eq!(encode(&user).unwrap_err().kind, StoreErrorKind::Io);
     }
 }

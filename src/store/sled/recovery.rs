@@ -7,18 +7,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::database::{Database, Head};
+use super::database::{CommitHeader, Database};
 use super::generation::{Generation, GenerationFile};
 use super::layout::{failed, sync_dir};
-use super::secrecy::Secrecy;
-use super::snapshot::{Part, Snapshot, check_app};
-use super::writer::{Hold, Open, Plan, Writer};
+use super::secrecy::EncryptionMode;
+use super::snapshot::{LoadScope, Snapshot, check_app};
+use super::writer::{CommitPlan, Open, WriteLock, Writer};
 use super::{OnDamage, SledStore};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
-use crate::store::event_log::Ring;
+use crate::store::event_log::EventLog;
 
 /// How far a generation that had to be made up lies above every one that may have been seen.
 const JUMP: u64 = 1 << 20;
@@ -35,7 +35,7 @@ struct Found {
 
 impl<'a> Writer<'a> {
     /// Settles the store.
-    pub(super) fn settle(hold: Hold<'a>, deadline: Deadline) -> Result<Self, StoreError> {
+    pub(super) fn recover(hold: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
         let Found { file, place, known, foreign } = Found::look(hold.store, deadline)?;
         let file = Arc::new(file);
         let recovered = false;
@@ -46,7 +46,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Settles the store as if nothing were known of it. The database must be closed.
-    pub(super) fn settle_again(&mut self) -> Result<(), StoreError> {
+    pub(super) fn recover_again(&mut self) -> Result<(), StoreError> {
         let Found { file, place, known, foreign } = Found::look(self.hold.store, self.deadline)?;
         (self.file, self.place) = (Arc::new(file), place);
         (self.known, self.foreign) = (known, foreign);
@@ -55,7 +55,7 @@ impl<'a> Writer<'a> {
 
     fn open_database(&mut self) -> Result<(), StoreError> {
         match self.open_and_repair() {
-            Err(error) if error.kind == StoreErrorKind::Damaged => self.set_aside(error),
+            Err(error) if error.kind == StoreErrorKind::Damaged => self.quarantine(error),
             done => done,
         }
     }
@@ -68,25 +68,26 @@ impl<'a> Writer<'a> {
         let converts = store.secrecy.is_sealed() && open.database.codec().check().is_none();
         if converts {
             // It stays the truth until there is another one, and has to prove that it is whole.
-            let clear = Secrecy::default();
-            let known = Snapshot::load(&store.files.snapshot(), &store.app, &clear, Part::Whole)?;
+            let clear = EncryptionMode::default();
+            let known =
+                Snapshot::load(&store.files.snapshot(), &store.app, &clear, LoadScope::Full)?;
             self.known = known.map(Arc::new);
         } else {
             self.foreign = None;
         }
         // Of another store, or of an earlier life of this one.
         self.known = self.known.take().filter(|known| known.codec.is_same(open.database.codec()));
-        prove_whole(head, place, self.known.as_deref())
+        verify_not_truncated(head, place, self.known.as_deref())
             .map_err(|why| doubted(&open.database, &why))?;
         open.database.is_whole();
-        store.files.sweep(place.database);
+        store.files.remove_stale(place.database);
         let agreed = self.known.as_ref().is_some_and(|known| {
-            place.is_settled()
+            place.is_clean()
                 && !converts
                 && (known.generation, head.generation) == (place.count, place.count)
                 && (known.number, known.database) == (head.number, place.database)
         });
-        if agreed && !self.known.as_ref().is_some_and(|known| known.is_thin()) {
+        if agreed && !self.known.as_ref().is_some_and(|known| known.has_spare_room()) {
             return Ok(());
         }
         let mut snapshot = Snapshot::take(&open.database, place.database, head)
@@ -102,7 +103,7 @@ impl<'a> Writer<'a> {
             self.known = Some(Arc::new(snapshot));
             return Ok(());
         }
-        if !place.is_settled() {
+        if !place.is_clean() {
             note!(
                 warn,
                 "repairing what a writer left unfinished in {}",
@@ -114,12 +115,12 @@ impl<'a> Writer<'a> {
         if converts {
             snapshot.codec = store.secrecy.begin(&store.app)?;
         }
-        self.publish(Plan { head, edits, snapshot, anew: converts })
+        self.publish(CommitPlan { head, edits, snapshot, anew: converts })
     }
 
     /// Keeps a damaged database under another name, and goes on with what the snapshot holds if
     /// it may. Otherwise, or if that fails, returns an error.
-    pub(super) fn set_aside(&mut self, error: StoreError) -> Result<(), StoreError> {
+    pub(super) fn quarantine(&mut self, error: StoreError) -> Result<(), StoreError> {
         // Closed first, and whatever it holds is let go.
         self.open = None;
         let store = self.hold.store;
@@ -129,7 +130,7 @@ impl<'a> Writer<'a> {
             return Err(foreign.clone().because(error));
         }
         let number = self.place.database;
-        let kept = store.files.set_aside(number)?;
+        let kept = store.files.quarantine(number)?;
         let mut path = kept.clone().unwrap_or_else(|| store.files.database(number));
         note!(error, "the database of the store is damaged or gone: {}", path.display());
         if store.on_damage == OnDamage::Refuse {
@@ -147,13 +148,13 @@ impl<'a> Writer<'a> {
         if kept.is_none() {
             // Which one it was may be a mistake: the others would be swept away.
             for other in store.files.databases()? {
-                path = store.files.set_aside(other)?.unwrap_or(path);
+                path = store.files.quarantine(other)?.unwrap_or(path);
             }
         }
         // Where the snapshot is not the newest one, or is gone, the generation tells how far the
         // numbers may have come: each commit takes two.
         let up_to_date = |known: &&Arc<Snapshot>| {
-            known.generation.saturating_add(u64::from(!self.place.is_settled())) >= self.place.count
+            known.generation.saturating_add(u64::from(!self.place.is_clean())) >= self.place.count
         };
         let current = self.known.as_ref().filter(up_to_date).is_some();
         let mut snapshot = match self.known.as_deref() {
@@ -162,16 +163,16 @@ impl<'a> Writer<'a> {
         };
         if !current {
             snapshot.number = snapshot.number.max(self.place.count.div_ceil(2));
-            snapshot.ring = Ring::since(snapshot.number);
+            snapshot.ring = EventLog::since(snapshot.number);
         }
         snapshot.number = snapshot.number.saturating_add(1);
         snapshot.complete = true;
         let kept = path.to_string_lossy().into_owned();
         snapshot.ring.push(snapshot.number, &[Event::StoreDamaged { kept }]);
         self.place.count = self.place.count.max(snapshot.generation);
-        let head = Head::of(&snapshot);
+        let head = CommitHeader::of(&snapshot);
         let edits = snapshot.edits()?;
-        self.publish(Plan { head, edits, snapshot, anew: true })?;
+        self.publish(CommitPlan { head, edits, snapshot, anew: true })?;
         self.recovered = true;
         Ok(())
     }
@@ -189,14 +190,14 @@ impl Found {
         let memory = file
             .as_ref()
             .and_then(|file| memory.snapshot_of(file))
-            .filter(|memory| memory.has(Part::Whole));
+            .filter(|memory| memory.has(LoadScope::Full));
         let enough = |memory: &Arc<Snapshot>| {
-            said.is_some_and(|said| said.is_settled() && memory.generation >= said.count)
+            said.is_some_and(|said| said.is_clean() && memory.generation >= said.count)
         };
         let (known, foreign) = match memory {
             Some(memory) if enough(&memory) => (Some(memory), None),
             older => {
-                let (own, foreign) = store.load_own(Part::Whole)?;
+                let (own, foreign) = store.load_own(LoadScope::Full)?;
                 let both = older.into_iter().chain(own);
                 (both.max_by_key(|snapshot| snapshot.generation), foreign)
             }
@@ -205,7 +206,7 @@ impl Found {
             (Some(file), Some(place)) => {
                 // Who wrote it may have died before it was synced. It is, before anything is made
                 // or removed because of what it says.
-                if !place.is_settled() {
+                if !place.is_clean() {
                     file.write(place, true)?;
                 }
                 Ok(Self { file, place, known, foreign })
@@ -249,7 +250,7 @@ impl Found {
         let database = truth.or(damaged.first().copied()).or(last).unwrap_or_default();
         for number in damaged {
             if number != database {
-                files.set_aside(number)?;
+                files.quarantine(number)?;
             }
         }
         let count = seen.saturating_add(JUMP) | 1;
@@ -304,7 +305,8 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
             return Ok(Open { database, head });
         }
         Err(error) => {
-            let clear = store.converts && database.unlock(&Secrecy::default(), &store.app).is_ok();
+            let clear =
+                store.converts && database.unlock(&EncryptionMode::default(), &store.app).is_ok();
             if !clear {
                 return Err(error);
             }
@@ -316,9 +318,9 @@ fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open
 }
 
 /// Makes a database out of an empty one.
-fn begin(store: &SledStore, database: &mut Database) -> Result<Head, StoreError> {
+fn begin(store: &SledStore, database: &mut Database) -> Result<CommitHeader, StoreError> {
     database.begin(&store.app, store.secrecy.begin(&store.app)?)?;
-    let head = Head::first();
+    let head = CommitHeader::first();
     database.write(&head, &[])?;
     database.sync()?;
     Ok(head)
@@ -326,12 +328,16 @@ fn begin(store: &SledStore, database: &mut Database) -> Result<Head, StoreError>
 
 /// Demands that a database has all that it must have: at least the commits that the snapshot knows
 /// of, and the generation that its file says. sled opens one that lost its end without a word.
-fn prove_whole(head: &Head, place: Generation, known: Option<&Snapshot>) -> Result<(), String> {
+fn verify_not_truncated(
+    head: &CommitHeader,
+    place: Generation,
+    known: Option<&Snapshot>,
+) -> Result<(), String> {
     let newest = known.map_or(0, |known| known.number);
     if newest > head.number {
         return Err(format!("it ends at commit {} of {newest}", head.number));
     }
-    if place.is_settled() && head.generation < place.count {
+    if place.is_clean() && head.generation < place.count {
         return Err(format!("it ends at generation {} of {}", head.generation, place.count));
     }
     Ok(())

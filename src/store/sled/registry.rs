@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use super::generation::GenerationFile;
-use super::layout::Identity;
-use crate::store::fair_mutex::Gate;
+use super::layout::FileId;
+use crate::store::fair_mutex::FairMutex;
 
 /// What all stores of this process on one directory share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// Writers pass through it.
-    pub(super) gate: Gate,
+    pub(super) gate: FairMutex,
     /// The generation of the newest snapshot that was read by any of them, and the file that counts
     /// it: none goes behind it.
-    seen: Mutex<Option<(Identity, u64)>>,
+    seen: Mutex<Option<(FileId, u64)>>,
 }
 
 impl Shared {

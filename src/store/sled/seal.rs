@@ -26,7 +26,7 @@ const CONSTANT: &[u8] = b"keyfob";
 
 /// What a value is sealed as; it opens as nothing else.
 #[derive(Clone, Copy)]
-pub(super) enum SealedAs<'a> {
+pub(super) enum AssociatedData<'a> {
     Check,
     Location,
     Record(&'a UserId),
@@ -34,18 +34,18 @@ pub(super) enum SealedAs<'a> {
 }
 
 /// Seals and opens what one store writes.
-pub(super) struct Seal {
+pub(super) struct Cipher {
     cipher: XChaCha20Poly1305,
     app: String,
     check: Vec<u8>,
 }
 
-impl Seal {
+impl Cipher {
     /// Makes the seal of a new store.
     pub(super) fn begin(key: &Arc<KeyBytes>, app: &str) -> Result<Self, StoreError> {
         let mut seal = Self { cipher: cipher(key), app: app.to_owned(), check: Vec::new() };
         let nonce = nonce()?;
-        let sealed = seal.encrypt(nonce, SealedAs::Check, CONSTANT)?;
+        let sealed = seal.encrypt(nonce, AssociatedData::Check, CONSTANT)?;
         seal.check = [&[FORMAT], &nonce[..], &sealed[..]].concat();
         Ok(seal)
     }
@@ -60,7 +60,7 @@ impl Seal {
             _ => return Err(StoreError::new(StoreErrorKind::Damaged, "the seal is damaged")),
         }
         let seal = Self { cipher: cipher(key), app: app.to_owned(), check: check.to_owned() };
-        match seal.open(SealedAs::Check, &check[1..]) {
+        match seal.open(AssociatedData::Check, &check[1..]) {
             Some(constant) if constant == CONSTANT => Ok(seal),
             _ => {
                 let reason = "the store is sealed with another key, open it with that one";
@@ -74,13 +74,17 @@ impl Seal {
         &self.check
     }
 
-    pub(super) fn seal(&self, kind: SealedAs<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn seal(
+        &self,
+        kind: AssociatedData<'_>,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let nonce = nonce()?;
         Ok([&nonce[..], &self.encrypt(nonce, kind, plain)?].concat())
     }
 
     /// Returns what was sealed; `None` if it was not sealed like this, as this.
-    pub(super) fn open(&self, kind: SealedAs<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn open(&self, kind: AssociatedData<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, msg) = sealed.split_first_chunk()?;
         let aad = &self.associated_data(kind);
         self.cipher.decrypt(&XNonce::from(*nonce), Payload { msg, aad }).ok()
@@ -89,7 +93,7 @@ impl Seal {
     fn encrypt(
         &self,
         nonce: [u8; NONCE],
-        kind: SealedAs<'_>,
+        kind: AssociatedData<'_>,
         msg: &[u8],
     ) -> Result<Vec<u8>, StoreError> {
         let aad = &self.associated_data(kind);
@@ -99,13 +103,13 @@ impl Seal {
     }
 
     /// What is authenticated with a value. No two kinds come to the same bytes.
-    fn associated_data(&self, kind: SealedAs<'_>) -> Vec<u8> {
+    fn associated_data(&self, kind: AssociatedData<'_>) -> Vec<u8> {
         // The check says which store this is, so it cannot have that authenticated with it.
         let (tag, store, user) = match kind {
-            SealedAs::Check => (0, &[][..], ""),
-            SealedAs::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
-            SealedAs::Snapshot => (2, &self.check[1..=NONCE], ""),
-            SealedAs::Location => (3, &self.check[1..=NONCE], ""),
+            AssociatedData::Check => (0, &[][..], ""),
+            AssociatedData::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
+            AssociatedData::Snapshot => (2, &self.check[1..=NONCE], ""),
+            AssociatedData::Location => (3, &self.check[1..=NONCE], ""),
         };
         let length = (self.app.len() as u64).to_be_bytes();
         let app = self.app.as_bytes();
@@ -143,46 +147,46 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_in_its_place_alone() {
         let (ada, eve) = (UserId::new("ada"), UserId::new("eve"));
-        let seal = Seal::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(SealedAs::Record(&ada), b"hush").unwrap();
-        assert_eq!(seal.open(SealedAs::Record(&ada), &sealed).as_deref(), Some(&b"hush"[..]));
-        assert_eq!(seal.open(SealedAs::Record(&eve), &sealed), None);
-        assert_eq!(seal.open(SealedAs::Snapshot, &sealed), None);
-        assert_eq!(seal.open(SealedAs::Check, &sealed), None);
+        let seal = Cipher::begin(&key(1), "app").unwrap();
+        let sealed = seal.seal(AssociatedData::Record(&ada), b"hush").unwrap();
+        assert_eq!(seal.open(AssociatedData::Record(&ada), &sealed).as_deref(), Some(&b"hush"[..]));
+        assert_eq!(seal.open(AssociatedData::Record(&eve), &sealed), None);
+        assert_eq!(seal.open(AssociatedData::Snapshot, &sealed), None);
+        assert_eq!(seal.open(AssociatedData::Check, &sealed), None);
         // The same user of another store with the same key, and of another app.
-        let other = Seal::begin(&key(1), "app").unwrap();
-        assert_eq!(other.open(SealedAs::Record(&ada), &sealed), None);
-        let mut other = Seal::fit(&key(1), "app", seal.check()).unwrap();
-        assert!(other.open(SealedAs::Record(&ada), &sealed).is_some());
+        let other = Cipher::begin(&key(1), "app").unwrap();
+        assert_eq!(other.open(AssociatedData::Record(&ada), &sealed), None);
+        let mut other = Cipher::fit(&key(1), "app", seal.check()).unwrap();
+        assert!(other.open(AssociatedData::Record(&ada), &sealed).is_some());
         other.app = "apq".to_owned();
-        assert_eq!(other.open(SealedAs::Record(&ada), &sealed), None);
+        assert_eq!(other.open(AssociatedData::Record(&ada), &sealed), None);
         // The end of the app is no beginning of the user.
         let record = |app: &str, user: &str| {
-            let seal = Seal { app: app.to_owned(), ..Seal::begin(&key(1), "").unwrap() };
-            seal.associated_data(SealedAs::Record(&UserId::new(user)))[32..].to_vec()
+            let seal = Cipher { app: app.to_owned(), ..Cipher::begin(&key(1), "").unwrap() };
+            seal.associated_data(AssociatedData::Record(&UserId::new(user)))[32..].to_vec()
         };
         assert_ne!(record("appa", "da"), record("app", "ada"));
     }
 
     #[test]
     fn any_flipped_bit_is_seen() {
-        let seal = Seal::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(SealedAs::Snapshot, b"hush").unwrap();
+        let seal = Cipher::begin(&key(1), "app").unwrap();
+        let sealed = seal.seal(AssociatedData::Snapshot, b"hush").unwrap();
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(seal.open(SealedAs::Snapshot, &flipped), None);
+            assert_eq!(seal.open(AssociatedData::Snapshot, &flipped), None);
         }
         for length in 0..sealed.len() {
-            assert_eq!(seal.open(SealedAs::Snapshot, &sealed[..length]), None);
+            assert_eq!(seal.open(AssociatedData::Snapshot, &sealed[..length]), None);
         }
     }
 
     #[test]
     fn the_check_tells_keys_apart_and_is_never_the_same_twice() {
-        let seal = Seal::begin(&key(1), "app").unwrap();
-        assert!(Seal::fit(&key(1), "app", seal.check()).is_ok());
-        let fails = |key: &Arc<KeyBytes>, check: &[u8]| match Seal::fit(key, "app", check) {
+        let seal = Cipher::begin(&key(1), "app").unwrap();
+        assert!(Cipher::fit(&key(1), "app", seal.check()).is_ok());
+        let fails = |key: &Arc<KeyBytes>, check: &[u8]| match Cipher::fit(key, "app", check) {
             Ok(_) => panic!("it fits"),
             Err(error) => error.kind,
         };
@@ -190,7 +194,7 @@ mod tests {
         assert_eq!(fails(&key(1), &[]), StoreErrorKind::Damaged);
         assert_eq!(fails(&key(1), &[2]), StoreErrorKind::NewerVersion);
         assert_eq!(fails(&key(1), &seal.check()[..20]), StoreErrorKind::Key);
-        assert_ne!(Seal::begin(&key(1), "app").unwrap().check(), seal.check());
+        assert_ne!(Cipher::begin(&key(1), "app").unwrap().check(), seal.check());
     }
 
     /// From draft-irtf-cfrg-xchacha, A.3.1: the cipher is the one it says it is.

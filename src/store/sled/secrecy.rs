@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 #[cfg(feature = "encryption")]
-use super::seal::{Seal, SealedAs};
+use super::seal::{AssociatedData, Cipher};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 #[cfg(feature = "encryption")]
@@ -15,13 +15,13 @@ use crate::store::key::KeyBytes;
 
 /// How a program opened a store: in the clear, or with a key.
 #[derive(Clone, Default)]
-pub(super) struct Secrecy(Option<Arc<KeyBytes>>);
+pub(super) struct EncryptionMode(Option<Arc<KeyBytes>>);
 
 /// What everything with a token or a profile in it passes through on its way to the disk and back.
 #[derive(Clone, Default)]
-pub(super) struct Codec(Option<Arc<Seal>>);
+pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 
-impl Secrecy {
+impl EncryptionMode {
     /// Returns the one of a store that is sealed with this key.
     #[cfg(feature = "encryption")]
     pub(super) fn sealed(key: Arc<KeyBytes>) -> Self {
@@ -33,18 +33,18 @@ impl Secrecy {
     }
 
     /// Returns the codec of a new store.
-    pub(super) fn begin(&self, app: &str) -> Result<Codec, StoreError> {
-        let seal = self.0.as_ref().map(|key| Seal::begin(key, app)).transpose()?;
-        Ok(Codec(seal.map(Arc::new)))
+    pub(super) fn begin(&self, app: &str) -> Result<RecordCodec, StoreError> {
+        let seal = self.0.as_ref().map(|key| Cipher::begin(key, app)).transpose()?;
+        Ok(RecordCodec(seal.map(Arc::new)))
     }
 
     /// Returns the codec of the store that has this check; one in the clear has none. If it was
     /// not opened in the way it is kept, that is an error of kind `Key`.
-    pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<Codec, StoreError> {
+    pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<RecordCodec, StoreError> {
         let reason = match (&self.0, check) {
-            (None, None) => return Ok(Codec::default()),
+            (None, None) => return Ok(RecordCodec::default()),
             (Some(key), Some(check)) => {
-                return Seal::fit(key, app, check).map(|seal| Codec(Some(Arc::new(seal))));
+                return Cipher::fit(key, app, check).map(|seal| RecordCodec(Some(Arc::new(seal))));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
                 "the store is sealed, open it with its key (`SessionBuilder::encryption`)"
@@ -60,9 +60,9 @@ impl Secrecy {
     }
 }
 
-impl Codec {
+impl RecordCodec {
     /// Tells whether old values can be read in what the database leaves behind.
-    pub(super) fn leaves_traces(&self) -> bool {
+    pub(super) fn is_plaintext(&self) -> bool {
         self.0.is_none()
     }
 
@@ -79,7 +79,7 @@ impl Codec {
     /// Returns the bytes of a user's record that the database keeps.
     pub(super) fn seal_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(SealedAs::Record(id), record),
+            Some(seal) => seal.seal(AssociatedData::Record(id), record),
             None => Ok(record.to_owned()),
         }
     }
@@ -87,7 +87,7 @@ impl Codec {
     /// Returns a user's record; `None` if the database has bytes that are not this user's.
     pub(super) fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(SealedAs::Record(id), &bytes),
+            Some(seal) => seal.open(AssociatedData::Record(id), &bytes),
             None => Some(bytes),
         }
     }
@@ -95,7 +95,9 @@ impl Codec {
     /// Returns the location as the database keeps it.
     pub(super) fn seal_location(&self, location: &str) -> Result<String, StoreError> {
         match &self.0 {
-            Some(seal) => Ok(STANDARD.encode(seal.seal(SealedAs::Location, location.as_bytes())?)),
+            Some(seal) => {
+                Ok(STANDARD.encode(seal.seal(AssociatedData::Location, location.as_bytes())?))
+            }
             None => Ok(location.to_owned()),
         }
     }
@@ -106,7 +108,7 @@ impl Codec {
         match &self.0 {
             Some(seal) => {
                 let sealed = STANDARD.decode(kept).ok()?;
-                String::from_utf8(seal.open(SealedAs::Location, &sealed)?).ok()
+                String::from_utf8(seal.open(AssociatedData::Location, &sealed)?).ok()
             }
             None => Some(kept),
         }
@@ -115,7 +117,7 @@ impl Codec {
     /// Returns the bytes of a snapshot that the file keeps.
     pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(SealedAs::Snapshot, body),
+            Some(seal) => seal.seal(AssociatedData::Snapshot, body),
             None => Ok(body.to_owned()),
         }
     }
@@ -123,13 +125,13 @@ impl Codec {
     /// Returns a snapshot; `None` if the file has bytes that are not this store's.
     pub(super) fn open_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(SealedAs::Snapshot, bytes),
+            Some(seal) => seal.open(AssociatedData::Snapshot, bytes),
             None => Some(bytes.to_owned()),
         }
     }
 }
 
-impl fmt::Debug for Codec {
+impl fmt::Debug for RecordCodec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Codec(sealed)" } else { "Codec(clear)" })
     }
@@ -143,15 +145,15 @@ mod none {
 
     pub(in super::super) enum KeyBytes {}
 
-    pub(in super::super) enum Seal {}
+    pub(in super::super) enum Cipher {}
 
-    pub(super) enum SealedAs<'a> {
+    pub(super) enum AssociatedData<'a> {
         Location,
         Record(#[allow(dead_code, reason = "nothing can be sealed")] &'a UserId),
         Snapshot,
     }
 
-    impl Seal {
+    impl Cipher {
         pub(super) fn begin(key: &Arc<KeyBytes>, _: &str) -> Result<Self, StoreError> {
             match **key {}
         }
@@ -164,15 +166,15 @@ mod none {
             match *self {}
         }
 
-        pub(super) fn seal(&self, _: SealedAs<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
+        pub(super) fn seal(&self, _: AssociatedData<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
             match *self {}
         }
 
-        pub(super) fn open(&self, _: SealedAs<'_>, _: &[u8]) -> Option<Vec<u8>> {
+        pub(super) fn open(&self, _: AssociatedData<'_>, _: &[u8]) -> Option<Vec<u8>> {
             match *self {}
         }
     }
 }
 
 #[cfg(not(feature = "encryption"))]
-use none::{KeyBytes, Seal, SealedAs};
+use none::{AssociatedData, Cipher, KeyBytes};

@@ -29,16 +29,16 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
-use super::database::{Database, Edit, Head, Rank};
+use super::database::{CommitHeader, Database, SortKeys, UserEdit};
 use super::layout::failed;
 use super::record::{decode, newer};
-use super::secrecy::{Codec, Secrecy};
+use super::secrecy::{EncryptionMode, RecordCodec};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::fnv1a;
 use crate::id::UserId;
 use crate::secret::wipe;
-use crate::store::event_log::Ring;
-use crate::store::{Recent, StoredUser};
+use crate::store::event_log::EventLog;
+use crate::store::{RecentEvents, StoredUser};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.
 const BYTES: usize = 64 * 1024;
@@ -48,10 +48,10 @@ const MAGIC: &[u8] = b"keyfob snapshot ";
 
 /// How much of a snapshot somebody needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Part {
+pub(super) enum LoadScope {
     /// The head: who is current, and that user.
-    Glance,
-    Whole,
+    Header,
+    Full,
 }
 
 /// The state after a commit, as far as it fits.
@@ -69,14 +69,14 @@ pub(super) struct Snapshot {
     pub(super) complete: bool,
     /// Whether the tail was read as well.
     whole: bool,
-    users: HashMap<UserId, Arc<Kept>>,
-    pub(super) ring: Ring,
+    users: HashMap<UserId, Arc<CachedRecord>>,
+    pub(super) ring: EventLog,
     /// What it is sealed with.
-    pub(super) codec: Codec,
+    pub(super) codec: RecordCodec,
 }
 
 /// A user's record as it is written, read at most once.
-struct Kept {
+struct CachedRecord {
     created: u64,
     used: u64,
     record: Vec<u8>,
@@ -106,7 +106,7 @@ struct Index {
 #[derive(Deserialize, Serialize)]
 struct Tail {
     users: Vec<Entry>,
-    ring: Ring,
+    ring: EventLog,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -119,7 +119,7 @@ struct Entry {
 
 impl Snapshot {
     /// Returns the state of a store without commits.
-    pub(super) fn empty(codec: Codec) -> Self {
+    pub(super) fn empty(codec: RecordCodec) -> Self {
         Self {
             generation: 0,
             database: 0,
@@ -129,7 +129,7 @@ impl Snapshot {
             complete: true,
             whole: true,
             users: HashMap::new(),
-            ring: Ring::default(),
+            ring: EventLog::default(),
             codec,
         }
     }
@@ -139,14 +139,14 @@ impl Snapshot {
     pub(super) fn load(
         path: &Path,
         app: &str,
-        secrecy: &Secrecy,
-        part: Part,
+        secrecy: &EncryptionMode,
+        part: LoadScope,
     ) -> Result<Option<Self>, StoreError> {
         let Some(file) = open(path)? else { return Ok(None) };
         let unread = |error| failed("read the snapshot", path, error);
         let mut bytes = Vec::with_capacity(GLANCE);
         read_on(&file, &mut bytes, GLANCE).map_err(unread)?;
-        if part == Part::Glance
+        if part == LoadScope::Header
             && let Some(envelope) = Envelope::open(&bytes)
             && let Some((owner, _)) = envelope.owner(path)?
             && owner.seal.is_none()
@@ -192,14 +192,18 @@ impl Snapshot {
     }
 
     /// Takes the state from the database, without reading many more users than fit.
-    pub(super) fn take(database: &Database, number: u64, head: &Head) -> Result<Self, StoreError> {
+    pub(super) fn take(
+        database: &Database,
+        number: u64,
+        head: &CommitHeader,
+    ) -> Result<Self, StoreError> {
         let mut snapshot = Self {
             generation: head.generation,
             database: number,
             number: head.number,
             current: head.current.clone(),
             location: head.location.clone(),
-            ring: Ring::since(head.number),
+            ring: EventLog::since(head.number),
             ..Self::empty(database.codec().clone())
         };
         let mut room = BYTES;
@@ -230,7 +234,7 @@ impl Snapshot {
             && !self.users.contains_key(&current)
             && let Some(record) = database.record(&current)?
         {
-            let kept = Kept::new(record)?;
+            let kept = CachedRecord::new(record)?;
             self.users.insert(current, Arc::new(kept));
         }
         Ok(())
@@ -243,7 +247,7 @@ impl Snapshot {
         id: UserId,
         record: Vec<u8>,
     ) -> Result<ControlFlow<()>, StoreError> {
-        let kept = Kept::new(record)?;
+        let kept = CachedRecord::new(record)?;
         let Some(left) = room.checked_sub(kept.size(&id)) else {
             return Ok(ControlFlow::Break(()));
         };
@@ -253,7 +257,7 @@ impl Snapshot {
     }
 
     /// Tells whether there is room for users that had to be left out.
-    pub(super) fn is_thin(&self) -> bool {
+    pub(super) fn has_spare_room(&self) -> bool {
         !self.complete && self.bytes() < BYTES / 2
     }
 
@@ -262,11 +266,11 @@ impl Snapshot {
     }
 
     /// Tells whether it has what is asked for.
-    pub(super) fn has(&self, part: Part) -> bool {
-        self.whole || part == Part::Glance
+    pub(super) fn has(&self, part: LoadScope) -> bool {
+        self.whole || part == LoadScope::Header
     }
 
-    pub(super) fn recent(&self, number: Option<u64>) -> Recent {
+    pub(super) fn recent(&self, number: Option<u64>) -> RecentEvents {
         self.ring.after(number, self.number)
     }
 
@@ -276,31 +280,32 @@ impl Snapshot {
         self.users.get(id).map(|kept| kept.read()).transpose()
     }
 
-    /// Returns the users that are here, by `created`, those after a place in that order or all.
+    /// Returns the users that are here, by `created_commit`, those after a place in that order or all.
     pub(super) fn users_after(
         &self,
         after: Option<(u64, &UserId)>,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        let is_after = |id, kept: &Kept| after.is_none_or(|after| (kept.created, id) > after);
+        let is_after =
+            |id, kept: &CachedRecord| after.is_none_or(|after| (kept.created, id) > after);
         let mut users: Vec<_> = self.users.iter().filter(|(id, kept)| is_after(id, kept)).collect();
         users.sort_unstable_by_key(|(id, kept)| (kept.created, *id));
         users.into_iter().map(|(_, kept)| kept.read()).collect()
     }
 
     /// Returns what a database needs to hold the users that are here.
-    pub(super) fn edits(&self) -> Result<Vec<Edit>, StoreError> {
-        let edit = |(id, kept): (&UserId, &Arc<Kept>)| {
-            let after = Some((Rank::of(&*kept.read()?), kept.record.clone()));
-            Ok(Edit { id: id.clone(), before: None, after })
+    pub(super) fn edits(&self) -> Result<Vec<UserEdit>, StoreError> {
+        let edit = |(id, kept): (&UserId, &Arc<CachedRecord>)| {
+            let after = Some((SortKeys::of(&*kept.read()?), kept.record.clone()));
+            Ok(UserEdit { id: id.clone(), before: None, after })
         };
         self.users.iter().map(edit).collect()
     }
 
     /// Puts a user in or takes one out, as a commit does.
-    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), StoreError> {
+    pub(super) fn edit(&mut self, edit: &UserEdit) -> Result<(), StoreError> {
         match &edit.after {
             Some((_, record)) => {
-                let kept = Kept::new(record.clone())?;
+                let kept = CachedRecord::new(record.clone())?;
                 self.users.insert(edit.id.clone(), Arc::new(kept));
             }
             None => {
@@ -311,7 +316,7 @@ impl Snapshot {
     }
 
     /// Leaves out the users whose last use is longest ago, until the rest fits.
-    pub(super) fn fit(&mut self) {
+    pub(super) fn evict_to_limit(&mut self) {
         let mut bytes = self.bytes();
         if bytes <= BYTES {
             return;
@@ -332,7 +337,7 @@ impl Snapshot {
     }
 
     pub(super) fn encode(&self, app: &str) -> Result<Vec<u8>, StoreError> {
-        let entry = |(id, kept): &(&UserId, &Arc<Kept>)| Entry {
+        let entry = |(id, kept): &(&UserId, &Arc<CachedRecord>)| Entry {
             id: (*id).clone(),
             created: kept.created,
             used: kept.used,
@@ -368,7 +373,7 @@ impl Snapshot {
     }
 
     /// Reads head and tail.
-    fn decode(mut body: &[u8], codec: Codec) -> Option<Self> {
+    fn decode(mut body: &[u8], codec: RecordCodec) -> Option<Self> {
         let snapshot = Self::decode_head(&mut body, codec)?;
         let tail: Tail = serde_json::from_slice(take_line(&mut body)?).ok()?;
         let Self { mut users, complete, .. } = snapshot;
@@ -381,7 +386,7 @@ impl Snapshot {
     }
 
     /// Reads the head, and leaves what comes after it.
-    fn decode_head(body: &mut &[u8], codec: Codec) -> Option<Self> {
+    fn decode_head(body: &mut &[u8], codec: RecordCodec) -> Option<Self> {
         let index: Index = serde_json::from_slice(take_line(body)?).ok()?;
         let mut users = HashMap::new();
         if let Some(entry) = index.user {
@@ -397,7 +402,7 @@ impl Snapshot {
             complete: index.complete,
             whole: false,
             users,
-            ring: Ring::default(),
+            ring: EventLog::default(),
             codec,
         })
     }
@@ -405,19 +410,19 @@ impl Snapshot {
 
 impl Entry {
     /// Takes the record from the beginning of what is left.
-    fn take(self, records: &mut &[u8]) -> Option<(UserId, Arc<Kept>)> {
+    fn take(self, records: &mut &[u8]) -> Option<(UserId, Arc<CachedRecord>)> {
         let (record, rest) = records.split_at_checked(self.bytes)?;
         *records = rest;
         let (record, read) = (record.to_vec(), OnceLock::new());
-        let kept = Kept { created: self.created, used: self.used, record, read };
+        let kept = CachedRecord { created: self.created, used: self.used, record, read };
         Some((self.id, Arc::new(kept)))
     }
 }
 
-impl Kept {
+impl CachedRecord {
     fn new(record: Vec<u8>) -> Result<Self, StoreError> {
         let user = decode(&record)?;
-        let (created, used) = (user.created, user.used);
+        let (created, used) = (user.created_commit, user.last_used_commit);
         Ok(Self { created, used, record, read: OnceLock::from(Arc::new(user)) })
     }
 
@@ -435,16 +440,18 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for CachedRecord {
     fn drop(&mut self) {
         wipe(&mut self.record);
     }
 }
 
 // By hand: the record holds tokens.
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for CachedRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kept").field("created", &self.created).finish_non_exhaustive()
+        f.debug_struct("CachedRecord")
+            .field("created_commit", &self.created)
+            .finish_non_exhaustive()
     }
 }
 

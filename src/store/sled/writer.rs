@@ -15,30 +15,30 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::SledStore;
-use super::database::{Database, Edit, Head, Rank};
+use super::database::{CommitHeader, Database, SortKeys, UserEdit};
 use super::generation::{Generation, GenerationFile};
 use super::layout::failed;
 use super::lock::FileLock;
 use super::reader::View;
 use super::record::{decode, encode};
-use super::secrecy::Codec;
+use super::secrecy::RecordCodec;
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::store::fair_mutex::Pass;
-use crate::store::{Change, Decide, StoredUser, Tables, check};
+use crate::store::fair_mutex::FairMutexGuard;
+use crate::store::{Change, Decide, StoreView, StoredUser, check};
 
 /// How many bytes of records are listed before others get a turn at the database. To open it again
 /// costs more with each user that there is: 10,000 users are read in about as long as it takes.
 const PAGE: usize = 4 * 1024 * 1024;
 
 /// The right to write: nobody else has it, in this process or another.
-pub(super) struct Hold<'a> {
+pub(super) struct WriteLock<'a> {
     pub(super) store: &'a SledStore,
     // In this order: the lock is given back before the gate opens.
     _lock: FileLock,
-    _pass: Pass<'a>,
+    _pass: FairMutexGuard<'a>,
 }
 
 /// A writer whose store is settled: database, snapshot and generation agree.
@@ -56,30 +56,30 @@ pub(super) struct Writer<'a> {
     /// Whether it went on with what the snapshot held.
     pub(super) recovered: bool,
     // Last, so that the database is closed before the locks are given back.
-    pub(super) hold: Hold<'a>,
+    pub(super) hold: WriteLock<'a>,
 }
 
 /// An open database, and what its newest commit left.
 pub(super) struct Open {
     pub(super) database: Database,
-    pub(super) head: Head,
+    pub(super) head: CommitHeader,
 }
 
 /// What a commit or a repair is going to leave.
-pub(super) struct Plan {
-    pub(super) head: Head,
-    pub(super) edits: Vec<Edit>,
+pub(super) struct CommitPlan {
+    pub(super) head: CommitHeader,
+    pub(super) edits: Vec<UserEdit>,
     pub(super) snapshot: Snapshot,
     /// Whether it goes into a new database.
     pub(super) anew: bool,
 }
 
 /// The state that a decision sees.
-struct Newest<'a> {
+struct CommitView<'a> {
     open: &'a Open,
 }
 
-impl<'a> Hold<'a> {
+impl<'a> WriteLock<'a> {
     /// Waits for the right to write at most until the deadline; with one that has passed it is
     /// tried once.
     pub(super) fn take(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
@@ -97,32 +97,32 @@ impl<'a> Hold<'a> {
 impl<'a> Writer<'a> {
     /// Takes the locks, opens the database, and repairs what there is to repair.
     pub(super) fn open(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
-        Self::settle(Hold::take(store, deadline)?, deadline)
+        Self::recover(WriteLock::take(store, deadline)?, deadline)
     }
 
     /// Returns what there is to read now.
     pub(super) fn view(&self) -> View {
-        let nothing = || Snapshot::empty(Codec::default()).into();
+        let nothing = || Snapshot::empty(RecordCodec::default()).into();
         let snapshot = self.known.clone().unwrap_or_else(nothing);
         View::new(Some(Arc::clone(&self.file)), self.place, snapshot)
     }
 
     /// Returns a user, from the database.
     pub(super) fn user(&mut self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        self.despite_damage(|writer| writer.newest()?.user(id))
+        self.retry_after_recovery(|writer| writer.newest()?.user(id))
     }
 
-    /// Returns the next users by `created`, from the database.
+    /// Returns the next users by `created_commit`, from the database.
     pub(super) fn users_after(
         &mut self,
         after: Option<(u64, &UserId)>,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.despite_damage(|writer| writer.newest()?.users_after(after))
+        self.retry_after_recovery(|writer| writer.newest()?.users_after(after))
     }
 
     /// Commits what `decide` returns, and returns the number of the newest commit.
     pub(super) fn commit(&mut self, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
-        self.despite_damage(|writer| {
+        self.retry_after_recovery(|writer| {
             let changes = decide(&writer.newest()?)?;
             check(&changes)?;
             let Some(plan) = writer.plan(changes)? else {
@@ -131,20 +131,20 @@ impl<'a> Writer<'a> {
             let number = plan.head.number;
             match writer.publish(plan) {
                 Ok(()) => Ok(number),
-                Err(error) => writer.has_happened(number, error),
+                Err(error) => writer.check_commit_applied(number, error),
             }
         })
     }
 
     /// Does something with the database; if it turns out to be damaged meanwhile, once more with
     /// the one that takes its place, if one may.
-    fn despite_damage<T>(
+    fn retry_after_recovery<T>(
         &mut self,
         mut work: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.recovered = false;
         match work(self) {
-            Err(error) if self.is_damaged() => self.set_aside(error)?,
+            Err(error) if self.is_damaged() => self.quarantine(error)?,
             Err(_) if self.recovered => {}
             done => return done,
         }
@@ -153,7 +153,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Returns what the changes come to; `None` if there are none.
-    fn plan(&self, changes: Vec<Change>) -> Result<Option<Plan>, StoreError> {
+    fn plan(&self, changes: Vec<Change>) -> Result<Option<CommitPlan>, StoreError> {
         if changes.is_empty() {
             return Ok(None);
         }
@@ -173,7 +173,7 @@ impl<'a> Writer<'a> {
                 Change::Remove(id) => {
                     users.insert(id, None);
                 }
-                Change::Tell(event) => events.push(event),
+                Change::Emit(event) => events.push(event),
             }
         }
         let newest = self.newest()?;
@@ -181,13 +181,13 @@ impl<'a> Writer<'a> {
         let mut anew = false;
         for (id, user) in users {
             let before = newest.user(&id)?;
-            anew |= before.as_ref().is_some_and(|before| loses_secrets(before, user.as_deref()));
+            anew |= before.as_ref().is_some_and(|before| removes_tokens(before, user.as_deref()));
             let encode = |user: Box<StoredUser>| {
                 let record = encode(&user).map_err(|error| error.at(store.files.dir()))?;
-                Ok((Rank::of(&user), record))
+                Ok((SortKeys::of(&user), record))
             };
-            let before = before.as_deref().map(Rank::of);
-            edits.push(Edit { id, before, after: user.map(encode).transpose()? });
+            let before = before.as_deref().map(SortKeys::of);
+            edits.push(UserEdit { id, before, after: user.map(encode).transpose()? });
         }
         let codec = open.database.codec();
         let mut snapshot =
@@ -200,20 +200,20 @@ impl<'a> Writer<'a> {
         if edits.iter().all(|edit| Some(&edit.id) != head.current.as_ref()) {
             snapshot.take_current(&open.database)?;
         }
-        snapshot.fit();
+        snapshot.evict_to_limit();
         snapshot.ring.push(head.number, &events);
-        Ok(Some(Plan { head, edits, snapshot, anew: anew && codec.leaves_traces() }))
+        Ok(Some(CommitPlan { head, edits, snapshot, anew: anew && codec.is_plaintext() }))
     }
 
     /// Makes a plan come true, in the order described above. After an error it may have happened
     /// nevertheless, or half of it, to be repaired.
-    pub(super) fn publish(&mut self, plan: Plan) -> Result<(), StoreError> {
-        let Plan { mut head, edits, mut snapshot, anew } = plan;
+    pub(super) fn publish(&mut self, plan: CommitPlan) -> Result<(), StoreError> {
+        let CommitPlan { mut head, edits, mut snapshot, anew } = plan;
         let store = self.hold.store;
         let old = self.place.database;
         let new = next(old).map_err(|error| error.at(store.files.dir()))?;
-        let mut working = self.place.unsettled();
-        let count = working.settled().count;
+        let mut working = self.place.begin_write();
+        let count = working.end_write().count;
         head.generation = count;
         snapshot.generation = count;
         snapshot.number = head.number;
@@ -234,7 +234,7 @@ impl<'a> Writer<'a> {
         }
         // It has happened. What fails from here on is no error: the generation stays odd, and the
         // next one who reads it repairs.
-        self.place = working.settled();
+        self.place = working.end_write();
         self.known = Some(Arc::new(snapshot));
         let renamed = std::fs::rename(store.files.next_snapshot(), store.files.snapshot());
         // What may not stay on disk is in there.
@@ -249,9 +249,9 @@ impl<'a> Writer<'a> {
     fn make_database(
         &self,
         number: u64,
-        head: &Head,
-        edits: &[Edit],
-        codec: Codec,
+        head: &CommitHeader,
+        edits: &[UserEdit],
+        codec: RecordCodec,
     ) -> Result<Database, StoreError> {
         let store = self.hold.store;
         let path = store.files.database(number);
@@ -277,7 +277,7 @@ impl<'a> Writer<'a> {
 
     /// Finds out whether a commit has happened although it failed: what is in the database when
     /// it is opened again will stay.
-    fn has_happened(&mut self, number: u64, error: StoreError) -> Result<u64, StoreError> {
+    fn check_commit_applied(&mut self, number: u64, error: StoreError) -> Result<u64, StoreError> {
         let untouched = matches!(self.file.read(), Ok(Some(said)) if said == self.place);
         if untouched || self.is_damaged() {
             return Err(error);
@@ -285,12 +285,12 @@ impl<'a> Writer<'a> {
         // Closed, because a full disk sticks to it; and it takes room to open it again.
         self.open = None;
         self.hold.store.files.discard_next_snapshot();
-        let settled = self.settle_again();
+        let end_write = self.recover_again();
         match &self.open {
             // It may have the same number, of the recovery's own commit.
             _ if self.recovered => Err(error),
             Some(open) if open.head.number == number => {
-                if settled.is_err() {
+                if end_write.is_err() {
                     // It could not be published, but this process knows it from here on.
                     open.database.sync()?;
                     self.known = Some(self.take_snapshot(open)?);
@@ -313,12 +313,12 @@ impl<'a> Writer<'a> {
         self.open.as_ref().ok_or_else(closed)
     }
 
-    fn newest(&self) -> Result<Newest<'_>, StoreError> {
-        Ok(Newest { open: self.opened()? })
+    fn newest(&self) -> Result<CommitView<'_>, StoreError> {
+        Ok(CommitView { open: self.opened()? })
     }
 }
 
-impl Newest<'_> {
+impl CommitView<'_> {
     fn decode(&self, record: &[u8]) -> Result<Arc<StoredUser>, StoreError> {
         let user = decode(record);
         user.map(Arc::new).map_err(|error| error.at(self.open.database.path()))
@@ -339,7 +339,7 @@ impl Newest<'_> {
     }
 }
 
-impl Tables for Newest<'_> {
+impl StoreView for CommitView<'_> {
     fn number(&self) -> u64 {
         self.open.head.number.saturating_add(1)
     }
@@ -374,7 +374,7 @@ impl Tables for Newest<'_> {
 }
 
 /// Tells whether tokens, or a whole user, go away for good.
-fn loses_secrets(before: &StoredUser, after: Option<&StoredUser>) -> bool {
+fn removes_tokens(before: &StoredUser, after: Option<&StoredUser>) -> bool {
     after.is_none_or(|after| {
         before.access_token.is_some() && after.access_token.is_none()
             || before.refresh_token.is_some() && after.refresh_token.is_none()

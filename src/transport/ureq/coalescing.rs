@@ -24,7 +24,7 @@ const MOST_WAITING: usize = 16 * 1024;
 pub(super) struct ThriftyConnector(TcpConnector);
 
 impl<In: Transport> Connector<In> for ThriftyConnector {
-    type Out = Thrifty<<TcpConnector as Connector<In>>::Out>;
+    type Out = CoalescingTransport<<TcpConnector as Connector<In>>::Out>;
 
     fn connect(
         &self,
@@ -36,12 +36,12 @@ impl<In: Transport> Connector<In> for ThriftyConnector {
         let is_direct = chained.is_none();
         let connected = self.0.connect(details, chained)?;
         let now = &details.current_time;
-        Ok(connected.map(|inner| Thrifty::new(inner, is_direct, now.clone())))
+        Ok(connected.map(|inner| CoalescingTransport::new(inner, is_direct, now.clone())))
     }
 }
 
 /// A connection that sends what there is to send when an answer is awaited.
-pub(super) struct Thrifty<T> {
+pub(super) struct CoalescingTransport<T> {
     inner: T,
     /// What was given to be sent and was not yet.
     waiting: Vec<u8>,
@@ -54,7 +54,7 @@ pub(super) struct Thrifty<T> {
     now: Arc<dyn Fn() -> Instant + Send + Sync>,
 }
 
-impl<T: Transport> Thrifty<T> {
+impl<T: Transport> CoalescingTransport<T> {
     fn new(inner: T, is_direct: bool, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
         let waiting = Vec::new();
         Self { inner, waiting, has_heard: false, is_direct, is_refused: false, now }
@@ -84,7 +84,7 @@ impl<T: Transport> Thrifty<T> {
     }
 }
 
-impl<T: Transport> Transport for Thrifty<T> {
+impl<T: Transport> Transport for CoalescingTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
     }
@@ -121,9 +121,9 @@ impl<T: Transport> Transport for Thrifty<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Thrifty<T> {
+impl<T: fmt::Debug> fmt::Debug for CoalescingTransport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Thrifty").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("CoalescingTransport").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -204,15 +204,15 @@ mod tests {
         }
     }
 
-    fn connection(takes: Duration) -> (Thrifty<Noting>, Log) {
+    fn connection(takes: Duration) -> (CoalescingTransport<Noting>, Log) {
         let (log, clock) = (Log::default(), Arc::new(Mutex::new(std::time::Instant::now())));
         let buffers = LazyBuffers::new(1024, 128 * 1024);
         let inner = Noting { buffers, log: log.clone(), clock: clock.clone(), takes };
         let now = move || Instant::Exact(*clock.lock().unwrap());
-        (Thrifty::new(inner, true, Arc::new(now)), log)
+        (CoalescingTransport::new(inner, true, Arc::new(now)), log)
     }
 
-    fn write(connection: &mut Thrifty<Noting>, bytes: &[u8]) {
+    fn write(connection: &mut CoalescingTransport<Noting>, bytes: &[u8]) {
         connection.buffers().output()[..bytes.len()].copy_from_slice(bytes);
         connection.transmit_output(bytes.len(), within(64)).unwrap();
     }
@@ -262,7 +262,7 @@ mod tests {
     fn through_a_proxy_it_is_looked_at_as_well() {
         let (direct, log) = connection(Duration::ZERO);
         let now = direct.now.clone();
-        let mut tunnel = Thrifty::new(direct, false, now);
+        let mut tunnel = CoalescingTransport::new(direct, false, now);
         for uses in 1..=3 {
             tunnel.await_input(within(64)).unwrap();
             assert!(tunnel.is_open(), "it is kept");

@@ -8,9 +8,9 @@ use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 /// Marks all trouble of making a connection: the TCP connection, a proxy's tunnel, the TLS
 /// handshake.
 #[derive(Debug)]
-pub(super) struct Marking<C>(pub(super) C);
+pub(super) struct TagConnectErrors<C>(pub(super) C);
 
-impl<In: Transport, C: Connector<In>> Connector<In> for Marking<C> {
+impl<In: Transport, C: Connector<In>> Connector<In> for TagConnectErrors<C> {
     type Out = C::Out;
 
     fn connect(
@@ -18,29 +18,31 @@ impl<In: Transport, C: Connector<In>> Connector<In> for Marking<C> {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        self.0.connect(details, chained).map_err(|error| io::Error::other(Unsent(error)).into())
+        self.0
+            .connect(details, chained)
+            .map_err(|error| io::Error::other(ConnectError(error)).into())
     }
 }
 
 #[derive(Debug)]
-struct Unsent(Error);
+struct ConnectError(Error);
 
-impl fmt::Display for Unsent {
+impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl std::error::Error for Unsent {}
+impl std::error::Error for ConnectError {}
 
 /// Returns what was wrong, and whether nothing of the request had been sent.
-pub(super) fn unmark(mut error: Error) -> (Error, bool) {
+pub(super) fn split_connect_error(mut error: Error) -> (Error, bool) {
     let mut unsent = false;
     loop {
         error = match error {
-            Error::Io(error) => match error.downcast::<Unsent>() {
+            Error::Io(error) => match error.downcast::<ConnectError>() {
                 // A proxy's tunnel is a connection in a connection.
-                Ok(Unsent(error)) => {
+                Ok(ConnectError(error)) => {
                     unsent = true;
                     error
                 }

@@ -21,11 +21,11 @@ use ureq::typestate::AgentScope;
 use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
 
 use self::coalescing::ThriftyConnector;
-use self::connect_error::{Marking, unmark};
+use self::connect_error::{TagConnectErrors, split_connect_error};
 use self::resolver::CachingResolver;
 #[cfg(feature = "tls")]
 use self::tls::{OneTlsConfig, Roots};
-use self::truncation::WholeAnswers;
+use self::truncation::RejectTruncated;
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
@@ -247,7 +247,7 @@ impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
-            let (error, unsent) = unmark(error);
+            let (error, unsent) = split_connect_error(error);
             let trouble = TransportError::new(kind(&error, unsent), origin);
             let trouble = if unsent { trouble.before_sending() } else { trouble };
             trouble.because(error)
@@ -344,18 +344,18 @@ fn origin(url: &str) -> &str {
     &url[..end]
 }
 
-/// What ureq has by default, but for [`ThriftyConnector`] and [`WholeAnswers`].
+/// What ureq has by default, but for [`ThriftyConnector`] and [`RejectTruncated`].
 #[cfg(not(feature = "tls"))]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
     let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
-    Marking(WholeAnswers(plain))
+    TagConnectErrors(RejectTruncated(plain))
 }
 
-/// What ureq has by default, but for [`ThriftyConnector`], [`OneTlsConfig`] and [`WholeAnswers`].
+/// What ureq has by default, but for [`ThriftyConnector`], [`OneTlsConfig`] and [`RejectTruncated`].
 #[cfg(feature = "tls")]
 fn connector() -> impl Connector<Out = impl wire::Transport> {
     let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
-    Marking(WholeAnswers(plain.chain(OneTlsConfig::default())))
+    TagConnectErrors(RejectTruncated(plain.chain(OneTlsConfig::default())))
 }
 
 #[cfg(test)]
@@ -457,7 +457,7 @@ mod tests {
             (|| io::Error::from(io::ErrorKind::InvalidData).into(), Kind::Tls),
         ];
         for (failure, kind) in failures {
-            let error = trouble(Marking(Marking(Fails(failure))), Found);
+            let error = trouble(TagConnectErrors(TagConnectErrors(Fails(failure))), Found);
             assert_eq!(error.kind, kind);
             assert!(!error.may_have_arrived(), "{kind:?}");
         }

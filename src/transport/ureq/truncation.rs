@@ -9,9 +9,9 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 /// Makes an error of such an end, on all connections.
 #[derive(Debug)]
-pub(super) struct WholeAnswers<C>(pub(super) C);
+pub(super) struct RejectTruncated<C>(pub(super) C);
 
-impl<In: Transport, C: Connector<In>> Connector<In> for WholeAnswers<C> {
+impl<In: Transport, C: Connector<In>> Connector<In> for RejectTruncated<C> {
     type Out = Whole<C::Out>;
 
     fn connect(

@@ -337,7 +337,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::{Account, Entry, Evidence, Identity, State};
+    use crate::server::state::{Account, Identity, SessionParams, State, VerifiedLogin};
 
     fn account(email: &str) -> Account {
         Account {
@@ -374,8 +374,8 @@ mod tests {
         assert!(state.add_account(account("d")).is_err());
         assert!(state.account("a").is_some() && state.account("d").is_none());
         let evidence =
-            Evidence::new(Identity { id: "1".into(), provider_type: "anon-user".into() });
-        let entry = Entry { device_id: String::new(), now: 1, lifetime: 1 };
+            VerifiedLogin::new(Identity { id: "1".into(), provider_type: "anon-user".into() });
+        let entry = SessionParams { device_id: String::new(), now: 1, lifetime: 1 };
         assert!(state.log_in(evidence, entry).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
