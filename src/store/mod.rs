@@ -6,12 +6,12 @@
 
 #[cfg(feature = "testing")]
 pub mod contract;
+mod encryption;
 mod event_log;
 mod fair_mutex;
-#[cfg(feature = "encryption")]
-mod key;
 mod memory;
 mod paging;
+mod record;
 mod sled;
 
 use std::fmt;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 #[cfg(feature = "encryption")]
-pub use self::key::EncryptionKey;
+pub use self::encryption::EncryptionKey;
 pub use self::memory::MemoryStore;
 pub(crate) use self::paging::{Cursor, Listing};
 pub use self::sled::{OnDamage, SledStore};

@@ -21,19 +21,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::VERSION;
 use super::layout::{failed, make_private, make_private_dir, sync_dir};
 use super::lock::Backoff;
 use super::original::Original;
 use super::process::{check_process, check_threads};
-use super::record::{check_version, decode};
-use super::secrecy::{EncryptionMode, RecordCodec};
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::secret::wipe;
 use crate::store::StoredUser;
+use crate::store::encryption::{EncryptionMode, RecordCodec};
+use crate::store::record::VERSION;
+use crate::store::record::{check_version, decode};
 use crate::untrusted_json;
 
 /// Frozen when a database is made, so it must not follow sled's default. With half of it an open

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::keyring;
 use super::layout::{failed, make_private_dir, private, sync_dir};
 use super::lock::FileLock;
-use super::seal::random;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::secret::wipe;
-use crate::store::key::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
+use crate::store::encryption::random;
+use crate::store::encryption::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
 
 impl EncryptionKey {
     /// Returns the key for the store in a directory. It is made only if nothing can be sealed yet

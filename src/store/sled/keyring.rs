@@ -12,11 +12,11 @@ use keyring_core::{Entry, Error as Trouble};
 
 use super::layout::{failed, make_private_dir};
 use super::lock::FileLock;
-use super::seal::random;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::secret::wipe;
-use crate::store::key::{KEY_BYTES, KeyBytes, KeyringPlace};
+use crate::store::encryption::random;
+use crate::store::encryption::{KEY_BYTES, KeyBytes, KeyringPlace};
 
 /// What the keyring has.
 enum Seen {

@@ -10,8 +10,7 @@
 //! | `recovery` | repair after a crash, and what is done about damage |
 //! | `database` | the only place that names sled |
 //! | `snapshot`, `generation` | the two small files |
-//! | `record` | how a user is written |
-//! | `secrecy`, `seal`, `key_file`, `keyring` | how what is written gets sealed, if it does |
+//! | `key_file`, `keyring` | where the encryption key comes from |
 //! | `lock`, `layout`, `network_fs`, `original`, `process`, `registry` | what the others stand on |
 //!
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
@@ -28,12 +27,8 @@ mod network_fs;
 mod original;
 mod process;
 mod reader;
-mod record;
 mod recovery;
 mod registry;
-#[cfg(feature = "encryption")]
-mod seal;
-mod secrecy;
 mod snapshot;
 mod writer;
 
@@ -48,20 +43,17 @@ use self::lock::FileLock;
 use self::process::ran_in_parent;
 use self::reader::View;
 use self::registry::{Shared, shared};
-use self::secrecy::EncryptionMode;
 use self::snapshot::LoadScope;
 #[cfg(feature = "encryption")]
 use self::snapshot::Snapshot;
 use self::writer::Writer;
 #[cfg(feature = "encryption")]
-use super::key::EncryptionKey;
+use super::encryption::EncryptionKey;
+use super::encryption::EncryptionMode;
 use super::{Decide, RecentEvents, RefreshLock, Store, StoredUser};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-
-/// The version of everything that is written here.
-const VERSION: u32 = 1;
 
 /// What to do about a damaged database.
 ///

@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::SledStore;
 use super::generation::{Generation, GenerationFile};
 use super::lock::Backoff;
-use super::secrecy::RecordCodec;
 use super::snapshot::{LoadScope, Snapshot};
 use super::writer::{WriteLock, Writer};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::StoredUser;
+use crate::store::encryption::RecordCodec;
 
 /// How often a reader looks again at once because a writer was faster, before it waits.
 const TURNS: u32 = 100;

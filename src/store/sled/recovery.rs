@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::database::{CommitHeader, Database};
 use super::generation::{Generation, GenerationFile};
 use super::layout::{failed, sync_dir};
-use super::secrecy::EncryptionMode;
 use super::snapshot::{LoadScope, Snapshot, check_app};
 use super::writer::{CommitPlan, Open, WriteLock, Writer};
 use super::{OnDamage, SledStore};
@@ -18,6 +17,7 @@ use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
+use crate::store::encryption::EncryptionMode;
 use crate::store::event_log::EventLog;
 
 /// How far a generation that had to be made up lies above every one that may have been seen.

@@ -28,16 +28,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
 use super::database::{CommitHeader, Database, SortKeys, UserEdit};
 use super::layout::failed;
-use super::record::{decode, newer};
-use super::secrecy::{EncryptionMode, RecordCodec};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::fnv1a;
 use crate::id::UserId;
 use crate::secret::wipe;
+use crate::store::encryption::{EncryptionMode, RecordCodec};
 use crate::store::event_log::EventLog;
+use crate::store::record::VERSION;
+use crate::store::record::{decode, newer};
 use crate::store::{RecentEvents, StoredUser};
 
 /// How many bytes of users a snapshot holds; the current one is there whatever its size.

@@ -20,13 +20,13 @@ use super::generation::{Generation, GenerationFile};
 use super::layout::failed;
 use super::lock::FileLock;
 use super::reader::View;
-use super::record::{decode, encode};
-use super::secrecy::RecordCodec;
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::store::encryption::RecordCodec;
 use crate::store::fair_mutex::FairMutexGuard;
+use crate::store::record::{decode, encode};
 use crate::store::{Change, Decide, StoreView, StoredUser, check};
 
 /// How many bytes of records are listed before others get a turn at the database. To open it again

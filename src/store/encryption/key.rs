@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::secret::wipe;
 
 /// How many bytes a key has.
-pub(super) const KEY_BYTES: usize = 32;
+pub(in crate::store) const KEY_BYTES: usize = 32;
 
 /// The key that users and tokens are sealed with on disk, or where to find it.
 ///
@@ -35,14 +35,14 @@ pub(super) const KEY_BYTES: usize = 32;
 /// ```
 #[derive(Clone, Debug)]
 pub struct EncryptionKey {
-    pub(super) source: Source,
+    pub(in crate::store) source: Source,
     /// Whether a store that is in the clear stays so.
-    pub(super) only_new: bool,
+    pub(in crate::store) only_new: bool,
 }
 
 /// Where a key comes from.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
+pub(in crate::store) enum Source {
     Bytes(Arc<KeyBytes>),
     /// `None` is the file `key` in the data directory.
     File(Option<PathBuf>),
@@ -53,11 +53,11 @@ pub(super) enum Source {
 /// An entry of the system's keyring.
 #[cfg(feature = "keyring")]
 #[derive(Clone, Debug)]
-pub(super) struct KeyringPlace {
-    pub(super) service: String,
-    pub(super) account: String,
+pub(in crate::store) struct KeyringPlace {
+    pub(in crate::store) service: String,
+    pub(in crate::store) account: String,
     /// Where those who make the key exclude each other; `None` is the store's own directory.
-    pub(super) lock_dir: Option<PathBuf>,
+    pub(in crate::store) lock_dir: Option<PathBuf>,
 }
 
 #[cfg(feature = "keyring")]
@@ -68,7 +68,7 @@ impl fmt::Display for KeyringPlace {
 }
 
 /// The key itself.
-pub(super) struct KeyBytes(Box<[u8; KEY_BYTES]>);
+pub(in crate::store) struct KeyBytes(Box<[u8; KEY_BYTES]>);
 
 impl EncryptionKey {
     /// Takes a key that the program keeps. It has to be random: a password is none.
@@ -154,11 +154,11 @@ impl EncryptionKey {
 }
 
 impl KeyBytes {
-    pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
+    pub(in crate::store) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
         Self(Box::new(*bytes))
     }
 
-    pub(super) fn expose(&self) -> &[u8; KEY_BYTES] {
+    pub(in crate::store) fn expose(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
 }

@@ -5,10 +5,12 @@ use std::error::Error as StdError;
 
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::StoredUser;
 use crate::untrusted_json;
+
+/// The version of everything that stores write.
+pub(super) const VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Written<'a> {

@@ -1,5 +1,10 @@
 //! Whether a store is sealed, and the one place where its bytes become so.
 
+#[cfg(feature = "encryption")]
+mod cipher;
+#[cfg(feature = "encryption")]
+mod key;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,11 +12,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 #[cfg(feature = "encryption")]
-use super::seal::{AssociatedData, Cipher};
+pub(super) use self::cipher::random;
+#[cfg(feature = "encryption")]
+use self::cipher::{AssociatedData, Cipher};
+#[cfg(feature = "encryption")]
+pub use self::key::EncryptionKey;
+#[cfg(feature = "keyring")]
+pub(super) use self::key::KeyringPlace;
+#[cfg(feature = "encryption")]
+pub(super) use self::key::{KEY_BYTES, KeyBytes, Source};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-#[cfg(feature = "encryption")]
-use crate::store::key::KeyBytes;
 
 /// How a program opened a store: in the clear, or with a key.
 #[derive(Clone, Default)]
@@ -143,9 +154,9 @@ impl fmt::Debug for RecordCodec {
 mod none {
     use super::*;
 
-    pub(in super::super) enum KeyBytes {}
+    pub(in crate::store) enum KeyBytes {}
 
-    pub(in super::super) enum Cipher {}
+    pub(in crate::store) enum Cipher {}
 
     pub(super) enum AssociatedData<'a> {
         Location,

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
-use super::record::newer;
+use super::key::KeyBytes;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
-use crate::store::key::KeyBytes;
+use crate::store::record::newer;
 
 /// The version of what is described above; part of what is authenticated.
 const FORMAT: u8 = 1;
@@ -129,7 +129,7 @@ fn nonce() -> Result<[u8; NONCE], StoreError> {
 }
 
 /// Fills in bytes from the operating system's generator.
-pub(super) fn random(bytes: &mut [u8]) -> Result<(), StoreError> {
+pub(in crate::store) fn random(bytes: &mut [u8]) -> Result<(), StoreError> {
     getrandom::fill(bytes).map_err(|error| {
         let reason = "the operating system gives no random numbers";
         StoreError::new(StoreErrorKind::Io, reason).because(error.to_string())
