@@ -1,16 +1,16 @@
-//! Base URLs: checked once, so that joining a path to one cannot go wrong.
+//! Base URLs: checked and normalised once, so that two spellings of a place are one origin and one
+//! store, and joining a path cannot go wrong.
 
-use std::fmt;
-use std::net::Ipv6Addr;
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::transport::is_loopback;
-
-/// An origin and perhaps a path in front of the protocol's own, without a slash at the end.
+/// An origin and perhaps a path in front of the protocol's own, without a slash at the end. Two of
+/// them are equal if the URLs they came from name the same place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct BaseUrl(String);
 
 impl BaseUrl {
-    /// Checks a URL. Plain http is for loopback alone, unless `insecure` says otherwise.
+    /// Parses a URL. Plain http is for loopback alone, unless `insecure` says otherwise.
     ///
     /// # Errors
     /// With what is wrong and what would be right.
@@ -29,27 +29,26 @@ impl BaseUrl {
         if rest.contains(['?', '#']) {
             return Err(format!("it has a query or a fragment, {expected}"));
         }
-        let (host, port) = split_port(authority);
-        if !is_host(host) || !port.is_none_or(is_port) {
-            return Err(format!("it has no valid host or port, {expected}"));
-        }
-        match scheme.as_str() {
-            "https" => {}
-            "http" if insecure || is_loopback(host) => {}
-            "http" => {
-                return Err("plain http would show tokens to the network: use https (a program \
-                            that trusts its network can say `allow_insecure_http`)"
-                    .to_owned());
-            }
-            _ => return Err(format!("its scheme is neither https nor http, {expected}")),
-        }
-        if !path.bytes().all(is_in_path) {
-            return Err("its path has characters that a URL does not have: write them as %XX, in \
-                        UTF-8"
+        if !authority.is_ascii() {
+            return Err("its host has characters beyond ASCII: write the name in its ASCII form, \
+                        such as xn--bcher-kva.example for b\u{fc}cher.example"
                 .to_owned());
         }
-        let authority = authority.to_ascii_lowercase();
-        Ok(Self(format!("{scheme}://{authority}{}", path.trim_end_matches('/'))))
+        if !matches!(&*scheme, "http" | "https") {
+            return Err(format!("its scheme is neither https nor http, {expected}"));
+        }
+        let Some((host, port)) = normal_authority(&scheme, authority) else {
+            return Err(format!("it has no valid host or port, {expected}"));
+        };
+        if scheme == "http" && !insecure && !is_loopback(&host) {
+            return Err("plain http would show tokens to the network: use https (a program that \
+                        trusts its network can say `allow_insecure_http`)"
+                .to_owned());
+        }
+        let path = normal_path(path).ok_or(
+            "its path has characters that a URL does not have: write them as %XX, in UTF-8",
+        )?;
+        Ok(Self(format!("{scheme}://{host}{port}{path}")))
     }
 
     /// Returns the URL of a path, which begins with a slash.
@@ -61,7 +60,7 @@ impl BaseUrl {
         self.0.starts_with("https:")
     }
 
-    /// Returns where websockets are, if nobody says otherwise: at the same place.
+    /// Returns where websockets are unless the backend says otherwise: at the same place.
     pub(crate) fn websocket(&self) -> String {
         format!("ws{}", &self.0["http".len()..])
     }
@@ -77,60 +76,197 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        // The colons inside an IPv6 address are not a port's.
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    }
+/// Returns scheme, host and port of an absolute http URL in one form, so that two spellings of an
+/// origin are equal. `None` if the URL has a user name or no valid host.
+pub(crate) fn origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let (host, port) = normal_authority(&scheme, authority)?;
+    Some(format!("{scheme}://{host}{port}"))
 }
 
-/// Tells whether this is a name or an address; names beyond ASCII are written as `xn--…`.
-fn is_host(host: &str) -> bool {
-    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-            !host.is_empty() && host.bytes().all(allowed)
+/// Returns `true` if a host of a URL is this machine: a name or an address, in brackets or not.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Returns a host, and its port with a colon unless that is the scheme's own, in one form.
+///
+/// Source: RFC 3986, section 6.2.
+fn normal_authority(scheme: &str, authority: &str) -> Option<(String, String)> {
+    let default = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons inside an IPv6 address are not a port's.
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, ""),
+    };
+    if !port.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let port: u16 = if port.is_empty() { default } else { port.parse().ok()? };
+    let port = if port == default { String::new() } else { format!(":{port}") };
+    Some((normal_host(host)?, port))
+}
+
+fn normal_host(host: &str) -> Option<String> {
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().ok().map(|address| format!("[{address}]"));
+    }
+    // With a dot at the end it is the same name, only surely a whole one.
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
+    if !host.split('.').all(|label| !label.is_empty() && label.bytes().all(allowed)) {
+        return None;
+    }
+    // No name ends in a number: systems read such a host as an address, in many forms.
+    let last = host.rsplit('.').next()?;
+    let is_number = last.bytes().all(|digit| digit.is_ascii_digit()) || last.starts_with("0x");
+    if is_number && host.parse::<Ipv4Addr>().is_err() {
+        return None;
+    }
+    Some(host)
+}
+
+/// Returns a path in one form: escapes in capital letters and only where they are needed, `.` and
+/// `..` resolved, no slash at the end. `None` if it has characters that a URL does not have.
+fn normal_path(path: &str) -> Option<String> {
+    let mut plain = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            plain.push(Some(char::from(byte)).filter(|_| is_in_path(byte))?);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let value = u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?;
+        if is_unreserved(value) {
+            plain.push(value.into());
+        } else {
+            write!(plain, "%{value:02X}").ok()?;
         }
     }
+    let mut segments = Vec::new();
+    for segment in plain.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let path: String = segments.iter().flat_map(|segment| ["/", segment]).collect();
+    Some(path.trim_end_matches('/').to_owned())
+}
+
+/// Source: RFC 3986, section 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
 /// Source: RFC 3986, section 3.3.
 fn is_in_path(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte)
-}
-
-fn is_port(port: &str) -> bool {
-    port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    is_unreserved(byte) || b"!$&'()*+,;=:@/".contains(&byte)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_path_has_what_a_url_may_have() {
-        for path in ["/<x>", "/`", "/a\"b", "/{x}", "/\u{e4}"] {
-            let error = BaseUrl::parse(&format!("https://h{path}"), false).unwrap_err();
-            assert!(error.contains("write them as %XX"), "{error}");
-        }
-        assert!(BaseUrl::parse("https://h/a-b_c~d/%C3%A4/@:1", false).is_ok());
+    fn normal(text: &str) -> String {
+        let url = BaseUrl::parse(text, false).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(BaseUrl::parse(url.as_str(), false).as_ref(), Ok(&url), "it is normal");
+        url.as_str().to_owned()
     }
 
     #[test]
-    fn trailing_slashes_and_case_do_not_matter() {
-        for text in ["https://Example.org", "https://example.org/", "HTTPS://example.org///"] {
-            assert_eq!(BaseUrl::parse(text, false).unwrap().as_str(), "https://example.org");
+    fn path_characters_are_checked() {
+        for path in ["/<x>", "/`", "/a\"b", "/{x}", "/\u{e4}", "/%", "/%4", "/%g0", "/%+1"] {
+            let error = BaseUrl::parse(&format!("https://h{path}"), false).unwrap_err();
+            assert!(error.contains("write them as %XX"), "{error}");
         }
+        assert_eq!(normal("https://h/a-b_c~d/%C3%A4/@:1"), "https://h/a-b_c~d/%C3%A4/@:1");
+    }
+
+    #[test]
+    fn spellings_of_one_place_are_equal() {
+        for (expected, spellings) in [
+            (
+                "https://example.org",
+                &[
+                    "https://Example.ORG",
+                    "https://example.org/",
+                    "HTTPS://example.org///",
+                    "https://example.org:443",
+                    "https://example.org:0443/",
+                    "https://example.org:",
+                    "https://example.org.",
+                    "https://example.org.:443/./",
+                    "https://example.org/a/..",
+                ][..],
+            ),
+            ("http://localhost", &["http://localhost:80", "http://LOCALHOST.:80/"]),
+            ("http://localhost:443", &["http://localhost:443", "http://localhost.:00443"]),
+            (
+                "https://[2001:db8::1]",
+                &[
+                    "https://[2001:DB8::1]:443",
+                    "https://[2001:db8:0:0:0:0:0:1]",
+                    "https://[2001:0db8::0001]/",
+                    "https://[2001:db8::0.0.0.1]",
+                ],
+            ),
+            (
+                "https://h/a%2Fb/~c",
+                &[
+                    "https://h/a%2fb/%7Ec",
+                    "https://h/%61%2Fb/%7ec/",
+                    "https://h/x/%2e%2E/a%2fb/./~c",
+                ],
+            ),
+            ("https://h:8443/proxy", &["https://h:8443/proxy/"]),
+        ] {
+            for spelling in spellings {
+                assert_eq!(normal(spelling), expected, "{spelling}");
+            }
+        }
+        for other in
+            ["https://h/a", "https://h/A", "https://h/a//b", "https://h/a/b", "https://h:1"]
+        {
+            assert_eq!(normal(other), other);
+        }
+    }
+
+    #[test]
+    fn urls_are_joined() {
         let nested = BaseUrl::parse("https://h:8443/proxy/", false).unwrap();
         assert_eq!(nested.join("/api"), "https://h:8443/proxy/api");
         assert_eq!(nested.websocket(), "wss://h:8443/proxy");
     }
 
     #[test]
+    fn origins_of_one_place_are_equal() {
+        for url in ["HTTPS://H.example:443/b?x", "https://h.example./", "https://h.example#x"] {
+            assert_eq!(origin(url).as_deref(), Some("https://h.example"), "{url}");
+        }
+        for url in ["https://", "https:///path", "https://:443/", "https://u@h/", "ftp://h", "h"] {
+            assert_eq!(origin(url), None, "{url}");
+        }
+    }
+
+    #[test]
     fn plain_http_is_for_loopback() {
-        for text in ["http://127.0.0.1:9090", "http://localhost", "http://[::1]:1"] {
+        for text in [
+            "http://127.0.0.1:9090",
+            "http://localhost.",
+            "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]",
+        ] {
             assert!(BaseUrl::parse(text, false).is_ok(), "{text}");
         }
         assert!(BaseUrl::parse("http://10.0.0.1", false).unwrap_err().contains("https"));
@@ -138,23 +274,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused() {
+    fn invalid_urls_are_rejected() {
         for text in [
             "",
             "example.org",
             "https://",
+            "https://.",
             "https://:80",
             "https://h:99999",
             "https://h:+80",
-            "https://h:",
+            "https://h:8o",
+            "https://a..b",
+            "https://.h",
+            "https://h..",
             "https://[::1",
             "https://[x]",
+            "https://[fe80::1%25eth0]",
             "https://a[b",
             "https://ä",
             "https://h\0/",
             "https://h%2f",
+            "https://127.1",
+            "https://0x7f.0.0.1",
+            "https://0x7f000001",
+            "https://2130706433",
+            "https://127.0.0.01",
             "ftp://h",
             "https://u:p@h",
+            "https://@h",
             "https://h?x",
             "https://h/#x",
             "https://h /",
@@ -162,6 +309,20 @@ mod tests {
             "https://h\\x",
         ] {
             assert!(BaseUrl::parse(text, true).is_err(), "{text}");
+        }
+        let error = BaseUrl::parse("https://b\u{fc}cher.example", false).unwrap_err();
+        assert!(error.contains("xn--bcher-kva.example"), "{error}");
+    }
+
+    #[test]
+    fn loopback_hosts_are_recognised() {
+        for host in
+            ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]"]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.org", "10.0.0.1", "example.org", ""] {
+            assert!(!is_loopback(host), "{host}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! redirects as far as they may be followed. The manual's page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
-use crate::base_url::BaseUrl;
+use crate::base_url::{BaseUrl, origin};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
@@ -139,7 +139,7 @@ impl Inner {
             return None;
         }
         let next = wire::redirect(&request.url, answer)?;
-        let here = wire::origin(&request.url)?;
+        let here = origin(&request.url)?;
         let may_follow = next.origin == here || {
             // Only what holds no secret leaves its origin, which is the question where the backend
             // is; and only for good, so that no sign-on page of a network is taken for it.

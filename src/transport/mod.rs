@@ -7,7 +7,6 @@ mod proxy;
 mod ureq;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::ureq::{UreqTransport, UreqTransportBuilder};
@@ -181,13 +180,6 @@ impl Response {
     }
 }
 
-/// Tells whether a host of a URL is this machine: a name or an address, in brackets or not.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -206,20 +198,5 @@ impl fmt::Debug for Response {
             .field("headers", &self.headers)
             .field("body_len", &self.body.len())
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_told_from_other_hosts() {
-        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "[::1]"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["localhost.example.org", "10.0.0.1", "example.org", ""] {
-            assert!(!is_loopback(host), "{host}");
-        }
     }
 }

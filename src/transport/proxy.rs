@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::is_loopback;
+use crate::base_url::is_loopback;
 
 /// The proxies for plain http and for https. Loopback never goes through one.
 #[derive(Clone, Debug)]

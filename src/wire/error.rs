@@ -8,8 +8,9 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::date;
-use super::redirect::{is_redirect, origin};
+use super::redirect::is_redirect;
 use super::route::Route;
+use crate::base_url::origin;
 use crate::error::{ServerError, ServerErrorCode};
 use crate::transport::Response;
 

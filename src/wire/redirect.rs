@@ -1,5 +1,6 @@
 //! Where an answer sends its request instead.
 
+use crate::base_url::origin;
 use crate::transport::{Method, Response};
 
 /// The longest `Location` that is looked at, in bytes.
@@ -54,27 +55,13 @@ pub(crate) fn redirect(from: &str, answer: &Response) -> Option<Redirect> {
     } else {
         format!("{}{wanted}", &from[..=from.rfind('/').filter(|slash| *slash >= path_at)?])
     };
-    let path = url.get(self::path_at(&url)?..)?.split('?').next()?;
+    let target = url.get(self::path_at(&url)?..)?;
+    let path = target.split('?').next()?.to_ascii_lowercase().replace("%2e", ".");
     if path.split('/').any(|segment| matches!(segment, "." | "..")) {
         return None;
     }
-    Some(Redirect { origin: origin(&url)?, url })
-}
-
-/// Returns scheme, host and port of an absolute http URL, in a form that can be compared: in lower
-/// case and without the port that goes without saying. Nothing if there is a user name in it.
-pub(crate) fn origin(url: &str) -> Option<String> {
-    let origin = url.get(..path_at(url)?)?.to_ascii_lowercase();
-    let (scheme, authority) = origin.split_once("://")?;
-    let usual = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return None,
-    };
-    let host = authority.strip_suffix(usual).unwrap_or(authority);
-    let host = host.strip_suffix(':').unwrap_or(host);
-    let is_host = !host.is_empty() && !host.starts_with(':') && !host.contains('@');
-    is_host.then(|| format!("{scheme}://{host}"))
+    let origin = origin(&url)?;
+    Some(Redirect { url: format!("{origin}{target}"), origin })
 }
 
 /// Returns where the path of an absolute URL begins, or would.
@@ -102,7 +89,7 @@ mod tests {
     fn references_are_read_as_the_rfc_says() {
         for (location, url) in [
             ("https://h.example/b", "https://h.example/b"),
-            ("HTTPS://H.example:443/b#part", "HTTPS://H.example:443/b"),
+            ("HTTPS://H.example.:443/b#part", "https://h.example/b"),
             ("//h.example/b?y", "https://h.example/b?y"),
             ("/b", "https://h.example/b"),
             ("session2", "https://h.example/api/v2/auth/session2"),
@@ -137,6 +124,7 @@ mod tests {
             "/caf\u{e9}",
             "/../admin",
             "https://h.example/a/../b",
+            "https://h.example/a/%2e%2E/b",
             "../b",
             "/a\r\nX: y",
             &long,
