@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::ejson;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+use crate::unprintable::trim;
 
 /// A way to log in.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -35,6 +36,9 @@ pub enum Provider {
 }
 
 /// One log-in attempt's input. `Debug` shows the provider and no secret.
+///
+/// Blanks, line ends, a byte order mark and other characters that cannot be seen are removed from
+/// both ends of a key, token or code. A password is kept byte for byte.
 #[derive(Clone)]
 pub struct Credentials(pub(crate) Kind);
 
@@ -96,32 +100,32 @@ impl Credentials {
     /// Credentials of an API key: a user's ([`ApiKeys::create`](crate::ApiKeys::create)) or one of
     /// the operator's.
     pub fn api_key(key: impl Into<Secret>) -> Self {
-        Self(Kind::ApiKey(key.into()))
+        Self(Kind::ApiKey(trimmed(key)))
     }
 
     /// Credentials of the identity token that Sign in with Apple gave.
     pub fn apple(id_token: impl Into<Secret>) -> Self {
-        Self(Kind::Apple(id_token.into()))
+        Self(Kind::Apple(trimmed(id_token)))
     }
 
     /// Credentials of the access token that Facebook's log-in gave.
     pub fn facebook(access_token: impl Into<Secret>) -> Self {
-        Self(Kind::Facebook(access_token.into()))
+        Self(Kind::Facebook(trimmed(access_token)))
     }
 
     /// Credentials of the authorisation code for servers that Google's log-in gave.
     pub fn google_auth_code(code: impl Into<Secret>) -> Self {
-        Self(Kind::GoogleAuthCode(code.into()))
+        Self(Kind::GoogleAuthCode(trimmed(code)))
     }
 
     /// Credentials of the OpenID Connect identity token that Google's log-in gave.
     pub fn google_id_token(id_token: impl Into<Secret>) -> Self {
-        Self(Kind::GoogleIdToken(id_token.into()))
+        Self(Kind::GoogleIdToken(trimmed(id_token)))
     }
 
     /// Credentials of a token by somebody else whom the app is configured to trust.
     pub fn jwt(token: impl Into<Secret>) -> Self {
-        Self(Kind::Jwt(token.into()))
+        Self(Kind::Jwt(trimmed(token)))
     }
 
     /// Credentials for the app's own authentication function, which gets this payload: anything that
@@ -207,6 +211,13 @@ impl From<&str> for Provider {
             other => Self::Other(other.to_owned()),
         }
     }
+}
+
+/// Returns a key, token or code without what is around it.
+fn trimmed(secret: impl Into<Secret>) -> Secret {
+    let secret = secret.into();
+    let inner = trim(secret.expose());
+    if inner.len() == secret.expose().len() { secret } else { Secret::new(inner) }
 }
 
 impl fmt::Display for Provider {

@@ -47,7 +47,7 @@
 //! | `keyring` | that key from the keyring of the system: `EncryptionKey::keyring` | keyring-core, and a store for it by system |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `testing` | `store::contract`: the laws of a store as a test suite | |
-//! | `cli` | the `keyfob` command | lexopt, rpassword |
+//! | `cli` | the `keyfob` command | lexopt, signal-hook; rustix, on Windows rpassword |
 
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
@@ -76,6 +76,7 @@ pub mod store;
 mod sync;
 mod token;
 pub mod transport;
+mod unprintable;
 mod untrusted_json;
 mod user;
 mod wire;

@@ -254,6 +254,29 @@ fn every_provider_sends_its_own_fields_byte_for_byte() {
     }
 }
 
+/// As they come from a clipboard or a file.
+#[test]
+fn pasted_token_is_sent_trimmed() {
+    for (make, segment, field) in [
+        (Credentials::api_key as fn(&'static str) -> Credentials, "api-key", "key"),
+        (Credentials::apple, "oauth2-apple", "id_token"),
+        (Credentials::facebook, "oauth2-facebook", "accessToken"),
+        (Credentials::google_auth_code, "oauth2-google", "authCode"),
+        (Credentials::google_id_token, "oauth2-google", "id_token"),
+        (Credentials::jwt, "custom-token", "token"),
+    ] {
+        for pasted in ["a b\n", "\u{feff}a b\r\n\r\n", " \t\n\u{200b}a b\u{a0}"] {
+            let (script, clock) = (Script::new(), ManualClock::at(START));
+            let route = format!("POST /auth/providers/{segment}/login");
+            script.reply(&route, 200, login_body("ada", &access("a1"), &refresh("r1")));
+            script.reply(PROFILE, 200, profile_body("ada"));
+            builder(&script, &clock).open().unwrap().log_in(&make(pasted)).unwrap();
+            let sent = script.sent().into_iter().find(|sent| sent.route == route).unwrap();
+            assert_eq!(sent.body.unwrap()[field], "a b", "{segment} {pasted:?}");
+        }
+    }
+}
+
 #[test]
 fn what_extended_json_wraps_in_an_object_is_no_payload() {
     let refused = |credentials: Result<Credentials, Error>| {

@@ -27,6 +27,7 @@ use std::time::Duration;
 pub use codes::ServerErrorCode;
 
 use crate::id::UserId;
+use crate::unprintable::is_unprintable;
 
 /// What is attempted by a [`link`](crate::User::link), whose refusals have a meaning of their own.
 pub(crate) const LINK: &str = "link the account";
@@ -495,9 +496,7 @@ impl fmt::Display for Printable<'_> {
             if count == LIMIT {
                 return f.write_str("…");
             }
-            // What turns the text around it is as bad as what moves the cursor.
-            let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if character.is_control() || turns {
+            if is_unprintable(character) {
                 write!(f, "{}", character.escape_unicode())?;
             } else {
                 write!(f, "{character}")?;
