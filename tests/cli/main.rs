@@ -10,3 +10,5 @@ mod failures;
 mod results;
 mod serve;
 mod store;
+#[cfg(target_os = "linux")]
+mod terminal;

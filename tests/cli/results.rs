@@ -34,6 +34,77 @@ fn the_demo_holds_and_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 
+#[cfg(unix)]
+#[test]
+fn interrupted_demo_leaves_nothing_behind() {
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let dir = Dir::new("demo-interrupted");
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let mut command = keyfob(&["demo"]);
+        command.env("TMPDIR", &dir.0);
+        let mut demo = Running::start(command);
+        while !demo.stdout.next().contains("Ada logs in") {}
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1);
+        kill_process(Pid::from_child(&demo.child), signal).unwrap();
+        let status = demo.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(signal.as_raw()));
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+    }
+}
+
+/// What could be made of them: text that runs backwards, a second line, an invisible difference.
+#[test]
+fn hidden_characters_are_printed_as_escapes() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("hidden-store");
+    let hidden = "\u{202e}\u{2066}\u{200f}\u{61c}\u{200b}\u{feff}\u{2028}\u{9b}\u{ad}\u{e0041}";
+    let email = format!("a{hidden}z@example.org");
+    let (run, id) = (|input: &str, arguments: &[&str]| at.run_with(input, arguments), "--email");
+    let mut shown = vec![
+        run(PASSWORD, &["register", id, &email]),
+        run(PASSWORD, &["login", id, &email]),
+        run("", &["whoami"]),
+        run("", &["--json", "whoami"]),
+        run("", &["users"]),
+        run("", &["profile"]),
+        run("", &["call", "echo", &email]),
+        run("", &["--json", "call", "echo", &email]),
+        run("", &["call", &email]),
+        run("", &["--json", "call", &email]),
+        run("", &["switch", &email]),
+        run(PASSWORD, &["reset-password", id, &email]),
+    ];
+    shown.push(run(PASSWORD, &["--base-url", &format!("https://{email}"), "whoami"]));
+    for run in shown {
+        for text in [&run.stdout, &run.stderr] {
+            assert!(!hidden.chars().any(|character| text.contains(character)), "{run:?}");
+        }
+    }
+    assert_eq!(at.json(&["call", "echo", &email]), json!(email), "escaped, and not changed");
+}
+
+#[test]
+fn pasted_key_is_trimmed_and_password_is_not() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("pasted-store");
+    let password = format!(" {PASSWORD} ");
+    at.json_with(&password, &["register", "--email", EMAIL]);
+    at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
+    let user =
+        at.json_with(&format!("{password}\n"), &["login", "--email", EMAIL])["user_id"].clone();
+    let key = at.json(&["api-keys", "create", "ci"])["key"].as_str().unwrap().to_owned();
+    for pasted in
+        [format!(" {key}\t\n"), format!("\u{feff}{key}\r\n\r\n"), format!("\n\n{key}\u{200b}")]
+    {
+        assert_eq!(at.json_with(&pasted, &["login", "--api-key"])["user_id"], user, "{pasted:?}");
+    }
+    let error = at.refused_with(2, " \u{feff}\n\n", &["login", "--api-key"]);
+    assert_eq!(error["message"], "the API key, read from standard input, is empty");
+}
+
 #[test]
 fn every_command_gives_its_json() {
     let backend = Backend::start(&["--access-ttl", "600"]);

@@ -86,14 +86,14 @@ fn credentials(login: Login) -> Result<Credentials, Failure> {
     Ok(match login {
         Login::Anonymous { new: false } => Credentials::anonymous(),
         Login::Anonymous { new: true } => Credentials::new_anonymous(),
-        Login::ApiKey => Credentials::api_key(input::secret("API key")?),
-        Login::Apple => Credentials::apple(input::secret("token")?),
+        Login::ApiKey => Credentials::api_key(input::token("API key")?),
+        Login::Apple => Credentials::apple(input::token("token")?),
         Login::Email(email) => Credentials::email_password(email, input::password(false)?),
-        Login::Facebook => Credentials::facebook(input::secret("token")?),
+        Login::Facebook => Credentials::facebook(input::token("token")?),
         Login::Function(payload) => Credentials::function(payload)?,
-        Login::GoogleAuthCode => Credentials::google_auth_code(input::secret("code")?),
-        Login::GoogleIdToken => Credentials::google_id_token(input::secret("token")?),
-        Login::Jwt => Credentials::jwt(input::secret("token")?),
+        Login::GoogleAuthCode => Credentials::google_auth_code(input::token("code")?),
+        Login::GoogleIdToken => Credentials::google_id_token(input::token("token")?),
+        Login::Jwt => Credentials::jwt(input::token("token")?),
     })
 }
 

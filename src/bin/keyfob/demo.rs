@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note};
+use crate::signals::Interrupts;
 
 const APP_ID: &str = "keyfob-demo";
 const EMAIL: &str = "ada@example.org";
@@ -32,11 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`Failure::Demo`] with the first step that did not hold.
 pub(crate) fn run(out: &Output) -> Result<(), Failure> {
-    let mut story = Story { out, steps: Vec::new() };
+    let mut story = Story { out, steps: Vec::new(), interrupts: Interrupts::new() };
     let played = Scratch::new().and_then(|scratch| {
         play(&mut story, &scratch.0)?;
         scratch.remove()
     });
+    // The directory is gone by now.
+    story.interrupts.check()?;
     if let Err(failure) = played {
         let (step, message) = (story.steps.len(), failure.message());
         let title = story.steps.last().copied().unwrap_or("Before the first step");
@@ -49,7 +52,7 @@ pub(crate) fn run(out: &Output) -> Result<(), Failure> {
 fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let clock = DemoClock::default();
 
-    story.step("A backend starts, in this process");
+    story.step("A backend starts, in this process")?;
     let server = Server::builder()
         .app_id(APP_ID)
         .access_token_lifetime(ACCESS_LIFETIME)
@@ -66,11 +69,11 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     };
     let session = builder().open()?;
 
-    story.step("Ada registers with e-mail address and password");
+    story.step("Ada registers with e-mail address and password")?;
     session.email_password().register(EMAIL, PASSWORD)?;
     story.tell(EMAIL);
 
-    story.step("A wrong password is refused, with an error that is a type");
+    story.step("A wrong password is refused, with an error that is a type")?;
     match session.log_in(&Credentials::email_password(EMAIL, "wrong")) {
         Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
             story.tell(format_args!("ServerErrorCode::InvalidPassword: {error}"));
@@ -80,15 +83,15 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     }
     ensure(session.users()?.is_empty(), "somebody is here, though nobody logged in")?;
 
-    story.step("Ada logs in");
+    story.step("Ada logs in")?;
     let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD))?;
     ensure(session.current_user()?.as_ref() == Some(&ada), "Ada is not the current user")?;
     story.tell(format_args!("user {}, the current one", ada.id()));
 
-    story.step("A function runs on the backend, as Ada");
+    story.step("A function runs on the backend, as Ada")?;
     story.tell(format_args!("sum(1, 2) = {}", sum(&ada)?));
 
-    story.step("The session is closed and opened again from disk, without a network");
+    story.step("The session is closed and opened again from disk, without a network")?;
     let id = ada.id().clone();
     drop((ada, session));
     let no_network = |request: &Request| {
@@ -115,7 +118,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(ada.state()? == UserState::LoggedIn, "Ada is not logged in any more")?;
     drop((ada, offline));
 
-    story.step("The access token expires, and the next call gets a new one first");
+    story.step("The access token expires, and the next call gets a new one first")?;
     let session = builder().open()?;
     let ada = current(&session)?;
     let mut events = session.events()?;
@@ -127,7 +130,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let refreshes = server.journal().count(Route::Refresh);
     ensure(refreshes == 1, "there was not exactly one refresh")?;
 
-    story.step("A second user logs in, without an account, and both stay logged in");
+    story.step("A second user logs in, without an account, and both stay logged in")?;
     let guest = session.log_in(&Credentials::anonymous())?;
     ensure(current(&session)? == guest, "the guest is not the current user")?;
     for user in session.users()? {
@@ -136,11 +139,11 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         story.tell(format_args!("the backend knows user {}", user.id()));
     }
 
-    story.step("Ada is made the current user again");
+    story.step("Ada is made the current user again")?;
     session.switch_user(&ada)?;
     ensure(current(&session)? == ada, "Ada is not the current user")?;
 
-    story.step("Ada logs out, and the guest is current; then the guest is removed");
+    story.step("Ada logs out, and the guest is current; then the guest is removed")?;
     ada.log_out()?;
     ensure(ada.state()? == UserState::LoggedOut, "Ada is not logged out")?;
     ensure(ada.profile()?.email() == Some(EMAIL), "the profile went with the log-out")?;
@@ -156,7 +159,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(session.users()? == [ada.clone()], "the guest is still here")?;
     ensure(session.current_user()?.is_none(), "somebody is still current")?;
 
-    story.step("Somebody new links an account, and is the same user by it");
+    story.step("Somebody new links an account, and is the same user by it")?;
     let eve = session.log_in(&Credentials::new_anonymous())?;
     let credentials = Credentials::email_password(OTHER_EMAIL, PASSWORD);
     session.email_password().register(OTHER_EMAIL, PASSWORD)?;
@@ -166,7 +169,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(session.log_in(&credentials)? == eve, "the account is another user's")?;
     story.tell(format_args!("{} and {}", linked[0].provider, linked[1].provider));
 
-    story.step("And deletes the account, which is gone then");
+    story.step("And deletes the account, which is gone then")?;
     session.delete_user(&eve)?;
     ensure(eve.state()? == UserState::Removed, "the user is still here")?;
     match session.log_in(&credentials) {
@@ -177,7 +180,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         Ok(_) => return unmet("the deleted account can still log in"),
     }
 
-    story.step("A listener has heard it all, in order");
+    story.step("A listener has heard it all, in order")?;
     let (ada, guest, eve) = (ada.id().clone(), guest.id().clone(), eve.id().clone());
     let change = |from: Option<_>, to: Option<_>| Event::CurrentUserChanged { from, to };
     let expected = [
@@ -233,12 +236,16 @@ struct Story<'a> {
     out: &'a Output,
     /// The titles of the steps so far.
     steps: Vec<&'static str>,
+    interrupts: Interrupts,
 }
 
 impl Story<'_> {
-    fn step(&mut self, title: &'static str) {
+    /// Begins a step, unless the demo was interrupted during the last one.
+    fn step(&mut self, title: &'static str) -> Result<(), Failure> {
+        self.interrupts.check()?;
         self.steps.push(title);
         self.line(&format!("{:2}. {title}", self.steps.len()));
+        Ok(())
     }
 
     fn tell(&self, what: impl Display) {

@@ -12,6 +12,8 @@ use keyfob::{Error, StoreError, StoreErrorKind};
 pub(crate) enum Failure {
     /// A step of the demo did not hold.
     Demo(String),
+    /// A signal asked the command to end.
+    Interrupted(i32),
     /// The library said no.
     Keyfob(Error),
     /// The store was busy before anything was done.
@@ -57,6 +59,8 @@ impl Failure {
             // Whoever read the output has had enough of it: that is no failure of ours.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Demo(_) | Self::Output(_) | Self::Serve(Obstacle::Other, _) => 1,
+            // As shells say it.
+            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Serve(Obstacle::Address(_), _) => 4,
             Self::Serve(Obstacle::Data(_), _) => 5,
             Self::Usage(_) => 2,
@@ -67,6 +71,7 @@ impl Failure {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Demo(_) => "demo",
+            Self::Interrupted(_) => "interrupted",
             Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
                 match error {
                     Error::Config { .. } => "config",
@@ -99,6 +104,7 @@ impl Failure {
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Demo(what) | Self::Usage(what) => what.clone(),
+            Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
             Self::Keyfob(error) => described(error),
             Self::NotBegun(error) => format!("nothing was done: {}", described(error)),
             Self::NotTold { done, error } => {

@@ -1,51 +1,84 @@
 //! Secrets from standard input, which no list of processes and no shell history shows.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, ErrorKind, IsTerminal, Read};
 
 use keyfob::Secret;
 
 use crate::failure::Failure;
+#[cfg(unix)]
+use crate::terminal::prompt;
+use crate::unprintable::trim;
 
 /// The longest secret that is read, in bytes.
-const LIMIT: u64 = 64 * 1024;
+const LIMIT: usize = 64 * 1024;
 
-/// Reads a password, as [`secret`] does. A new one is asked for twice on a terminal.
+/// Reads a password, byte for byte. A new one is asked for twice on a terminal.
 pub(crate) fn password(is_new: bool) -> Result<Secret, Failure> {
-    let password = secret("password")?;
-    if is_new && io::stdin().is_terminal() && prompt("password, once more: ")? != password {
-        return Err(Failure::Usage("the two passwords differ".to_owned()));
+    let password = read("password", |_| false)?;
+    if is_new && io::stdin().is_terminal() {
+        let again = prompt("password, once more: ", LIMIT, |_| false).map_err(unread)?;
+        if again != password {
+            return Err(Failure::Usage("the two passwords differ".to_owned()));
+        }
     }
-    Ok(password)
+    not_empty("password", password)
+}
+
+/// Reads a key, token or code. What is around it is removed: blanks, empty lines, a byte order mark
+/// and other characters that cannot be seen. It has none of them itself.
+pub(crate) fn token(what: &str) -> Result<Secret, Failure> {
+    let secret = read(what, |line| trim(line).is_empty())?;
+    not_empty(what, Secret::new(trim(secret.expose())))
 }
 
 /// Reads a secret: without echo if standard input is a terminal, otherwise all of standard input
-/// without one line end.
-pub(crate) fn secret(what: &str) -> Result<Secret, Failure> {
-    let secret = if io::stdin().is_terminal() {
-        prompt(&format!("{what}: "))?
+/// without one line end. On a terminal, lines that are blank are skipped.
+fn read(what: &str, is_blank: fn(&str) -> bool) -> Result<Secret, Failure> {
+    if io::stdin().is_terminal() {
+        prompt(&format!("{what}: "), LIMIT, is_blank).map_err(unread)
     } else {
-        piped(what, io::stdin().lock())?
-    };
+        piped(what, io::stdin().lock())
+    }
+}
+
+fn not_empty(what: &str, secret: Secret) -> Result<Secret, Failure> {
     if secret.expose().is_empty() {
         return Err(Failure::Usage(format!("the {what}, read from standard input, is empty")));
     }
     Ok(secret)
 }
 
-fn prompt(text: &str) -> Result<Secret, Failure> {
-    rpassword::prompt_password(text)
-        .map(Secret::from)
-        .map_err(|error| Failure::Usage(format!("nothing can be read from the terminal: {error}")))
+fn unread(error: io::Error) -> Failure {
+    let why = match error.kind() {
+        ErrorKind::UnexpectedEof => "the input ended".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::Usage(format!("nothing can be read from the terminal: {why}"))
+}
+
+/// The echo is turned off by rpassword, and turned on again by the shell if the command is ended.
+#[cfg(not(unix))]
+fn prompt(text: &str, limit: usize, is_blank: fn(&str) -> bool) -> io::Result<Secret> {
+    loop {
+        let line = rpassword::prompt_password(text).map(Secret::from)?;
+        if line.expose().len() > limit {
+            let reason = format!("the line is longer than {limit} bytes");
+            return Err(io::Error::new(ErrorKind::InvalidInput, reason));
+        }
+        if !is_blank(line.expose()) {
+            return Ok(line);
+        }
+    }
 }
 
 fn piped(what: &str, input: impl Read) -> Result<Secret, Failure> {
     // As large as it can get, so that growing leaves no copies behind.
-    let mut text = Vec::with_capacity(LIMIT as usize + 1);
+    let mut text = Vec::with_capacity(LIMIT + 1);
     input
-        .take(LIMIT + 1)
+        .take(LIMIT as u64 + 1)
         .read_to_end(&mut text)
         .map_err(|error| Failure::Usage(format!("standard input cannot be read: {error}")))?;
-    if text.len() as u64 > LIMIT {
+    if text.len() > LIMIT {
         return Err(Failure::Usage(format!("the {what} is longer than {LIMIT} bytes")));
     }
     if text.ends_with(b"\n") {
@@ -74,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_no_password_is_not_repeated() {
-        for text in [b"hunter\xff".to_vec(), vec![b'h'; LIMIT as usize + 1]] {
+        for text in [b"hunter\xff".to_vec(), vec![b'h'; LIMIT + 1]] {
             let message = piped("password", &text[..]).unwrap_err().message();
             assert!(!message.contains("hh") && !message.contains("hunter"), "{message}");
         }

@@ -18,6 +18,11 @@ mod json;
 mod output;
 mod parsing;
 mod serve;
+mod signals;
+#[cfg(unix)]
+mod terminal;
+#[path = "../../unprintable.rs"]
+mod unprintable;
 mod words;
 
 use std::process::ExitCode;
@@ -38,6 +43,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((failure, json)) => {
+            if let Failure::Interrupted(signal) = failure {
+                signals::end_by(signal);
+            }
             output::report(&failure, json);
             ExitCode::from(failure.exit_code())
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::unprintable::is_unprintable;
 
 /// Standard output, in the form that was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +35,13 @@ impl Output {
     /// Writes one JSON value on a line of its own.
     pub(crate) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(io::Error::from);
-        self.text(&escaped(&text.map_err(Failure::Output)?))
+        self.text(&printable_json(&text.map_err(Failure::Output)?))
     }
 
-    /// Writes a text as it is, with a line end after it unless it is empty or has one.
+    /// Writes a text, with a line end after it unless it is empty or has one. Its line ends stay;
+    /// what else a terminal would obey is escaped.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
+        let text = printable_lines(text);
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         let mut stdout = io::stdout().lock();
         stdout
@@ -52,7 +55,7 @@ impl Output {
 /// Writes a line for people to standard error.
 pub(crate) fn note(text: impl Display) {
     // There is nowhere left to say that standard error is gone.
-    let _ = writeln!(io::stderr().lock(), "keyfob: {text}");
+    let _ = writeln!(io::stderr().lock(), "keyfob: {}", printable_lines(&text.to_string()));
 }
 
 /// Writes a failure to standard error, unless it is only that nobody reads on.
@@ -74,39 +77,45 @@ pub(crate) fn report(failure: &Failure, json: bool) {
     if error.is_some_and(|error| error.is_ambiguous()) {
         text["error"]["ambiguous"] = true.into();
     }
-    let _ = writeln!(io::stderr().lock(), "{}", escaped(&text.to_string()));
+    let _ = writeln!(io::stderr().lock(), "{}", printable_json(&text.to_string()));
 }
 
-/// Escapes those control characters that JSON has no escapes for by itself: some terminals take
-/// them for commands. In JSON they can be in texts only.
-fn escaped(json: &str) -> String {
-    json.split_inclusive(is_command).fold(String::new(), |mut text, part| {
-        let mut characters = part.chars();
-        match characters.next_back() {
-            Some(last) if is_command(last) => {
-                text += characters.as_str();
-                text += &format!("\\u{:04x}", u32::from(last));
-            }
-            _ => text += part,
-        }
-        text
+/// Escapes characters that a backend could have put into a text to play with the terminal or with
+/// its reader.
+pub(crate) fn printable(text: &str) -> String {
+    escape(text, |character| {
+        is_unprintable(character).then(|| character.escape_unicode().to_string())
     })
 }
 
-fn is_command(character: char) -> bool {
-    matches!(character, '\u{7f}'..='\u{9f}')
+/// The same for text of several lines, whose ends stay.
+fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// Escapes control characters, which a backend could have put into a text to play with the
-/// terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let plain = (!character.is_control()).then_some(character);
-            let escaped = character.is_control().then(|| character.escape_default());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
+/// Escapes the same characters in JSON, in its own way. Control characters that JSON does not
+/// escape by itself can only be blanks between its values.
+fn printable_json(json: &str) -> String {
+    escape(json, |character| match character {
+        '\t' | '\n' | '\r' => Some(" ".to_owned()),
+        character if is_unprintable(character) => {
+            let mut units = [0; 2];
+            let units = character.encode_utf16(&mut units).iter();
+            Some(units.map(|unit| format!("\\u{unit:04x}")).collect())
+        }
+        _ => None,
+    })
+}
+
+/// Replaces the characters for which there is a replacement.
+fn escape(text: &str, replacement: impl Fn(char) -> Option<String>) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut escaped, character| {
+        match replacement(character) {
+            Some(replacement) => escaped.push_str(&replacement),
+            None => escaped.push(character),
+        }
+        escaped
+    })
 }
 
 #[cfg(test)]
@@ -117,8 +126,32 @@ mod tests {
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(printable("né\u{1b}[2J\u{9b}"), "né\\u{1b}[2J\\u{9b}");
         let json = serde_json::to_string("né\u{1b}[2J\u{9b}31m\u{7f}").unwrap();
-        assert_eq!(escaped(&json), r#""né\u001b[2J\u009b31m\u007f""#);
-        let read: String = serde_json::from_str(&escaped(&json)).unwrap();
+        assert_eq!(printable_json(&json), r#""né\u001b[2J\u009b31m\u007f""#);
+        let read: String = serde_json::from_str(&printable_json(&json)).unwrap();
         assert_eq!(read, "né\u{1b}[2J\u{9b}31m\u{7f}");
+    }
+
+    #[test]
+    fn hidden_characters_are_escaped() {
+        let hidden = [
+            0x7f, 0x85, 0xad, 0x34f, 0x61c, 0x180e, 0x200b, 0x200c, 0x200d, 0x200e, 0x200f, 0x2028,
+            0x2029, 0x202a, 0x202b, 0x202c, 0x202d, 0x202e, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069,
+            0x3164, 0xfe00, 0xfeff, 0xfff9, 0xe0001, 0xe0041, 0xe0100,
+        ];
+        for code in hidden {
+            let text: String = ['a', char::from_u32(code).unwrap(), 'b'].iter().collect();
+            assert_eq!(printable(&text), format!("a\\u{{{code:x}}}b"));
+            let json = printable_json(&serde_json::to_string(&text).unwrap());
+            assert!(json.is_ascii(), "{json}");
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+        let visible = "Zoë Ångström, Ωmega, שלום, ابن\u{600}, 日本語, 👍🏽, ❤\u{fe0f}";
+        assert_eq!(printable(visible), visible);
+        assert_eq!(printable_json(visible), visible);
+    }
+
+    #[test]
+    fn blanks_between_json_values_stay_on_the_line() {
+        assert_eq!(printable_json("{\r\n\t\"a\": 1}"), "{   \"a\": 1}");
     }
 }

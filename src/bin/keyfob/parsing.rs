@@ -6,6 +6,7 @@ use keyfob::{ApiKeyId, Secret, UserId};
 
 use crate::command::{ApiKeys, Command, Login, MailToken, Serve};
 use crate::json::Json;
+use crate::unprintable::trim;
 use crate::words::{Stop, Word, Words, text, unexpected, usage};
 
 /// The help of all ways to log in.
@@ -92,7 +93,9 @@ pub(crate) fn mail_token(words: &mut Words) -> Result<MailToken, Stop> {
         }
     }
     match (token, token_id) {
-        (Some(token), Some(token_id)) => Ok(MailToken { token: Secret::new(token), token_id }),
+        (Some(token), Some(token_id)) => {
+            Ok(MailToken { token: Secret::new(trim(&token)), token_id: trim(&token_id).to_owned() })
+        }
         (None, _) => usage("--token is missing"),
         (_, None) => usage("--token-id is missing"),
     }

@@ -1,0 +1,56 @@
+//! Signals that end the command, kept until it has tidied up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(unix)]
+use signal_hook::consts::signal::{SIGHUP, SIGQUIT};
+use signal_hook::consts::signal::{SIGINT, SIGTERM};
+
+use crate::failure::Failure;
+
+/// Keeps the signals with which people and services end a program from doing so at once.
+pub(crate) struct Interrupts(Vec<(i32, Arc<AtomicBool>)>);
+
+impl Interrupts {
+    pub(crate) fn new() -> Self {
+        let signals: &[i32] = &[
+            SIGINT,
+            SIGTERM,
+            #[cfg(unix)]
+            SIGHUP,
+            #[cfg(unix)]
+            SIGQUIT,
+        ];
+        let is_ignored = ignored();
+        let wanted = signals.iter().copied().filter(|signal| !is_ignored(*signal));
+        let register = |signal| {
+            let flag = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(signal, Arc::clone(&flag)).ok()?;
+            Some((signal, flag))
+        };
+        Self(wanted.filter_map(register).collect())
+    }
+
+    /// Fails if a signal has come.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self.0.iter().find(|(_, flag)| flag.load(Ordering::SeqCst)) {
+            Some((signal, _)) => Err(Failure::Interrupted(*signal)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns which signals the process was started to ignore, by `nohup` for instance. Where the
+/// system does not say so, none.
+pub(crate) fn ignored() -> impl Fn(i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    move |signal| mask >> (signal - 1) & 1 == 1
+}
+
+/// Ends the process as the signal would have done.
+pub(crate) fn end_by(signal: i32) {
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
