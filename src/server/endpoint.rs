@@ -20,6 +20,7 @@ pub(super) enum Endpoint<'a> {
     EnableApiKey { id: &'a str },
     Health,
     Location,
+    Log { group: &'a str, app: &'a str },
     LogIn { provider: &'a str },
     Page(Page),
     Profile,
@@ -34,7 +35,9 @@ impl Endpoint<'_> {
     /// Returns the methods that an endpoint knows, as the `Allow` field lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Self::Health | Self::Location | Self::Page(_) | Self::Profile => "GET, HEAD, OPTIONS",
+            Self::Health | Self::Location | Self::Log { .. } | Self::Page(_) | Self::Profile => {
+                "GET, HEAD, OPTIONS"
+            }
             Self::CallConfirmation
             | Self::CallFunction
             | Self::CallReset
@@ -70,7 +73,7 @@ impl Endpoint<'_> {
             (Self::Location, "GET" | "HEAD") => Route::Location,
             (Self::LogIn { .. }, "POST") if wants_link(query) => Route::Link,
             (Self::LogIn { .. }, "POST") => Route::LogIn,
-            (Self::Page(_), "GET" | "HEAD") => Route::Page,
+            (Self::Log { .. } | Self::Page(_), "GET" | "HEAD") => Route::Page,
             (Self::Profile, "GET" | "HEAD") => Route::Profile,
             (Self::Register, "POST") => Route::Register,
             (Self::Reset, "POST") => Route::Reset,
@@ -86,6 +89,9 @@ impl Endpoint<'_> {
 /// Finds a path's endpoint and, for those that have one, the app it names.
 pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Endpoint<'a>)> {
     let client = match segments {
+        ["groups", group, "apps", app, "logs"] => {
+            return Some((None, Endpoint::Log { group, app }));
+        }
         ["confirm"] => return Some((None, Endpoint::Page(Page::Confirm))),
         ["health"] => return Some((None, Endpoint::Health)),
         ["reset"] => return Some((None, Endpoint::Page(Page::Reset))),

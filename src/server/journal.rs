@@ -36,6 +36,8 @@ pub struct JournalEntry {
     pub user_id: Option<UserId>,
     /// The fault that met the request, in a few words.
     pub fault: Option<&'static str>,
+    /// The id in the field `X-Appservices-Request-Id` of the answer, and in the link of an error.
+    pub request_id: String,
 }
 
 /// What was asked of a server up to a moment, oldest first; returned
@@ -162,6 +164,11 @@ impl Recorder {
         entries.push_back(entry);
     }
 
+    /// Returns the request with this id, if it is still kept.
+    pub(super) fn find(&self, request_id: &str) -> Option<JournalEntry> {
+        self.entries().iter().rfind(|entry| entry.request_id == request_id).cloned()
+    }
+
     pub(super) fn journal(&self) -> Journal {
         Journal(self.entries().iter().cloned().collect())
     }
@@ -195,6 +202,7 @@ mod tests {
             status: 200,
             user_id: None,
             fault: None,
+            request_id: String::new(),
         }
     }
 

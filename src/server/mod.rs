@@ -49,6 +49,7 @@ mod random;
 mod route;
 mod service;
 mod state;
+mod text;
 mod throttle;
 mod token;
 

@@ -12,7 +12,7 @@ const CAPACITY: usize = 1024;
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Mail {
-    /// The address.
+    /// The address, without control characters.
     pub to: String,
     /// What the mail is for.
     pub kind: MailKind,

@@ -12,8 +12,7 @@ pub(super) enum Page {
 
 /// Header fields of a page: it may run its own script and ask its own server, no more, and tells
 /// nobody its address, which has the token in it.
-pub(super) const HEADERS: [(&str, &str); 4] = [
-    ("Cache-Control", "no-store"),
+pub(super) const HEADERS: [(&str, &str); 3] = [
     (
         "Content-Security-Policy",
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \

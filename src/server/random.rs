@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aws_lc_rs::hmac;
+
 /// Returns bytes from the operating system's generator.
 pub(super) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
@@ -15,19 +17,23 @@ pub(super) fn id() -> io::Result<String> {
     Ok(hex(&bytes::<12>()?))
 }
 
-/// Ids that are told apart and may be guessed, such as those of requests.
+/// Ids of requests: unique, and not to be guessed, since they open the log of their request.
 pub(super) struct Ids {
-    prefix: String,
+    key: hmac::Key,
     next: AtomicU64,
 }
 
 impl Ids {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { prefix: hex(&bytes::<4>()?), next: AtomicU64::new(1) })
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &bytes::<32>()?);
+        Ok(Self { key, next: AtomicU64::new(1) })
     }
 
     pub(super) fn next(&self) -> String {
-        format!("{}{:016x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
+        let number = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let mut id = hex(hmac::sign(&self.key, &number).as_ref());
+        id.truncate(24);
+        id
     }
 }
 

@@ -42,7 +42,8 @@ pub enum Route {
     LogIn,
     /// `DELETE /auth/session`
     LogOut,
-    /// A page for people: `GET /confirm` and `GET /reset`, not below the client API.
+    /// A page for people: `GET /confirm`, `GET /reset` and the log that errors link to, none of them
+    /// below the client API.
     Page,
     /// `GET /auth/profile`
     Profile,

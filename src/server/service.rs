@@ -58,6 +58,7 @@ pub(super) enum Reply {
     Empty,
     Html(String),
     Json(u16, Value),
+    Text(String),
 }
 
 /// Who asks, as far as it has turned out.
@@ -114,6 +115,7 @@ impl Service {
             }
             (Endpoint::Health, "GET") => Ok(Reply::Json(200, json!({"status": "ok"}))),
             (Endpoint::Location, "GET") => Ok(self.location(request)),
+            (Endpoint::Log { group, app }, "GET") => self.log(request, group, app),
             (Endpoint::LogIn { provider }, "POST") => self.log_in(request, provider, caller),
             (Endpoint::Page(page), "GET") => Ok(Reply::Html(page.html(&self.app_id))),
             (Endpoint::Profile, "GET") => self.profile(request, caller),
@@ -136,9 +138,7 @@ impl Service {
     /// Source: realm-core `object-store/sync/app.cpp`, `App::update_location`; the last two fields
     /// are for clients before version 14.
     fn location(&self, request: &Request) -> Reply {
-        // The name the client knows us by works for it; ours may not, through a port mapping.
-        let host = request.header("host").filter(|host| !self.is_public && is_authority(host));
-        let hostname = host.map_or(self.base_url.clone(), |host| format!("http://{host}"));
+        let hostname = self.reachable_url(request.header("host"));
         // `https` becomes `wss`.
         let ws_hostname = hostname.replacen("http", "ws", 1);
         Reply::Json(
@@ -152,14 +152,45 @@ impl Service {
         )
     }
 
-    /// Puts an answer into its final form.
-    fn respond(&self, answer: Result<Reply, ApiError>, preflight: bool) -> Response {
-        let request_id = self.request_ids.next();
+    /// Returns the URL by which the client at this `Host` reaches the server: the name that the
+    /// client knows works for it; our own may not, for example through a port mapping.
+    fn reachable_url(&self, host: Option<&str>) -> String {
+        let host = host.filter(|host| !self.is_public && is_authority(host));
+        host.map_or(self.base_url.clone(), |host| format!("http://{host}"))
+    }
+
+    /// `GET /groups/…/apps/…/logs?co_id=…`, which errors link to: what the journal has about the
+    /// request with this id. The id is random, and only the client of that request knows it.
+    fn log(&self, request: &Request, group: &str, app: &str) -> Result<Reply, ApiError> {
+        let names = self.state.deployment();
+        let query = request.query.as_deref().unwrap_or_default();
+        let id = query.split('&').find_map(|pair| pair.strip_prefix("co_id="));
+        let is_ours = group == names.group_id && app == names.app_id;
+        let entry = id.filter(|_| is_ours).and_then(|id| self.recorder.find(id));
+        let missing = "no request with this id is among the newest ones, which are kept";
+        let entry = entry.ok_or_else(|| ApiError::without_code(404, missing))?;
+        let id = entry.request_id.clone();
+        Ok(Reply::Text(format!(
+            "request {id}: {} {}\nstatus {}\n",
+            entry.method, entry.path, entry.status
+        )))
+    }
+
+    /// Puts an answer to the request with this id into its final form.
+    fn respond(
+        &self,
+        answer: Result<Reply, ApiError>,
+        request_id: &str,
+        host: Option<&str>,
+        preflight: bool,
+    ) -> Response {
         let mut headers = vec![
             ("Date", http_date(self.clock.now())),
-            ("X-Appservices-Request-Id", request_id.clone()),
+            ("X-Appservices-Request-Id", request_id.to_owned()),
             ("Access-Control-Allow-Origin", "*".to_owned()),
             ("Access-Control-Expose-Headers", "X-Appservices-Request-Id".to_owned()),
+            // Most answers carry a token, a key or a person's data (RFC 6749 section 5.1).
+            ("Cache-Control", "no-store".to_owned()),
         ];
         if preflight {
             let allowed = "authorization, content-type, accept";
@@ -175,11 +206,17 @@ impl Service {
                 headers.push(("Content-Type", "text/html; charset=utf-8".to_owned()));
                 return Response { status: 200, headers, body: page.into_bytes() };
             }
+            Ok(Reply::Text(text)) => {
+                headers.push(("X-Content-Type-Options", "nosniff".to_owned()));
+                headers.push(("Content-Type", "text/plain; charset=utf-8".to_owned()));
+                return Response { status: 200, headers, body: text.into_bytes() };
+            }
             Ok(Reply::Json(status, value)) => (status, value),
             Err(refusal) => {
                 headers.extend(refusal.headers);
                 let names = self.state.deployment();
-                let (base, group, app) = (&self.base_url, &names.group_id, &names.app_id);
+                let base = self.reachable_url(host);
+                let (group, app) = (&names.group_id, &names.app_id);
                 let link = format!("{base}/groups/{group}/apps/{app}/logs?co_id={request_id}");
                 let mut body = json!({"error": refusal.message, "link": link});
                 if let Some(code) = refusal.code {
@@ -208,6 +245,7 @@ impl Handler for Service {
             status: 0,
             user_id: None,
             fault: None,
+            request_id: self.request_ids.next(),
         };
         let met = self.faults.trigger(entry.route);
         entry.fault = met.as_ref().map(TriggeredFault::name);
@@ -221,7 +259,9 @@ impl Handler for Service {
         // like all others.
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
         let answer = answer.unwrap_or_else(|_| Err(ApiError::internal("internal server error")));
-        let response = self.respond(answer, request.method == "OPTIONS");
+        let preflight = request.method == "OPTIONS";
+        let host = request.header("host");
+        let response = self.respond(answer, &entry.request_id, host, preflight);
         (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
         self.recorder.add(entry);
@@ -249,8 +289,10 @@ impl Handler for Service {
             None => (None, "-".to_owned(), "-".to_owned()),
         };
         let (status, user_id, fault) = (rejection.status, None, None);
-        self.recorder.add(JournalEntry { route, method, path, status, user_id, fault });
-        self.respond(Err(refusal), false)
+        let request_id = self.request_ids.next();
+        let response = self.respond(Err(refusal), &request_id, None, false);
+        self.recorder.add(JournalEntry { route, method, path, status, user_id, fault, request_id });
+        response
     }
 }
 

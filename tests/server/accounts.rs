@@ -1,8 +1,10 @@
 //! Location, registration and log-in.
 
+use std::sync::{Arc, Mutex};
+
 use serde_json::json;
 
-use keyfob::server::{Confirmation, Server};
+use keyfob::server::{Confirmation, Reset, Server};
 
 use crate::client::{Client, LogIn, connect, raw, read_answer, statuses};
 
@@ -119,6 +121,54 @@ fn passwords_have_6_to_128_characters() {
     assert_eq!(client.register("long", &long).status, 201);
     assert_eq!(client.try_password("long", &long).status, 200);
     assert_eq!(client.register("short", "123456").status, 201);
+}
+
+/// Addresses reach mails, logs and functions as they are.
+#[test]
+fn address_with_control_characters_is_refused() {
+    let mails = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&mails);
+    let server = Server::builder()
+        .confirmation(Confirmation::Email)
+        .on_mail(move |mail| seen.lock().unwrap().push(mail.to.clone()))
+        .start()
+        .unwrap();
+    let client = Client::new(&server);
+    let guest = client.anonymous();
+    for email in [
+        "a@b\r\nBcc: c@d",
+        "a@b\n",
+        "\ra@b",
+        "a\0@b",
+        "a\t@b",
+        "a@b\u{7f}",
+        "a@b\u{85}",
+        "a@b\u{2028}",
+        "a@b\u{202e}",
+    ] {
+        client.register(email, "hunter22").assert_error(400, "InvalidParameter", "email invalid");
+        for operation in ["confirm/send", "confirm/call", "reset/send"] {
+            let answer = client.email(operation, &json!({"email": email}));
+            answer.assert_error(400, "InvalidParameter", "email invalid");
+        }
+        let answer = client.try_password(email, "hunter22");
+        answer.assert_error(401, "InvalidPassword", "unauthorized");
+        let body = json!({"username": email, "password": "hunter22"});
+        assert_eq!(client.link(&guest.access, "local-userpass", &body).status, 401);
+    }
+    assert_eq!(mails.lock().unwrap().len(), 0);
+    assert_eq!(client.register("Ann O'Neil+x@\u{4f8b}.example", "hunter22").status, 201);
+    assert_eq!(mails.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn reset_function_gets_no_control_characters() {
+    let reset = Reset::function(|call| panic!("called for {:?}", call.username));
+    let server = Server::builder().reset(reset).start().unwrap();
+    let client = Client::new(&server);
+    let body = json!({"email": "a@b\r\n", "password": "hunter22", "arguments": []});
+    let answer = client.email("reset/call", &body);
+    answer.assert_error(400, "InvalidParameter", "email invalid");
 }
 
 #[test]

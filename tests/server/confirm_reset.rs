@@ -317,3 +317,49 @@ fn a_token_sent_along_is_ignored() {
     let path = client.app("/auth/providers/local-userpass/nope");
     assert_eq!(client.send("POST", &path, None, "{}").status, 404);
 }
+
+/// Whether a pair belongs to an account is nobody's business: the service answers an unknown pair
+/// like an expired one.
+#[test]
+fn unknown_token_pair_is_answered_as_expired() {
+    let (_server, client, _) = by_mail();
+    client.register(ADA, "hunter22");
+    let (token, id) = ("0e6340a446e68fe0".repeat(8), "6268f7dd73fafea76b730fc9");
+    for id in [id, &*id.to_uppercase()] {
+        let body = json!({"token": token, "tokenId": id, "password": "hunter22"});
+        for operation in ["confirm", "reset"] {
+            let answer = client.email(operation, &body);
+            answer.assert_error(400, "UserpassTokenInvalid", EXPIRED);
+        }
+    }
+    let hex = "ab".repeat(513);
+    for (token, id) in [("abc", "123"), ("not hex!", id), (&token, "6268f7dd"), (&hex, id)] {
+        let body = json!({"token": token, "tokenId": id, "password": "hunter22"});
+        for operation in ["confirm", "reset"] {
+            let answer = client.email(operation, &body);
+            answer.assert_error(400, "BadRequest", "invalid token data");
+        }
+    }
+}
+
+/// Which way of resetting an app has does not matter to an address that nobody registered.
+#[test]
+fn unknown_address_is_not_found_in_every_mode() {
+    let bob = json!({"email": "bob", "password": "hunter22", "arguments": []});
+    let confirmations: [fn() -> Confirmation; 3] = [
+        || Confirmation::Automatic,
+        || Confirmation::Email,
+        || Confirmation::function(|_| Verdict::Success),
+    ];
+    let resets: [fn() -> Reset; 2] = [|| Reset::Email, || Reset::function(|_| Verdict::Success)];
+    for confirmation in confirmations {
+        for reset in resets {
+            let (_server, client, _) =
+                start(|builder| builder.confirmation(confirmation()).reset(reset()));
+            for operation in ["confirm/send", "confirm/call", "reset/send", "reset/call"] {
+                let answer = client.email(operation, &bob);
+                answer.assert_error(404, "UserNotFound", "user not found");
+            }
+        }
+    }
+}

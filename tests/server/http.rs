@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use keyfob::server::{Route, Server};
+use keyfob::server::{Confirmation, Route, Server};
+use serde_json::json;
 
-use crate::client::{CLIENT, Client, connect, raw, read_answer, read_to_end, statuses};
+use crate::client::{Answer, CLIENT, Client, connect, raw, read_answer, read_to_end, statuses};
 
 fn start() -> Server {
     Server::builder().built_in_functions().start().unwrap()
@@ -306,4 +307,70 @@ fn a_connection_that_ends_in_the_middle_harms_nobody() {
         assert!(part.is_empty() == answer.is_empty(), "{part:?}: {answer}");
     }
     assert_eq!(statuses(&raw(&server, "GET /health HTTP/1.0\r\n\r\n")), [200]);
+}
+
+/// Tokens, keys and people's data are nothing for caches (RFC 6749 section 5.1).
+#[test]
+fn no_response_may_be_stored() {
+    let server = Server::builder().built_in_functions().rotate_refresh_tokens(true);
+    let server = server.confirmation(Confirmation::Email).start().unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    client.register("ada@example.org", "hunter22");
+    let mail = &server.outbox()[0];
+    let confirm = json!({"token": mail.token.expose(), "tokenId": mail.token_id});
+    let link = json!({"username": "ada@example.org", "password": "hunter22"});
+    let answers = [
+        client.try_log_in("anon-user", "{}"),
+        client.try_log_in("api-key", r#"{"key":"none"}"#),
+        client.email("confirm", &confirm),
+        client.link(&user.access, "local-userpass", &link),
+        client.try_password("ada@example.org", "hunter22"),
+        client.profile(&user.access),
+        client.call(&user.access, "whoami", &json!([])),
+        client.create_key(&user.refresh, "key"),
+        client.send("GET", "/auth/api_keys", Some(&user.refresh), ""),
+        client.refresh(&user.refresh),
+        client.refresh("no.token.x"),
+        client.log_out(&user.refresh),
+    ];
+    for answer in answers {
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    }
+    let page = raw(&server, "GET /confirm HTTP/1.0\r\n\r\n");
+    assert_eq!(page.matches("Cache-Control: no-store\r\n").count(), 1, "{page}");
+}
+
+#[test]
+fn link_of_error_leads_to_its_request() {
+    let server = start();
+    let client = Client::new(&server);
+    let link = |answer: &Answer| answer.json()["link"].as_str().unwrap().to_owned();
+    let get = |url: &str| {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.get(url).call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    let answer = client.try_log_in("api-key", r#"{"key":"secret-in-body"}"#);
+    let (status, text) = get(&link(&answer));
+    assert_eq!(status, 200);
+    assert!(text.contains("POST") && text.contains("/api-key/login"), "{text}");
+    assert!(text.contains("status 401") && !text.contains("secret"), "{text}");
+
+    let other = client.try_log_in("api-key", r#"{"key":"x"}"#);
+    assert_ne!(link(&answer), link(&other));
+    let (head, id) =
+        (link(&answer).rsplit_once('=').map(|(a, b)| (a.to_owned(), b.to_owned()))).unwrap();
+    for wrong in [
+        format!("{head}={}", "0".repeat(24)),
+        format!("{head}="),
+        head.clone(),
+        format!("{}?co_id={id}", server.base_url().to_owned() + "/groups/g/apps/a/logs"),
+    ] {
+        assert_eq!(get(&wrong).0, 404, "{wrong}");
+    }
+    // Through a port mapping, the link has the name that the client used.
+    let ask = "GET /nowhere HTTP/1.1\r\nHost: mapped:81\r\nConnection: close\r\n\r\n";
+    assert!(raw(&server, ask).contains("\"link\":\"http://mapped:81/groups/"));
 }

@@ -107,6 +107,8 @@ fn a_token_must_be_for_this_app_of_that_issuer_and_in_its_time() {
         with("sub", json!("")),
         with("sub", json!(7)),
         with("sub", json!("x".repeat(1025))),
+        with("sub", json!("a\r\nb")),
+        with("sub", json!("a\0")),
     ] {
         assert_refused(&try_jwt(&client, &key.token(&bad)));
     }
@@ -386,6 +388,9 @@ fn a_function_says_who_somebody_is() {
     wrong.assert_error(401, "AuthError", "say the word");
     let nobody = client.try_log_in("custom-function", r#"{"secret":"sesame"}"#);
     nobody.assert_error(401, "AuthError", "the function returned no id");
+    let lines = json!({"secret": "sesame", "id": "a\r\nb"}).to_string();
+    let lines = client.try_log_in("custom-function", &lines);
+    lines.assert_error(401, "AuthError", "the function returned no id");
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{MAX_EMAIL, body, can_be_kept, identity};
+use super::{body, can_be_kept, identity, is_email};
 use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::providers::{
-    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, MAX_ID, ProviderError,
-    ProviderIdentity, Time,
+    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, ProviderError, ProviderIdentity, Time,
+    is_identity_id,
 };
 use crate::server::service::Service;
 use crate::server::state::{
@@ -120,7 +120,7 @@ impl Service {
         payload.remove("options");
         let answer = function(&Value::Object(payload))
             .map_err(|error| ApiError::auth_error(error.to_string()))?;
-        if answer.id.is_empty() || answer.id.len() > MAX_ID {
+        if !is_identity_id(&answer.id) {
             return Err(ApiError::auth_error("the function returned no id"));
         }
         check(&answer.data)?;
@@ -137,7 +137,7 @@ impl Service {
         password: &Secret,
     ) -> Result<std::sync::Arc<Account>, ApiError> {
         // What cannot be an account's name need not be remembered as one.
-        let name = if username.len() > MAX_EMAIL { "" } else { username };
+        let name = if is_email(username) { username } else { "" };
         let attempt = self.begin_attempt(name, request)?;
         let turn = self.passwords.turn();
         let account = self.state.account(name);

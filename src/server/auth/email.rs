@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{MAX_EMAIL, body, no_secret, secret};
+use super::{body, is_email, no_secret, secret};
 use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
 use crate::server::error::ApiError;
@@ -15,6 +15,9 @@ use crate::server::outbox::{Mail, MailKind, Outbox};
 use crate::server::service::{Reply, Service};
 use crate::server::state::{Account, Purpose};
 use crate::server::{digest, random};
+
+/// Longer tokens are malformed.
+const MAX_TOKEN: usize = 1024;
 
 /// How long a token that was mailed is worth something, in seconds: as with the service.
 const PROOF_LIFETIME: i64 = 30 * 60;
@@ -67,9 +70,10 @@ impl Service {
     /// `POST …/auth/providers/local-userpass/register`.
     pub(in crate::server) fn register(&self, request: &Request) -> Result<Reply, ApiError> {
         let Registration { email, password } = body(request)?;
-        if email.is_empty() || email.len() > MAX_EMAIL {
-            return Err(ApiError::invalid_parameter("email invalid"));
+        if email.is_empty() {
+            return Err(email_invalid());
         }
+        check_email(&email)?;
         check_length(&password)?;
         let taken = || ApiError::new(409, "AccountNameInUse", "name already in use");
         if self.state.account(&email).is_some() {
@@ -159,11 +163,11 @@ impl Service {
 
     /// `POST …/reset/send`: mails a token that lets the password be replaced.
     pub(in crate::server) fn send_reset(&self, request: &Request) -> Result<Reply, ApiError> {
+        let account = self.known_account(request)?;
         if matches!(self.email.reset, Reset::Function(_)) {
             let message = "please use reset password via function";
             return Err(ApiError::without_code(400, message));
         }
-        let account = self.known_account(request)?;
         self.mail(&account.id, &account.email, Purpose::Reset)?;
         Ok(Reply::Json(200, json!({})))
     }
@@ -190,12 +194,13 @@ impl Service {
     /// `POST …/reset/call`: lets the function decide on a new password.
     pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let ResetByFunction { email, password, arguments } = body(request)?;
+        check_email(&email)?;
+        let account = self.state.account(&email).ok_or_else(not_found)?;
         let Reset::Function(function) = &self.email.reset else {
             let message = "cannot run reset password function: reset by email is enabled";
             return Err(ApiError::without_code(400, message));
         };
         check_length(&password)?;
-        let account = self.state.account(&email).ok_or_else(not_found)?;
         let (token, token_id) = self.new_proof(&account.id, Purpose::Reset)?;
         let call = ResetCall {
             username: email,
@@ -271,20 +276,33 @@ impl Service {
         Ok((token, id.to_owned()))
     }
 
-    /// Returns the account that a token is about, whether the token is any good or not.
+    /// Returns the account that a well-formed pair names, whether the token is the right one or not.
+    ///
+    /// Source: realm-dart `test/credentials_test.dart`, `confirm user token expired` and `…invalid`.
     fn account_of(&self, token: &Secret, token_id: &str) -> Result<Arc<Account>, ApiError> {
-        let invalid = || ApiError::bad_request("invalid token data");
+        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let token = token.expose();
-        if token.is_empty() || token.len() > MAX_EMAIL {
-            return Err(invalid());
+        let is_token = (1..=MAX_TOKEN).contains(&token.len()) && is_hex(token);
+        if !(is_token && token_id.len() == 24 && is_hex(token_id)) {
+            return Err(ApiError::bad_request("invalid token data"));
         }
-        self.state.account_with_id(token_id).ok_or_else(invalid)
+        self.state.account_with_id(token_id).ok_or_else(token_invalid)
     }
 
     fn known_account(&self, request: &Request) -> Result<Arc<Account>, ApiError> {
         let Address { email } = body(request)?;
+        check_email(&email)?;
         self.state.account(&email).ok_or_else(not_found)
     }
+}
+
+/// Refuses addresses that nobody can have registered, before they reach anything.
+fn check_email(email: &str) -> Result<(), ApiError> {
+    if is_email(email) { Ok(()) } else { Err(email_invalid()) }
+}
+
+fn email_invalid() -> ApiError {
+    ApiError::invalid_parameter("email invalid")
 }
 
 fn check_length(password: &Secret) -> Result<(), ApiError> {

@@ -22,6 +22,7 @@ use super::service::{Caller, Reply, Service};
 use super::state::{
     ANONYMOUS, Identity, Linked, LoggedIn, LoginSource, Session, SessionParams, User, VerifiedLogin,
 };
+use super::text::is_plain;
 use super::token::Access;
 use crate::{Secret, UserId, untrusted_json};
 
@@ -296,6 +297,12 @@ pub(super) fn fits(data: &Map<String, Value>) -> bool {
 pub(super) fn can_be_kept(data: &Map<String, Value>) -> bool {
     let text = serde_json::to_vec(&[[data]]);
     text.is_ok_and(|text| untrusted_json::from_slice::<Value>(&text).is_ok())
+}
+
+/// Returns `true` if a text can be an e-mail address, or be missing: it is kept as it is, and goes
+/// into mails and logs.
+fn is_email(text: &str) -> bool {
+    text.len() <= MAX_EMAIL && is_plain(text)
 }
 
 pub(super) fn wants_link(query: Option<&str>) -> bool {

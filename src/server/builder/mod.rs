@@ -23,6 +23,7 @@ use super::providers;
 use super::random::Ids;
 use super::service::{CustomData, Service};
 use super::state::State;
+use super::text::is_plain;
 use super::throttle::Throttle;
 use super::token::Tokens;
 use crate::base_url::BaseUrl;
@@ -321,6 +322,15 @@ impl ServerBuilder {
             return Err(invalid("the path of the data directory is empty".to_owned()));
         }
 
+        for (name, page) in [("confirm", &self.email.confirm_url), ("reset", &self.email.reset_url)]
+        {
+            let is_url = |url: &str| !url.contains(char::is_whitespace) && is_plain(url);
+            if let Some(url) = page.as_deref().filter(|url| !is_url(url)) {
+                return Err(invalid(format!(
+                    "{name}_url {url:?} has blanks or control characters"
+                )));
+            }
+        }
         let public_url = self.public_url.as_deref().map(url).transpose().map_err(invalid)?;
         let mut limits = self.limits;
         for time in [&mut limits.idle, &mut limits.request, &mut limits.response, &mut limits.stop]

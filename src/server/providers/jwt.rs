@@ -8,7 +8,7 @@ use jsonwebtoken::Validation;
 use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
-use super::{MAX_ID, ProviderError, ProviderIdentity};
+use super::{ProviderError, ProviderIdentity, is_identity_id};
 use crate::server::token::is_readable;
 
 /// A token may have this many bytes.
@@ -220,11 +220,7 @@ impl fmt::Debug for Verifier {
 /// Returns who the token is about.
 pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, ProviderError> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-    if subject.is_empty() || subject.len() > MAX_ID {
-        Err(ProviderError::Refused)
-    } else {
-        Ok(subject)
-    }
+    if is_identity_id(subject) { Ok(subject) } else { Err(ProviderError::Refused) }
 }
 
 fn number(claims: &Map<String, Value>, name: &str) -> Option<f64> {

@@ -23,6 +23,7 @@ pub use self::oauth::{Apple, Facebook, Google};
 pub(super) use self::oauth::{FacebookProvider, GoogleProvider, TokenProvider};
 use super::digest;
 use super::state::Identity;
+use super::text::is_plain;
 use crate::Secret;
 
 pub(super) const APPLE: &str = "oauth2-apple";
@@ -32,7 +33,7 @@ pub(super) const FACEBOOK: &str = "oauth2-facebook";
 pub(super) const GOOGLE: &str = "oauth2-google";
 
 /// Ids that are longer than this are no ids: they would be kept as they are.
-pub(super) const MAX_ID: usize = 1024;
+const MAX_ID: usize = 1024;
 /// A server API key has at least this many characters, since its hash is a fast one.
 const MIN_SERVER_KEY: usize = 16;
 
@@ -72,11 +73,16 @@ pub(super) enum ProviderError {
     Unreachable,
 }
 
+/// Returns `true` if a provider's name for somebody can be the id of an identity.
+pub(super) fn is_identity_id(id: &str) -> bool {
+    (1..=MAX_ID).contains(&id.len()) && is_plain(id)
+}
+
 impl Settings {
     pub(super) fn open(self, app_id: &str) -> io::Result<Providers> {
         let mut server_keys = HashMap::new();
         for (name, key) in self.server_keys {
-            if name.is_empty() || key.expose().chars().count() < MIN_SERVER_KEY {
+            if !is_identity_id(&name) || key.expose().chars().count() < MIN_SERVER_KEY {
                 let what = format!(
                     "the server API key {name:?} needs a name, and at least {MIN_SERVER_KEY} \
                      characters"

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::fetch::Remote;
 use super::jwt::{CustomJwt, Time, Verifier, subject};
 use super::keys::JwtKeys;
-use super::{MAX_ID, ProviderError, ProviderIdentity};
+use super::{ProviderError, ProviderIdentity, is_identity_id};
 use crate::Secret;
 use crate::server::digest;
 
@@ -258,7 +258,7 @@ impl FacebookProvider {
         let body = accepted(answer.map_err(|_| ProviderError::Unreachable)?)?;
         let Value::Object(user) = body else { return Err(ProviderError::Unreachable) };
         match user.get("id").and_then(Value::as_str) {
-            Some(id) if !id.is_empty() && id.len() <= MAX_ID => {
+            Some(id) if is_identity_id(id) => {
                 Ok(ProviderIdentity { id: id.to_owned(), data: profile(&user) })
             }
             _ => Err(ProviderError::Unreachable),
