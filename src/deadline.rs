@@ -4,8 +4,9 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Signal;
 use crate::clock::START;
-use crate::shutdown::{Shutdown, Signal};
+use crate::shutdown::Shutdown;
 
 /// The moment by which a call must be over, waits for locks included. It comes at once when the
 /// session that the call belongs to is [shut down](crate::Session::shut_down): whoever waits for
@@ -15,7 +16,8 @@ use crate::shutdown::{Shutdown, Signal};
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
-    shutdown: Option<Signal>,
+    /// Signals that end the time at once: the shutdown of the session, and a cancelled call.
+    signals: [Option<Signal>; 2],
 }
 
 impl Deadline {
@@ -24,19 +26,19 @@ impl Deadline {
     pub fn after(duration: Duration) -> Self {
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
         let now = Instant::now();
-        Self { at: now.checked_add(duration.min(CENTURY)).unwrap_or(now), shutdown: None }
+        Self { at: now.checked_add(duration.min(CENTURY)).unwrap_or(now), signals: [None; 2] }
     }
 
     /// Returns a deadline that has passed: for what may be tried once and not waited for.
     pub fn passed() -> Self {
-        Self { at: *START, shutdown: None }
+        Self { at: *START, signals: [None; 2] }
     }
 
     /// Returns the time that is left, zero once it has passed or the session is shut down.
     pub fn remaining(&self) -> Duration {
-        match self.shutdown {
-            Some(signal) if signal.is_given() => Duration::ZERO,
-            _ => self.at.saturating_duration_since(Instant::now()),
+        match self.signals.iter().flatten().any(|signal| signal.is_given()) {
+            true => Duration::ZERO,
+            false => self.at.saturating_duration_since(Instant::now()),
         }
     }
 
@@ -52,12 +54,12 @@ impl Deadline {
 
     /// Returns this deadline for a call of a session, at whose shutdown it passes.
     pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
-        Self { shutdown: Some(shutdown.signal()), ..self }
+        Self { signals: [Some(shutdown.signal()), self.signals[1]], ..self }
     }
 
-    /// Returns this deadline for what must not be lost at a shutdown.
+    /// Returns this deadline for what must not be lost at a shutdown or a cancellation.
     pub(crate) fn without_shutdown(self) -> Self {
-        Self { shutdown: None, ..self }
+        Self { signals: [None; 2], ..self }
     }
 
     /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
@@ -65,7 +67,7 @@ impl Deadline {
     pub(crate) fn poll_interval(&self) -> Duration {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();
-        if self.shutdown.is_some() { left.min(LONGEST) } else { left }
+        if self.signals.iter().any(Option::is_some) { left.min(LONGEST) } else { left }
     }
 }
 

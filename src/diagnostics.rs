@@ -27,6 +27,7 @@ pub(crate) struct Brief<'a>(pub(crate) &'a Error);
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            Error::Cancelled { .. } => f.write_str("the call was cancelled"),
             Error::Config { what, .. } => write!(f, "{what} cannot be used"),
             Error::Decode(error) => write!(f, "{} cannot be read", error.what),
             Error::LocalState(_) => f.write_str("another state of the user"),

@@ -55,6 +55,7 @@ mod account;
 mod api_keys;
 mod base_url;
 mod calendar;
+mod cancel;
 mod clock;
 mod credentials;
 mod deadline;
@@ -83,6 +84,7 @@ mod wire;
 
 pub use account::{ApiKey, Identity, Profile, UserState};
 pub use api_keys::ApiKeys;
+pub use cancel::CancelToken;
 pub use clock::{Clock, SystemClock};
 pub use credentials::{Credentials, Provider};
 pub use deadline::Deadline;

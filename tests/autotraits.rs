@@ -4,7 +4,7 @@
 use keyfob::store::{MemoryStore, RefreshLock, SledStore};
 use keyfob::transport::{UreqTransport, UreqTransportBuilder};
 use keyfob::{
-    AccessToken, ApiKey, Credentials, Deadline, Error, Event, Events, Identity, ListedUser,
+    AccessToken, ApiKey, CancelToken, Credentials, Deadline, Error, Event, Events, Identity, ListedUser,
     Profile, RefreshToken, Secret, Session, SessionBuilder, Subscription, SyncConfiguration, User,
     UserId, Users,
 };
@@ -17,6 +17,7 @@ fn sent<T: Send + 'static>() {}
 fn everything_can_be_shared_between_threads() {
     shared::<AccessToken>();
     shared::<ApiKey>();
+    shared::<CancelToken>();
     shared::<Credentials>();
     shared::<Deadline>();
     shared::<Error>();

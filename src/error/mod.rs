@@ -2,6 +2,7 @@
 //!
 //! | | [`is_retryable`](Error::is_retryable) | [`needs_login`](Error::needs_login) | [`is_ambiguous`](Error::is_ambiguous) | [`status`](Error::status) |
 //! | --- | --- | --- | --- | --- |
+//! | [`Cancelled`](Error::Cancelled) | no | no | if a request that changes something may have arrived | none |
 //! | [`Config`](Error::Config) | no | no | no | none |
 //! | [`Decode`](Error::Decode) | no | no | no | none |
 //! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
@@ -39,6 +40,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// The call was cancelled with a [`CancelToken`](crate::CancelToken).
+    Cancelled {
+        /// Whether a request that changes something was sent and may have arrived.
+        ambiguous: bool,
+    },
     /// A setting or an argument cannot be used. Nothing was sent or stored.
     Config {
         /// Which setting or argument.
@@ -265,7 +271,7 @@ impl Error {
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Server(error) => error.ambiguous,
-            Self::ShutDown { ambiguous } => *ambiguous,
+            Self::Cancelled { ambiguous } | Self::ShutDown { ambiguous } => *ambiguous,
             Self::Store(error) => error.ambiguous,
             Self::Transport(error) => error.ambiguous,
             _ => false,
@@ -395,6 +401,10 @@ impl StoreError {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cancelled { ambiguous: false } => f.write_str("the call was cancelled"),
+            Self::Cancelled { ambiguous: true } => {
+                f.write_str("the call was cancelled before the response to a request arrived")
+            }
             Self::Config { what, reason } => {
                 write!(f, "{what} cannot be used: {}", Printable(reason))
             }
