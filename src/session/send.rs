@@ -111,13 +111,9 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Response> {
         let mut request = Request {
-            method: route.method,
-            url: to.join(&route.path),
             bearer: token.map(Into::into),
             body: route.body.clone(),
-            deadline,
-            fresh: false,
-            limit: route.limit,
+            ..Request::new(route.method, to.join(&route.path), deadline, route.limit)
         };
         let mut answer = self.send_once_or_retry(to, &mut request, route)?;
         for _ in 0..MOST_HOPS {

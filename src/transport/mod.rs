@@ -76,6 +76,10 @@ pub struct Request {
     pub(crate) deadline: Deadline,
     pub(crate) fresh: bool,
     pub(crate) limit: u64,
+    /// Whether the body is a form, as identity providers want it.
+    pub(crate) is_form: bool,
+    /// What is in the `Authorization` header after `Basic `.
+    pub(crate) basic: Option<Secret>,
 }
 
 /// An answer. `Debug` shows no body.
@@ -101,6 +105,21 @@ impl Method {
 }
 
 impl Request {
+    /// A request without token and body, for whole answers of `limit` bytes.
+    pub(crate) fn new(method: Method, url: String, deadline: Deadline, limit: u64) -> Self {
+        Self {
+            method,
+            url,
+            bearer: None,
+            body: None,
+            deadline,
+            fresh: false,
+            limit,
+            is_form: false,
+            basic: None,
+        }
+    }
+
     /// Returns the method.
     pub fn method(&self) -> Method {
         self.method

@@ -162,7 +162,12 @@ impl UreqTransport {
         if let Some(token) = request.bearer() {
             head = head.header("authorization", ["Bearer ", token].concat());
         }
-        if request.body().is_some() {
+        if let Some(pair) = &request.basic {
+            head = head.header("authorization", ["Basic ", pair.expose()].concat());
+        }
+        if request.is_form {
+            head = head.header("content-type", "application/x-www-form-urlencoded");
+        } else if request.body().is_some() {
             head = head.header("content-type", "application/json");
         }
         let body = match (request.body(), request.method()) {
@@ -426,15 +431,9 @@ mod tests {
         let mut transport = UreqTransport::builder().no_proxy().build().unwrap();
         let config = transport.agent.config().clone();
         transport.agent = Agent::with_parts(config, connector, resolver);
-        let request = Request {
-            method: Method::Post,
-            url: "http://backend.invalid/".to_owned(),
-            bearer: None,
-            body: None,
-            deadline: Deadline::after(Duration::from_secs(10)),
-            fresh: false,
-            limit: 1,
-        };
+        let deadline = Deadline::after(Duration::from_secs(10));
+        let url = "http://backend.invalid/".to_owned();
+        let request = Request::new(Method::Post, url, deadline, 1);
         transport.send(&request).unwrap_err()
     }
 
