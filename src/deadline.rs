@@ -4,6 +4,8 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "browser")]
+use crate::cancel::CancelToken;
 use crate::cancel::Signal;
 use crate::clock::START;
 use crate::shutdown::Shutdown;
@@ -55,6 +57,12 @@ impl Deadline {
     /// Returns this deadline for a call of a session, at whose shutdown it passes.
     pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
         Self { signals: [Some(shutdown.signal()), self.signals[1]], ..self }
+    }
+
+    /// Returns this deadline for a call that a token cancels.
+    #[cfg(feature = "browser")]
+    pub(crate) fn with_cancel(self, token: &CancelToken) -> Self {
+        Self { signals: [self.signals[0], Some(token.signal())], ..self }
     }
 
     /// Returns this deadline for what must not be lost at a shutdown or a cancellation.

@@ -35,6 +35,7 @@ impl fmt::Display for Brief<'_> {
                 write!(f, "the backend refused to {} (status {})", error.attempt, error.status)
             }
             Error::ShutDown { .. } => f.write_str("the session was shut down"),
+            Error::SignIn(error) => write!(f, "sign-in failed ({:?})", error.kind),
             Error::Store(error) => write!(f, "store trouble ({:?})", error.kind),
             Error::Transport(error) => write!(f, "network trouble ({:?})", error.kind),
         }

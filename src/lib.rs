@@ -45,15 +45,21 @@
 //! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
 //! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
 //! | `keyring` | that key from the keyring of the system: `EncryptionKey::keyring` | keyring-core, and a store for it by system |
+//! | `browser` | [`browser`]: sign-in with Google or any OpenID Connect provider, in the browser or on another device; implies `tls` | open, ring |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `testing` | `store::contract`: the laws of a store as a test suite | |
 //! | `cli` | the `keyfob` command | lexopt, signal-hook; rustix, on Windows rpassword |
 
-#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(all(feature = "browser", feature = "server")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 mod account;
 mod api_keys;
 mod base_url;
+#[cfg(feature = "browser")]
+pub mod browser;
 mod calendar;
 mod cancel;
 mod clock;
@@ -90,8 +96,8 @@ pub use credentials::{Credentials, Provider};
 pub use deadline::Deadline;
 pub use email_password::EmailPassword;
 pub use error::{
-    DecodeError, Error, LinkRefusal, LocalState, Result, ServerError, ServerErrorCode, StoreError,
-    StoreErrorKind, TransportError, TransportErrorKind,
+    DecodeError, Error, LinkRefusal, LocalState, Result, ServerError, ServerErrorCode, SignInError,
+    SignInErrorKind, StoreError, StoreErrorKind, TransportError, TransportErrorKind,
 };
 pub use event::{Event, LogoutReason, RemovalReason};
 pub use functions::Functions;

@@ -240,7 +240,8 @@ fn parse(what: &'static str, text: Secret) -> Result<Arc<Token>> {
     Ok(Arc::new(Token { text, claims }))
 }
 
-fn payload(text: &str) -> Result<Vec<u8>, &'static str> {
+/// Returns the payload of a token: its middle part, decoded.
+pub(crate) fn payload(text: &str) -> Result<Vec<u8>, &'static str> {
     const CONFIG: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);

@@ -4,9 +4,9 @@
 use keyfob::store::{MemoryStore, RefreshLock, SledStore};
 use keyfob::transport::{UreqTransport, UreqTransportBuilder};
 use keyfob::{
-    AccessToken, ApiKey, CancelToken, Credentials, Deadline, Error, Event, Events, Identity, ListedUser,
-    Profile, RefreshToken, Secret, Session, SessionBuilder, Subscription, SyncConfiguration, User,
-    UserId, Users,
+    AccessToken, ApiKey, CancelToken, Credentials, Deadline, Error, Event, Events, Identity,
+    ListedUser, Profile, RefreshToken, Secret, Session, SessionBuilder, Subscription,
+    SyncConfiguration, User, UserId, Users,
 };
 
 fn shared<T: Send + Sync + 'static>() {}
@@ -51,4 +51,11 @@ fn what_one_thread_uses_can_be_sent_to_another() {
 fn a_server_can_be_shared_between_threads() {
     shared::<keyfob::server::Server>();
     shared::<keyfob::server::ServerBuilder>();
+}
+
+#[cfg(feature = "browser")]
+#[test]
+fn a_sign_in_can_be_shared_between_threads() {
+    shared::<keyfob::browser::ProviderTokens>();
+    shared::<keyfob::browser::SignIn>();
 }

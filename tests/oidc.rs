@@ -5,44 +5,23 @@
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod support;
+
 use std::time::{Duration, SystemTime};
 
 use keyfob::server::{CustomJwt, Google, JwtKeys, MetadataField, Server, ServerBuilder};
 use keyfob::{Clock, SystemClock};
 use serde_json::{Value, json};
+use support::oidc::Oidc;
 
 const APP: &str = "oidc-abcde";
 
-/// The provider's process, and what it said of itself.
-struct Provider {
-    process: Child,
-    said: Value,
-}
+/// The provider, and the settings of a server that accepts its tokens.
+struct Provider(Oidc);
 
 impl Provider {
-    fn start(dir: &Path) -> Self {
-        let mut process = Command::new("node")
-            .arg("provider.mjs")
-            .current_dir(dir)
-            .env("AUDIENCE", APP)
-            .env("NO_PROXY", "127.0.0.1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("node cannot be run: {error}"));
-        let output = BufReader::new(process.stdout.take().expect("it is piped"));
-        // The package has notices of its own to print first.
-        let mut lines = output.lines().map(|line| line.expect("text"));
-        let line = lines.find(|line| line.starts_with('{')).expect("provider.mjs did not start");
-        let said = serde_json::from_str(&line).expect("JSON");
-        Self { process, said }
-    }
-
     fn text(&self, name: &str) -> &str {
-        self.said[name].as_str().unwrap_or_else(|| panic!("no {name}: {}", self.said))
+        self.0.text(name)
     }
 
     fn keys(&self) -> JwtKeys {
@@ -55,13 +34,6 @@ impl Provider {
 
     fn google(&self) -> Google {
         Google::new(self.text("client_id")).keys(self.keys()).issuer(self.text("issuer"))
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -111,12 +83,7 @@ fn assert_refused(answer: (u16, Value)) {
 #[test]
 #[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
 fn tokens_of_a_real_openid_provider_log_in() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/oidc");
-    assert!(
-        dir.join("node_modules/oidc-provider").is_dir(),
-        "oidc-provider is not installed: run `npm ci` in .ci/oidc"
-    );
-    let provider = Provider::start(&dir);
+    let provider = Provider(Oidc::start(APP));
     let token = |name: &str| json!({"token": provider.text(name)});
 
     let field = MetadataField::new("client_id", "client").required(true);

@@ -1,7 +1,7 @@
 //! Secrets are planted everywhere, and everything is shown: every public type, every error, events,
 //! the server's journal, what is logged, and what a panic says. None of it holds one.
 
-#![cfg(all(feature = "server", feature = "encryption"))]
+#![cfg(all(feature = "browser", feature = "encryption", feature = "server"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 mod answers_support;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use keyfob::browser::{Endpoints, Page, RedirectHost};
 use keyfob::ejson::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 use keyfob::server::{
     Apple, AuthFunctionAnswer, Confirmation, Context, CustomJwt, Facebook, Fault, FunctionError,
@@ -28,11 +29,12 @@ use keyfob::store::{
 };
 use keyfob::transport::{Method, Request, Response, Transport, UreqTransport};
 use keyfob::{
-    ApiKeyId, Credentials, Deadline, Error, Event, LocalState, LogoutReason, Provider,
+    ApiKeyId, CancelToken, Credentials, Deadline, Error, Event, LocalState, LogoutReason, Provider,
     RemovalReason, Secret, ServerErrorCode, Session, StoreError, StoreErrorKind, SystemClock,
     TransportError, TransportErrorKind, UserState,
 };
 use serde_json::{Value, json};
+use support::provider::{Person, TestProvider, json_reply};
 use support::*;
 
 /// What every secret holds. Its characters change with each way of escaping.
@@ -203,6 +205,7 @@ fn no_public_type_shows_a_secret() {
     the_client(&mut shown, &script, &store, &session);
     the_store(&mut shown, &store);
     errors_of_answers(&mut shown, &script, &session);
+    the_browser(&mut shown);
     the_server(&mut shown);
     plain_data(&mut shown);
     Wanted::new(&[]).in_none_of(&shown.texts);
@@ -485,6 +488,49 @@ impl IntoId for &str {
     fn into_id(self) -> keyfob::UserId {
         keyfob::UserId::new(self)
     }
+}
+
+/// A sign-in with secrets everywhere, against a provider that repeats what it is sent.
+fn the_browser(shown: &mut Shown) {
+    let provider = TestProvider::start();
+    let endpoints = Endpoints::new("https://id.example.org", "https://a", "https://b");
+    shown.debug(&endpoints);
+    shown.debug(&RedirectHost::Localhost);
+    shown.debug(&Page::new("Notes"));
+    shown.debug(&CancelToken::new());
+    let sign_in = provider.sign_in().client_secret(secret("client"));
+    shown.debug(&sign_in);
+    let person = Person::default();
+    let agrees = person.agrees(&provider, sign_in.clone());
+    provider.claim(|claims| claims["mark"] = secret("claim").into());
+    let tokens = agrees.loopback().unwrap();
+    shown.texts.push(person.page().html);
+    shown.debug(&tokens);
+    shown.debug(&tokens.credentials());
+    provider.on("/token", |_, asked| {
+        let said: Vec<_> = asked.form.values().cloned().chain([secret("client")]).collect();
+        let said = json!({"error": said.join(" "), "error_description": said.join(" ")});
+        Some(json_reply(400, &said))
+    });
+    let error = agrees.loopback().unwrap_err();
+    shown.texts.push(person.page().html);
+    shown.error(&error);
+    let Error::SignIn(inner) = &error else { panic!("{error:?}") };
+    shown.both(&**inner);
+    shown.debug(&inner.kind);
+    let device = json!({
+        "device_code": secret("device"),
+        "user_code": "ABCD",
+        "verification_uri": "https://id.example.org/device",
+        "expires_in": 600,
+        "interval": 1,
+    });
+    provider.on("/device", move |_, _| Some(json_reply(200, &device)));
+    let codes = Arc::new(Mutex::new(Vec::new()));
+    let kept = codes.clone();
+    let sign_in = sign_in.on_code(move |code| kept.lock().unwrap().push(code.clone()));
+    shown.error(&sign_in.device().unwrap_err());
+    shown.debug(&codes.lock().unwrap()[0]);
 }
 
 /// The server's types, its journal, and what its functions and providers are given.

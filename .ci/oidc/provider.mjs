@@ -4,6 +4,10 @@
 // `access_token` and `access_token_es256` are JWT access tokens for the audience AUDIENCE (RFC
 // 9068), `access_token_ps256` is one with an algorithm that the server does not take; `id_token`
 // and `code` come from whole authorization code flows.
+//
+// Two native clients sign in on any loopback port: `native`, which has no secret, and
+// `native-secret`. The parameter `login_hint` says how a person responds: `refuse` refuses, `form`
+// fills in a form, anything else agrees at once.
 
 import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { createServer } from "node:http";
@@ -12,6 +16,13 @@ import Provider from "oidc-provider";
 const audience = process.env.AUDIENCE ?? "my-app";
 const client = { client_id: "keyfob", client_secret: randomBytes(32).toString("hex") };
 const redirectUri = "http://127.0.0.1:9/callback";
+const deviceCode = "urn:ietf:params:oauth:grant-type:device_code";
+const native = {
+  application_type: "native",
+  grant_types: ["authorization_code", deviceCode],
+  redirect_uris: ["http://127.0.0.1/callback", "http://[::1]/callback", "http://localhost/callback"],
+};
+const nativeSecret = "a secret: with %, + and /";
 
 function key(kid, type, options) {
   const { privateKey } = generateKeyPairSync(type, options);
@@ -29,6 +40,13 @@ const provider = new Provider(issuer, {
       grant_types: ["authorization_code", "client_credentials"],
       redirect_uris: [redirectUri],
       token_endpoint_auth_method: "client_secret_post",
+    },
+    { ...native, client_id: "native", token_endpoint_auth_method: "none" },
+    {
+      ...native,
+      client_id: "native-secret",
+      client_secret: nativeSecret,
+      token_endpoint_auth_method: "client_secret_basic",
     },
   ],
   jwks: {
@@ -54,6 +72,7 @@ const provider = new Provider(issuer, {
   interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
   features: {
     clientCredentials: { enabled: true },
+    deviceFlow: { enabled: true },
     devInteractions: { enabled: false },
     resourceIndicators: {
       enabled: true,
@@ -67,9 +86,19 @@ const provider = new Provider(issuer, {
   },
 });
 
-/** Says yes to whatever the provider wants to know from the person in front of the browser. */
+const form = `<!doctype html><html><title>Sign in</title>
+<form method="post"><input name="name" value="Ada"><button>Sign in</button></form></html>`;
+
+/** Says what a person in front of the browser says to the provider: mostly yes. */
 async function interact(request, response) {
   const { prompt, params, session } = await provider.interactionDetails(request, response);
+  if (params.login_hint === "refuse") {
+    const refusal = { error: "access_denied", error_description: "Ada said no" };
+    return provider.interactionFinished(request, response, refusal);
+  }
+  if (params.login_hint === "form" && request.method === "GET") {
+    return response.writeHead(200, { "Content-Type": "text/html" }).end(form);
+  }
   if (prompt.name === "login") {
     const login = { accountId: "ada-lovelace" };
     return provider.interactionFinished(request, response, { login });
@@ -142,6 +171,7 @@ console.log(
     issuer,
     ...client,
     redirect_uri: redirectUri,
+    native_secret: nativeSecret,
     jwks_url: `${issuer}/jwks`,
     token_url: `${issuer}/token`,
     access_token: await accessToken("RS256"),

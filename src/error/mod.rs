@@ -9,6 +9,7 @@
 //! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
 //! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and a web page with any other 4xx than 404, 405, 410 or any 5xx | no | if a request that changes something met a proxy without an answer, a web page with a 5xx, or a redirect | the backend's |
 //! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
+//! | [`SignIn`](Error::SignIn) | if it failed before anybody was asked to sign in, and may succeed later | no | no | none |
 //! | [`Store`](Error::Store) | for kind `Busy` | no | if the backend had done what was asked by then | none |
 //! | [`Transport`](Error::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
 //!
@@ -17,6 +18,7 @@
 //! characters from a backend are escaped.
 
 mod codes;
+mod sign_in;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use codes::ServerErrorCode;
+pub use sign_in::{SignInError, SignInErrorKind};
 
 use crate::id::UserId;
 use crate::unprintable::is_unprintable;
@@ -68,6 +71,8 @@ pub enum Error {
         /// Whether a request that changes something was on its way and may have arrived.
         ambiguous: bool,
     },
+    /// A sign-in with an identity provider failed, in the browser or on another device.
+    SignIn(Box<SignInError>),
     /// The store could not be read or written.
     Store(Box<StoreError>),
     /// No usable answer came back.
@@ -244,6 +249,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Server(error) => error.retryable,
+            Self::SignIn(error) => error.is_retryable(),
             Self::Store(error) => error.kind == StoreErrorKind::Busy,
             Self::Transport(error) => !matches!(
                 error.kind,
@@ -293,9 +299,11 @@ impl Error {
         self
     }
 
-    /// Tells whether the time was up, on the network or waiting for the store.
+    /// Tells whether the time was up, on the network, waiting for the store or for a person to sign
+    /// in.
     pub fn is_timeout(&self) -> bool {
         match self {
+            Self::SignIn(error) => error.kind == SignInErrorKind::TimedOut,
             Self::Transport(error) => error.kind == TransportErrorKind::Timeout,
             Self::Store(error) => error.kind == StoreErrorKind::Busy,
             _ => false,
@@ -416,6 +424,7 @@ impl fmt::Display for Error {
             Self::ShutDown { ambiguous: true } => {
                 f.write_str("the session was shut down before the answer to a request came")
             }
+            Self::SignIn(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Transport(error) => error.fmt(f),
         }
@@ -497,7 +506,7 @@ impl fmt::Display for StoreError {
 }
 
 /// Text from elsewhere, with control characters escaped and at most 500 characters of it.
-struct Printable<'a>(&'a str);
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -519,6 +528,7 @@ impl fmt::Display for Printable<'_> {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
+            Self::SignIn(error) => error.source(),
             Self::Store(error) => error.source(),
             Self::Transport(error) => error.source(),
             _ => None,
@@ -551,6 +561,12 @@ impl From<LocalState> for Error {
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Self {
         Self::Server(Box::new(error))
+    }
+}
+
+impl From<SignInError> for Error {
+    fn from(error: SignInError) -> Self {
+        Self::SignIn(Box::new(error))
     }
 }
 

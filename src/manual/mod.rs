@@ -6,6 +6,10 @@ pub mod refresh {}
 #[doc = include_str!("answers.md")]
 pub mod answers {}
 
+// Its programs need the feature.
+#[cfg_attr(any(feature = "browser", not(doctest)), doc = include_str!("browser.md"))]
+pub mod browser {}
+
 #[doc = include_str!("events.md")]
 pub mod events {}
 

@@ -10,6 +10,8 @@ mod login;
 mod pending_revocations;
 mod refresh;
 mod send;
+#[cfg(feature = "browser")]
+mod sign_in;
 mod single_flight;
 mod unpersisted;
 mod user_iter;

@@ -3,7 +3,7 @@
 //! Source: RFC 9110, section 5.6.7; the obsolete forms are not read.
 
 /// Reads a date as seconds since the epoch. `None` if it is none.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub(crate) fn parse(text: &str) -> Option<i64> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let (_, rest) = text.split_once(", ")?;
     let mut parts = rest.split(' ');

@@ -3,7 +3,7 @@
 //!
 //! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
 
-mod date;
+pub(crate) mod date;
 mod error;
 mod redirect;
 mod response;

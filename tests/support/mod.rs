@@ -5,6 +5,9 @@
 
 pub mod backend;
 pub mod net;
+pub mod oidc;
+#[cfg(feature = "browser")]
+pub mod provider;
 pub mod store;
 pub mod web;
 pub mod world;
