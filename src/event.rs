@@ -72,6 +72,9 @@ pub enum Event {
         /// Where the damaged database is kept.
         kept: String,
     },
+    /// The store has lost commits that this session had seen: a server went back to an earlier
+    /// state. Users and tokens may be older, or missing.
+    StoreRolledBack,
     /// A user has a new access token.
     TokenRefreshed {
         /// The user.
@@ -113,7 +116,10 @@ impl Event {
     /// Returns the user that the event is about; `None` for the session's own events.
     pub fn user(&self) -> Option<&UserId> {
         match self {
-            Self::CurrentUserChanged { .. } | Self::Lagged | Self::StoreDamaged { .. } => None,
+            Self::CurrentUserChanged { .. }
+            | Self::Lagged
+            | Self::StoreDamaged { .. }
+            | Self::StoreRolledBack => None,
             Self::IdentityLinked { user, .. }
             | Self::LoggedIn { user, .. }
             | Self::LoggedOut { user, .. }

@@ -76,6 +76,7 @@ laws! {
     records_come_back_as_they_were
     concurrent_commits_lose_nothing
     reads_never_go_back
+    declared_staleness_is_within_bound
     a_listing_shows_who_stays_exactly_once
     a_page_is_of_one_state
     errors_show_no_secret
@@ -83,6 +84,8 @@ laws! {
     a_read_that_has_to_wait_ends_with_its_deadline
     a_flight_is_its_holders_wherever_it_goes
     flights_of_many_threads_exclude_each_other
+    lock_refresh_shows_newest_commits
+    refresh_lock_is_held_until_dropped
 }
 
 #[test]

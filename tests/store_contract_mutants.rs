@@ -8,14 +8,15 @@
 mod support;
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyfob::store::contract::{REQUIREMENTS, StoreFactory};
 use keyfob::store::{
-    Change, Decide, MemoryStore, RecentEvents, RefreshLock, Store, StoreView, StoredUser,
+    Change, Decide, Lease, MemoryStore, RecentEvents, RefreshLock, Store, StoreView, StoredUser,
 };
 use keyfob::{Deadline, StoreError, StoreErrorKind, UserId, UserState};
 use support::{HookedStore, StoreHooks};
@@ -39,6 +40,7 @@ struct Mutant {
     >,
     commit: Method<dyn Fn(&dyn Store, Deadline, &mut Decide<'_>) -> Result<u64> + Send + Sync>,
     recent: Method<dyn Fn(&dyn Store, Option<u64>, Deadline) -> Result<RecentEvents> + Send + Sync>,
+    staleness: Option<Duration>,
     flight:
         Method<dyn Fn(&dyn Store, &UserId, Deadline) -> Result<Option<RefreshLock>> + Send + Sync>,
 }
@@ -93,6 +95,10 @@ impl StoreHooks for Mutant {
     ) -> Result<RecentEvents> {
         let does = self.recent.as_ref();
         does.map_or_else(|| store.recent(number, deadline), |does| does(store, number, deadline))
+    }
+
+    fn staleness(&self, store: &dyn Store) -> Duration {
+        self.staleness.unwrap_or_else(|| store.staleness())
     }
 
     fn lock_refresh(
@@ -203,6 +209,47 @@ fn stale() -> Mutant {
     mutant!(current: move |store, deadline| {
         Ok(first.get_or_init(|| store.current(deadline).unwrap()).clone())
     })
+}
+
+/// A store whose handles read a user again only after a while.
+fn lagging(lifetime: Duration) -> Mutant {
+    type Copies = HashMap<UserId, (Instant, Option<Arc<StoredUser>>)>;
+    let copies = Arc::new(Mutex::new(Copies::new()));
+    let forget = move |copies: &Mutex<Copies>| copies.lock().unwrap().clear();
+    let [read, written, seen, found, locked] = [(); 5].map(|()| Arc::clone(&copies));
+    Mutant {
+        user: Some(Box::new(move |store, id, deadline| {
+            let mut copies = read.lock().unwrap();
+            match copies.get(id) {
+                Some((since, user)) if since.elapsed() < lifetime => Ok(user.clone()),
+                _ => {
+                    let (since, user) = (Instant::now(), store.user(id, deadline)?);
+                    copies.insert(id.clone(), (since, user.clone()));
+                    Ok(user)
+                }
+            }
+        })),
+        commit: Some(Box::new(move |store, deadline, decide| {
+            let number = store.commit(deadline, decide);
+            forget(&written);
+            number
+        })),
+        recent: Some(Box::new(move |store, number, deadline| {
+            forget(&seen);
+            store.recent(number, deadline)
+        })),
+        location: Some(Box::new(move |store, deadline| {
+            forget(&found);
+            store.location(deadline)
+        })),
+        flight: Some(Box::new(move |store, user, deadline| {
+            let lock = store.lock_refresh(user, deadline);
+            forget(&locked);
+            lock
+        })),
+        staleness: Some(lifetime),
+        ..Mutant::default()
+    }
 }
 
 fn error(kind: StoreErrorKind) -> StoreError {
@@ -771,6 +818,23 @@ fn mutants() -> Vec<(&'static str, Make)> {
                 })
             }),
         ),
+        (
+            "lock_refresh_shows_newest_commits",
+            each(|| Mutant { flight: None, ..lagging(Duration::from_secs(60)) }),
+        ),
+        (
+            "refresh_lock_is_held_until_dropped",
+            each(|| {
+                mutant!(flight: |store, user, deadline| {
+                    let lock = store.lock_refresh(user, deadline)?;
+                    Ok(lock.map(|lock| RefreshLock::leased(Lost(lock))))
+                })
+            }),
+        ),
+        (
+            "declared_staleness_is_within_bound",
+            each(|| Mutant { staleness: Some(SECOND), ..Mutant::default() }),
+        ),
         ("flights_of_many_threads_exclude_each_other", {
             let taken = Arc::new(AtomicBool::new(false));
             Box::new(move || {
@@ -789,6 +853,15 @@ fn mutants() -> Vec<(&'static str, Make)> {
     ]
 }
 
+/// A lock that says it is lost.
+struct Lost(#[allow(dead_code, reason = "held for its drop")] RefreshLock);
+
+impl Lease for Lost {
+    fn is_held(&self) -> bool {
+        false
+    }
+}
+
 struct GiveBack(Arc<AtomicBool>);
 
 impl Drop for GiveBack {
@@ -800,6 +873,41 @@ impl Drop for GiveBack {
 fn place(make: Make) -> impl StoreFactory {
     let store = MemoryStore::new();
     move || Box::new(HookedStore { store: store.clone(), twist: make() }) as Box<dyn Store>
+}
+
+/// A place whose stores lag, and the bound that the suite is told.
+struct Lagging {
+    store: MemoryStore,
+    lifetime: Duration,
+    bound: Duration,
+}
+
+impl StoreFactory for Lagging {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(HookedStore { store: self.store.clone(), twist: lagging(self.lifetime) })
+    }
+
+    fn staleness(&self) -> Duration {
+        self.bound
+    }
+}
+
+#[test]
+fn stale_reads_within_bound_pass() {
+    let lifetime = Duration::from_millis(5);
+    for law in REQUIREMENTS {
+        law.check(&Lagging { store: MemoryStore::new(), lifetime, bound: lifetime });
+    }
+}
+
+/// Copies that outlive the bound that the suite is told.
+#[test]
+fn stale_reads_beyond_bound_fail() {
+    let (lifetime, bound) = (Duration::from_secs(60), Duration::from_millis(5));
+    let place = Lagging { store: MemoryStore::new(), lifetime, bound };
+    let law = "a_commit_is_seen_by_everybody_at_once";
+    let law = REQUIREMENTS.iter().find(|known| known.name == law).unwrap();
+    assert!(std::panic::catch_unwind(AssertUnwindSafe(|| law.check(&place))).is_err());
 }
 
 #[test]

@@ -232,6 +232,8 @@ pub enum StoreErrorKind {
     NewerVersion,
     /// The data directory lies on a network file system, where locks and syncs cannot be relied on.
     NotLocal,
+    /// The store has lost commits that this process had seen. Nothing was changed by the call.
+    RolledBack,
 }
 
 impl Error {

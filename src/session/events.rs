@@ -19,9 +19,6 @@ use crate::event::Event;
 use crate::id::UserId;
 use crate::store::{RecentEvents, Store};
 
-/// How often the store is asked what other processes did.
-const POLL: Duration = Duration::from_millis(100);
-
 /// How many events wait for one listener; beyond that it gets [`Event::Lagged`] in their place.
 const QUEUE: usize = 1024;
 
@@ -46,6 +43,8 @@ struct State {
 struct Seen {
     number: u64,
     life: u64,
+    /// Whether a rollback of the store was reported.
+    rolled_back: bool,
 }
 
 struct Queue {
@@ -122,7 +121,9 @@ impl EventDispatcher {
             let (hub, store) = (self.clone(), store.clone());
             thread::Builder::new()
                 .name("keyfob-events".to_owned())
-                .spawn(move || hub.dispatch(&*store, Seen { number: since, life }))
+                .spawn(move || {
+                    hub.dispatch(&*store, Seen { number: since, life, rolled_back: false })
+                })
                 .map_err(no_thread)?;
             state.running = true;
         }
@@ -130,14 +131,20 @@ impl EventDispatcher {
         Ok(Events { queue })
     }
 
-    fn dispatch(&self, store: &dyn Store, mut seen: Seen) {
-        while self.wait() {
-            self.send_following_redirects(store, &mut seen);
+    fn dispatch(self: &Arc<Self>, store: &dyn Store, mut seen: Seen) {
+        let hub = Arc::downgrade(self);
+        let _watch = store.watch(Box::new(move || {
+            if let Some(hub) = hub.upgrade() {
+                hub.wake();
+            }
+        }));
+        while self.wait(store.poll_interval()) {
+            self.deliver(store, &mut seen);
         }
         let mut state = self.lock();
         if state.closed && state.queues.iter().any(|queue| queue.strong_count() > 0) {
             drop(state);
-            self.send_following_redirects(store, &mut seen);
+            self.deliver(store, &mut seen);
             state = self.lock();
         }
         if state.closed {
@@ -145,17 +152,26 @@ impl EventDispatcher {
         }
     }
 
-    fn send_following_redirects(&self, store: &dyn Store, seen: &mut Seen) {
+    fn deliver(&self, store: &dyn Store, seen: &mut Seen) {
         // A store that cannot be read now is read later; the commits are not lost.
         let deadline = Deadline::after(STORE_DEADLINE);
-        let Ok(recent) = store.recent(Some(seen.number), deadline) else { return };
+        let recent = match store.recent(Some(seen.number), deadline) {
+            Ok(recent) => recent,
+            Err(error) => {
+                let rolled_back = error.kind == StoreErrorKind::RolledBack;
+                if rolled_back && !seen.rolled_back {
+                    self.push_to_all(&Event::StoreRolledBack);
+                }
+                seen.rolled_back |= rolled_back;
+                return;
+            }
+        };
         // Another store is in this place, and its numbers say nothing about those before.
         let replaced = recent.instance != seen.life || recent.number < seen.number;
         if recent.number == seen.number && !replaced {
             return;
         }
-        let queues: Vec<_> = self.lock().queues.iter().filter_map(Weak::upgrade).collect();
-        for queue in queues {
+        for queue in self.queues() {
             if replaced {
                 queue.since.store(0, Ordering::Relaxed);
             }
@@ -169,15 +185,25 @@ impl EventDispatcher {
                 }
             }
         }
-        *seen = Seen { number: recent.number, life: recent.instance };
+        *seen = Seen { number: recent.number, life: recent.instance, rolled_back: false };
+    }
+
+    fn push_to_all(&self, event: &Event) {
+        for queue in self.queues() {
+            queue.push(event);
+        }
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        self.lock().queues.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Waits for a reason to look; `false` once nobody listens any more.
-    fn wait(&self) -> bool {
+    fn wait(&self, poll: Duration) -> bool {
         let state = self.lock();
         let (mut state, _) = self
             .wake
-            .wait_timeout_while(state, POLL, |state| !state.woken && !state.closed)
+            .wait_timeout_while(state, poll, |state| !state.woken && !state.closed)
             .unwrap_or_else(PoisonError::into_inner);
         state.woken = false;
         state.queues.retain(|queue| queue.strong_count() > 0);

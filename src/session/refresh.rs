@@ -18,7 +18,7 @@ use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
 use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
-use crate::store::{Change, StoredUser};
+use crate::store::{Change, RefreshLock, StoredUser};
 use crate::token::{AccessToken, Freshness, RefreshToken};
 use crate::wire::{self, Route};
 
@@ -31,6 +31,9 @@ const COOLDOWN: Duration = Duration::from_secs(2);
 
 /// The longest that a backend's `Retry-After` holds up implicit refreshes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How often a refresh lock may be lost in one call.
+const MOST_LOST: u32 = 3;
 
 /// How long a refresh whose answer has come may still wait for the store, although the session is
 /// shut down meanwhile.
@@ -280,10 +283,8 @@ impl Inner {
         deadline: Deadline,
         at_last: Deadline,
     ) -> Result<AccessToken> {
-        let Some(_flight) = self.store.lock_refresh(user, deadline)? else {
-            return Err(out_of_time(&self.base_url, "a refresh by another process").into());
-        };
-        let (mut last_chance, mut stale) = (false, stale.clone());
+        let mut lock = self.lock_refresh(user, deadline)?;
+        let (mut last_chance, mut times_lost, mut stale) = (false, 0, stale.clone());
         loop {
             let (record, token) = self.logged_in_to_send(user, deadline)?;
             // What is learned from the answer is learned for this moment: by no other may the token
@@ -304,6 +305,18 @@ impl Inner {
                 continue;
             }
             let route = Route::refresh();
+            // Nothing that takes long may come between this question and the request.
+            self.location(deadline)?;
+            if !lock.is_held() {
+                note!(warn, "the refresh lock of {user:?} was lost, taking it again");
+                drop(lock);
+                times_lost += 1;
+                if times_lost > MOST_LOST {
+                    return Err(out_of_time(&self.base_url, "a refresh by another process").into());
+                }
+                lock = self.lock_refresh(user, deadline)?;
+                continue;
+            }
             let answer = self.send(&route, Some(refresh_token.expose()), network_part(deadline))?;
             if is_success(&answer) {
                 let refreshed = wire::refreshed(answer.body())?;
@@ -337,6 +350,11 @@ impl Inner {
                 LogoutCheck::TokenReplaced => last_chance = true,
             }
         }
+    }
+
+    fn lock_refresh(&self, user: &UserId, deadline: Deadline) -> Result<RefreshLock> {
+        let lock = self.store.lock_refresh(user, deadline)?;
+        lock.ok_or_else(|| out_of_time(&self.base_url, "a refresh by another process").into())
     }
 
     /// Stores what a refresh brought, unless the user has logged out or in since it set out, or

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::event_log::EventLog;
 use super::fair_mutex::FairMutex;
-use super::{Change, Decide, RecentEvents, RefreshLock, Store, StoreView, StoredUser, check};
+use super::{Change, Decide, RecentEvents, RefreshLock, Store, StoreView, StoredUser, validate};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
@@ -97,7 +97,7 @@ impl Store for MemoryStore {
             return Err(StoreError::new(StoreErrorKind::Busy, reason));
         };
         let changes = decide(&*self.0)?;
-        check(&changes)?;
+        validate(&changes)?;
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         if !changes.is_empty() {
             state.apply(changes);

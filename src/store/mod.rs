@@ -16,6 +16,7 @@ mod sled;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -142,9 +143,22 @@ pub struct RecentEvents {
     pub instance: u64,
 }
 
-/// Holds a user's refresh flight until it is dropped, also by a panic or the end of the process.
-#[must_use = "dropping it gives the flight back"]
-pub struct RefreshLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>);
+/// Holds a user's refresh lock until it is dropped, even by a panic or the end of the process.
+#[must_use = "dropping it releases the lock"]
+pub struct RefreshLock(Hold);
+
+enum Hold {
+    UntilDropped(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send>),
+    Leased(Box<dyn Lease>),
+}
+
+/// A refresh lock that can be lost while it is held, such as one that expires.
+pub trait Lease: Send {
+    /// Returns `true` if the lock is still held, and will be for long enough to send a request.
+    ///
+    /// It may ask a server, within the deadline of the lock. If it cannot know, it returns `false`.
+    fn is_held(&self) -> bool;
+}
 
 /// A place for users and tokens, shared by any number of threads and, where it can be, processes.
 ///
@@ -154,7 +168,10 @@ pub struct RefreshLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn
 ///    returns as a whole or not at all, and returns when that would survive a power cut (as far as
 ///    the store keeps anything). An error means that nothing was changed.
 /// 2. Each commit that changes something has the number of the one before plus one, across all who
-///    share the store. Reads never go back behind a commit that this process made or saw.
+///    share the store. Reads through one handle never go back behind a commit that was made or seen
+///    through it. Other commits are seen after [`staleness`](Self::staleness) at the latest, and in
+///    any case once `lock_refresh` has returned a lock. Where the staleness is zero, this holds for
+///    all handles of a process together.
 /// 3. Reads wait for no writer where they can help it, and never longer than the deadline. With one
 ///    that has passed they are tried once, and say what is at hand or fail.
 /// 4. `lock_refresh` gives a user's flight to one holder at a time, across all who share the
@@ -166,9 +183,10 @@ pub struct RefreshLock(#[allow(dead_code, reason = "held for its drop")] Box<dyn
 /// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
 ///
 /// For a store of your own, in a server that many machines share: a change of a kind that it does
-/// not know is an error, and refuses the commit. A refresh flight is best a lease that is renewed
-/// while it is held, since nobody tells a server that a machine has died. What
-/// [`is_sealed`](Self::is_sealed) answers decides whether tokens of ended logins may be kept.
+/// not know is an error, and refuses the commit; [`validate`] refuses what no store accepts. A
+/// refresh lock is best a [`Lease`] that is renewed while it is held, since nobody tells a server
+/// that a machine has died. What [`is_sealed`](Self::is_sealed) answers decides whether tokens of
+/// ended logins may be kept.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;
@@ -207,6 +225,27 @@ pub trait Store: Send + Sync + 'static {
     /// be kept although nobody is logged in with it. Defaults to `false`.
     fn is_sealed(&self) -> bool {
         false
+    }
+
+    /// Returns how old a read may be, at most: the commits that were made before that are seen; see
+    /// law 2. Defaults to zero.
+    fn staleness(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Returns how often the session asks for [recent](Self::recent) events while a program listens
+    /// for them. Defaults to 100 ms.
+    fn poll_interval(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    /// Calls `notify` soon after commits of other processes, from any thread, until the returned
+    /// value is dropped. `None`, the default, if the store cannot do that; then the session polls.
+    ///
+    /// `notify` returns at once. It may be called once for several commits, and without any.
+    fn watch(&self, notify: Box<dyn Fn() + Send + Sync>) -> Option<Box<dyn Send>> {
+        let _ = notify;
+        None
     }
 
     /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
@@ -249,9 +288,23 @@ impl StoredUser {
 }
 
 impl RefreshLock {
-    /// Wraps whatever gives the flight back when it is dropped.
+    /// Wraps a value that releases the lock when it is dropped, and holds it until then.
     pub fn new(hold: impl Send + 'static) -> Self {
-        Self(Box::new(hold))
+        Self(Hold::UntilDropped(Box::new(hold)))
+    }
+
+    /// Wraps a value that releases the lock when it is dropped, and may lose it before.
+    pub fn leased(lease: impl Lease + 'static) -> Self {
+        Self(Hold::Leased(Box::new(lease)))
+    }
+
+    /// Returns `true` if the lock is still held. The session asks right before it sends a refresh
+    /// request.
+    pub fn is_held(&self) -> bool {
+        match &self.0 {
+            Hold::UntilDropped(_) => true,
+            Hold::Leased(lease) => lease.is_held(),
+        }
     }
 }
 
@@ -285,8 +338,11 @@ impl fmt::Debug for RefreshLock {
     }
 }
 
-/// Refuses what no store takes, so that all of them refuse the same.
-fn check(changes: &[Change]) -> Result<(), StoreError> {
+/// Refuses changes that no store accepts, so that all stores refuse the same.
+///
+/// # Errors
+/// [`StoreErrorKind::Io`] if the id of a user is longer than 1,024 bytes.
+pub fn validate(changes: &[Change]) -> Result<(), StoreError> {
     const LONGEST_ID: usize = 1024;
     for change in changes {
         if let Change::Put(user) = change

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use keyfob::store::{Change, Decide, MemoryStore, RecentEvents, RefreshLock, Store, StoredUser};
 use keyfob::{Deadline, Event, StoreError, StoreErrorKind, UserId};
@@ -60,6 +61,22 @@ pub trait StoreHooks: Send + Sync + 'static {
         store.is_sealed()
     }
 
+    fn staleness(&self, store: &dyn Store) -> Duration {
+        store.staleness()
+    }
+
+    fn poll_interval(&self, store: &dyn Store) -> Duration {
+        store.poll_interval()
+    }
+
+    fn watch(
+        &self,
+        store: &dyn Store,
+        notify: Box<dyn Fn() + Send + Sync>,
+    ) -> Option<Box<dyn Send>> {
+        store.watch(notify)
+    }
+
     fn lock_refresh(
         &self,
         store: &dyn Store,
@@ -108,6 +125,18 @@ impl<T: StoreHooks> Store for HookedStore<T> {
 
     fn is_sealed(&self) -> bool {
         self.twist.is_sealed(&self.store)
+    }
+
+    fn staleness(&self) -> Duration {
+        self.twist.staleness(&self.store)
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.twist.poll_interval(&self.store)
+    }
+
+    fn watch(&self, notify: Box<dyn Fn() + Send + Sync>) -> Option<Box<dyn Send>> {
+        self.twist.watch(&self.store, notify)
     }
 
     fn lock_refresh(

@@ -15,6 +15,7 @@ pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn StoreFactory) 
     commit(&*one, &[Change::Emit(switched("a")), put(user("a", 1)), Change::Emit(switched("b"))]);
     commit(&*other, &[Change::Emit(switched("c"))]);
     commit(&*one, &[Change::Location(None)]);
+    catch_up(place);
     for store in [one, other, place.open()] {
         let recent = store.recent(Some(0), soon()).unwrap();
         let events = [(1, switched("a")), (1, switched("b")), (2, switched("c"))];

@@ -10,6 +10,9 @@
 //! });
 //! ```
 //!
+//! A store whose reads may be [stale](Store::staleness) is tested through a [`StoreFactory`] of its
+//! own, which says for how long. The tests wait that long before they read through another handle.
+//!
 //! What a kill or a power cut leaves is not looked at here: only the store knows how to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a law that is broken panics")]
@@ -21,6 +24,7 @@ mod users;
 mod waiting;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::store::Store;
 
@@ -29,6 +33,11 @@ use crate::store::Store;
 pub trait StoreFactory: Sync {
     /// Opens the store.
     fn open(&self) -> Box<dyn Store>;
+
+    /// How old a read through another handle may be, at most. Defaults to zero.
+    fn staleness(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl<F: Fn() -> Box<dyn Store> + Sync> StoreFactory for F {
@@ -82,6 +91,7 @@ laws! {
     commits::removing_nobody_is_a_commit_like_any_other;
     commits::concurrent_commits_lose_nothing;
     commits::reads_never_go_back;
+    commits::declared_staleness_is_within_bound;
     users::users_are_ordered_by_created;
     users::a_listing_shows_who_stays_exactly_once;
     users::a_page_is_of_one_state;
@@ -109,6 +119,8 @@ laws! {
     waiting::a_flight_is_its_holders_wherever_it_goes;
     waiting::a_flight_is_waited_for_until_the_deadline;
     waiting::a_flight_excludes_no_commit_and_no_read;
+    waiting::lock_refresh_shows_newest_commits;
+    waiting::refresh_lock_is_held_until_dropped;
     waiting::flights_of_many_threads_exclude_each_other;
 }
 

@@ -1,13 +1,26 @@
 //! What the laws share: users, and short ways to commit and to read.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use super::StoreFactory;
 use crate::store::{Change, RefreshLock, Store, StoredUser};
 use crate::{Deadline, UserId, UserState};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+
+/// Waits until every handle of the place must see what was committed so far.
+pub(super) fn catch_up(place: &dyn StoreFactory) {
+    thread::sleep(place.staleness());
+}
+
+/// Opens a handle that must see what was committed so far.
+pub(super) fn reopen(place: &dyn StoreFactory) -> Box<dyn Store> {
+    catch_up(place);
+    place.open()
+}
 
 /// A deadline that no test should meet.
 pub(super) fn soon() -> Deadline {

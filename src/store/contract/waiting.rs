@@ -39,6 +39,7 @@ fn during_a_decision(place: &dyn StoreFactory, meanwhile: impl FnOnce()) {
 pub(super) fn reads_go_on_while_somebody_decides(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
+    catch_up(place);
     during_a_decision(place, || {
         let stores = [place.open(), place.open()];
         for store in stores.iter().chain([&store]) {
@@ -48,6 +49,7 @@ pub(super) fn reads_go_on_while_somebody_decides(place: &dyn StoreFactory) {
             assert_eq!(store.recent(Some(0), now()).unwrap().number, 1);
         }
     });
+    catch_up(place);
     assert_eq!(names(&*store), ["ada", "slow"]);
 }
 
@@ -62,6 +64,7 @@ pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn StoreFa
     let store = place.open();
     let all = (1..=USERS).map(|number| put(padded(user(&name(number), number), 2_000)));
     commit(&*store, &all.collect::<Vec<_>>());
+    catch_up(place);
     during_a_decision(place, || {
         for store in [&store, &place.open()] {
             let began = Instant::now();
@@ -149,7 +152,36 @@ pub(super) fn a_flight_excludes_no_commit_and_no_read(place: &dyn StoreFactory) 
     let store = place.open();
     let _flight = try_flight(&*store, "ada").unwrap();
     log_in(&*store, "ada");
-    assert!(place.open().user(&id("ada"), now()).unwrap().is_some());
+    assert!(reopen(place).user(&id("ada"), now()).unwrap().is_some());
+}
+
+/// Whoever gets the lock sees what its last holder stored, however stale other reads may be.
+pub(super) fn lock_refresh_shows_newest_commits(place: &dyn StoreFactory) {
+    let (one, other) = (place.open(), place.open());
+    log_in(&*one, "ada");
+    catch_up(place);
+    for epoch in 2..10 {
+        let (this, next) = if epoch % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        // Read before, so that there may be a copy of it.
+        assert!(get(&**next, "ada").is_some());
+        let lock = this.lock_refresh(&id("ada"), soon()).unwrap();
+        let mut refreshed = user("ada", 1);
+        refreshed.epoch = epoch;
+        commit(&**this, &[put(refreshed)]);
+        drop(lock);
+        let _lock = next.lock_refresh(&id("ada"), soon()).unwrap();
+        assert_eq!(get(&**next, "ada").unwrap().epoch, epoch);
+    }
+}
+
+pub(super) fn refresh_lock_is_held_until_dropped(place: &dyn StoreFactory) {
+    let (one, other) = (place.open(), place.open());
+    for store in [&*one, &*other, &*one] {
+        let lock = store.lock_refresh(&id("ada"), soon()).unwrap().unwrap();
+        assert!(lock.is_held());
+        commit(&*other, &[put(user("ada", 1))]);
+        assert!(lock.is_held());
+    }
 }
 
 pub(super) fn flights_of_many_threads_exclude_each_other(place: &dyn StoreFactory) {

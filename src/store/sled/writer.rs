@@ -27,7 +27,7 @@ use crate::id::UserId;
 use crate::store::encryption::RecordCodec;
 use crate::store::fair_mutex::FairMutexGuard;
 use crate::store::record::{decode, encode};
-use crate::store::{Change, Decide, StoreView, StoredUser, check};
+use crate::store::{Change, Decide, StoreView, StoredUser, validate};
 
 /// How many bytes of records are listed before others get a turn at the database. To open it again
 /// costs more with each user that there is: 10,000 users are read in about as long as it takes.
@@ -124,7 +124,7 @@ impl<'a> Writer<'a> {
     pub(super) fn commit(&mut self, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
         self.retry_after_recovery(|writer| {
             let changes = decide(&writer.newest()?)?;
-            check(&changes)?;
+            validate(&changes)?;
             let Some(plan) = writer.plan(changes)? else {
                 return Ok(writer.opened()?.head.number);
             };
