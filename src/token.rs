@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::milliseconds;
 use crate::error::{Error, Result};
+use crate::id::UserId;
 use crate::secret::Secret;
 
 /// The latest time a token may name: the end of the year 9999, in seconds since the epoch.
@@ -113,6 +114,21 @@ impl Claims {
     }
 }
 
+impl Token {
+    /// Compares the claim `sub`, where it is text, with a user's id.
+    ///
+    /// Source: realm-web `User.ts` reads `sub` as the user's id.
+    fn belongs_to(&self, user: &UserId) -> bool {
+        #[derive(Deserialize)]
+        struct Payload {
+            sub: String,
+        }
+        let payload = payload(self.text.expose()).unwrap_or_default();
+        let payload = serde_json::from_slice(&payload);
+        payload.map_or(true, |Payload { sub }| sub == user.as_str())
+    }
+}
+
 impl AccessToken {
     pub(crate) fn parse(text: Secret) -> Result<Self> {
         parse("the access token", text).map(Self)
@@ -135,6 +151,11 @@ impl AccessToken {
 
     pub(crate) fn claims(&self) -> &Claims {
         &self.0.claims
+    }
+
+    /// Returns `false` if the token names another user.
+    pub(crate) fn belongs_to(&self, user: &UserId) -> bool {
+        self.0.belongs_to(user)
     }
 
     /// Returns the custom user data that the backend put into the token, as its JSON text.
@@ -171,6 +192,11 @@ impl RefreshToken {
 
     pub(crate) fn claims(&self) -> &Claims {
         &self.0.claims
+    }
+
+    /// Returns `false` if the token names another user.
+    pub(crate) fn belongs_to(&self, user: &UserId) -> bool {
+        self.0.belongs_to(user)
     }
 }
 
@@ -295,6 +321,17 @@ mod tests {
         assert!(AccessToken::parse(long(70_000)).is_ok());
         let error = AccessToken::parse(long(75_000)).unwrap_err();
         assert!(error.to_string().contains("expected 96 KiB at most"), "{error}");
+    }
+
+    #[test]
+    fn only_text_in_sub_names_a_user() {
+        let belongs = |sub: &str| {
+            let token = AccessToken::parse(token(&format!(r#"{{"exp":2,"iat":1{sub}}}"#))).unwrap();
+            token.belongs_to(&UserId::new("ada"))
+        };
+        assert!(belongs("") && belongs(r#","sub":"ada""#));
+        assert!(belongs(r#","sub":7"#) && belongs(r#","sub":null"#));
+        assert!(!belongs(r#","sub":"eve""#) && !belongs(r#","sub":"Ada""#));
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Inner {
         let mut route = Route::profile();
         route.attempt = "give the profile after the log-in, so that nothing was stored";
         let answer = self.send(&route, Some(login.access_token.expose()), deadline)?;
-        wire::profile(success(&route, answer)?.body())
+        wire::profile(success(&route, answer)?.body(), &login.user)
     }
 
     /// Tokens, identities, profile and current user: all of them or none.
@@ -157,7 +157,7 @@ impl Inner {
         route.attempt = "give the profile after linking, which stands";
         let details = self
             .send(&route, Some(token.expose()), network_part(deadline))
-            .and_then(|answer| wire::profile(success(&route, answer)?.body()));
+            .and_then(|answer| wire::profile(success(&route, answer)?.body(), user));
         let newest = |tables: &dyn StoreView| {
             let record = known(tables, user)?;
             if record.epoch != before.epoch {
@@ -312,7 +312,7 @@ impl Inner {
     ) -> Result<(Profile, bool)> {
         let (before, _) = self.logged_in(user, deadline)?;
         let answer = self.send_as(user, &Route::profile(), deadline)?;
-        let (identities, profile) = wire::profile(answer.body())?;
+        let (identities, profile) = wire::profile(answer.body(), user)?;
         self.commit(deadline, |tables| {
             let unchanged = |is_newest| Ok((Vec::new(), (profile.clone(), is_newest)));
             let Some(record) = tables.user(user)?.filter(|record| record.epoch == before.epoch)

@@ -319,7 +319,7 @@ impl Inner {
             }
             let answer = self.send(&route, Some(refresh_token.expose()), network_part(deadline))?;
             if is_success(&answer) {
-                let refreshed = wire::refreshed(answer.body())?;
+                let refreshed = wire::refreshed(answer.body(), user)?;
                 let claims = refreshed.access_token.claims();
                 let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
                 let is_rotated = refreshed.refresh_token.is_some();

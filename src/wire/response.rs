@@ -60,12 +60,29 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
     if body.user_id.is_empty() {
         return Err(Error::decode("the log-in answer", "its `user_id` is empty"));
     }
-    Ok(LoginResponse {
+    let login = LoginResponse {
         user: UserId::new(body.user_id),
         access_token: AccessToken::parse(body.access_token.into())?,
         refresh_token: RefreshToken::parse(body.refresh_token.into())?,
         device_id: body.device_id.as_deref().and_then(DeviceId::from_wire),
-    })
+    };
+    let is_own =
+        login.access_token.belongs_to(&login.user) && login.refresh_token.belongs_to(&login.user);
+    own(is_own, "the log-in answer")?;
+    Ok(login)
+}
+
+/// Rejects a response that belongs to another user. Shared caches can return one.
+fn own(is_own: bool, what: &'static str) -> Result<()> {
+    match is_own {
+        true => Ok(()),
+        false => Err(Error::decode(what, "it belongs to another user")),
+    }
+}
+
+/// Returns `false` if a response names another user. It need not name one.
+fn is_id_of(id: &Value, user: &UserId) -> bool {
+    id.as_str().is_none_or(|id| id == user.as_str())
 }
 
 /// Reads the answer to [`super::Route::link`]: the user's new access token.
@@ -86,29 +103,35 @@ pub(crate) fn linked(
     if answer.user_id.is_some_and(|other| other != user.as_str()) {
         return Ok(Err(Box::new(login(body)?)));
     }
-    Ok(Ok(AccessToken::parse(answer.access_token.into())?))
+    let access_token = AccessToken::parse(answer.access_token.into())?;
+    own(access_token.belongs_to(user), "the link answer")?;
+    Ok(Ok(access_token))
 }
 
 /// Reads the answer to [`super::Route::refresh`].
-pub(crate) fn refreshed(body: &[u8]) -> Result<RefreshResponse> {
+pub(crate) fn refreshed(body: &[u8], user: &UserId) -> Result<RefreshResponse> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
         #[serde(default)]
         refresh_token: Option<String>,
+        #[serde(default)]
+        user_id: Value,
     }
-    let body: Body = parse("the refresh answer", body)?;
-    Ok(RefreshResponse {
-        access_token: AccessToken::parse(body.access_token.into())?,
-        refresh_token: body
-            .refresh_token
-            .map(|token| RefreshToken::parse(token.into()))
-            .transpose()?,
-    })
+    const WHAT: &str = "the refresh answer";
+    let body: Body = parse(WHAT, body)?;
+    let access_token = AccessToken::parse(body.access_token.into())?;
+    let refresh_token = body.refresh_token.map(|token| RefreshToken::parse(token.into()));
+    let refresh_token = refresh_token.transpose()?;
+    let is_own = is_id_of(&body.user_id, user)
+        && access_token.belongs_to(user)
+        && refresh_token.as_ref().is_none_or(|token| token.belongs_to(user));
+    own(is_own, WHAT)?;
+    Ok(RefreshResponse { access_token, refresh_token })
 }
 
 /// Reads the answer to [`super::Route::profile`].
-pub(crate) fn profile(body: &[u8]) -> Result<(Vec<Identity>, Profile)> {
+pub(crate) fn profile(body: &[u8], user: &UserId) -> Result<(Vec<Identity>, Profile)> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]
@@ -116,13 +139,17 @@ pub(crate) fn profile(body: &[u8]) -> Result<(Vec<Identity>, Profile)> {
         identities: Vec<IdentityBody>,
         #[serde(default, rename = "type")]
         kind: Option<String>,
+        #[serde(default)]
+        user_id: Value,
     }
     #[derive(Deserialize)]
     struct IdentityBody {
         id: String,
         provider_type: String,
     }
-    let body: Body = parse("the profile answer", body)?;
+    const WHAT: &str = "the profile answer";
+    let body: Body = parse(WHAT, body)?;
+    own(is_id_of(&body.user_id, user), WHAT)?;
     let identities = body.identities.into_iter().map(|identity| {
         Identity::new(identity.id, Provider::from(identity.provider_type.as_str()))
     });
