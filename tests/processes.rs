@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use keyfob::server::{Route, Server};
+use keyfob::server::{Fault, Route, Server};
 use keyfob::{Clock, Credentials, Event, Secret, Session, SystemClock, UserState};
 use support::{Dir, ManualClock};
 
@@ -102,6 +102,11 @@ fn child() {
             let sums: i64 = calls.into_iter().map(|call| call.join().unwrap()).sum();
             println!("SUM {sums}");
         }
+        "anonymous" => {
+            let session = open(&url, &dir).open().unwrap();
+            wait();
+            println!("USER {}", session.log_in(&Credentials::anonymous()).unwrap().id());
+        }
         "log out" => {
             let session = open(&url, &dir).open().unwrap();
             wait();
@@ -120,8 +125,13 @@ fn child() {
 
 /// Lets 16 processes with four threads each meet one expired token.
 fn meet(server: &Server, dir: &Dir) {
-    let mut children: Vec<_> =
-        (0..16).map(|_| start("call", server.base_url(), dir.path())).collect();
+    assert_eq!(at_once("call", 16, server, dir, "SUM"), ["12"; 16]);
+}
+
+/// Starts processes that play a role at the same moment, and returns what each of them printed.
+fn at_once(role: &str, processes: usize, server: &Server, dir: &Dir, mark: &str) -> Vec<String> {
+    let start = |_| start(role, server.base_url(), dir.path());
+    let mut children: Vec<_> = (0..processes).map(start).collect();
     let mut heard: Vec<_> =
         children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
     for lines in &mut heard {
@@ -130,12 +140,24 @@ fn meet(server: &Server, dir: &Dir) {
     for child in &mut children {
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
     }
-    for lines in &mut heard {
-        assert_eq!(hear(lines, "SUM"), "12");
-    }
+    let printed = heard.iter_mut().map(|lines| hear(lines, mark)).collect();
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
+    printed
+}
+
+/// The backend takes half a second for each log-in.
+#[test]
+fn concurrent_processes_make_one_anonymous_user() {
+    let (dir, (server, _)) = (Dir::new(), server());
+    let slow = Fault::delay(Duration::from_millis(500)).on(Route::LogIn).always();
+    server.faults().add(slow);
+    let users = at_once("anonymous", 10, &server, &dir, "USER");
+    assert!(users.iter().all(|user| *user == users[0]), "{users:?}");
+    assert_eq!(server.journal().count(Route::LogIn), 1);
+    let session = open(server.base_url(), dir.path()).open().unwrap();
+    assert_eq!(session.users().unwrap().len(), 1);
 }
 
 #[test]

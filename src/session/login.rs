@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::inner::{Inner, known};
+use super::inner::{Inner, known, out_of_time};
 use super::send::{network_part, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::credentials::{Credentials, Kind, Provider};
@@ -15,16 +15,22 @@ use crate::diagnostics::{Brief, note};
 use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
-use crate::store::{Change, Listing, StoreView, StoredUser};
+use crate::store::{Change, Listing, RefreshLock, StoreView, StoredUser};
 use crate::wire::{self, LoginResponse, Route};
 
 impl Inner {
     /// Logs in, and makes that user current.
     pub(super) fn log_in(&self, credentials: &Credentials, deadline: Deadline) -> Result<UserId> {
-        if let Kind::Anonymous { reuse: true } = credentials.0
-            && let Some(user) = self.reuse_anonymous(deadline)?
-        {
-            return Ok(user);
+        let mut lock = None;
+        if reuses_anonymous(credentials) {
+            if let Some(user) = self.find_anonymous(deadline)? {
+                return Ok(user);
+            }
+            lock = Some(self.lock_anonymous_login(deadline)?);
+            // The last holder may have logged one in.
+            if let Some(user) = self.find_anonymous(deadline)? {
+                return Ok(user);
+            }
         }
         let route = Route::log_in(&self.app_id, credentials, &self.device);
         let sent = self.moment();
@@ -36,18 +42,29 @@ impl Inner {
         let stored = self
             .fetch_profile(&login, network)
             .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
-        if stored.is_err() {
-            // Nothing is stored, so nobody else will ever end this server session.
+        drop(lock);
+        if stored.as_ref().ok() != Some(&login.user) {
+            // It is not stored, so no other code path will ever revoke this server session.
             let _ = self.end_server_session(&login.refresh_token, deadline);
         }
-        stored?;
-        note!(info, "{:?} has logged in by {:?}", login.user, credentials.provider());
+        let user = stored?;
+        note!(info, "{user:?} has logged in by {:?}", credentials.provider());
         self.send_pending_revocations(deadline);
-        Ok(login.user)
+        Ok(user)
+    }
+
+    /// Waits for anonymous log-ins by other threads and processes, so that all of them make one
+    /// user.
+    fn lock_anonymous_login(&self, deadline: Deadline) -> Result<RefreshLock> {
+        // No user has this id.
+        let lock = self.store.lock_refresh(&UserId::new(""), deadline)?;
+        lock.ok_or_else(|| {
+            out_of_time(&self.base_url, "an anonymous log-in by another thread or process").into()
+        })
     }
 
     /// Finds the anonymous user who was used last and is logged in, and makes it current.
-    fn reuse_anonymous(&self, deadline: Deadline) -> Result<Option<UserId>> {
+    fn find_anonymous(&self, deadline: Deadline) -> Result<Option<UserId>> {
         if let Some(current) = self.store.current(deadline)?
             && let Some(record) = self.store.user(&current, deadline)?
             && is_anonymous(&record)
@@ -84,7 +101,8 @@ impl Inner {
         wire::profile(success(&route, answer)?.body(), &login.user)
     }
 
-    /// Tokens, identities, profile and current user: all of them or none.
+    /// Stores tokens, identities, profile and current user in one commit, and returns who is logged
+    /// in: for anonymous credentials another anonymous user, if there is one by now.
     fn store_login(
         &self,
         credentials: &Credentials,
@@ -92,8 +110,15 @@ impl Inner {
         (identities, profile): (Vec<Identity>, Profile),
         skew: i64,
         deadline: Deadline,
-    ) -> Result<()> {
+    ) -> Result<UserId> {
         self.commit(deadline, |tables| {
+            // A process that does not share the lock may have been faster.
+            if reuses_anonymous(credentials)
+                && let Some(other) = tables.last_used(&is_anonymous)?
+                && other.id != login.user
+            {
+                return Ok((switch_to(tables, &other), other.id.clone()));
+            }
             let mut record = match tables.user(&login.user)? {
                 Some(record) => StoredUser::clone(&record),
                 None => {
@@ -125,8 +150,8 @@ impl Inner {
                     provider: credentials.provider(),
                 }),
             ];
-            changes.extend(make_current(tables, Some(user)));
-            Ok((changes, ()))
+            changes.extend(make_current(tables, Some(user.clone())));
+            Ok((changes, user))
         })
     }
 
@@ -337,6 +362,11 @@ impl Inner {
             Ok((changes, (profile.clone(), true)))
         })
     }
+}
+
+/// Returns `true` for anonymous credentials that an anonymous user who is logged in satisfies.
+fn reuses_anonymous(credentials: &Credentials) -> bool {
+    matches!(credentials.0, Kind::Anonymous { reuse: true })
 }
 
 /// Tells whether a user is logged in and has no account but an anonymous one.

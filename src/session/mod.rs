@@ -98,7 +98,8 @@ impl Session {
     /// returns. A user who is known here already, by whatever provider, is the same user
     /// afterwards. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another user, or
     /// nobody, was current before. [`Credentials::anonymous`] reuses an anonymous user who is
-    /// logged in, without network and without `LoggedIn`.
+    /// logged in, without network and without `LoggedIn`. Concurrent log-ins with it, in any number
+    /// of threads and processes, wait for each other and return one user.
     ///
     /// Blocks for three requests (one more if it fails after the first) and a commit, and in a store
     /// that is sealed for as long as it takes to tell the backend of earlier log-outs, five seconds
