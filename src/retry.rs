@@ -1,0 +1,177 @@
+//! Repeating a call that failed, where repeating can help and does no harm.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::user::User;
+
+/// Repeats a call that failed; returned by [`Session::retry`] and [`User::retry`].
+///
+/// A call is repeated if its error [`is_retryable`](Error::is_retryable) and is not
+/// [ambiguous](Error::is_ambiguous). An ambiguous call may have taken effect, so that repeating it
+/// could do it twice; [`idempotent`](Self::idempotent) says that this is harmless. Before each
+/// repetition `Retry` sleeps for a pause that doubles each time and is shortened by up to a half at
+/// random, or for as long as the backend asked for ([`Error::retry_after`]), whichever is longer.
+///
+/// All attempts and pauses together end within the deadline of the session
+/// ([`Session::with_deadline`]). If the next pause does not fit, the error is returned at once. A
+/// pause also ends when the session is shut down.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn example(user: keyfob::User) -> keyfob::Result<()> {
+/// // Reading twice is harmless.
+/// let rates: Vec<f64> =
+///     user.retry().idempotent(true).run(|user| user.functions().call("rates", ()))?;
+/// // An order must not be placed twice: if the answer is lost, this returns the error.
+/// let order: String = user.retry().run(|user| user.functions().call("order", ("tea", 2)))?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is called until `run`"]
+pub struct Retry<'a, H> {
+    handle: &'a H,
+    attempts: u32,
+    first_pause: Duration,
+    longest_pause: Duration,
+    idempotent: bool,
+}
+
+impl<'a, H: Handle> Retry<'a, H> {
+    /// How many attempts are made by default, the first included.
+    pub const DEFAULT_ATTEMPTS: u32 = 5;
+    /// The default pause before the second attempt.
+    pub const DEFAULT_FIRST_PAUSE: Duration = Duration::from_millis(500);
+    /// The default limit of a pause that the backend did not ask for.
+    pub const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+    pub(crate) fn new(handle: &'a H) -> Self {
+        Self {
+            handle,
+            attempts: Self::DEFAULT_ATTEMPTS,
+            first_pause: Self::DEFAULT_FIRST_PAUSE,
+            longest_pause: Self::DEFAULT_LONGEST_PAUSE,
+            idempotent: false,
+        }
+    }
+
+    /// Sets how many attempts are made at most, the first included. Defaults to 5; zero counts as
+    /// one.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets the pause before the second attempt, which doubles from then on. Defaults to 0.5 s.
+    pub fn first_pause(mut self, pause: Duration) -> Self {
+        self.first_pause = pause;
+        self
+    }
+
+    /// Limits the pauses that the backend did not ask for. Defaults to 10 s.
+    pub fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+
+    /// Declares that repeating the call is harmless even if the backend has done what was asked.
+    /// Ambiguous errors are repeated too then. Defaults to `false`.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
+
+    /// Calls `call` until it succeeds, or until its error must not or need not be repeated.
+    ///
+    /// `call` receives a handle whose deadline is what is left of the session's; make the calls
+    /// with that handle. Blocks for at most the session's deadline if `call` does.
+    ///
+    /// # Errors
+    /// The last error of `call`; [`Error::ShutDown`] if the session is shut down during a pause.
+    pub fn run<T>(&self, mut call: impl FnMut(&H) -> Result<T>) -> Result<T> {
+        let session = self.handle.session();
+        let deadline = session.deadline();
+        let mut pause = self.first_pause.min(self.longest_pause);
+        let mut attempt = 1;
+        loop {
+            let error = match call(&self.handle.within(deadline.remaining())) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let wait = error.retry_after().unwrap_or_default().max(with_jitter(pause));
+            if attempt >= self.attempts || !self.may_repeat(&error) || wait >= deadline.remaining()
+            {
+                return Err(error);
+            }
+            let end = deadline.at_most(wait);
+            while !end.has_passed() {
+                thread::sleep(end.poll_interval());
+            }
+            session.within(|_| Ok(()))?;
+            pause = pause.saturating_mul(2).min(self.longest_pause);
+            attempt += 1;
+        }
+    }
+
+    fn may_repeat(&self, error: &Error) -> bool {
+        error.is_retryable() && (self.idempotent || !error.is_ambiguous())
+    }
+}
+
+/// Shortens a pause by up to a half, so that programs that failed together do not retry together.
+fn with_jitter(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(());
+    pause - pause / 2 * (random as u8).into() / 255
+}
+
+/// A handle whose calls can be repeated: a [`Session`] or a [`User`]. This trait is sealed.
+pub trait Handle: Clone + sealed::Sealed {
+    #[doc(hidden)]
+    fn session(&self) -> &Session;
+
+    #[doc(hidden)]
+    fn within(&self, limit: Duration) -> Self;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for Session {}
+
+impl Handle for Session {
+    fn session(&self) -> &Session {
+        self
+    }
+
+    fn within(&self, limit: Duration) -> Self {
+        self.with_deadline(limit)
+    }
+}
+
+impl sealed::Sealed for User {}
+
+impl Handle for User {
+    fn session(&self) -> &Session {
+        self.session()
+    }
+
+    fn within(&self, limit: Duration) -> Self {
+        Self::new(self.session().with_deadline(limit), self.id().clone())
+    }
+}
+
+impl<H: fmt::Debug> fmt::Debug for Retry<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("handle", &self.handle)
+            .field("attempts", &self.attempts)
+            .field("idempotent", &self.idempotent)
+            .finish_non_exhaustive()
+    }
+}
