@@ -1,19 +1,6 @@
 //! What can go wrong, as types: one [`Error`] that answers the questions a caller asks of it.
 //!
-//! | | [`is_retryable`](Error::is_retryable) | [`needs_login`](Error::needs_login) | [`is_ambiguous`](Error::is_ambiguous) | [`status`](Error::status) |
-//! | --- | --- | --- | --- | --- |
-//! | [`Cancelled`](Error::Cancelled) | no | no | if a request that changes something may have arrived | none |
-//! | [`Config`](Error::Config) | no | no | no | none |
-//! | [`Decode`](Error::Decode) | no | no | no | none |
-//! | [`LocalState`](Error::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
-//! | [`LoginEnded`](Error::LoginEnded) | no | yes | no | the backend's |
-//! | [`Server`](Error::Server) | for 302, 303, 307, 408, 429, 502, 503, 504, other 5xx to a request that is harmless to repeat, and a web page with any other 4xx than 404, 405, 410 or any 5xx | no | if a request that changes something met a proxy without an answer, a web page with a 5xx, or a redirect | the backend's |
-//! | [`ShutDown`](Error::ShutDown) | no | no | if a request that changes something may have arrived | none |
-//! | [`SignIn`](Error::SignIn) | if it failed before anybody was asked to sign in, and may succeed later | no | no | none |
-//! | [`Store`](Error::Store) | for kind `Busy` | no | if the backend had done what was asked by then | none |
-//! | [`Transport`](Error::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
-//!
-//! Texts are one lower-case clause without a full stop; causes are in
+//! Texts are one lower-case clause without a full stop. Causes are in
 //! [`source`](std::error::Error::source) and not repeated. No text holds a secret, and control
 //! characters from a backend are escaped.
 
@@ -39,8 +26,53 @@ pub(crate) const LINK: &str = "link the account";
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. Cheap to clone, so that threads that waited for one refresh share its failure.
-#[derive(Clone, Debug)]
+/// What went wrong.
+///
+/// The variant says where a call failed. The predicates answer what a caller wants to know:
+///
+/// | | [`is_retryable`](Self::is_retryable) | [`needs_login`](Self::needs_login) | [`is_ambiguous`](Self::is_ambiguous) | [`status`](Self::status) |
+/// | --- | --- | --- | --- | --- |
+/// | [`Cancelled`](Self::Cancelled) | no | no | if a request that changes something may have arrived | none |
+/// | [`Config`](Self::Config) | no | no | no | none |
+/// | [`Decode`](Self::Decode) | no | no | no | none |
+/// | [`LocalState`](Self::LocalState) | no | for `NoCurrentUser`, `NotLoggedIn` | no | none |
+/// | [`LoginEnded`](Self::LoginEnded) | no | yes | no | the backend's |
+/// | [`Server`](Self::Server) | by status, see below | no | sometimes, see below | the backend's |
+/// | [`ShutDown`](Self::ShutDown) | no | no | if a request that changes something may have arrived | none |
+/// | [`SignIn`](Self::SignIn) | if it failed before the person was asked to sign in, and may succeed later | no | no | none |
+/// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already done what was asked | none |
+/// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
+///
+/// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504, for any
+/// other 5xx if the request is harmless to repeat, and for a web page with a 5xx or with a 4xx other
+/// than 404, 405 and 410: a proxy sent that page. It is ambiguous if the request changes something
+/// and a proxy answered without having an answer of the backend, a web page came with a 5xx, or the
+/// answer was a redirect.
+///
+/// `Debug` prints the message and its causes, one a line, because `fn main() -> keyfob::Result<()>`
+/// shows that text to people. Cloning is cheap: threads that waited for one refresh share its error.
+///
+/// # Examples
+///
+/// ```no_run
+/// use keyfob::{Credentials, Error, ServerErrorCode, Session, User};
+///
+/// fn log_in(session: &Session, email: &str, password: &str) -> keyfob::Result<Option<User>> {
+///     match session.log_in(&Credentials::email_password(email, password)) {
+///         Ok(user) => Ok(Some(user)),
+///         Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
+///             eprintln!("wrong address or password");
+///             Ok(None)
+///         }
+///         Err(error) if error.is_retryable() => {
+///             eprintln!("try again later: {error}");
+///             Ok(None)
+///         }
+///         Err(error) => Err(error),
+///     }
+/// }
+/// ```
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// The call was cancelled with a [`CancelToken`](crate::CancelToken).
@@ -430,6 +462,20 @@ impl fmt::Display for Error {
             Self::Store(error) => error.fmt(f),
             Self::Transport(error) => error.fmt(f),
         }
+    }
+}
+
+/// The message and its causes, one a line, since `fn main() -> keyfob::Result<()>` shows this text
+/// to people.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, "\ncaused by: {}", Printable(&error.to_string()))?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
