@@ -1,8 +1,7 @@
 //! Accounts with e-mail address and password: what comes before a log-in, and what helps when it
 //! fails.
 
-use serde::Serialize;
-
+use crate::arguments::Arguments;
 use crate::ejson;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -104,19 +103,19 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::complete_reset(self.app(), &password, &token, token_id))
     }
 
-    /// Has the app's own reset function decide about a new password. `arguments` serialises to a
-    /// list, as for [`Functions::call`](crate::Functions::call), and is handed to the function.
+    /// Has the app's own reset function decide about a new password. `arguments` is a list,
+    /// as for [`Functions::call`](crate::Functions::call), and is handed to the function.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if nobody registered the address, `BadRequest` if
-    /// the function said no; [`Error::Decode`] if the arguments are not a list.
+    /// the function refused.
     ///
     /// Source: `UsernamePasswordProviderClient::call_reset_password_function`.
     pub fn call_reset_function(
         &self,
         email: &str,
         password: impl Into<Secret>,
-        arguments: impl Serialize,
+        arguments: impl Arguments,
     ) -> Result<()> {
         let arguments = ejson::list(&arguments)?;
         let arguments = serde_json::from_slice(&arguments)

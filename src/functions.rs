@@ -3,9 +3,9 @@
 use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::arguments::Arguments;
 use crate::deadline::Deadline;
 use crate::ejson;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
@@ -37,9 +37,14 @@ impl<'a> Functions<'a> {
 
     /// Calls a function and returns its result.
     ///
-    /// `arguments` is anything that serialises to a list: a tuple, a slice, a `Vec`; `()` for none.
-    /// Numbers travel as extended JSON and are read back from it, so `i64` and `f64` keep every
-    /// digit. `serde_json::Value` takes any result; number wrappers are plain numbers in it.
+    /// `arguments` is a list: a tuple, an array, a slice or a `Vec`; `()` for none. The types of the
+    /// arguments and of the result are not checked against the function: the backend does not
+    /// publish them.
+    ///
+    /// The result is read into the type that the caller names, in `let sum: i64 = …` or in
+    /// `call::<i64>(…)`. `call::<()>` accepts any result and ignores it. `serde_json::Value` takes any
+    /// result; number wrappers are plain numbers in it. Numbers are sent as extended JSON and read
+    /// back from it, so `i64` and `f64` keep every digit.
     ///
     /// An access token that is due is refreshed first. If the backend refuses it all the same, it
     /// is refreshed once and the call is sent once more: a refused call was not run. Blocks for the
@@ -51,7 +56,7 @@ impl<'a> Functions<'a> {
     /// login; [`Error::LocalState`] if the user is not logged in; [`Error::Transport`] if no answer
     /// came, if it is larger than 64 MiB, or if the time was up before a large one was read: if it
     /// [`is_ambiguous`](Error::is_ambiguous), the function may have run; [`Error::Decode`] if the
-    /// result does not fit `T`, or the arguments are not a list; [`Error::Store`] if the user
+    /// result does not fit `T`; [`Error::Store`] if the user
     /// cannot be read or a new token cannot be stored; [`Error::ShutDown`] if the session was shut
     /// down.
     ///
@@ -61,13 +66,22 @@ impl<'a> Functions<'a> {
     /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
     /// let sum: i64 = user.functions().call("sum", (1, 2))?;
     /// let longest = user.functions().call::<String>("longest", (["a", "bcd"],))?;
-    /// user.functions().call::<()>("clear_login_state", ())?;
+    /// user.functions().call::<()>("clear_cart", ())?; // whatever the function returns
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// One argument is a tuple with a trailing comma. Anything but a list does not compile:
+    ///
+    /// ```compile_fail
+    /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
+    /// let greeting: String = user.functions().call("greet", "Ada")?; // expected `("Ada",)`
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// Source: realm-core `app.cpp`, `App::call_function`.
-    pub fn call<T: DeserializeOwned>(&self, name: &str, arguments: impl Serialize) -> Result<T> {
+    pub fn call<T: DeserializeOwned>(&self, name: &str, arguments: impl Arguments) -> Result<T> {
         let arguments = ejson::list(&arguments)?;
         let session = self.user.session();
         session.within(|deadline| {
@@ -76,7 +90,7 @@ impl<'a> Functions<'a> {
             untrusted_json::check(answer.body()).map_err(|reason| Error::decode(what(), reason))?;
             let text = ejson::without_undefined(answer.body());
             let result = read(&text, deadline, ejson::from_slice, ejson::from_reader);
-            result.map_err(|error| unreadable(session, name, &error))
+            result.map_err(|error| unreadable(session, name, &error, &text))
         })
     }
 
@@ -85,7 +99,7 @@ impl<'a> Functions<'a> {
     ///
     /// # Errors
     /// As [`Functions::call`].
-    pub fn call_text(&self, name: &str, arguments: impl Serialize) -> Result<String> {
+    pub fn call_text(&self, name: &str, arguments: impl Arguments) -> Result<String> {
         let arguments = ejson::list(&arguments)?;
         let session = self.user.session();
         let answer = session.within(|deadline| self.send_until(name, &arguments, deadline))?;
@@ -113,7 +127,7 @@ impl<'a> Functions<'a> {
             };
             let whole = |text: &[u8]| serde_json::from_slice::<ejson::Tree>(text);
             let result = read(text, deadline, whole, serde_json::from_reader);
-            let result = result.map_err(|error| unreadable(session, name, &error))?;
+            let result = result.map_err(|error| unreadable(session, name, &error, text))?;
             result.into_bson().ok_or_else(|| {
                 Error::decode(format!("the result of function `{name}`"), "it is no extended JSON")
             })
@@ -165,9 +179,10 @@ const PIECE: usize = 64 * 1024;
 
 /// The answer is there, and the function has run, but its result is not what was expected, or there
 /// was no time left to read it.
-fn unreadable(session: &Session, name: &str, error: &serde_json::Error) -> Error {
+fn unreadable(session: &Session, name: &str, error: &serde_json::Error, text: &[u8]) -> Error {
     if !error.is_io() {
-        return Error::decode(format!("the result of function `{name}`"), ejson::explain(error));
+        let reason = ejson::explain(error, text);
+        return Error::decode(format!("the result of function `{name}`"), reason);
     }
     let mut error = TransportError::new(TransportErrorKind::Timeout, session.base_url())
         .because("reading a large result");

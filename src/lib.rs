@@ -57,6 +57,7 @@
 
 mod account;
 mod api_keys;
+mod arguments;
 mod base_url;
 #[cfg(feature = "browser")]
 pub mod browser;
@@ -74,6 +75,7 @@ mod functions;
 mod hash;
 mod id;
 pub mod manual;
+mod retry;
 mod secret;
 #[cfg(feature = "server")]
 pub mod server;
@@ -90,6 +92,7 @@ mod wire;
 
 pub use account::{ApiKey, Identity, Profile, UserState};
 pub use api_keys::ApiKeys;
+pub use arguments::Arguments;
 pub use cancel::CancelToken;
 pub use clock::{Clock, SystemClock};
 pub use credentials::{Credentials, Provider};
@@ -102,6 +105,7 @@ pub use error::{
 pub use event::{Event, LogoutReason, RemovalReason};
 pub use functions::Functions;
 pub use id::{ApiKeyId, DeviceId, UserId};
+pub use retry::Retry;
 pub use secret::Secret;
 pub use session::{
     DEFAULT_DEADLINE, Events, ListedUser, Session, SessionBuilder, Subscription, Users,

@@ -92,7 +92,7 @@ impl<'a, H: Handle> Retry<'a, H> {
     /// with that handle. Blocks for at most the session's deadline if `call` does.
     ///
     /// # Errors
-    /// The last error of `call`; [`Error::ShutDown`] if the session is shut down during a pause.
+    /// The last error of `call`; [`Error::ShutDown`] if the session was shut down.
     pub fn run<T>(&self, mut call: impl FnMut(&H) -> Result<T>) -> Result<T> {
         let session = self.handle.session();
         let deadline = session.deadline();
@@ -103,16 +103,18 @@ impl<'a, H: Handle> Retry<'a, H> {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let wait = error.retry_after().unwrap_or_default().max(with_jitter(pause));
-            if attempt >= self.attempts || !self.may_repeat(&error) || wait >= deadline.remaining()
-            {
+            if attempt >= self.attempts || !self.may_repeat(&error) {
                 return Err(error);
+            }
+            let wait = error.retry_after().unwrap_or_default().max(with_jitter(pause));
+            if wait >= deadline.remaining() {
+                // A session that is shut down has no time left either.
+                return session.within(|_| Err(error));
             }
             let end = deadline.at_most(wait);
             while !end.has_passed() {
                 thread::sleep(end.poll_interval());
             }
-            session.within(|_| Ok(()))?;
             pause = pause.saturating_mul(2).min(self.longest_pause);
             attempt += 1;
         }

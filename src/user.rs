@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::functions::Functions;
 use crate::id::{DeviceId, UserId};
+use crate::retry::Retry;
 use crate::session::{Events, RefreshReason, Session, Subscription};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
@@ -253,6 +254,11 @@ impl User {
         self.changes()?.subscribe(listener)
     }
 
+    /// Returns a builder that repeats a call of this user when that can help; see [`Retry`].
+    pub fn retry(&self) -> Retry<'_, Self> {
+        Retry::new(self)
+    }
+
     fn record(&self) -> Result<Arc<StoredUser>> {
         self.session.within(|deadline| self.session.inner.record(&self.id, deadline))
     }
@@ -267,8 +273,8 @@ fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option
     let Some(document) = token.user_data()? else { return Ok(None) };
     untrusted_json::check(document.get().as_bytes())
         .map_err(|reason| Error::decode(WHAT, reason))?;
-    ejson::from_slice(&ejson::without_undefined(document.get().as_bytes()))
-        .map_err(|error| Error::decode(WHAT, ejson::explain(&error)))
+    let text = ejson::without_undefined(document.get().as_bytes());
+    ejson::from_slice(&text).map_err(|error| Error::decode(WHAT, ejson::explain(&error, &text)))
 }
 
 impl PartialEq for User {

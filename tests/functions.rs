@@ -36,17 +36,37 @@ fn arguments_are_a_list_of_canonical_extended_json() {
 }
 
 #[test]
-fn arguments_that_are_no_list_are_refused_before_anything_is_sent() {
+fn arguments_beyond_bson_are_refused() {
     let (script, _, _, user) = logged_in();
-    for error in [
-        user.functions().call::<()>("f", 1).unwrap_err(),
-        user.functions().call::<()>("f", "x").unwrap_err(),
-        user.functions().call::<()>("f", json!({"a": 1})).unwrap_err(),
-        user.functions().call::<()>("f", [u64::MAX]).unwrap_err(),
-    ] {
-        assert!(matches!(error, Error::Decode(_)), "{error}");
-    }
+    let error = user.functions().call::<()>("f", [u64::MAX]).unwrap_err();
+    assert!(matches!(error, Error::Decode(_)), "{error}");
     assert_eq!(script.routes(), Vec::<String>::new());
+}
+
+#[test]
+fn unit_result_accepts_anything() {
+    let (script, _, _, user) = logged_in();
+    for result in [json!(null), json!(7), json!("text"), json!({"a": [1, {"$oid": "5f"}]})] {
+        script.reply(CALL, 200, result);
+        user.functions().call::<()>("f", ()).unwrap();
+    }
+}
+
+#[test]
+fn wrong_result_is_explained_with_its_path() {
+    let (script, _, _, user) = logged_in();
+    script.reply(CALL, 200, json!({"items": [{"name": "tea"}, {"name": 7}]}));
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code, reason = "it is never read")]
+    struct Item {
+        name: String,
+    }
+    let result = user.functions().call::<std::collections::BTreeMap<String, Vec<Item>>>("f", ());
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "the result of function `f` cannot be read: \
+         expected a string, got a number at `items[1].name`"
+    );
 }
 
 #[test]

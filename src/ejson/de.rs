@@ -10,8 +10,8 @@ use std::io::Read;
 
 use serde::de::value::CowStrDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
+    MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
 /// Reads a value from extended JSON. Nothing at all is read as `null`; what is undefined must be
@@ -74,7 +74,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
 
     pass! {
         deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes
-        deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
+        deserialize_byte_buf deserialize_identifier deserialize_ignored_any
     }
 
     pass_wrapped! {
@@ -91,6 +91,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i128 deserialize_u128
     }
     numbers! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
+
+    /// `()` stands for a value that the caller does not need: it takes any.
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        IgnoredAny::deserialize(self.0)?;
+        visitor.visit_unit()
+    }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
@@ -422,6 +428,16 @@ mod tests {
         read::<()>("");
         read::<()>("null");
         assert_eq!(read::<Option<i32>>(" \n"), None);
+    }
+
+    #[test]
+    fn unit_takes_any_value() {
+        for text in ["7", r#""text""#, r#"{"a":[1,{"b":null}]}"#, r#"{"$numberInt":"1"}"#, "true"] {
+            read::<()>(text);
+            assert_eq!(read::<(i64, ())>(&format!("[1,{text}]")), (1, ()));
+        }
+        assert!(from_slice::<()>(b"{").is_err());
+        assert!(from_slice::<()>(b"1 2").is_err());
     }
 
     #[test]

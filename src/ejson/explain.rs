@@ -99,7 +99,9 @@ fn expected_words(expected: &str) -> String {
 fn path_at(text: &[u8], line: usize, column: usize) -> Option<String> {
     let start = match line.checked_sub(1)? {
         0 => 0,
-        breaks => text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(breaks - 1)?.0 + 1,
+        breaks => {
+            text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(breaks - 1)?.0 + 1
+        }
     };
     let end = start.checked_add(column)?.min(text.len());
     let mut path = Path::default();

@@ -6,6 +6,7 @@
 //!
 //! - Where a whole number is wanted, `3.0` is 3, up to 2^53 - 1: from there on a float may stand for
 //!   another number too, and is an error.
+//! - `()` takes any value and ignores it.
 //! - `{"$undefined":true}` is `null`, also in a `serde_json::Value` or a `RawValue`.
 //! - A `serde_json::Value` has no NaN and no infinities: they become `null` in it.
 //! - What lies behind `#[serde(flatten)]` or in an untagged enum is read by serde's own buffer,
@@ -37,6 +38,7 @@
 mod bson;
 mod date;
 mod de;
+mod explain;
 mod ser;
 mod types;
 mod undefined;
@@ -46,43 +48,11 @@ use serde::Serialize;
 #[cfg(feature = "bson")]
 pub(crate) use self::bson::{Tree, bson_list};
 pub(crate) use self::de::{from_reader, from_slice};
+pub(crate) use self::explain::explain;
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 pub(crate) use self::undefined::without_undefined;
 use crate::error::{Error, Result};
-
-/// Says why a text does not fit a type, without the text: serde quotes what it found, which may be
-/// a secret.
-pub(crate) fn explain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let unfit = || {
-        let (line, column) = (error.line(), error.column());
-        format!("a value does not fit at line {line} column {column}")
-    };
-    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
-    if !quotes.iter().any(|start| text.starts_with(start)) {
-        return match error.classify() {
-            // Somebody's own words about a value.
-            serde_json::error::Category::Data if !is_about_fields(&text) => unfit(),
-            _ => text,
-        };
-    }
-    match (text.find(['`', '"']), text.rfind(", expected ")) {
-        // Of an enum without variants nothing is expected: any such words are in the value.
-        _ if text.contains(", there are no variants") => unfit(),
-        (Some(from), Some(to)) if from < to => {
-            format!("{}{}", text[..from].trim_end(), &text[to..])
-        }
-        // Nothing is quoted: "invalid type: map, expected u8".
-        (_, Some(_)) => text,
-        (_, None) => unfit(),
-    }
-}
-
-/// Tells whether serde speaks of a field by the name that the type gives it.
-fn is_about_fields(text: &str) -> bool {
-    text.starts_with("missing field ") || text.starts_with("invalid length ")
-}
 
 /// Tells whether a field marks an object as a value of another type, such as `{"$oid":"…"}`.
 ///
@@ -110,7 +80,7 @@ pub(crate) fn is_wrapper(field: &str) -> bool {
 }
 
 /// Writes the arguments of a function: a list, or nothing for none.
-pub(crate) fn list(arguments: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn list(arguments: &(impl Serialize + ?Sized)) -> Result<Vec<u8>> {
     let wrong = |reason: &str| Error::decode("the arguments of a function", reason);
     let list = to_vec(arguments).map_err(|error| wrong(&error.to_string()))?;
     match list.first() {
@@ -128,49 +98,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_explained_and_not_quoted() {
-        #[derive(Debug, Deserialize)]
-        #[allow(dead_code, reason = "it is never read")]
-        enum Colour {
-            Red,
-        }
-        #[derive(Debug, Deserialize)]
-        #[allow(dead_code, reason = "it is never read")]
-        struct Named {
-            name: Colour,
-        }
-        let explained = |text: &str| explain(&from_slice::<Named>(text.as_bytes()).unwrap_err());
-        for (text, expected) in [
-            (r#"{"name":"s\"ecret"}"#, "unknown variant, expected `Red` at line 1 column 20"),
-            (r#""secret""#, "invalid type: string, expected struct Named at line 1 column 8"),
-            ("{}", "missing field `name` at line 1 column 2"),
-            ("[", "EOF while parsing a list at line 1 column 1"),
-        ] {
-            let text = explained(text);
-            assert!(text.starts_with(expected.split(" at line").next().unwrap()), "{text}");
-            assert!(!text.contains("ecret"), "{text}");
-        }
-        let error = from_slice::<u8>(b"300").unwrap_err();
-        assert!(explain(&error).starts_with("invalid value: integer, expected u8"));
-        let error = from_slice::<std::net::Ipv4Addr>(br#""secret""#).unwrap_err();
-        assert!(!explain(&error).contains("secret"));
-        let error = from_slice::<u8>(b"{}").unwrap_err();
-        assert!(explain(&error).starts_with("invalid type: map, expected u8"));
-    }
-
-    #[test]
-    fn what_cannot_be_cut_out_is_told_in_general_words() {
-        #[derive(Debug, Deserialize)]
-        enum Never {}
-        for text in ["secret", "a, expected secret", "a`, there are no variants, expected secret"] {
-            let error = serde_json::from_str::<Never>(&format!("\"{text}\"")).unwrap_err();
-            assert!(error.to_string().contains("secret"), "{error}");
-            let explained = explain(&error);
-            assert!(explained.starts_with("a value does not fit at line 1"), "{explained}");
-        }
-    }
 
     #[test]
     fn the_limits_in_the_docs_are_what_they_are() {

@@ -32,6 +32,7 @@ use crate::email_password::EmailPassword;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::UserId;
+use crate::retry::Retry;
 use crate::store::Listing;
 use crate::user::User;
 
@@ -261,6 +262,11 @@ impl Session {
         self.inner.shut_down();
     }
 
+    /// Returns a builder that repeats a call of this session when that can help; see [`Retry`].
+    pub fn retry(&self) -> Retry<'_, Self> {
+        Retry::new(self)
+    }
+
     pub(crate) fn app_dir(&self) -> Option<&Path> {
         self.inner.app_dir.as_deref()
     }
@@ -276,7 +282,7 @@ impl Session {
         call(self.deadline()).map_err(|error| self.inner.shutdown.explain(error))
     }
 
-    fn deadline(&self) -> Deadline {
+    pub(crate) fn deadline(&self) -> Deadline {
         Deadline::after(self.limit).with_shutdown(&self.inner.shutdown)
     }
 
