@@ -75,6 +75,9 @@ mod functions;
 mod hash;
 mod id;
 pub mod manual;
+#[cfg_attr(not(unix), path = "no_owner.rs")]
+mod owner;
+mod private;
 mod retry;
 mod secret;
 #[cfg(feature = "server")]

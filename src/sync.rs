@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::ejson;
 use crate::error::{Error, Result};
+use crate::private::create_private_dir;
 use crate::session::{ListedUser, Session};
-use crate::store::{failed, make_private_dir};
+use crate::store::failed;
 use crate::token::AccessToken;
 use crate::untrusted_json;
 use crate::user::User;
@@ -113,7 +114,7 @@ impl User {
     fn sync(&self, partition: Option<String>, name: String) -> Result<SyncConfiguration> {
         self.identities()?;
         let dir = realms(self.session())?.join(file_name(self.id().as_str()));
-        make_private_dir(&dir)
+        create_private_dir(&dir)
             .map_err(|error| failed("make the directory of synced realms", &dir, error))?;
         let path = dir.join(format!("{}.realm", file_name(&name)));
         Ok(SyncConfiguration { user: self.clone(), partition, path })

@@ -46,16 +46,30 @@ fn two_processes_see_each_other() {
 }
 
 #[test]
-fn opening_an_empty_place_makes_a_private_directory_and_nothing_in_it() {
+fn first_commit_creates_private_directory() {
     let dir = Dir::new();
     let data = dir.path().join("not/there/yet");
-    let store = SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap();
-    assert!(files(&data).is_empty());
-    assert_eq!(store.current(now()).unwrap(), None);
+    let open = || SledStore::open(&data, APP, OnDamage::Refuse, soon()).unwrap();
+    let (store, other) = (open(), open());
+    for store in [&store, &other] {
+        assert_eq!(store.current(now()).unwrap(), None);
+        assert_eq!(store.location(now()).unwrap(), None);
+        assert_eq!(store.user(&id("ada"), now()).unwrap(), None);
+        assert!(store.users_after(None, now()).unwrap().is_empty());
+        assert_eq!(store.recent(None, now()).unwrap().number, 0);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    log_in(&store, "ada");
     #[cfg(unix)]
-    for made in [dir.path().join("not"), data] {
+    for made in [dir.path().join("not"), data.clone()] {
         assert_eq!(mode(&made), 0o700);
     }
+    // Opened before there was a store.
+    assert_eq!(other.current(now()).unwrap(), Some(id("ada")));
+    let recent = other.recent(Some(0), now()).unwrap();
+    assert_eq!((recent.number, recent.lagged), (1, false));
+    log_in(&other, "eve");
+    assert_eq!(store.users_after(None, now()).unwrap().len(), 2);
 }
 
 #[test]

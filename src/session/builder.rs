@@ -88,7 +88,7 @@ impl SessionBuilder {
     }
 
     /// Keeps users and tokens in a directory below this one. It is made with all its parents, for
-    /// the owner alone, when it does not exist.
+    /// the owner alone, at the first commit.
     ///
     /// Defaults to `keyfob` in the platform's directory for application data: `$XDG_DATA_HOME` or
     /// `~/.local/share`, `~/Library/Application Support`, or `%LOCALAPPDATA%`.
@@ -142,7 +142,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Opens the session. Uses no network; creates the data directory if need be.
+    /// Opens the session. Uses no network and creates nothing: files and directories come with the
+    /// first commit.
     ///
     /// # Errors
     /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it
@@ -183,7 +184,7 @@ impl SessionBuilder {
                 };
                 #[cfg(not(feature = "encryption"))]
                 let store = SledStore::open(&dir, &app, self.on_damage, deadline)?;
-                (Arc::new(store) as Arc<dyn Store>, Some(dir))
+                (Arc::new(store.in_data_dir(root)) as Arc<dyn Store>, Some(dir))
             }
         };
         let inner = Inner {

@@ -7,6 +7,8 @@
 mod command;
 
 mod failures;
+#[cfg(target_os = "linux")]
+mod modes;
 mod results;
 mod serve;
 mod store;

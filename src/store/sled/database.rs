@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::layout::{failed, make_private, make_private_dir, sync_dir};
+use super::layout::{failed, make_private};
 use super::lock::Backoff;
 use super::original::Original;
 use super::process::{check_process, check_threads};
@@ -29,6 +29,8 @@ use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::owner::Owner;
+use crate::private::{create_private_dir, sync_dir};
 use crate::secret::wipe;
 use crate::store::StoredUser;
 use crate::store::encryption::{EncryptionMode, RecordCodec};
@@ -120,6 +122,8 @@ pub(super) struct Database {
     original: RefCell<Option<Original>>,
     /// Whether it is known to have lost nothing while it was opened.
     is_proved: Cell<bool>,
+    /// To whom sled's files are given, if that is not the user of this process.
+    owner: Option<Owner>,
 }
 
 impl CommitHeader {
@@ -145,10 +149,18 @@ impl Database {
     /// Opens the database, and makes it if there is none. A damaged one is an error of that kind.
     ///
     /// Nobody else may be at it: sled does not expect company while it opens.
-    pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        path: &Path,
+        owner: Option<Owner>,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
         check_process(path)?;
         check_threads().map_err(|error| failed("start threads for the database", path, error))?;
-        make_private_dir(path).map_err(|error| failed("make the database", path, error))?;
+        create_private_dir(path).map_err(|error| failed("make the database", path, error))?;
+        if let Some(owner) = owner {
+            // sled follows links.
+            owner.check_tree(path).map_err(|error| failed("open the database", path, error))?;
+        }
         remove_unfinished(path)?;
         let config = sled::Config::new()
             .path(path)
@@ -165,6 +177,7 @@ impl Database {
             codec: RecordCodec::default(),
             original: original.into(),
             is_proved: Cell::new(false),
+            owner,
         };
         let mut backoff = Backoff::until(deadline);
         let mut panicked = false;
@@ -197,7 +210,15 @@ impl Database {
         };
         database.db = Some(db);
         make_private(path).map_err(|error| failed("protect the database", path, error))?;
+        database.give_files()?;
         Ok(database)
+    }
+
+    /// Gives what sled has made to the owner of the store.
+    fn give_files(&self) -> Result<(), StoreError> {
+        let give = |owner: Owner| owner.give_tree(&self.path);
+        let given = self.owner.map_or(Ok(()), give);
+        given.map_err(|error| failed("give the database to its owner", &self.path, error))
     }
 
     /// Makes the file what it was before it was opened, if nothing was written to it. It is closed.
@@ -444,6 +465,7 @@ impl Database {
     /// of its file and the disk's own cache to chance.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.guard("flush", |db| db.flush())?;
+        self.give_files()?;
         let sync = || {
             File::options().write(true).open(self.path.join("db"))?.sync_all()?;
             sync_dir(&self.path)

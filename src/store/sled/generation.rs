@@ -12,9 +12,11 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::layout::{FileId, failed, private};
+use super::layout::{FileId, failed};
 use crate::clock::milliseconds;
 use crate::error::StoreError;
+use crate::owner::Owner;
+use crate::private::{open_or_create, private};
 
 const SIZE: usize = 32;
 /// How often it is checked that the file is still the one under its name, and this process the one
@@ -95,10 +97,17 @@ impl GenerationFile {
         }
     }
 
-    /// Opens the file to read and write; `None` if there is none.
-    pub(super) fn open_to_write(path: &Path) -> Result<Option<Self>, StoreError> {
-        let file = private().read(true).write(true).open(path);
-        match file.and_then(|file| Self::new(file, path)) {
+    /// Opens the file to read and write; `None` if there is none. It must belong to the owner of
+    /// the store, if there is one.
+    pub(super) fn open_to_write(
+        path: &Path,
+        owner: Option<Owner>,
+    ) -> Result<Option<Self>, StoreError> {
+        let file = private().read(true).write(true).open(path).and_then(|file| {
+            owner.map_or(Ok(()), |owner| owner.check(&file, path))?;
+            Self::new(file, path)
+        });
+        match file {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             file => file.map(Some).map_err(|error| failed("open the generation", path, error)),
         }
@@ -106,8 +115,7 @@ impl GenerationFile {
 
     /// Makes the file, with this in it.
     pub(super) fn create(path: &Path, first: Generation) -> Result<Self, StoreError> {
-        let open = private().read(true).write(true).create(true).truncate(false).open(path);
-        let file = open
+        let file = open_or_create(private().read(true).write(true), path)
             .and_then(|file| Self::new(file, path))
             .map_err(|error| failed("make the generation", path, error))?;
         file.write(first, true)?;

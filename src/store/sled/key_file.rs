@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 #[cfg(feature = "keyring")]
 use super::keyring;
-use super::layout::{failed, make_private_dir, private, sync_dir};
+use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::private::{create_private_dir, replace, sync_dir};
+#[cfg(unix)]
+use crate::private::{has_own_modes, warn_about_modes};
 use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
@@ -93,7 +96,7 @@ fn make(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    make_private_dir(parent).map_err(cannot)?;
+    create_private_dir(parent).map_err(cannot)?;
     let Some(_lock) = FileLock::take(&with_ending(path, ".lock"), deadline)? else {
         let reason = "another process was making the key until the time was up, try again later";
         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
@@ -105,12 +108,7 @@ fn make(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
     random(&mut bytes)?;
     let unfinished = with_ending(path, ".tmp");
     let write = || {
-        // What a process that died here left may not be open to others.
-        match std::fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = private().write(true).create_new(true).open(&unfinished)?;
+        let (mut file, _) = replace(&unfinished)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         std::fs::rename(&unfinished, path)?;
@@ -142,6 +140,10 @@ fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
     {
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
         if mode & 0o077 != 0 {
+            if path.parent().is_some_and(has_own_modes) {
+                warn_about_modes(path);
+                return Ok(());
+            }
             let reason = format!(
                 "others than its owner may use the file with the key (mode {mode:04o}), take their \
                  rights with `chmod 600`"

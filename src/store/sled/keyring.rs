@@ -10,10 +10,11 @@ use std::thread;
 use keyring_core::api::CredentialStoreApi;
 use keyring_core::{Entry, Error as Trouble};
 
-use super::layout::{failed, make_private_dir};
+use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::private::create_private_dir;
 use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{KEY_BYTES, KeyBytes, KeyringPlace};
@@ -55,7 +56,7 @@ pub(super) fn find(
 /// Makes the key, or returns the one that somebody else made first.
 fn make(place: &KeyringPlace, dir: &Path, deadline: Deadline) -> Result<Seen, StoreError> {
     let dir = place.lock_dir.as_deref().unwrap_or(dir);
-    make_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
+    create_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
     let path = dir.join("keyring.lock");
     let Some(lock) = FileLock::take(&path, deadline)? else {
         let reason = "another process was making the key until the time was up, try again later";

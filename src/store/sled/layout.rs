@@ -1,13 +1,19 @@
 //! The files of a store: their names, their modes, and what an `io::Error` about them means.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf, absolute};
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::fnv1a;
 use crate::id::UserId;
+use crate::owner;
+#[cfg(unix)]
+use crate::private::restrict;
+use crate::private::{create_private_dir, create_private_dir_in, sync_dir, write_private};
 
 /// How many refresh flights there are; users share them by a hash of their id.
 const FLIGHTS: u64 = 16;
@@ -16,21 +22,26 @@ const FLIGHTS: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
+    /// The data directory that it is in, which must belong to the same user.
+    pub(super) data_dir: Option<PathBuf>,
 }
 
 impl Files {
-    /// Makes the directory, private to its owner, unless there is one. An existing directory
-    /// keeps its mode: what is made inside is private in itself.
-    pub(super) fn make(dir: &Path) -> Result<Self, StoreError> {
-        make_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
+    /// Names the files of the store in a directory, and creates nothing.
+    pub(super) fn new(dir: &Path) -> Result<Self, StoreError> {
         // Absolute, so that a later change of the working directory is no change of the store.
         let dir = absolute(dir).map_err(|error| failed("find the directory", dir, error))?;
-        Ok(Self { dir })
+        Ok(Self { dir, data_dir: None })
     }
 
-    /// Makes the directory again if somebody deleted it.
-    pub(super) fn make_again(&self) -> Result<(), StoreError> {
-        make_private_dir(&self.dir).map_err(|e| failed("make the data directory", &self.dir, e))
+    /// Creates the directory, private to its owner, unless it exists. An existing directory keeps
+    /// its mode: what is created inside is private in itself.
+    pub(super) fn create_dir(&self) -> Result<(), StoreError> {
+        let created = match &self.data_dir {
+            Some(data_dir) => create_private_dir_in(&self.dir, data_dir),
+            None => create_private_dir(&self.dir),
+        };
+        created.map_err(|error| failed("create the data directory", &self.dir, error))
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -149,61 +160,21 @@ impl Files {
     }
 }
 
-/// Returns options that make a file nobody but its owner can read.
-pub(super) fn private() -> OpenOptions {
-    #[cfg_attr(not(unix), allow(unused_mut))]
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-}
-
-/// Writes a file that nobody but its owner can read, or none at all.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = private().write(true).create(true).truncate(true).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).inspect_err(|_| {
-        let _ = std::fs::remove_file(path);
-    })
-}
-
-/// Makes a directory and its parents, open to nobody but their owner.
-pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
 /// Takes other people's rights from what sled made: its files are 0644 under the usual umask.
-#[cfg(unix)]
 pub(super) fn make_private(dir: &Path) -> io::Result<()> {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let mode = entry.metadata()?.permissions().mode();
-        if mode & 0o077 != 0 {
-            std::fs::set_permissions(entry.path(), Permissions::from_mode(mode & 0o700))?;
+        #[cfg(unix)]
+        {
+            let mode = entry.metadata()?.permissions().mode();
+            if mode & 0o077 != 0 {
+                restrict(&entry.path(), mode & 0o700)?;
+            }
         }
+        #[cfg(not(unix))]
+        let _ = entry;
     }
     Ok(())
-}
-
-/// The directory's own rights are all there is here.
-#[cfg(not(unix))]
-pub(super) fn make_private(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-/// Makes the names in a directory survive a power cut.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    // Elsewhere a directory cannot be opened, and need not be.
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 /// Tells files apart although they have the same name.
@@ -236,9 +207,12 @@ pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError
         _ => StoreErrorKind::Io,
     };
     let advice = match kind {
-        StoreErrorKind::Access => ", check its owner and its permissions",
-        StoreErrorKind::Full => ", make room on the disk",
-        _ => "",
+        StoreErrorKind::Access => match owner::explain(&error, path) {
+            Some(why) => format!(": {why}"),
+            None => ", check its owner and its permissions".to_owned(),
+        },
+        StoreErrorKind::Full => ", make room on the disk".to_owned(),
+        _ => String::new(),
     };
     StoreError::new(kind, format!("cannot {attempt}{advice}")).at(path).because(error)
 }

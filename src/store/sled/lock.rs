@@ -6,9 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layout::{FileId, failed, private};
+use super::layout::{FileId, failed};
 use crate::deadline::Deadline;
 use crate::error::StoreError;
+use crate::private::{open_or_create, private};
 
 /// The sleep after a first attempt.
 const FIRST_SLEEP: Duration = Duration::from_micros(50);
@@ -63,7 +64,7 @@ impl FileLock {
     }
 
     fn attempt(path: &Path) -> io::Result<Option<Self>> {
-        let file = private().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = open_or_create(private().read(true).write(true), path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),

@@ -33,12 +33,12 @@ mod snapshot;
 mod writer;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use self::layout::Files;
-pub(crate) use self::layout::{failed, make_private_dir};
+pub(crate) use self::layout::failed;
 use self::lock::FileLock;
 use self::process::ran_in_parent;
 use self::reader::View;
@@ -98,14 +98,18 @@ pub struct SledStore {
 }
 
 impl SledStore {
-    /// Opens the store in a directory, which is made (mode 0700, parents too) if there is none.
+    /// Opens the store in a directory. Creates nothing: the first commit creates the directory (mode
+    /// 0700, its parents too) and everything in it.
+    ///
+    /// Everything belongs to the owner of the directory. A process of another user gives it to that
+    /// owner, as root can, or its commits are refused.
     ///
     /// `app` names the backend and the app whose users these are. It is kept in the store, and
     /// another one is refused. On a store that is whole, two small files are read and no lock is
     /// taken; the deadline counts if it must be repaired after a crash.
     ///
     /// # Errors
-    /// By [`StoreErrorKind`]: `Access`, `Full`, `Io` if the directory cannot be made or read;
+    /// By [`StoreErrorKind`]: `Access`, `Full`, `Io` if the directory cannot be read;
     /// `NotLocal` on a network file system; `Mismatch` if it holds the users of another app;
     /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs repair.
     pub fn open(
@@ -187,9 +191,16 @@ impl SledStore {
         Ok(store)
     }
 
+    /// Names the data directory that the store is in. What is created in it must belong to its
+    /// owner.
+    pub(crate) fn in_data_dir(mut self, data_dir: PathBuf) -> Self {
+        self.files.data_dir = Some(data_dir);
+        self
+    }
+
     fn files(dir: &Path) -> Result<Files, StoreError> {
         network_fs::check(dir)?;
-        Files::make(dir)
+        Files::new(dir)
     }
 
     fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: EncryptionMode) -> Self {
@@ -282,7 +293,7 @@ impl Store for SledStore {
         deadline: Deadline,
     ) -> Result<Option<RefreshLock>, StoreError> {
         self.check_process()?;
-        self.files.make_again()?;
+        self.files.create_dir()?;
         Ok(FileLock::take(&self.files.flight(user), deadline)?.map(RefreshLock::new))
     }
 }
@@ -326,6 +337,6 @@ mod tests {
             // Other tests of this process may have used sled, but nobody forked it off.
             assert!(error.to_string().contains("open it again here"), "{error}");
         }
-        std::fs::remove_dir_all(dir).unwrap();
+        assert!(!dir.exists(), "created by a store that was only read");
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::layout::{sync_dir, write_private};
+use crate::private::{sync_dir, write_private};
 use crate::secret::wipe;
 
 /// The largest database that is remembered. Of a larger one sled spoils a part.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::database::{CommitHeader, Database};
 use super::generation::{Generation, GenerationFile};
-use super::layout::{failed, sync_dir};
+use super::layout::failed;
 use super::snapshot::{LoadScope, Snapshot, check_app};
 use super::writer::{CommitPlan, Open, WriteLock, Writer};
 use super::{OnDamage, SledStore};
@@ -17,6 +17,7 @@ use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
+use crate::private::sync_dir;
 use crate::store::encryption::EncryptionMode;
 use crate::store::event_log::EventLog;
 
@@ -36,7 +37,7 @@ struct Found {
 impl<'a> Writer<'a> {
     /// Settles the store.
     pub(super) fn recover(hold: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
-        let Found { file, place, known, foreign } = Found::look(hold.store, deadline)?;
+        let Found { file, place, known, foreign } = Found::look(&hold, deadline)?;
         let file = Arc::new(file);
         let recovered = false;
         let mut writer =
@@ -47,7 +48,7 @@ impl<'a> Writer<'a> {
 
     /// Settles the store as if nothing were known of it. The database must be closed.
     pub(super) fn recover_again(&mut self) -> Result<(), StoreError> {
-        let Found { file, place, known, foreign } = Found::look(self.hold.store, self.deadline)?;
+        let Found { file, place, known, foreign } = Found::look(&self.hold, self.deadline)?;
         (self.file, self.place) = (Arc::new(file), place);
         (self.known, self.foreign) = (known, foreign);
         self.open_database()
@@ -63,7 +64,7 @@ impl<'a> Writer<'a> {
     fn open_and_repair(&mut self) -> Result<(), StoreError> {
         let store = self.hold.store;
         let place = self.place;
-        let open = self.open.insert(open(store, place, self.deadline)?);
+        let open = self.open.insert(open(&self.hold, place, self.deadline)?);
         let head = &open.head;
         let converts = store.secrecy.is_sealed() && open.database.codec().check().is_none();
         if converts {
@@ -179,9 +180,10 @@ impl<'a> Writer<'a> {
 }
 
 impl Found {
-    fn look(store: &SledStore, deadline: Deadline) -> Result<Self, StoreError> {
+    fn look(hold: &WriteLock<'_>, deadline: Deadline) -> Result<Self, StoreError> {
+        let store = hold.store;
         let files = &store.files;
-        let file = GenerationFile::open_to_write(&files.generation())?;
+        let file = GenerationFile::open_to_write(&files.generation(), hold.owner)?;
         let said = match &file {
             Some(file) => file.read()?,
             None => None,
@@ -216,7 +218,7 @@ impl Found {
                 let file = GenerationFile::create(&files.generation(), place)?;
                 Ok(Self { file, place, known: None, foreign: None })
             }
-            _ => Self::without_generation(store, known, foreign, deadline),
+            _ => Self::without_generation(hold, known, foreign, deadline),
         }
     }
 
@@ -224,17 +226,17 @@ impl Found {
     /// the highest one that was finished: what a dead writer left is removed before anybody
     /// commits again.
     fn without_generation(
-        store: &SledStore,
+        hold: &WriteLock<'_>,
         known: Option<Arc<Snapshot>>,
         foreign: Option<StoreError>,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
-        let files = &store.files;
+        let files = &hold.store.files;
         let mut seen = known.as_ref().map_or(0, |known| known.generation);
         let mut truth = None;
         let mut damaged = Vec::new();
         for number in files.databases()? {
-            let open = Database::open(&files.database(number), deadline);
+            let open = Database::open(&files.database(number), hold.owner, deadline);
             match open.and_then(|database| database.head()) {
                 Ok(Some(head)) => {
                     seen = seen.max(head.generation);
@@ -262,20 +264,21 @@ impl Found {
 }
 
 /// Opens the database that the generation names, or makes the first one.
-fn open(store: &SledStore, place: Generation, deadline: Deadline) -> Result<Open, StoreError> {
+fn open(hold: &WriteLock<'_>, place: Generation, deadline: Deadline) -> Result<Open, StoreError> {
+    let store = hold.store;
     let path = store.files.database(place.database);
     let first = place.is_first();
     let is_there = path.join("db").try_exists();
     if !first && !is_there.map_err(|error| failed("look for the database", &path, error))? {
         return Err(lost(&path, "it is not there"));
     }
-    let opened = Database::open(&path, deadline);
+    let opened = Database::open(&path, hold.owner, deadline);
     let opened = opened.and_then(|database| Ok((database.head()?, database)));
     let (head, mut database) = match opened {
         // Nothing was ever committed, so this is what is left of a writer that died early.
-        Err(error) if first && error.kind == StoreErrorKind::Damaged => {
+        Err(StoreError { kind: StoreErrorKind::Access | StoreErrorKind::Damaged, .. }) if first => {
             let _ = std::fs::remove_dir_all(&path);
-            (None, Database::open(&path, deadline)?)
+            (None, Database::open(&path, hold.owner, deadline)?)
         }
         opened => opened?,
     };

@@ -24,6 +24,7 @@ use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::owner::Owner;
 use crate::store::encryption::RecordCodec;
 use crate::store::fair_mutex::FairMutexGuard;
 use crate::store::record::{decode, encode};
@@ -36,6 +37,8 @@ const PAGE: usize = 4 * 1024 * 1024;
 /// The right to write: nobody else has it, in this process or another.
 pub(super) struct WriteLock<'a> {
     pub(super) store: &'a SledStore,
+    /// To whom files are given, if that is not the user of this process.
+    pub(super) owner: Option<Owner>,
     // In this order: the lock is given back before the gate opens.
     _lock: FileLock,
     _pass: FairMutexGuard<'a>,
@@ -86,9 +89,13 @@ impl<'a> WriteLock<'a> {
         let Some(pass) = store.shared.gate.enter(deadline) else {
             return Err(store.busy("another thread of this process was writing"));
         };
-        store.files.make_again()?;
+        store.files.create_dir()?;
         match FileLock::take_in_turn(&store.files.lock(), &store.files.turn(), deadline)? {
-            Some(lock) => Ok(Self { store, _lock: lock, _pass: pass }),
+            Some(lock) => {
+                let (dir, find) = (store.files.dir(), "write to the data directory");
+                let owner = Owner::find(dir).map_err(|error| failed(find, dir, error))?;
+                Ok(Self { store, owner, _lock: lock, _pass: pass })
+            }
             None => Err(store.busy("another process held the lock on the data directory")),
         }
     }
@@ -260,7 +267,7 @@ impl<'a> Writer<'a> {
                 .map_err(|error| failed("remove an unfinished database", &path, error))?;
         }
         let make = || {
-            let mut database = Database::open(&path, self.deadline)?;
+            let mut database = Database::open(&path, self.hold.owner, self.deadline)?;
             database.begin(&store.app, codec)?;
             if let Some(old) = &self.open {
                 old.database.copy_to(&database, edits)?;

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{create_private_dir, private_file, restrict, sync_dir};
+use super::files::private_file;
+use crate::owner::Owner;
+use crate::private::{create_private_dir, restrict, sync_dir};
 
 /// Frozen when a database is made, so it must not follow sled's default.
 const SEGMENT: usize = 512 * 1024;
@@ -57,9 +59,12 @@ struct Head {
 
 impl Database {
     /// Opens the database, and makes it if there is none.
-    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+    /// Its files are given to the owner, if there is one.
+    pub(super) fn open(path: PathBuf, owner: Option<Owner>) -> io::Result<Self> {
         create_private_dir(&path)?;
         restrict(&path, 0o700)?;
+        // sled follows links.
+        owner.map_or(Ok(()), |owner| owner.check_tree(&path))?;
         // A kill at the wrong moment leaves these behind, and sled then takes them for snapshots
         // and never opens again.
         for entry in fs::read_dir(&path)? {
@@ -95,6 +100,7 @@ impl Database {
                 restrict(&path, 0o600)?;
             }
         }
+        owner.map_or(Ok(()), |owner| owner.give_tree(&path))?;
         // sled writes it once, never syncs it, and opens no database where it is torn.
         private_file().open(path.join("conf"))?.sync_all()?;
         sync_dir(&path)?;
@@ -281,7 +287,7 @@ mod tests {
             let name = format!("keyfob-database-{name}-{}", std::process::id());
             let path = std::env::temp_dir().join(name);
             let _ = fs::remove_dir_all(&path);
-            Self(Database::open(path).unwrap())
+            Self(Database::open(path, None).unwrap())
         }
 
         fn set(&mut self, values: &[(&str, Option<usize>)]) {

@@ -1,33 +1,16 @@
-//! Files and directories for our eyes only, and their names made durable.
+//! Directories that are copied and removed as a whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Creates a directory for our eyes only. One that exists is left as it is.
-pub(super) fn create_private_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
+use crate::private::{create_new, create_private_dir, private, sync_dir};
 
+/// Returns options to read and write a file.
 pub(super) fn private_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
+    let mut options = private();
     options.read(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
-}
-
-/// Sets permission bits, where there are any.
-pub(super) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
-    #[cfg(unix)]
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-    #[cfg(not(unix))]
-    let _ = (path, mode);
-    Ok(())
 }
 
 /// Removes a directory, which may not be there.
@@ -52,18 +35,11 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy(&from, &to)?;
         } else {
-            fs::copy(&from, &to)?;
-            private_file().open(&to)?.sync_all()?;
+            // Not `fs::copy`, which fails where modes cannot be set.
+            let (mut copy, _) = create_new(&to)?;
+            io::copy(&mut File::open(&from)?, &mut copy)?;
+            copy.sync_all()?;
         }
     }
     sync_dir(to)
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    File::open(dir)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = dir;
-    Ok(())
 }

@@ -5,13 +5,15 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::files::private_file;
+use crate::owner::Owner;
+use crate::private::open_or_create;
 
 /// Held for as long as it lives.
 pub(super) struct Lock(File);
 
 impl Lock {
     pub(super) fn take(dir: &Path) -> io::Result<Self> {
-        let file = private_file().create(true).truncate(false).open(dir.join("lock"))?;
+        let file = open_or_create(&private_file(), &dir.join("lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
@@ -21,6 +23,11 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Refuses a lock file that does not belong to the owner of the directory.
+    pub(super) fn check(&self, owner: Owner, dir: &Path) -> io::Result<()> {
+        owner.check(&self.0, &dir.join("lock"))
     }
 
     /// Notes that the change with this number is on disk, so that a database without it is known

@@ -25,10 +25,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::database::{Database, guard};
-use self::files::{copy, create_private_dir, is_full, private_file, remove, restrict, sync_dir};
+use self::files::{copy, is_full, remove};
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
+use crate::owner::Owner;
+use crate::private::{create_private_dir, replace, restrict, sync_dir};
 use crate::server::random;
 use crate::untrusted_json;
 
@@ -42,6 +44,8 @@ pub(super) struct Disk {
     db: Option<Database>,
     /// `None` once closed.
     lock: Option<Lock>,
+    /// To whom files are given, if that is not the user of this process.
+    owner: Option<Owner>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -56,7 +60,12 @@ impl Disk {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         create_private_dir(dir)?;
         let lock = Lock::take(dir)?;
-        let mut disk = Self { dir: dir.to_owned(), db: None, lock: Some(lock) };
+        let owner = Owner::find(dir)?;
+        if let Some(owner) = owner {
+            lock.check(owner, dir)?;
+            owner.check_tree(dir)?;
+        }
+        let mut disk = Self { dir: dir.to_owned(), db: None, lock: Some(lock), owner };
         disk.put_back_after_a_kill()?;
         disk.keep()?;
         if let Err(error) = disk.with_database(|_| Ok(())) {
@@ -99,7 +108,7 @@ impl Disk {
                 text = random::hex(&random::bytes::<32>()?);
                 // Whole or not at all: half a key would make every token invalid.
                 let draft = self.dir.join("signing-key.tmp");
-                let mut file = private_file().create(true).truncate(true).open(&draft)?;
+                let (mut file, _) = replace(&draft)?;
                 file.write_all(text.as_bytes())?;
                 file.sync_all()?;
                 fs::rename(&draft, &path)?;
@@ -147,7 +156,8 @@ impl Disk {
         if !from.try_exists()? {
             return Ok(());
         }
-        match copy(&from, &draft) {
+        let give = || self.owner.map_or(Ok(()), |owner| owner.give_tree(&draft));
+        match copy(&from, &draft).and_then(|()| give()) {
             Err(error) if is_full(&error) => remove(&draft),
             copied => {
                 copied?;
@@ -261,11 +271,11 @@ impl Disk {
         if self.lock.is_none() {
             return Err(io::Error::other("the server has stopped"));
         }
-        let path = self.dir.join("db");
+        let (path, owner) = (self.dir.join("db"), self.owner);
         let db = &mut self.db;
         let done = guard(&path, || match db {
             Some(db) => work(db),
-            db => work(db.insert(Database::open(path.clone())?)),
+            db => work(db.insert(Database::open(path.clone(), owner)?)),
         });
         if done.is_err() {
             self.close_database();

@@ -1,0 +1,189 @@
+//! Private files and directories: how they are created, who may read them, and how their names
+//! survive a power cut.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::diagnostics::note;
+use crate::owner::Owner;
+
+/// Returns options that create a file which only its owner can read.
+pub(crate) fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Creates a private file, which must not be there, for the owner of its directory. Returns that
+/// owner if it is not the user of this process.
+pub(crate) fn create_new(path: &Path) -> io::Result<(File, Option<Owner>)> {
+    let file = private().read(true).write(true).create_new(true).open(path)?;
+    match Owner::give_created(&file, path) {
+        Ok(owner) => Ok((file, owner)),
+        Err(error) => {
+            drop(file);
+            let _ = fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+/// Opens a file, and creates it as [`create_new`] does if there is none.
+pub(crate) fn open_or_create(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    const ATTEMPTS: u32 = 100;
+    let mut error = None;
+    for _ in 0..ATTEMPTS {
+        match options.open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        match create_new(path) {
+            // Opened again, with these options.
+            Ok(_) => {}
+            // Another process was faster; or it is a link to a file that does not exist.
+            Err(exists) if exists.kind() == ErrorKind::AlreadyExists => error = Some(exists),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(error.unwrap_or_else(|| ErrorKind::AlreadyExists.into()))
+}
+
+/// Replaces a file by a new private one for the owner of its directory. Returns that owner if it is
+/// not the user of this process.
+pub(crate) fn replace(path: &Path) -> io::Result<(File, Option<Owner>)> {
+    remove_file(path)?;
+    create_new(path)
+}
+
+/// Writes a private file for the owner of its directory, or none at all.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (mut file, _) = replace(path)?;
+    file.write_all(bytes).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
+/// Removes a file, which may be gone already.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Creates a directory and its missing parents, private to their owner. One that exists stays as
+/// it is.
+///
+/// Each belongs to the owner of the directory that it is in, if root creates it.
+pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
+    create_dir(dir, Sharing::Allowed)
+}
+
+/// As [`create_private_dir`], in a directory that is there for this purpose: nobody but its owner
+/// and root may create something in it.
+pub(crate) fn create_private_dir_in(dir: &Path, parent: &Path) -> io::Result<()> {
+    create_dir(parent, Sharing::Allowed)?;
+    create_dir(dir, Sharing::Refused)
+}
+
+/// Whether a directory may belong to another user than the directory that it is in.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Sharing {
+    Allowed,
+    Refused,
+}
+
+fn create_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent, Sharing::Allowed)?;
+    }
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(dir) {
+        // Another process was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => return Ok(()),
+        created => created?,
+    }
+    give_dir(dir, sharing).inspect_err(|_| {
+        let _ = fs::remove_dir(dir);
+    })
+}
+
+/// Gives a directory that was just created to the owner of its parent.
+fn give_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    let given = Owner::give_created(&File::open(dir)?, dir);
+    match given {
+        Err(error) if sharing == Sharing::Allowed && !Owner::is_refused_to_root(&error) => Ok(()),
+        given => given.map(drop),
+    }
+}
+
+/// Takes the rights of other users from a file or directory. On a file system that has no modes, or
+/// its own, there is a warning instead: who may read there is for the mount to say.
+pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+            Err(error) if !is_unsupported(&error) => return Err(error),
+            _ => {}
+        }
+        if fs::metadata(path)?.permissions().mode() & 0o777 & !mode != 0 {
+            warn_about_modes(path);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (path, mode);
+    Ok(())
+}
+
+/// Returns `true` if the mode of a file cannot be changed here. That it belongs to another user
+/// was checked before.
+#[cfg(unix)]
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
+}
+
+/// Returns `true` if a file system gives new files modes of its own, so that other users may read
+/// them although they were created for the owner alone.
+#[cfg(all(unix, feature = "encryption"))]
+pub(crate) fn has_own_modes(dir: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+
+    let probe = dir.join(format!("mode.{}.tmp", std::process::id()));
+    let created = replace(&probe).and_then(|(file, _)| file.metadata());
+    let _ = remove_file(&probe);
+    created.is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+/// Warns once in the life of the process.
+#[cfg(unix)]
+pub(crate) fn warn_about_modes(path: &Path) {
+    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+    if !HAS_WARNED.swap(true, Ordering::Relaxed) {
+        note!(
+            warn,
+            "other users may read {}: its file system decides by itself who may; mount it for one \
+             user (uid=, umask=077) or choose another directory",
+            path.display()
+        );
+    }
+}
+
+/// Makes the names in a directory survive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened, and need not be.
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+}
