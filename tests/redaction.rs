@@ -677,6 +677,10 @@ fn plain_data(shown: &mut Shown) {
     let cause = std::io::Error::other("x");
     shown.error(&TransportError::new(TransportErrorKind::Connect, URL).because(cause).into());
     shown.both(&keyfob::server::FunctionError::from("words"));
+    shown.debug(&keyfob::server::AuthProvider::Anonymous);
+    let limits = keyfob::server::RateLimits::default();
+    shown.debug(&limits);
+    shown.debug(&limits.mails);
 }
 
 /// Every error that the manual's page of answers brings about.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::auth::wants_link;
 use super::pages::Page;
 use super::route::Route;
+use super::state::EMAIL_PASSWORD;
 
 /// Where something can be asked for. With the method it makes a [`Route`].
 #[derive(Debug, Eq, PartialEq)]
@@ -52,6 +53,21 @@ impl Endpoint<'_> {
             Self::DeleteUser => "DELETE, OPTIONS",
             Self::DisableApiKey { .. } | Self::EnableApiKey { .. } => "OPTIONS, PUT",
             Self::Session => "DELETE, OPTIONS, POST",
+        }
+    }
+
+    /// Returns the provider that an endpoint belongs to, if it is nothing without it.
+    pub(super) fn provider(&self) -> Option<&str> {
+        match self {
+            Self::CallConfirmation
+            | Self::CallReset
+            | Self::Confirm
+            | Self::Register
+            | Self::Reset
+            | Self::SendConfirmation
+            | Self::SendReset => Some(EMAIL_PASSWORD),
+            Self::LogIn { provider } => Some(provider),
+            _ => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The ways the server says no.
 
 use std::io;
+use std::time::Duration;
 
 use super::token::TokenFault;
 
@@ -90,6 +91,23 @@ impl ApiError {
 
     pub(super) fn auth_error(message: impl Into<String>) -> Self {
         Self::new(401, "AuthError", message)
+    }
+
+    /// The app has no such provider, or it is disabled.
+    ///
+    /// Source: mongodb/docs-realm issue 1127 for the text, which registering gets, too.
+    pub(super) fn unsupported_provider(provider: &str) -> Self {
+        let message = format!("authentication via '{provider}' is unsupported");
+        Self::new(404, "AuthProviderNotFound", message)
+    }
+
+    /// A client is over a limit, for this long.
+    pub(super) fn too_many(message: &str, wait: Duration) -> Self {
+        // Not a moment too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::without_code(429, message)
+            .with_header("Retry-After", seconds.max(1).to_string())
+            .with_header("Access-Control-Expose-Headers", "Retry-After")
     }
 
     pub(super) fn internal(message: impl Into<String>) -> Self {

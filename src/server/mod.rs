@@ -22,13 +22,15 @@
 //! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
 //! in memory, as texts.
 //!
-//! Inside, `http` has the sockets, threads and limits; `place` knows the paths; `service` sends each
-//! request where it belongs and gives answers their form; `auth` and `functions` do what was asked; `providers` is who else has a
-//! say; `state`, `token`, `password`, `throttle`, `outbox` and `journal` are what is known; `faults`
-//! and `clock` are for tests.
+//! Inside, `http` has the sockets, threads and limits; `endpoint` knows the paths; `service` sends
+//! each request where it belongs and gives answers their form; `auth` and `functions` do what was
+//! asked; `providers` asks other identity providers; `throttle` counts what is limited; `state`,
+//! `token`, `password`, `outbox` and `journal` are what is known; `faults` and `clock` are for
+//! tests.
 
 mod auth;
 mod builder;
+mod client_address;
 mod clock;
 mod confirmation;
 mod digest;
@@ -46,6 +48,7 @@ mod pages;
 mod password;
 mod providers;
 mod random;
+mod rate_limits;
 mod route;
 mod service;
 mod state;
@@ -71,8 +74,9 @@ use self::http::HttpServer;
 pub use self::journal::{Journal, JournalEntry};
 pub use self::outbox::{Mail, MailKind};
 pub use self::providers::{
-    Apple, AuthFunctionAnswer, CustomJwt, Facebook, Google, JwtKeys, MetadataField,
+    Apple, AuthFunctionAnswer, AuthProvider, CustomJwt, Facebook, Google, JwtKeys, MetadataField,
 };
+pub use self::rate_limits::{RateLimit, RateLimits};
 pub use self::route::Route;
 use self::service::Service;
 use crate::Deadline;

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 
 use super::auth::EmailSettings;
+use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
 use super::endpoint::{Endpoint, find, segments};
 use super::error::ApiError;
@@ -47,6 +48,7 @@ pub(super) struct Service {
     pub state: State,
     pub throttle: Throttle,
     pub tokens: Tokens,
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// Where custom user data comes from, by user id.
@@ -96,6 +98,10 @@ impl Service {
                 return Err(ApiError::without_code(404, message));
             }
         };
+        if let Some(provider) = endpoint.provider().filter(|name| self.providers.is_disabled(name))
+        {
+            return Err(ApiError::unsupported_provider(provider));
+        }
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
         match (&endpoint, method) {
             (Endpoint::ApiKey { id }, "GET") => self.api_key(request, id, caller),

@@ -1,226 +1,375 @@
-//! Slowing down those who guess passwords.
+//! Rate limits: counts what was done per account, per client address and in total.
+//!
+//! Every action of [`RateLimits`] is counted by the same mechanism, a sliding window per key. A key
+//! is an action together with an account, an address, or nothing for the total. Memory is bounded:
+//! there are at most [`MAX_KEYS`] keys besides those of attempts in progress, and each holds at
+//! most twice [`MAX_STEPS`] steps. Accounts are kept as keyed hashes, not as text.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a failed attempt counts.
-pub(super) const WINDOW: Duration = Duration::from_secs(15 * 60);
-/// An address may fail this many times as often as an account: people share addresses.
-pub(super) const ADDRESS_FACTOR: usize = 10;
-/// Keys remembered at a time, at most; those of attempts under way come on top.
-const MAX_KEYS: usize = 20_000;
+use super::rate_limits::{RateLimit, RateLimits};
 
-/// Counts failed log-ins, per account and per address, within the last 15 minutes.
+/// Keys remembered at a time; those of attempts in progress come on top.
+const MAX_KEYS: usize = 20_000;
+/// Up to this many events of a key are remembered one by one. Beyond that, events within the same
+/// 64th of the window share the time of the first one.
+const MAX_STEPS: u32 = 64;
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Action {
+    AnonymousLogin,
+    ApiKeyLogin,
+    FunctionLogin,
+    Mail,
+    MailToken,
+    PasswordLogin,
+    ProviderLogin,
+    Registration,
+}
+
+impl Action {
+    /// Returns the text of the error for clients that are over the limit.
+    pub(super) fn refusal(self) -> &'static str {
+        match self {
+            Self::AnonymousLogin => "too many anonymous log-ins",
+            Self::Mail => "too many requests to confirm an address or to reset a password",
+            Self::MailToken => "too many failed attempts to confirm or reset",
+            Self::Registration => "too many registrations",
+            Self::ApiKeyLogin | Self::FunctionLogin | Self::PasswordLogin | Self::ProviderLogin => {
+                "too many failed log-in attempts"
+            }
+        }
+    }
+
+    fn limit(self, limits: &RateLimits) -> &RateLimit {
+        match self {
+            Self::AnonymousLogin => &limits.anonymous_logins,
+            Self::ApiKeyLogin => &limits.api_key_logins,
+            Self::FunctionLogin => &limits.function_logins,
+            Self::Mail => &limits.mails,
+            Self::MailToken => &limits.mail_tokens,
+            Self::PasswordLogin => &limits.password_logins,
+            Self::ProviderLogin => &limits.provider_logins,
+            Self::Registration => &limits.registrations,
+        }
+    }
+}
+
+/// Counts actions, and refuses those that are over a limit.
 pub(super) struct Throttle {
-    limit: Option<usize>,
-    attempts: Mutex<HashMap<Key, Attempts>>,
+    limits: RateLimits,
+    hasher: RandomState,
+    windows: Mutex<HashMap<Key, Window>>,
     ended: Condvar,
 }
 
-/// Leave to try once. It counts as a failure, unless it [succeeds](Self::succeeded).
+/// Permission for one attempt. It counts as a failure when it is dropped, unless it
+/// [succeeded](Self::succeeded) or was [abandoned](Self::abandoned).
 pub(super) struct Attempt<'a> {
     throttle: &'a Throttle,
-    /// `None` once it has ended, and where nothing is counted.
-    keys: Option<[Key; 2]>,
+    /// Empty once the attempt has ended, and where there is no limit.
+    counted: Vec<Counted>,
     began: Duration,
 }
 
-#[derive(Clone, Eq, Hash, PartialEq)]
-enum Key {
-    Account(String),
-    Address(IpAddr),
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+struct Key {
+    action: Action,
+    subject: Subject,
 }
 
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+enum Subject {
+    /// The keyed hash of the account's name.
+    Account(u64),
+    Address(IpAddr),
+    Everybody,
+}
+
+/// A key and its limit.
+#[derive(Clone, Copy)]
+struct Counted {
+    key: Key,
+    most: u32,
+    window: Duration,
+}
+
+/// The events of a key within its window.
 #[derive(Default)]
-struct Attempts {
-    /// When they failed, in this order. More than the allowance are never looked at.
-    failed: VecDeque<Duration>,
-    under_way: usize,
+struct Window {
+    /// Times in order, each with the number of events.
+    steps: VecDeque<(Duration, u32)>,
+    in_progress: u32,
+    /// When the newest event stops counting.
+    until: Duration,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum End {
+    Abandoned,
+    Failed,
+    Succeeded,
 }
 
 impl Throttle {
-    /// `limit` failures of an account are let pass, zero counts as one; `None` lets all pass.
-    pub(super) fn new(limit: Option<u32>) -> Self {
-        let limit = limit.map(|limit| usize::try_from(limit.max(1)).unwrap_or(usize::MAX));
-        Self { limit, attempts: Mutex::default(), ended: Condvar::new() }
+    pub(super) fn new(limits: RateLimits) -> Self {
+        Self {
+            limits,
+            hasher: RandomState::new(),
+            windows: Mutex::default(),
+            ended: Condvar::new(),
+        }
     }
 
-    /// Begins an attempt, or tells after how long one will be allowed. Blocks while it depends on
-    /// others that are under way whether there is room for one more, so that many at a time get
-    /// no more attempts than one by one. `now` is monotonic time.
+    /// Begins an attempt, or returns how long to wait before one is allowed. `now` is monotonic
+    /// time.
+    ///
+    /// Blocks while attempts in progress decide whether there is room for one more, so that many
+    /// attempts at a time get no more than one after the other.
     pub(super) fn begin(
         &self,
-        account: &str,
-        peer: IpAddr,
+        action: Action,
+        account: Option<&str>,
+        address: IpAddr,
         now: Duration,
     ) -> Result<Attempt<'_>, Duration> {
-        let began = now;
-        let Some(limit) = self.limit else {
-            return Ok(Attempt { throttle: self, keys: None, began });
-        };
-        let keys = [Key::Account(account.to_owned()), Key::Address(peer)];
-        let mut attempts = self.attempts();
+        let counted = self.counted(action, account, address);
+        if counted.is_empty() {
+            return Ok(Attempt { throttle: self, counted, began: now });
+        }
+        let mut windows = self.windows();
         loop {
-            let of =
-                |key| attempts.get(key).map(|of_key: &Attempts| (of_key, key.allowance(limit)));
-            let known = || keys.iter().filter_map(of);
-            let wait = known().filter_map(|(of_key, allowance)| of_key.wait(allowance, now)).max();
-            if let Some(wait) = wait {
+            for each in &counted {
+                if let Some(window) = windows.get_mut(&each.key) {
+                    window.drop_old(each.window, now);
+                }
+            }
+            let known = || counted.iter().filter_map(|each| Some((each, windows.get(&each.key)?)));
+            let waits = known().filter_map(|(each, window)| window.wait(each, now));
+            if let Some(wait) = waits.max() {
                 return Err(wait);
             }
-            if known().all(|(of_key, allowance)| of_key.has_room(allowance, now)) {
+            if known().all(|(each, window)| window.has_room(each)) {
                 break;
             }
-            attempts = self.ended.wait(attempts).unwrap_or_else(PoisonError::into_inner);
+            windows = self.ended.wait(windows).unwrap_or_else(PoisonError::into_inner);
         }
-        for key in &keys {
-            make_room(&mut attempts, key, now);
-            attempts.entry(key.clone()).or_default().under_way += 1;
+        for each in &counted {
+            make_room(&mut windows, &each.key, now);
+            windows.entry(each.key).or_default().in_progress += 1;
         }
-        Ok(Attempt { throttle: self, keys: Some(keys), began })
+        Ok(Attempt { throttle: self, counted, began: now })
     }
 
-    /// Forgets an account's failures, when its password was replaced.
-    pub(super) fn forgive(&self, account: &str) {
-        let key = Key::Account(account.to_owned());
-        let mut attempts = self.attempts();
-        if let Some(of_key) = attempts.get_mut(&key) {
-            of_key.failed.clear();
-            if of_key.under_way == 0 {
-                attempts.remove(&key);
+    /// Forgets an account's failures, for example when its password was replaced.
+    pub(super) fn forgive(&self, action: Action, account: &str) {
+        let key = Key { action, subject: self.account(account) };
+        let mut windows = self.windows();
+        if let Some(window) = windows.get_mut(&key) {
+            window.steps.clear();
+            if window.in_progress == 0 {
+                windows.remove(&key);
             }
         }
-        drop(attempts);
+        drop(windows);
         self.ended.notify_all();
     }
 
-    fn attempts(&self) -> MutexGuard<'_, HashMap<Key, Attempts>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counted(&self, action: Action, account: Option<&str>, address: IpAddr) -> Vec<Counted> {
+        let limit = action.limit(&self.limits);
+        let account = account.map(|account| self.account(account));
+        [
+            account.and_then(|account| Some((account, limit.per_account?))),
+            limit.per_address.map(|most| (Subject::Address(network(address)), most)),
+            limit.total.map(|most| (Subject::Everybody, most)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(subject, most)| Counted {
+            key: Key { action, subject },
+            most: most.max(1),
+            window: limit.window,
+        })
+        .collect()
+    }
+
+    fn account(&self, account: &str) -> Subject {
+        Subject::Account(self.hasher.hash_one(account))
+    }
+
+    fn windows(&self) -> MutexGuard<'_, HashMap<Key, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Attempt<'_> {
     /// Ends this attempt and forgets the account's failures.
     pub(super) fn succeeded(mut self) {
-        self.end(false);
+        self.end(End::Succeeded);
     }
 
-    fn end(&mut self, has_failed: bool) {
-        let (Some(keys), Some(limit)) = (self.keys.take(), self.throttle.limit) else { return };
-        let mut attempts = self.throttle.attempts();
-        for key in keys {
-            let Some(of_key) = attempts.get_mut(&key) else { continue };
-            of_key.under_way = of_key.under_way.saturating_sub(1);
-            if has_failed {
-                of_key.fail(self.began, key.allowance(limit));
-            } else if matches!(key, Key::Account(_)) {
-                of_key.failed.clear();
+    /// Ends this attempt as if it had never begun: it could not be decided.
+    pub(super) fn abandoned(mut self) {
+        self.end(End::Abandoned);
+    }
+
+    fn end(&mut self, end: End) {
+        let counted = std::mem::take(&mut self.counted);
+        if counted.is_empty() {
+            return;
+        }
+        let mut windows = self.throttle.windows();
+        for each in counted {
+            let Some(window) = windows.get_mut(&each.key) else { continue };
+            window.in_progress = window.in_progress.saturating_sub(1);
+            match end {
+                End::Failed => window.add(self.began, each.window),
+                End::Succeeded if matches!(each.key.subject, Subject::Account(_)) => {
+                    window.steps.clear();
+                }
+                End::Abandoned | End::Succeeded => {}
             }
-            if of_key.under_way == 0 && of_key.failed.is_empty() {
-                attempts.remove(&key);
+            if window.in_progress == 0 && window.steps.is_empty() {
+                windows.remove(&each.key);
             }
         }
-        drop(attempts);
+        drop(windows);
         self.throttle.ended.notify_all();
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(End::Failed);
     }
 }
 
-impl Key {
-    fn allowance(&self, limit: usize) -> usize {
-        match self {
-            Self::Account(_) => limit,
-            Self::Address(_) => limit.saturating_mul(ADDRESS_FACTOR),
+impl Window {
+    fn drop_old(&mut self, length: Duration, now: Duration) {
+        while self.steps.front().is_some_and(|(time, _)| time.saturating_add(length) <= now) {
+            self.steps.pop_front();
         }
     }
-}
 
-impl Attempts {
-    /// Returns for how long no more attempts are allowed, if they are not.
-    fn wait(&self, allowance: usize, now: Duration) -> Option<Duration> {
-        // The attempt that must grow old before there is room for another one.
-        let oldest = self.failed.len().checked_sub(allowance)?;
-        let until = self.failed.get(oldest)?.saturating_add(WINDOW);
-        until.checked_sub(now).filter(|left| !left.is_zero())
+    fn events(&self) -> u32 {
+        self.steps.iter().fold(0, |sum, (_, events)| sum.saturating_add(*events))
     }
 
-    /// Tells whether one more is allowed, even if all that are under way fail.
-    fn has_room(&self, allowance: usize, now: Duration) -> bool {
-        let old = self.failed.partition_point(|failure| !counts(*failure, now));
-        self.failed.len() - old + self.under_way < allowance
-    }
-
-    fn fail(&mut self, began: Duration, allowance: usize) {
-        // Those that began earlier may end later.
-        let time = self.failed.back().map_or(began, |last| began.max(*last));
-        self.failed.push_back(time);
-        while self.failed.len() > allowance {
-            self.failed.pop_front();
+    /// Returns for how long no more attempts are allowed, if none are.
+    fn wait(&self, counted: &Counted, now: Duration) -> Option<Duration> {
+        let mut left = self.events();
+        if left < counted.most {
+            return None;
         }
+        // The step that must grow old before there is room for another attempt.
+        let (time, _) = self.steps.iter().find(|(_, events)| {
+            left = left.saturating_sub(*events);
+            left < counted.most
+        })?;
+        Some(time.saturating_add(counted.window).saturating_sub(now))
+    }
+
+    /// Returns `true` if one more is allowed even if all attempts in progress fail.
+    fn has_room(&self, counted: &Counted) -> bool {
+        self.events().saturating_add(self.in_progress) < counted.most
+    }
+
+    fn add(&mut self, began: Duration, length: Duration) {
+        let is_full = self.steps.len() >= MAX_STEPS as usize;
+        let step = if is_full { length / MAX_STEPS } else { Duration::ZERO };
+        match self.steps.back_mut() {
+            // Attempts that began earlier may end later.
+            Some((last, events)) if began <= last.saturating_add(step) => {
+                *events = events.saturating_add(1);
+            }
+            _ => self.steps.push_back((began, 1)),
+        }
+        self.until = self.until.max(began.saturating_add(length));
     }
 }
 
-fn counts(failure: Duration, now: Duration) -> bool {
-    failure.saturating_add(WINDOW) > now
+/// Returns what an address is counted as: a client with IPv6 has a whole /64 network to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & (!0 << 64)).into(),
+    }
 }
 
-/// Forgets others, if there are too many for one more.
-fn make_room(attempts: &mut HashMap<Key, Attempts>, key: &Key, now: Duration) {
-    if attempts.len() < MAX_KEYS || attempts.contains_key(key) {
+/// Forgets other keys if there are too many for one more.
+fn make_room(windows: &mut HashMap<Key, Window>, key: &Key, now: Duration) {
+    if windows.len() < MAX_KEYS || windows.contains_key(key) {
         return;
     }
-    let last = |of_key: &Attempts| of_key.failed.back().copied().unwrap_or_default();
-    attempts.retain(|_, of_key| of_key.under_way > 0 || counts(last(of_key), now));
-    if attempts.len() >= MAX_KEYS {
-        // Under an attack with that many names it is the addresses that stop it.
-        attempts.retain(|key, of_key| of_key.under_way > 0 || matches!(key, Key::Address(_)));
+    windows.retain(|_, window| window.in_progress > 0 || window.until > now);
+    if windows.len() >= MAX_KEYS {
+        // Under an attack with that many names the limits per address and in total stop it.
+        let is_account = |key: &Key| matches!(key.subject, Subject::Account(_));
+        windows.retain(|key, window| window.in_progress > 0 || !is_account(key));
     }
-    if attempts.len() >= MAX_KEYS {
-        // Under one from that many addresses nothing does. Half of them, so that this is seldom.
-        let mut times: Vec<_> = attempts.iter().map(|(key, of_key)| (last(of_key), key)).collect();
-        times.sort_unstable_by_key(|(time, _)| *time);
-        let older: Vec<_> =
-            times[..times.len() / 2].iter().map(|(_, key)| Key::clone(key)).collect();
-        for key in older {
-            if attempts.get(&key).is_some_and(|of_key| of_key.under_way == 0) {
-                attempts.remove(&key);
-            }
-        }
+    if windows.len() >= MAX_KEYS {
+        // Under one from that many addresses the limit in total does. The oldest half goes, so that
+        // this is seldom.
+        let mut times: Vec<_> = windows.values().map(|window| window.until).collect();
+        let (_, median, _) = times.select_nth_unstable(MAX_KEYS / 2);
+        let median = *median;
+        windows.retain(|key, window| {
+            window.in_progress > 0 || key.subject == Subject::Everybody || window.until > median
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::net::Ipv4Addr;
 
+    use super::*;
+
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LOGIN: Action = Action::PasswordLogin;
+
+    fn limit(account: Option<u32>, address: Option<u32>, total: Option<u32>) -> Throttle {
+        let mut limits = RateLimits::off();
+        let login = &mut limits.password_logins;
+        (login.per_account, login.per_address, login.total) = (account, address, total);
+        Throttle::new(limits)
+    }
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
+    fn address(n: u32) -> IpAddr {
+        Ipv4Addr::from(n).into()
+    }
+
+    fn count(
+        throttle: &Throttle,
+        action: Action,
+        account: Option<&str>,
+        peer: IpAddr,
+        at: Duration,
+    ) -> Result<(), Duration> {
+        throttle.begin(action, account, peer, at).map(drop)
+    }
+
     fn check(throttle: &Throttle, account: &str, peer: IpAddr, at: u64) -> Result<(), Duration> {
-        let mut attempt = throttle.begin(account, peer, seconds(at))?;
-        // As if it had never been.
-        attempt.end(false);
-        Ok(())
+        throttle.begin(LOGIN, Some(account), peer, seconds(at)).map(Attempt::abandoned)
     }
 
     fn fail(throttle: &Throttle, account: &str, peer: IpAddr, at: u64) {
-        assert!(throttle.begin(account, peer, seconds(at)).is_ok());
+        assert_eq!(count(throttle, LOGIN, Some(account), peer, seconds(at)), Ok(()));
     }
 
     #[test]
-    fn an_account_is_refused_after_its_failures_and_admitted_when_they_are_old() {
-        let throttle = Throttle::new(Some(2));
+    fn account_is_limited_within_window() {
+        let throttle = limit(Some(2), None, None);
         fail(&throttle, "a", PEER, 0);
         fail(&throttle, "a", PEER, 10);
         assert_eq!(check(&throttle, "a", PEER, 100), Err(seconds(800)));
@@ -231,62 +380,111 @@ mod tests {
     }
 
     #[test]
-    fn success_forgets_and_no_limit_never_counts() {
-        let throttle = Throttle::new(Some(2));
+    fn success_and_forgiveness_clear_account() {
+        let throttle = limit(Some(2), None, None);
         fail(&throttle, "a", PEER, 0);
-        throttle.begin("a", PEER, seconds(0)).unwrap().succeeded();
+        throttle.begin(LOGIN, Some("a"), PEER, seconds(0)).unwrap().succeeded();
         fail(&throttle, "a", PEER, 0);
         fail(&throttle, "a", PEER, 0);
         assert!(check(&throttle, "a", PEER, 1).is_err());
-        throttle.forgive("a");
+        throttle.forgive(LOGIN, "a");
         assert_eq!(check(&throttle, "a", PEER, 1), Ok(()));
-        let throttle = Throttle::new(None);
+    }
+
+    #[test]
+    fn success_leaves_address_and_total() {
+        let throttle = limit(None, Some(2), Some(3));
+        fail(&throttle, "a", PEER, 0);
+        fail(&throttle, "a", PEER, 0);
+        let elsewhere = address(7);
+        throttle.begin(LOGIN, Some("a"), elsewhere, seconds(0)).unwrap().succeeded();
+        assert_eq!(check(&throttle, "a", PEER, 0), Err(seconds(900)));
+        fail(&throttle, "a", elsewhere, 1);
+        assert_eq!(check(&throttle, "b", address(8), 1), Err(seconds(899)), "the total");
+    }
+
+    #[test]
+    fn no_limit_counts_nothing() {
+        let throttle = Throttle::new(RateLimits::off());
         (0..1000).for_each(|at| fail(&throttle, "a", PEER, at));
-        assert!(throttle.attempts().is_empty());
+        assert!(throttle.windows().is_empty());
     }
 
     #[test]
-    fn an_address_that_tries_many_accounts_is_refused_too() {
-        let throttle = Throttle::new(Some(3));
-        (0..30).for_each(|n| fail(&throttle, &format!("account {n}"), PEER, n));
-        assert_eq!(check(&throttle, "fresh", PEER, 30), Err(seconds(870)));
-        let elsewhere = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-        assert_eq!(check(&throttle, "fresh", elsewhere, 30), Ok(()));
+    fn actions_are_counted_apart() {
+        let mut limits = RateLimits::default();
+        limits.registrations.per_address = Some(1);
+        let throttle = Throttle::new(limits);
+        let count = |action| count(&throttle, action, None, PEER, seconds(0));
+        assert_eq!(count(Action::Registration), Ok(()));
+        assert_eq!(count(Action::Registration), Err(limits.registrations.window));
+        assert_eq!(count(Action::AnonymousLogin), Ok(()));
     }
 
     #[test]
-    fn what_is_under_way_takes_room_and_gives_it_back() {
-        let throttle = Throttle::new(Some(1));
-        let has_room = || {
-            let attempts = throttle.attempts();
-            attempts.get(&Key::Account("a".to_owned())).is_none_or(|of| of.has_room(1, seconds(0)))
-        };
-        let first = throttle.begin("a", PEER, seconds(0)).unwrap();
+    fn ipv6_network_is_one_client() {
+        let throttle = limit(None, Some(1), None);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        fail(&throttle, "a", ip("2001:db8:0:1::1"), 0);
+        assert!(check(&throttle, "b", ip("2001:db8:0:1:ffff::2"), 0).is_err());
+        assert_eq!(check(&throttle, "b", ip("2001:db8:0:2::1"), 0), Ok(()));
+        fail(&throttle, "a", ip("192.0.2.1"), 0);
+        assert!(check(&throttle, "b", ip("::ffff:192.0.2.1"), 0).is_err());
+        assert_eq!(check(&throttle, "b", ip("192.0.2.2"), 0), Ok(()));
+    }
+
+    #[test]
+    fn attempts_in_progress_take_room() {
+        let throttle = limit(Some(1), None, None);
+        let counted = throttle.counted(LOGIN, Some("a"), PEER)[0];
+        let has_room =
+            || throttle.windows().get(&counted.key).is_none_or(|window| window.has_room(&counted));
+        let first = throttle.begin(LOGIN, Some("a"), PEER, seconds(0)).unwrap();
         assert!(!has_room());
         first.succeeded();
-        assert!(has_room() && throttle.attempts().is_empty());
-        let second = throttle.begin("a", PEER, seconds(0)).unwrap();
-        drop(second);
-        assert_eq!(check(&throttle, "a", PEER, 0), Err(WINDOW));
+        assert!(has_room() && throttle.windows().is_empty());
+        let second = throttle.begin(LOGIN, Some("a"), PEER, seconds(0)).unwrap();
+        second.abandoned();
+        assert!(has_room() && throttle.windows().is_empty());
+        fail(&throttle, "a", PEER, 0);
+        assert_eq!(check(&throttle, "a", PEER, 0), Err(seconds(900)));
+    }
+
+    /// Past 64 events the times are coarser, by a 64th of the window at most.
+    #[test]
+    fn many_events_of_a_key_take_bounded_memory() {
+        let most = 100_000;
+        let throttle = limit(None, Some(most), None);
+        for n in 0..most {
+            let at = Duration::from_millis(u64::from(n) * 8);
+            assert_eq!(count(&throttle, LOGIN, None, PEER, at), Ok(()));
+        }
+        let counted = throttle.counted(LOGIN, None, PEER)[0];
+        let steps = throttle.windows()[&counted.key].steps.len();
+        assert!(steps <= 2 * MAX_STEPS as usize, "{steps}");
+        assert_eq!(check(&throttle, "a", PEER, 800), Err(seconds(100)));
+        assert_eq!(check(&throttle, "a", PEER, 901), Ok(()));
+        assert!(throttle.windows()[&counted.key].events() > most - 3000);
     }
 
     #[test]
-    fn names_are_bounded_and_their_address_is_remembered() {
-        let throttle = Throttle::new(Some(2500));
+    fn names_are_bounded_while_their_address_counts() {
+        let throttle = limit(Some(2500), Some(25_000), None);
         (0..25_000).for_each(|n: u32| fail(&throttle, &n.to_string(), PEER, 1));
-        assert!(throttle.attempts().len() <= MAX_KEYS);
-        assert_eq!(check(&throttle, "x", PEER, 1), Err(WINDOW));
+        assert!(throttle.windows().len() <= MAX_KEYS);
+        assert_eq!(check(&throttle, "x", PEER, 1), Err(seconds(900)));
     }
 
     #[test]
-    fn addresses_are_bounded_and_the_newest_are_remembered() {
-        let throttle = Throttle::new(Some(1));
-        let address = |n: u32| IpAddr::V4(Ipv4Addr::from(n));
+    fn addresses_are_bounded_and_newest_count() {
+        let throttle = limit(Some(1), Some(10), Some(1_000_000));
         for n in 0..25_000 {
             fail(&throttle, &n.to_string(), address(n), u64::from(n / 100));
-            assert!(throttle.attempts().len() <= MAX_KEYS);
+            assert!(throttle.windows().len() <= MAX_KEYS);
         }
         (0..9).for_each(|name| fail(&throttle, &format!("name {name}"), address(24_999), 250));
         assert!(check(&throttle, "x", address(24_999), 250).is_err());
+        let total = throttle.counted(LOGIN, None, PEER)[1];
+        assert_eq!(throttle.windows()[&total.key].events(), 25_009);
     }
 }

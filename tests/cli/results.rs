@@ -61,7 +61,8 @@ fn hidden_characters_are_printed_as_escapes() {
     let backend = Backend::start(&[]);
     let at = backend.place("hidden-store");
     let hidden = "\u{202e}\u{2066}\u{200f}\u{61c}\u{200b}\u{feff}\u{2028}\u{9b}\u{ad}\u{e0041}";
-    let email = format!("a{hidden}z@example.org");
+    // No address may have control characters.
+    let email = format!("a{}z@example.org", hidden.replace('\u{9b}', ""));
     let (run, id) = (|input: &str, arguments: &[&str]| at.run_with(input, arguments), "--email");
     let mut shown = vec![
         run(PASSWORD, &["register", id, &email]),
@@ -70,8 +71,8 @@ fn hidden_characters_are_printed_as_escapes() {
         run("", &["--json", "whoami"]),
         run("", &["users"]),
         run("", &["profile"]),
-        run("", &["call", "echo", &email]),
-        run("", &["--json", "call", "echo", &email]),
+        run("", &["call", "echo", hidden]),
+        run("", &["--json", "call", "echo", hidden]),
         run("", &["call", &email]),
         run("", &["--json", "call", &email]),
         run("", &["switch", &email]),
@@ -83,7 +84,7 @@ fn hidden_characters_are_printed_as_escapes() {
             assert!(!hidden.chars().any(|character| text.contains(character)), "{run:?}");
         }
     }
-    assert_eq!(at.json(&["call", "echo", &email]), json!(email), "escaped, and not changed");
+    assert_eq!(at.json(&["call", "echo", hidden]), json!(hidden), "escaped, and not changed");
 }
 
 #[test]

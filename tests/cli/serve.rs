@@ -71,7 +71,7 @@ fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
 
 #[test]
 fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
-    let mut serve = keyfob(&["serve", "--addr", "127.0.0.1:0"]);
+    let mut serve = keyfob(&["serve", "--addr", "127.0.0.1:0", "--no-rate-limits"]);
     let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     // The first line, and then no more; but nobody closes it either.
     let mut stdout = BufReader::with_capacity(1, child.stdout.take().unwrap());
@@ -154,6 +154,9 @@ fn serve_names_the_option_that_it_cannot_use() {
         (2, "--jwt-jwks", &["--jwt-jwks", "http://example.org/keys"]),
         (2, "--jwt-secret-file", &["--jwt-secret-file", &file]),
         (2, "--jwt-secret-file", &["--jwt-secret-file", "/no/such/file"]),
+        (2, "--disable", &["--disable", "email"]),
+        (2, "--public-url", &["--public-url", "ftp://example.org"]),
+        (2, "--trusted-proxy", &["--trusted-proxy", "proxy.example.org"]),
         (5, "--data", &["--data", &file]),
         (5, "--data", &["--data", &theirs]),
     ] {
@@ -172,4 +175,67 @@ fn serve_says_where_it_is_for_people_too() {
     let url = line.strip_prefix("keyfob: serving app keyfob-local at ").unwrap();
     let at = Place { app_id: "keyfob-local".to_owned(), ..Place::new(url, dir.0.clone()) };
     at.json(&["login", "--anonymous"]);
+}
+
+#[test]
+fn serve_disables_providers_and_registration() {
+    let backend = Backend::start(&["--disable", "anon-user", "--disable", "api-key"]);
+    let at = backend.place("disabled-store");
+    let error = at.refused(1, &["login", "--anonymous"]);
+    assert_error(&error, "server", json!(404), json!("AuthProviderNotFound"));
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let error = at.refused(1, &["api-keys", "create", "ci"]);
+    assert_error(&error, "server", json!(404), json!("AuthProviderNotFound"));
+    assert_eq!(at.json(&["api-keys", "list"]), json!([]));
+
+    let backend = Backend::start(&["--no-registration"]);
+    let at = backend.place("closed-store");
+    let error = at.refused_with(1, PASSWORD, &["register", "--email", EMAIL]);
+    assert_error(&error, "server", json!(403), json!(null));
+    at.json(&["login", "--anonymous"]);
+
+    let backend = Backend::start(&["--disable", "local-userpass"]);
+    let at = backend.place("no-password-store");
+    let error = at.refused_with(1, PASSWORD, &["register", "--email", EMAIL]);
+    assert_error(&error, "server", json!(404), json!("AuthProviderNotFound"));
+}
+
+#[test]
+fn serve_limits_mails_per_account() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("mails-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    for _ in 0..10 {
+        at.json(&["reset-password", "--email", EMAIL]);
+    }
+    let error = at.refused(1, &["reset-password", "--email", EMAIL]);
+    assert_error(&error, "server", json!(429), json!(null));
+    assert!(error["message"].as_str().unwrap().contains("try again in"), "{error}");
+}
+
+/// A proxy that forwards two clients: each has limits of its own, and only the proxy is believed.
+#[test]
+fn serve_counts_clients_behind_trusted_proxy() {
+    let anonymous = |backend: &Backend, forwarded: &str| {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+        let path = "/api/client/v2.0/app/test-app/auth/providers/api-key/login";
+        let request =
+            agent.post(format!("{}{path}", backend.base_url)).header("X-Forwarded-For", forwarded);
+        request.send(r#"{"key":"none"}"#).unwrap().status().as_u16()
+    };
+    let trusting = Backend::start(&["--trusted-proxy", "127.0.0.1"]);
+    for _ in 0..100 {
+        assert_eq!(anonymous(&trusting, "203.0.113.1"), 401);
+    }
+    assert_eq!(anonymous(&trusting, "203.0.113.1"), 429);
+    assert_eq!(anonymous(&trusting, "203.0.113.2, 203.0.113.1"), 429);
+    assert_eq!(anonymous(&trusting, "203.0.113.1, 203.0.113.2"), 401);
+
+    let plain = Backend::start(&[]);
+    for n in 0..100 {
+        assert_eq!(anonymous(&plain, &format!("203.0.113.{n}")), 401);
+    }
+    assert_eq!(anonymous(&plain, "203.0.113.200"), 429);
 }

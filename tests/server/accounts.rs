@@ -143,8 +143,7 @@ fn address_with_control_characters_is_refused() {
         "a\t@b",
         "a@b\u{7f}",
         "a@b\u{85}",
-        "a@b\u{2028}",
-        "a@b\u{202e}",
+        "a@b\u{9b}",
     ] {
         client.register(email, "hunter22").assert_error(400, "InvalidParameter", "email invalid");
         for operation in ["confirm/send", "confirm/call", "reset/send"] {

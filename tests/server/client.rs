@@ -53,14 +53,37 @@ impl Client {
         }
     }
 
+    /// A client that reaches the server at another URL than its own.
+    pub fn at(server: &Server, url: &str) -> Self {
+        Self { base_url: url.to_owned(), ..Self::new(server) }
+    }
+
+    /// Logs in through a proxy that says whom it forwards.
+    pub fn try_forwarded(&self, provider: &str, body: &str, forwarded: &str) -> Answer {
+        let path = self.app(&format!("/auth/providers/{provider}/login"));
+        self.send_with("POST", &path, &[("X-Forwarded-For", forwarded)], body)
+    }
+
     /// Sends a request whose path is below the client API.
     pub fn send(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let bearer = bearer.as_deref().map(|bearer| ("Authorization", bearer));
+        self.send_with(method, path, bearer.as_slice(), body)
+    }
+
+    pub fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{CLIENT}{path}", self.base_url))
             .header("Content-Type", JSON);
-        if let Some(token) = token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
         }
         let mut response = self.agent.run(request.body(body.to_owned()).unwrap()).unwrap();
         let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {

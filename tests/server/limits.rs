@@ -353,7 +353,7 @@ fn settings_that_make_no_sense_are_refused() {
     assert_eq!(kind(Server::builder().access_token_lifetime(none)), ErrorKind::InvalidInput);
     assert_eq!(kind(Server::builder().refresh_token_lifetime(none)), ErrorKind::InvalidInput);
     assert_eq!(kind(Server::builder().data_dir("")), ErrorKind::InvalidInput);
-    for url in ["http://a/\r\nBcc: c@d", "http://a/ b", "http://a/\u{202e}"] {
+    for url in ["http://a/\r\nBcc: c@d", "http://a/ b", "http://a/\0"] {
         assert_eq!(kind(Server::builder().confirm_url(url)), ErrorKind::InvalidInput, "{url:?}");
         assert_eq!(kind(Server::builder().reset_url(url)), ErrorKind::InvalidInput, "{url:?}");
     }

@@ -18,5 +18,7 @@ mod http;
 mod limits;
 mod link;
 mod providers;
+mod rate_limits;
 mod sessions;
 mod stub;
+mod switches;

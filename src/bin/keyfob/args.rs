@@ -84,7 +84,8 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         usage: "serve [--data DIR] [--addr HOST:PORT] [--access-ttl S] [--refresh-ttl S] [--mail] \
-                [--jwt-secret-file FILE | --jwt-jwks URL]",
+                [--jwt-secret-file FILE | --jwt-jwks URL] [--disable PROVIDER]… \
+                [--no-registration] [--public-url URL] [--trusted-proxy ADDR]… [--no-rate-limits]",
         about: "Run a backend for development and tests, until interrupted",
         details: "  --data DIR        keep users in DIR; without it they go when the backend ends\n\
                   \x20 --addr HOST:PORT  listen there (default 127.0.0.1:9090; port 0 takes a free one)\n\
@@ -92,7 +93,18 @@ const COMMANDS: &[Entry] = &[
                   \x20 --refresh-ttl S   refresh tokens live S seconds\n\
                   \x20 --mail            addresses have to be confirmed, with the pair from a mail\n\
                   \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
-                  \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\n\
+                  \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\
+                  \x20 --disable PROVIDER  switch off anon-user, api-key, local-userpass or another\n\
+                  \x20                   provider; repeatable\n\
+                  \x20 --no-registration  nobody can register an e-mail address\n\
+                  \x20 --public-url URL  the URL by which clients reach a proxy in front\n\
+                  \x20 --trusted-proxy ADDR  take the client's address from X-Forwarded-For if the\n\
+                  \x20                   connection comes from ADDR; repeatable\n\
+                  \x20 --no-rate-limits  allow any number of log-ins, registrations and mails\n\n\
+                  Within 15 minutes an address may log in anonymously 500 times, register 100 e-mail\n\
+                  addresses, and fail to log in 100 times (with a password 200 times, 20 for an\n\
+                  account); in an hour an e-mail address may get 10 mails. Beyond that requests are\n\
+                  refused with status 429.\n\
                   A JWT needs `aud`, the app id; `sub`, who it is; and `exp`, when it ends.\n\
                   Mails, to confirm an address or to reset a password, are not sent but printed with\n\
                   their link. Functions to call: sum, echo, whoami.\n\

@@ -1,9 +1,10 @@
 //! What may be asked of the command, once it is parsed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keyfob::server::AuthProvider;
 use keyfob::{ApiKeyId, Secret, UserId};
 
 use crate::json::Json;
@@ -109,4 +110,10 @@ pub(crate) struct Serve {
     pub(crate) jwt_secret_file: Option<PathBuf>,
     /// Where the keys of those are who sign custom JWTs.
     pub(crate) jwt_jwks: Option<String>,
+    /// Providers that are switched off.
+    pub(crate) disabled: Vec<AuthProvider>,
+    pub(crate) no_registration: bool,
+    pub(crate) no_rate_limits: bool,
+    pub(crate) public_url: Option<String>,
+    pub(crate) trusted_proxies: Vec<IpAddr>,
 }

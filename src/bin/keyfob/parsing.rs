@@ -1,7 +1,8 @@
 //! How what follows the name of a command is read.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
+use keyfob::server::AuthProvider;
 use keyfob::{ApiKeyId, Secret, UserId};
 
 use crate::command::{ApiKeys, Command, Login, MailToken, Serve};
@@ -191,6 +192,11 @@ pub(crate) fn serve(words: &mut Words) -> Result<Command, Stop> {
         mail: false,
         jwt_secret_file: None,
         jwt_jwks: None,
+        disabled: Vec::new(),
+        no_registration: false,
+        no_rate_limits: false,
+        public_url: None,
+        trusted_proxies: Vec::new(),
     };
     while let Some(word) = words.next()? {
         match word {
@@ -199,7 +205,12 @@ pub(crate) fn serve(words: &mut Words) -> Result<Command, Stop> {
                 "--addr" => serve.addr = address(&words.text(&option)?)?,
                 "--jwt-jwks" => serve.jwt_jwks = Some(words.text(&option)?),
                 "--jwt-secret-file" => serve.jwt_secret_file = Some(words.path(&option)?),
+                "--disable" => serve.disabled.push(provider(&words.text(&option)?)?),
                 "--mail" => serve.mail = true,
+                "--no-rate-limits" => serve.no_rate_limits = true,
+                "--no-registration" => serve.no_registration = true,
+                "--public-url" => serve.public_url = Some(words.text(&option)?),
+                "--trusted-proxy" => serve.trusted_proxies.push(proxy(&words.text(&option)?)?),
                 "--data" => serve.data = Some(words.path(&option)?),
                 "--refresh-ttl" => serve.refresh_ttl = Some(words.lifetime(&option)?),
                 _ => return unexpected(Word::Option(option)),
@@ -211,6 +222,17 @@ pub(crate) fn serve(words: &mut Words) -> Result<Command, Stop> {
         return usage("--jwt-jwks and --jwt-secret-file exclude each other");
     }
     Ok(Command::Serve(serve))
+}
+
+fn provider(name: &str) -> Result<AuthProvider, Stop> {
+    let found = AuthProvider::ALL.into_iter().find(|provider| provider.as_str() == name);
+    let names = AuthProvider::ALL.map(AuthProvider::as_str).join(", ");
+    found.map_or_else(|| usage(format!("--disable needs one of {names}")), Ok)
+}
+
+fn proxy(text: &str) -> Result<IpAddr, Stop> {
+    let address = text.parse();
+    address.or_else(|_| usage("--trusted-proxy needs an IP address, such as 127.0.0.1"))
 }
 
 fn address(text: &str) -> Result<SocketAddr, Stop> {

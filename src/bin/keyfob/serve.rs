@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use keyfob::Secret;
-use keyfob::server::{Confirmation, CustomJwt, JwtKeys, Mail, MailKind, Server};
+use keyfob::server::{
+    AuthProvider, Confirmation, CustomJwt, JwtKeys, Mail, MailKind, RateLimits, Server,
+};
 use serde_json::json;
 
 use crate::command::Serve;
@@ -41,6 +43,17 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     if options.mail {
         builder = builder.confirmation(Confirmation::Email);
     }
+    if let Some(url) = &options.public_url {
+        builder = builder.public_url(url);
+    }
+    if options.no_registration {
+        builder = builder.disable_registration();
+    }
+    for provider in &options.disabled {
+        builder = builder.disable_provider(*provider);
+    }
+    let limits = if options.no_rate_limits { RateLimits::off() } else { RateLimits::default() };
+    builder = builder.rate_limits(limits).trusted_proxies(options.trusted_proxies.iter().copied());
     let keys = match (&options.jwt_secret_file, &options.jwt_jwks) {
         (Some(file), _) => Some(JwtKeys::hs256(secret(file)?)),
         (None, Some(url)) => Some(JwtKeys::jwks(url)),
@@ -55,7 +68,7 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
         &json!({"base_url": base_url, "app_id": app_id}),
         format_args!("keyfob: serving app {app_id} at {base_url}"),
     )?;
-    if !out.is_json() {
+    if !out.is_json() && !options.disabled.contains(&AuthProvider::Anonymous) {
         note(format_args!(
             "in another terminal: KEYFOB_APP_ID={app_id} KEYFOB_BASE_URL={base_url} \
              keyfob login --anonymous"
@@ -81,6 +94,9 @@ fn cannot_start(options: &Serve, error: io::Error) -> Failure {
     match (&options.jwt_jwks, &options.data) {
         (Some(url), _) if is_about(format!("{url:?}")) => {
             Failure::Usage(format!("--jwt-jwks cannot be used: {text}"))
+        }
+        _ if is_about("the public URL".to_owned()) => {
+            Failure::Usage(format!("--public-url cannot be used: {text}"))
         }
         // It belongs to another app.
         (_, Some(dir)) if is_about(format!("the data directory {}", dir.display())) => {

@@ -29,6 +29,7 @@ impl Service {
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
+        self.check_keys_enabled()?;
         let NewKey { name } = body(request)?;
         let name = name.ok_or_else(|| ApiError::missing_parameter("name"))?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -99,6 +100,9 @@ impl Service {
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
         let session = self.session_of_key_owner(request, caller)?;
+        if !disabled {
+            self.check_keys_enabled()?;
+        }
         let found = self.state.set_api_key_disabled(&session.user_id, id, disabled)?;
         if found { Ok(Reply::Empty) } else { Err(not_found()) }
     }
@@ -118,6 +122,14 @@ impl Service {
         }
         let found = self.state.delete_api_key(&session.user_id, id)?;
         if found { Ok(Reply::Empty) } else { Err(not_found()) }
+    }
+
+    /// Without the provider, keys can still be listed, disabled and deleted.
+    fn check_keys_enabled(&self) -> Result<(), ApiError> {
+        if self.providers.is_disabled(API_KEY) {
+            return Err(ApiError::unsupported_provider(API_KEY));
+        }
+        Ok(())
     }
 
     fn session_of_key_owner(

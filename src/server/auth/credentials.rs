@@ -13,7 +13,7 @@ use crate::server::service::Service;
 use crate::server::state::{
     ANONYMOUS, API_KEY, Account, EMAIL_PASSWORD, LoginSource, VerifiedLogin,
 };
-use crate::server::throttle::Attempt;
+use crate::server::throttle::Action;
 use crate::server::{digest, random};
 use crate::{Clock, Secret};
 
@@ -24,24 +24,65 @@ impl Service {
         request: &Request,
         provider: &str,
     ) -> Result<VerifiedLogin, ApiError> {
-        let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
-        let providers = &self.providers;
-        let unsupported = || {
-            let message = format!("authentication via '{provider}' is unsupported");
-            ApiError::new(404, "AuthProviderNotFound", message)
-        };
-        let field = |name| credential(request, name);
-        let proved = match provider {
+        match provider {
             ANONYMOUS => {
+                self.count(Action::AnonymousLogin, None, request)?;
                 let id = format!("{}-{}", random::id()?, random::letters(8)?);
-                return Ok(VerifiedLogin::new(identity(id, ANONYMOUS)));
+                Ok(VerifiedLogin::new(identity(id, ANONYMOUS)))
             }
             EMAIL_PASSWORD => {
-                let (username, password) = (field("username")?, field("password")?);
-                return self.identify_account(request, username.expose(), &password);
+                let (username, password) =
+                    (credential(request, "username")?, credential(request, "password")?);
+                self.identify_account(request, username.expose(), &password)
             }
-            API_KEY => return self.identify_key(&field("key")?),
-            CUSTOM_FUNCTION => return self.identify_by_function(request, unsupported),
+            API_KEY => {
+                let key = credential(request, "key")?;
+                let attempt = self.begin_attempt(Action::ApiKeyLogin, None, request)?;
+                self.identify_key(&key).inspect(|_| attempt.succeeded())
+            }
+            CUSTOM_FUNCTION => self.identify_by_function(request),
+            _ => self.identify_elsewhere(request, provider),
+        }
+    }
+
+    /// Checks what another identity provider gave.
+    fn identify_elsewhere(
+        &self,
+        request: &Request,
+        provider: &str,
+    ) -> Result<VerifiedLogin, ApiError> {
+        let attempt = self.begin_attempt(Action::ProviderLogin, None, request)?;
+        let proved = match self.ask_provider(request, provider) {
+            Ok(proved) => proved,
+            Err(error) => {
+                attempt.abandoned();
+                return Err(error);
+            }
+        };
+        let ProviderIdentity { id, data } = match proved {
+            Ok(proved) => proved,
+            Err(ProviderError::Refused) => return Err(ApiError::auth_error("unauthorized")),
+            Err(ProviderError::Unreachable) => {
+                attempt.abandoned();
+                let message = format!("what '{provider}' needs could not be fetched");
+                return Err(ApiError::new(503, "InternalServerError", message));
+            }
+        };
+        attempt.succeeded();
+        check(&data)?;
+        Ok(VerifiedLogin { data, current: true, ..VerifiedLogin::new(identity(id, provider)) })
+    }
+
+    fn ask_provider(
+        &self,
+        request: &Request,
+        provider: &str,
+    ) -> Result<Result<ProviderIdentity, ProviderError>, ApiError> {
+        let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
+        let providers = &self.providers;
+        let unsupported = || ApiError::unsupported_provider(provider);
+        let field = |name| credential(request, name);
+        Ok(match provider {
             CUSTOM_TOKEN => {
                 let jwt = providers.custom_jwt.as_ref().ok_or_else(unsupported)?;
                 jwt.identify(field("token")?.expose(), time)
@@ -62,16 +103,7 @@ impl Service {
                 facebook.identify(field("accessToken")?.expose())
             }
             _ => return Err(unsupported()),
-        };
-        let ProviderIdentity { id, data } = proved.map_err(|fault| match fault {
-            ProviderError::Refused => ApiError::auth_error("unauthorized"),
-            ProviderError::Unreachable => {
-                let message = format!("what '{provider}' needs could not be fetched");
-                ApiError::new(503, "InternalServerError", message)
-            }
-        })?;
-        check(&data)?;
-        Ok(VerifiedLogin { data, current: true, ..VerifiedLogin::new(identity(id, provider)) })
+        })
     }
 
     fn identify_account(
@@ -109,20 +141,20 @@ impl Service {
         })
     }
 
-    fn identify_by_function(
-        &self,
-        request: &Request,
-        unsupported: impl Fn() -> ApiError,
-    ) -> Result<VerifiedLogin, ApiError> {
-        let function = self.providers.function.as_ref().ok_or_else(unsupported)?;
+    fn identify_by_function(&self, request: &Request) -> Result<VerifiedLogin, ApiError> {
+        let function = self.providers.function.as_ref();
+        let function = function.ok_or_else(|| ApiError::unsupported_provider(CUSTOM_FUNCTION))?;
         let mut payload: Map<String, Value> = body(request)?;
         // It describes the client, and is a field of the protocol, not of the user's.
         payload.remove("options");
+        let account = account_of(&payload);
+        let attempt = self.begin_attempt(Action::FunctionLogin, account.as_deref(), request)?;
         let answer = function(&Value::Object(payload))
             .map_err(|error| ApiError::auth_error(error.to_string()))?;
         if !is_identity_id(&answer.id) {
             return Err(ApiError::auth_error("the function returned no id"));
         }
+        attempt.succeeded();
         check(&answer.data)?;
         let identity = identity(answer.id, CUSTOM_FUNCTION);
         Ok(VerifiedLogin { data: answer.data, current: true, ..VerifiedLogin::new(identity) })
@@ -138,7 +170,9 @@ impl Service {
     ) -> Result<std::sync::Arc<Account>, ApiError> {
         // What cannot be an account's name need not be remembered as one.
         let name = if is_email(username) { username } else { "" };
-        let attempt = self.begin_attempt(name, request)?;
+        // Counted before it is made: those who wait for their turn meanwhile must not get more
+        // attempts than one by one.
+        let attempt = self.begin_attempt(Action::PasswordLogin, Some(name), request)?;
         let turn = self.passwords.turn();
         let account = self.state.account(name);
         let hash = account.as_ref().map(|account| account.password.as_str());
@@ -150,16 +184,18 @@ impl Service {
             _ => Err(ApiError::invalid_password()),
         }
     }
+}
 
-    /// Counts an attempt before it is made: those who wait for their turn meanwhile must not get more
-    /// of them than one by one.
-    fn begin_attempt(&self, name: &str, request: &Request) -> Result<Attempt<'_>, ApiError> {
-        self.throttle.begin(name, request.peer, self.clock.monotonic()).map_err(|wait| {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            ApiError::without_code(429, "too many failed log-in attempts")
-                .with_header("Retry-After", seconds.to_string())
-        })
-    }
+/// Returns whose account the payload of a function log-in names, as far as its names are usual ones.
+fn account_of(payload: &Map<String, Value>) -> Option<String> {
+    ["username", "email", "user", "name", "id"].iter().find_map(|name| {
+        match payload.get(*name)? {
+            Value::String(text) => Some(text.clone()),
+            // Numbers and ids in extended JSON are objects.
+            value @ (Value::Number(_) | Value::Object(_)) => Some(value.to_string()),
+            _ => None,
+        }
+    })
 }
 
 /// Refuses what a provider says of a user if it could not be read again.

@@ -14,6 +14,7 @@ use crate::server::http::Request;
 use crate::server::outbox::{Mail, MailKind, Outbox};
 use crate::server::service::{Reply, Service};
 use crate::server::state::{Account, Purpose};
+use crate::server::throttle::Action;
 use crate::server::{digest, random};
 
 /// Longer tokens are malformed.
@@ -69,12 +70,16 @@ struct ResetByFunction {
 impl Service {
     /// `POST …/auth/providers/local-userpass/register`.
     pub(in crate::server) fn register(&self, request: &Request) -> Result<Reply, ApiError> {
+        if self.providers.registration_disabled {
+            return Err(ApiError::without_code(403, "registration is disabled"));
+        }
         let Registration { email, password } = body(request)?;
         if email.is_empty() {
             return Err(email_invalid());
         }
         check_email(&email)?;
         check_length(&password)?;
+        self.count(Action::Registration, None, request)?;
         let taken = || ApiError::new(409, "AccountNameInUse", "name already in use");
         if self.state.account(&email).is_some() {
             return Err(taken());
@@ -110,16 +115,19 @@ impl Service {
     /// `POST …/confirm`: confirms an address with the token that was sent to it.
     pub(in crate::server) fn confirm(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, .. } = body(request)?;
-        let account = self.account_of(&token, &token_id)?;
+        check_pair(&token, &token_id)?;
+        let attempt = self.begin_attempt(Action::MailToken, Some(&token_id), request)?;
+        let account = self.state.account_with_id(&token_id).ok_or_else(token_invalid)?;
         if !account.pending {
+            attempt.abandoned();
             return Err(already_confirmed());
         }
         let hash = digest::sha256(token.expose());
-        if self.state.confirm_account(&account.id, Some((&hash, self.now())))? {
-            Ok(Reply::Json(200, json!({})))
-        } else {
-            Err(token_invalid())
+        if !self.state.confirm_account(&account.id, Some((&hash, self.now())))? {
+            return Err(token_invalid());
         }
+        attempt.succeeded();
+        Ok(Reply::Json(200, json!({})))
     }
 
     /// `POST …/confirm/send`: sends one more mail.
@@ -176,8 +184,10 @@ impl Service {
     /// sessions.
     pub(in crate::server) fn reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, password } = body(request)?;
-        let account = self.account_of(&token, &token_id)?;
+        check_pair(&token, &token_id)?;
         check_length(&password)?;
+        let attempt = self.begin_attempt(Action::MailToken, Some(&token_id), request)?;
+        let account = self.state.account_with_id(&token_id).ok_or_else(token_invalid)?;
         let hash = digest::sha256(token.expose());
         // Hashing the password is too much work for a token that is worth nothing.
         if !account.accepts(Purpose::Reset, &hash, self.now()) {
@@ -187,7 +197,8 @@ impl Service {
         if !self.state.reset_password(&account.id, password, Some((&hash, self.now())))? {
             return Err(token_invalid());
         }
-        self.throttle.forgive(&account.email);
+        attempt.succeeded();
+        self.throttle.forgive(Action::PasswordLogin, &account.email);
         Ok(Reply::Json(200, json!({})))
     }
 
@@ -195,6 +206,7 @@ impl Service {
     pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let ResetByFunction { email, password, arguments } = body(request)?;
         check_email(&email)?;
+        self.count(Action::Mail, Some(&email), request)?;
         let account = self.state.account(&email).ok_or_else(not_found)?;
         let Reset::Function(function) = &self.email.reset else {
             let message = "cannot run reset password function: reset by email is enabled";
@@ -215,7 +227,7 @@ impl Service {
                 if !self.state.reset_password(&account.id, password, None)? {
                     return Err(not_found());
                 }
-                self.throttle.forgive(&account.email);
+                self.throttle.forgive(Action::PasswordLogin, &account.email);
             }
             Verdict::Pending => {}
             Verdict::Fail => {
@@ -276,23 +288,26 @@ impl Service {
         Ok((token, id.to_owned()))
     }
 
-    /// Returns the account that a well-formed pair names, whether the token is the right one or not.
-    ///
-    /// Source: realm-dart `test/credentials_test.dart`, `confirm user token expired` and `…invalid`.
-    fn account_of(&self, token: &Secret, token_id: &str) -> Result<Arc<Account>, ApiError> {
-        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let token = token.expose();
-        let is_token = (1..=MAX_TOKEN).contains(&token.len()) && is_hex(token);
-        if !(is_token && token_id.len() == 24 && is_hex(token_id)) {
-            return Err(ApiError::bad_request("invalid token data"));
-        }
-        self.state.account_with_id(token_id).ok_or_else(token_invalid)
-    }
-
+    /// Returns the account that a mail is asked for.
     fn known_account(&self, request: &Request) -> Result<Arc<Account>, ApiError> {
         let Address { email } = body(request)?;
         check_email(&email)?;
+        self.count(Action::Mail, Some(&email), request)?;
         self.state.account(&email).ok_or_else(not_found)
+    }
+}
+
+/// Refuses a token and its id if they are malformed.
+///
+/// Source: realm-dart `test/credentials_test.dart`, `confirm user token expired` and `…invalid`.
+fn check_pair(token: &Secret, token_id: &str) -> Result<(), ApiError> {
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let token = token.expose();
+    let is_token = (1..=MAX_TOKEN).contains(&token.len()) && is_hex(token);
+    if is_token && token_id.len() == 24 && is_hex(token_id) {
+        Ok(())
+    } else {
+        Err(ApiError::bad_request("invalid token data"))
     }
 }
 

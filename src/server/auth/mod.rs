@@ -23,8 +23,9 @@ use super::state::{
     ANONYMOUS, Identity, Linked, LoggedIn, LoginSource, Session, SessionParams, User, VerifiedLogin,
 };
 use super::text::is_plain;
+use super::throttle::{Action, Attempt};
 use super::token::Access;
-use crate::{Secret, UserId, untrusted_json};
+use crate::{Clock, Secret, UserId, untrusted_json};
 
 /// Longer addresses are refused: they would be kept as they are.
 const MAX_EMAIL: usize = 1024;
@@ -212,6 +213,29 @@ impl Service {
                 "type": if user.server { "server" } else { "normal" },
             }),
         ))
+    }
+
+    /// Begins something that counts if it fails, unless there were too many failures.
+    fn begin_attempt(
+        &self,
+        action: Action,
+        account: Option<&str>,
+        request: &Request,
+    ) -> Result<Attempt<'_>, ApiError> {
+        let address = self.trusted_proxies.client(request.peer, &request.headers);
+        self.throttle
+            .begin(action, account, address, self.clock.monotonic())
+            .map_err(|wait| ApiError::too_many(action.refusal(), wait))
+    }
+
+    /// Counts something, unless there was too much of it.
+    fn count(
+        &self,
+        action: Action,
+        account: Option<&str>,
+        request: &Request,
+    ) -> Result<(), ApiError> {
+        self.begin_attempt(action, account, request).map(drop)
     }
 
     /// Returns the user whose access token came with the request.

@@ -8,10 +8,28 @@ use crate::Secret;
 use crate::server::Server;
 use crate::server::functions::FunctionError;
 use crate::server::{
-    Apple, AuthFunctionAnswer, Confirmation, CustomJwt, Facebook, Google, Mail, Reset,
+    Apple, AuthFunctionAnswer, AuthProvider, Confirmation, CustomJwt, Facebook, Google, Mail, Reset,
 };
 
 impl ServerBuilder {
+    /// Switches a provider off: log-ins and links with it get status 404 and the code
+    /// `AuthProviderNotFound`. By default anonymous users, e-mail addresses with passwords and API
+    /// keys can log in; the other providers are off until they are set up.
+    ///
+    /// Without [`AuthProvider::EmailPassword`] nobody can register, confirm an address or reset a
+    /// password either. Without [`AuthProvider::ApiKey`] nobody can create or enable a key; keys can
+    /// be listed, disabled and deleted. Users who logged in by a provider earlier stay logged in.
+    pub fn disable_provider(mut self, provider: AuthProvider) -> Self {
+        self.providers.disabled.push(provider);
+        self
+    }
+
+    /// Switches registration off, with status 403. Those who have an account can still log in.
+    pub fn disable_registration(mut self) -> Self {
+        self.providers.registration_disabled = true;
+        self
+    }
+
     /// Sets how e-mail addresses are confirmed. Defaults to [`Confirmation::Automatic`].
     ///
     /// An account that is not confirmed cannot be logged in with. A function that says no to a

@@ -1,10 +1,12 @@
-//! The settings of a server. Those that say who can log in are in `auth`.
+//! The settings of a server. Those that say who can log in are in `auth`, and how often in
+//! `rate_limits`.
 
 mod auth;
+mod rate_limits;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use serde_json::Value;
 
 use super::Server;
 use super::auth::EmailSettings;
+use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
 use super::faults::Faults;
 use super::functions::{Context, FunctionError, Functions};
@@ -21,6 +24,7 @@ use super::journal::Recorder;
 use super::password::Passwords;
 use super::providers;
 use super::random::Ids;
+use super::rate_limits::RateLimits;
 use super::service::{CustomData, Service};
 use super::state::State;
 use super::text::is_plain;
@@ -52,7 +56,9 @@ pub struct ServerBuilder {
     email: EmailSettings,
     functions: Functions,
     providers: providers::Settings,
-    login_attempts: Option<u32>,
+    login_attempts: Option<Option<u32>>,
+    rate_limits: Option<RateLimits>,
+    trusted_proxies: Vec<IpAddr>,
     limits: Limits,
 }
 
@@ -94,7 +100,9 @@ impl ServerBuilder {
             email: EmailSettings::default(),
             functions: Functions::default(),
             providers: providers::Settings::default(),
-            login_attempts: Some(Self::DEFAULT_LOGIN_ATTEMPTS),
+            login_attempts: None,
+            rate_limits: None,
+            trusted_proxies: Vec::new(),
             limits: Limits {
                 connections: Self::DEFAULT_MAX_CONNECTIONS,
                 head: 64 * 1024,
@@ -133,8 +141,9 @@ impl ServerBuilder {
     /// answers and what links in mails begin with. Without it clients are sent to where they came
     /// from, by the `Host` of their request, with plain `http`.
     ///
-    /// All clients have one address then, that of what is in front: let that see to who tries too
-    /// many passwords, or those who guess [lock everybody out](Self::login_attempts).
+    /// Name the address of what is in front as well, with
+    /// [`trusted_proxies`](Self::trusted_proxies). Otherwise all clients have that one address for
+    /// the [rate limits](Self::rate_limits), and one client that guesses locks everybody out.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
         self
@@ -244,15 +253,6 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how many failed log-ins of one account are let pass within 15 minutes; an address may
-    /// have ten times as many, over all accounts. Further attempts get status 429 and
-    /// `Retry-After`, whether the password is right or not. `None` sets no limit, zero counts as
-    /// one. Defaults to 20.
-    pub fn login_attempts(mut self, attempts: Option<u32>) -> Self {
-        self.login_attempts = attempts.map(|attempts| attempts.max(1));
-        self
-    }
-
     /// Sets how many bytes a request body may have. Larger ones get status 413. Defaults to 16 MiB.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.limits.body = bytes;
@@ -313,6 +313,7 @@ impl ServerBuilder {
                 self.addr
             )));
         }
+        let rate_limits = self.effective_rate_limits();
         let access_lifetime = seconds(self.access_token_lifetime);
         let refresh_lifetime = seconds(self.refresh_token_lifetime);
         if access_lifetime == 0 || refresh_lifetime == 0 {
@@ -363,8 +364,9 @@ impl ServerBuilder {
             rotate_refresh_tokens: self.rotate_refresh_tokens,
             rotation_grace: seconds(self.rotation_grace),
             state,
-            throttle: Throttle::new(self.login_attempts),
+            throttle: Throttle::new(rate_limits),
             tokens,
+            trusted_proxies: TrustedProxies::new(self.trusted_proxies),
         });
         let http = HttpServer::start(listener, limits, Arc::clone(&service) as _)?;
         Ok(Server { service, http })

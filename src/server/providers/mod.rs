@@ -22,7 +22,7 @@ pub use self::keys::JwtKeys;
 pub use self::oauth::{Apple, Facebook, Google};
 pub(super) use self::oauth::{FacebookProvider, GoogleProvider, TokenProvider};
 use super::digest;
-use super::state::Identity;
+use super::state::{ANONYMOUS, API_KEY, EMAIL_PASSWORD, Identity};
 use super::text::is_plain;
 use crate::Secret;
 
@@ -37,14 +37,66 @@ const MAX_ID: usize = 1024;
 /// A server API key has at least this many characters, since its hash is a fast one.
 const MIN_SERVER_KEY: usize = 16;
 
+/// A way to log in, named as in the `auth/providers.json` of an exported app.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum AuthProvider {
+    /// `anon-user`
+    Anonymous,
+    /// `api-key`, those of users and those of the app.
+    ApiKey,
+    /// `oauth2-apple`
+    Apple,
+    /// `custom-function`
+    CustomFunction,
+    /// `custom-token`
+    CustomToken,
+    /// `local-userpass`
+    EmailPassword,
+    /// `oauth2-facebook`
+    Facebook,
+    /// `oauth2-google`
+    Google,
+}
+
+impl AuthProvider {
+    /// All providers, in the order of their names here.
+    pub const ALL: [Self; 8] = [
+        Self::Anonymous,
+        Self::ApiKey,
+        Self::Apple,
+        Self::CustomFunction,
+        Self::CustomToken,
+        Self::EmailPassword,
+        Self::Facebook,
+        Self::Google,
+    ];
+
+    /// Returns the name on the wire, such as `local-userpass`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anonymous => ANONYMOUS,
+            Self::ApiKey => API_KEY,
+            Self::Apple => APPLE,
+            Self::CustomFunction => CUSTOM_FUNCTION,
+            Self::CustomToken => CUSTOM_TOKEN,
+            Self::EmailPassword => EMAIL_PASSWORD,
+            Self::Facebook => FACEBOOK,
+            Self::Google => GOOGLE,
+        }
+    }
+}
+
 /// The providers' settings, until the server starts.
 #[derive(Default)]
 pub(super) struct Settings {
     pub apple: Option<Apple>,
     pub custom_jwt: Option<CustomJwt>,
+    pub disabled: Vec<AuthProvider>,
     pub facebook: Option<Facebook>,
     pub function: Option<Box<AuthFunction>>,
     pub google: Option<Google>,
+    pub registration_disabled: bool,
     pub server_keys: Vec<(String, Secret)>,
 }
 
@@ -52,9 +104,11 @@ pub(super) struct Settings {
 pub(super) struct Providers {
     pub apple: Option<TokenProvider>,
     pub custom_jwt: Option<JwtProvider>,
+    disabled: Vec<AuthProvider>,
     pub facebook: Option<FacebookProvider>,
     pub function: Option<Box<AuthFunction>>,
     pub google: Option<GoogleProvider>,
+    pub registration_disabled: bool,
     /// Names by hash.
     server_keys: HashMap<String, String>,
 }
@@ -95,22 +149,29 @@ impl Settings {
         Ok(Providers {
             apple: self.apple.map(Apple::open).transpose()?,
             custom_jwt: self.custom_jwt.map(|jwt| jwt.open(app_id)).transpose()?,
+            disabled: self.disabled,
             facebook: self.facebook.map(Facebook::open).transpose()?,
             function: self.function,
             google: self.google.map(Google::open).transpose()?,
+            registration_disabled: self.registration_disabled,
             server_keys,
         })
     }
 }
 
 impl Providers {
+    /// Returns `true` if the provider of this name was switched off.
+    pub(super) fn is_disabled(&self, name: &str) -> bool {
+        self.disabled.iter().any(|disabled| disabled.as_str() == name)
+    }
+
     /// Returns a server API key's identity and name. The identity is made from the name, so that
     /// the key can be replaced.
     pub(super) fn server_key(&self, hash: &str) -> Option<(Identity, &str)> {
         let name = self.server_keys.get(hash)?;
         let mut id = digest::sha256(&format!("server API key {name}"));
         id.truncate(24);
-        let provider_type = super::state::API_KEY.to_owned();
+        let provider_type = API_KEY.to_owned();
         Some((Identity { id, provider_type }, name))
     }
 }
