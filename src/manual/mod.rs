@@ -1,4 +1,55 @@
-//! The manual: how it works underneath. Nothing but text.
+//! The manual. [`guide`] is for users; the other pages describe the design: how refreshes, storage,
+//! network and events work, what was measured, and what changed.
+
+/// The guide, for users: first steps, concepts, how-tos, and help when something fails.
+///
+/// The programs of these pages are tests of this crate.
+pub mod guide {
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/getting_started.md"))]
+    pub mod getting_started {}
+
+    #[doc = include_str!("guide/concepts.md")]
+    pub mod concepts {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/worker_pool.md"))]
+    pub mod worker_pool {}
+
+    #[doc = include_str!("guide/build_script.md")]
+    pub mod build_script {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/desktop.md"))]
+    pub mod desktop {}
+
+    #[doc = include_str!("guide/command_line.md")]
+    pub mod command_line {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/testing.md"))]
+    pub mod testing {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/custom_data.md"))]
+    pub mod custom_data {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/errors.md"))]
+    pub mod errors {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/offline.md"))]
+    pub mod offline {}
+
+    #[cfg_attr(any(all(feature = "encryption", feature = "server"), not(doctest)), doc = include_str!("guide/encryption.md"))]
+    pub mod encryption {}
+
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/listening.md"))]
+    pub mod listening {}
+
+    #[doc = include_str!("guide/backends.md")]
+    pub mod backends {}
+
+    #[doc = include_str!("guide/migration.md")]
+    pub mod migration {}
+
+    #[doc = include_str!("guide/troubleshooting.md")]
+    pub mod troubleshooting {}
+}
 
 #[doc = include_str!("refresh.md")]
 pub mod refresh {}
