@@ -8,7 +8,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use keyfob::store::{MemoryStore, OnDamage, SledStore, StoredUser};
+use keyfob::store::{MemoryStore, OnDamage, SledStore, Store, StoredUser};
 use keyfob::{EncryptionKey, Error, Session, SessionBuilder, StoreError, StoreErrorKind, UserId};
 use store_support::{NOWHERE, child_words, files, files_with, say, soon, spawn_child};
 use support::*;
@@ -123,6 +123,27 @@ fn log_in(store: &SledStore) {
 fn set_mode(path: &Path, mode: u32) {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
     std::fs::set_permissions(path, permissions).unwrap();
+}
+
+/// Two that were opened before there was a key, and one of them before the other wrote.
+#[test]
+fn first_commit_creates_key() {
+    let dir = Dir::new();
+    let (data, key) = (dir.path().join("data"), dir.path().join("key"));
+    let open = || open_with_file(&data, &key).unwrap();
+    let (store, other) = (open(), open());
+    assert_eq!(store.current(soon()).unwrap(), None);
+    assert!(store.users_after(None, soon()).unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    log_in(&store);
+    assert!(key.exists());
+    assert_eq!(other.current(soon()).unwrap(), Some(ada()));
+    log_in(&other);
+    assert_eq!(open().current(soon()).unwrap(), Some(ada()));
+    // With the key lost, what is sealed with it is no empty store.
+    std::fs::remove_file(&key).unwrap();
+    let error = open_with_file(&data, &key).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Key);
 }
 
 #[test]

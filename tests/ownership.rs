@@ -163,6 +163,8 @@ fn store_used_by_root_stays_owners() {
 #[test]
 fn first_use_by_root_is_owners() {
     let Some(home) = Home::new("first_use_by_root_is_owners") else { return };
+    assert_eq!(home.try_run(ROOT, &["whoami"]).status.code(), Some(3));
+    assert_eq!(tree(&home.home()).len(), 1, "nothing was created");
     home.run(ROOT, &["login", "--anonymous"]);
     home.check();
     home.run(ADA, &["whoami"]);

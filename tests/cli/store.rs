@@ -95,6 +95,34 @@ fn neither_tokens_nor_profiles_can_be_read_in_any_file() {
     }
 }
 
+/// Neither a directory nor a key, and nothing in the user's own directories.
+#[test]
+fn command_that_only_reads_creates_nothing() {
+    let backend = Backend::start(&[]);
+    let dir = Dir::new("reading-home");
+    for (code, words) in [
+        (3, &["whoami"][..]),
+        (0, &["users"]),
+        (3, &["profile"]),
+        (3, &["custom-data", "--refresh"]),
+        (3, &["token"]),
+        (3, &["call", "sum"]),
+        (3, &["api-keys", "list"]),
+        (3, &["switch", "nobody"]),
+        (3, &["logout"]),
+        (3, &["remove", "nobody"]),
+        (3, &["delete", "--yes"]),
+    ] {
+        let here = ["--app-id", APP_ID, "--base-url", &backend.base_url];
+        let mut command = keyfob(&[&here[..], words].concat());
+        command.env("HOME", &dir.0).env("XDG_DATA_HOME", dir.0.join("data"));
+        command.env("LOCALAPPDATA", &dir.0);
+        let run = finish(command, "");
+        assert_eq!(run.code, code, "{words:?}: {run:?}");
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0, "{words:?}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn without_a_store_option_the_platform_says_where() {

@@ -27,9 +27,8 @@ pub(in crate::store) const KEY_BYTES: usize = 32;
 ///     .data_dir(&dir)
 ///     .encryption(EncryptionKey::key_file())
 ///     .open()?;
-/// assert!(dir.join("key").exists());
-/// # drop(session);
-/// # std::fs::remove_dir_all(dir).unwrap();
+/// // The first log-in creates the directory and the key.
+/// assert!(!dir.exists());
 /// # Ok(())
 /// # }
 /// ```
@@ -91,9 +90,9 @@ impl EncryptionKey {
         }
     }
 
-    /// Takes the key from the file `key` in the data directory, where all apps share it. It is
-    /// made, at random and for the owner alone, when a store is sealed for the first time;
-    /// processes that begin together agree on one.
+    /// Takes the key from the file `key` in the data directory, where all apps share it. The first
+    /// commit creates it, at random and for the owner alone; processes that begin together agree on
+    /// one.
     ///
     /// It protects what leaves the directory without the key: a copied database, a backup that
     /// leaves it out, blocks that a disk has kept. Whoever can read the whole directory can read
@@ -109,8 +108,8 @@ impl EncryptionKey {
 
     /// Takes the key from the keyring of whoever runs the program: the Secret Service of the
     /// desktop (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the
-    /// Credential Manager on Windows. It is made, at random, when a store is sealed for the
-    /// first time; processes that share a data directory agree on one. Where they do not, let
+    /// Credential Manager on Windows. The first commit creates it, at random; processes that share
+    /// a data directory agree on one. Where they do not, let
     /// the first of them make the key before the others begin, or name an account each.
     ///
     /// It protects from whoever has the directory and is not logged in as its owner here. A keyring

@@ -6,7 +6,7 @@ mod cipher;
 mod key;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,19 +24,46 @@ pub(super) use self::key::{KEY_BYTES, KeyBytes, Source};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// How a program opened a store: in the clear, or with a key.
+/// How a program opened a store: in the clear, or with a key. The key of a new store is created by
+/// its first commit, and is not known before.
 #[derive(Clone, Default)]
-pub(super) struct EncryptionMode(Option<Arc<KeyBytes>>);
+pub(super) struct EncryptionMode(Option<Arc<OnceLock<Arc<KeyBytes>>>>);
 
 /// What everything with a token or a profile in it passes through on its way to the disk and back.
 #[derive(Clone, Default)]
 pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 
 impl EncryptionMode {
-    /// Returns the one of a store that is sealed with this key.
+    /// Returns the one of a store that is sealed, with a key that is not known yet.
     #[cfg(feature = "encryption")]
-    pub(super) fn sealed(key: Arc<KeyBytes>) -> Self {
-        Self(Some(key))
+    pub(super) fn sealed() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// Returns `true` if there is a key that is not known yet.
+    #[cfg(feature = "encryption")]
+    pub(super) fn needs_key(&self) -> bool {
+        self.0.as_ref().is_some_and(|key| key.get().is_none())
+    }
+
+    /// Remembers the key, unless one is known.
+    #[cfg(feature = "encryption")]
+    pub(super) fn set_key(&self, key: Arc<KeyBytes>) {
+        if let Some(slot) = &self.0 {
+            let _ = slot.set(key);
+        }
+    }
+
+    /// Returns the key of a store that is sealed; `None` in the clear.
+    fn key(&self) -> Result<Option<&Arc<KeyBytes>>, StoreError> {
+        let known = |key: &'_ Arc<OnceLock<Arc<KeyBytes>>>| key.get().is_some();
+        match &self.0 {
+            Some(key) if !known(key) => {
+                let reason = "the store is sealed and its key is gone, bring it back from a backup";
+                Err(StoreError::new(StoreErrorKind::Key, reason))
+            }
+            key => Ok(key.as_ref().and_then(|key| key.get())),
+        }
     }
 
     pub(super) fn is_sealed(&self) -> bool {
@@ -45,7 +72,7 @@ impl EncryptionMode {
 
     /// Returns the codec of a new store.
     pub(super) fn begin(&self, app: &str) -> Result<RecordCodec, StoreError> {
-        let seal = self.0.as_ref().map(|key| Cipher::begin(key, app)).transpose()?;
+        let seal = self.key()?.map(|key| Cipher::begin(key, app)).transpose()?;
         Ok(RecordCodec(seal.map(Arc::new)))
     }
 
@@ -54,8 +81,9 @@ impl EncryptionMode {
     pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<RecordCodec, StoreError> {
         let reason = match (&self.0, check) {
             (None, None) => return Ok(RecordCodec::default()),
-            (Some(key), Some(check)) => {
-                return Cipher::fit(key, app, check).map(|seal| RecordCodec(Some(Arc::new(seal))));
+            (Some(_), Some(check)) => {
+                let cipher = self.key()?.map(|key| Cipher::fit(key, app, check)).transpose()?;
+                return Ok(RecordCodec(cipher.map(Arc::new)));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
                 "the store is sealed, open it with its key (`SessionBuilder::encryption`)"

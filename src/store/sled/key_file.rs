@@ -18,30 +18,44 @@ use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
 
+/// What to do about a key that does not exist.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum MissingKey {
+    /// Something may be sealed with it, so it was lost.
+    IsLost,
+    /// Nothing is sealed yet: create it.
+    Create,
+    /// The same, but nothing is to be created yet.
+    Wait,
+}
+
 impl EncryptionKey {
-    /// Returns the key for the store in a directory. It is made only if nothing can be sealed yet
-    /// with a key that was lost.
+    /// Returns the key for the store in a directory; `None` if it does not exist and need not.
     pub(super) fn find(
         &self,
         dir: &Path,
-        may_make: impl FnOnce() -> Result<bool, StoreError>,
+        if_missing: impl FnOnce() -> Result<MissingKey, StoreError>,
         deadline: Deadline,
-    ) -> Result<Arc<KeyBytes>, StoreError> {
+    ) -> Result<Option<Arc<KeyBytes>>, StoreError> {
         let path = match &self.source {
-            Source::Bytes(key) => return Ok(Arc::clone(key)),
+            Source::Bytes(key) => return Ok(Some(Arc::clone(key))),
             #[cfg(feature = "keyring")]
             Source::Keyring(place) => {
-                return keyring::find(place, dir, may_make, deadline).map(Arc::new);
+                let key = keyring::find(place, dir, if_missing, deadline)?;
+                return Ok(key.map(Arc::new));
             }
             Source::File(Some(path)) => path.clone(),
             Source::File(None) => dir.join("key"),
         };
-        let key = match read(&path)? {
-            Some(key) => key,
-            None if may_make()? => make(&path, deadline)?,
-            // Somebody may have made it since it was looked for.
-            None => match read(&path)? {
-                Some(key) => key,
+        if let Some(key) = read(&path)? {
+            return Ok(Some(Arc::new(key)));
+        }
+        let key = match if_missing()? {
+            MissingKey::Create => Some(make(&path, deadline)?),
+            MissingKey::Wait => None,
+            // Another process may have created it since it was looked for.
+            MissingKey::IsLost => match read(&path)? {
+                Some(key) => Some(key),
                 None => {
                     let reason = "the store is sealed and the file with its key is gone, bring it \
                                   back from a backup";
@@ -49,7 +63,7 @@ impl EncryptionKey {
                 }
             },
         };
-        Ok(Arc::new(key))
+        Ok(key.map(Arc::new))
     }
 }
 

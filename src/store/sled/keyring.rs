@@ -10,6 +10,7 @@ use std::thread;
 use keyring_core::api::CredentialStoreApi;
 use keyring_core::{Entry, Error as Trouble};
 
+use super::key_file::MissingKey;
 use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
@@ -27,21 +28,24 @@ enum Seen {
     Other(usize),
 }
 
-/// Returns the key. It is made only if nothing can be sealed yet with a key that was lost.
+/// Returns the key; `None` if it does not exist and need not.
 pub(super) fn find(
     place: &KeyringPlace,
     dir: &Path,
-    may_make: impl FnOnce() -> Result<bool, StoreError>,
+    if_missing: impl FnOnce() -> Result<MissingKey, StoreError>,
     deadline: Deadline,
-) -> Result<KeyBytes, StoreError> {
+) -> Result<Option<KeyBytes>, StoreError> {
     let seen = match ask(place, deadline, read)? {
-        Seen::Nothing if may_make()? => make(place, dir, deadline)?,
-        // Somebody may have made it since it was looked for.
-        Seen::Nothing => ask(place, deadline, read)?,
+        Seen::Nothing => match if_missing()? {
+            MissingKey::Create => make(place, dir, deadline)?,
+            MissingKey::Wait => return Ok(None),
+            // Another process may have created it since it was looked for.
+            MissingKey::IsLost => ask(place, deadline, read)?,
+        },
         seen => seen,
     };
     let reason = match seen {
-        Seen::Key(key) => return Ok(key),
+        Seen::Key(key) => return Ok(Some(key)),
         Seen::Nothing => {
             format!("the store is sealed and its key is gone from the keyring ({place})")
         }

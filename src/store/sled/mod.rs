@@ -37,6 +37,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+#[cfg(feature = "encryption")]
+use self::key_file::MissingKey;
 use self::layout::Files;
 pub(crate) use self::layout::failed;
 use self::lock::FileLock;
@@ -88,6 +90,9 @@ pub struct SledStore {
     app: String,
     on_damage: OnDamage,
     secrecy: EncryptionMode,
+    /// Where the key is, if the store is sealed.
+    #[cfg(feature = "encryption")]
+    key: Option<EncryptionKey>,
     /// Whether a store in the clear is to be sealed when it is found.
     converts: bool,
     process: u32,
@@ -181,10 +186,10 @@ impl SledStore {
         on_damage: OnDamage,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
-        let may_make = || Ok(files.is_fresh()? || Snapshot::is_clear(&files.snapshot())?);
-        let key_bytes = key.find(files.dir(), may_make, deadline)?;
-        let mut store = Self::new(files, app, on_damage, EncryptionMode::sealed(key_bytes));
+        let mut store = Self::new(files, app, on_damage, EncryptionMode::sealed());
+        store.key = Some(key.clone());
         store.converts = !key.only_new;
+        store.load_key(false, deadline)?;
         store.view(LoadScope::Header, deadline)?;
         // What somebody puts in its place later is an error.
         store.converts = false;
@@ -196,6 +201,34 @@ impl SledStore {
     pub(crate) fn in_data_dir(mut self, data_dir: PathBuf) -> Self {
         self.files.data_dir = Some(data_dir);
         self
+    }
+
+    /// Finds the key if it is needed and not known yet. If nothing is sealed yet and there is none,
+    /// it is created if `creates`.
+    #[cfg(feature = "encryption")]
+    fn load_key(&self, creates: bool, deadline: Deadline) -> Result<(), StoreError> {
+        let Some(key) = self.key.as_ref().filter(|_| self.secrecy.needs_key()) else {
+            return Ok(());
+        };
+        let if_missing = || {
+            let is_new = self.files.is_fresh()?;
+            let is_clear = !is_new && Snapshot::is_clear(&self.files.snapshot())?;
+            Ok(match is_new || is_clear && self.converts {
+                true if creates => MissingKey::Create,
+                false if !is_clear => MissingKey::IsLost,
+                _ => MissingKey::Wait,
+            })
+        };
+        if let Some(key) = key.find(self.files.dir(), if_missing, deadline)? {
+            self.secrecy.set_key(key);
+        }
+        Ok(())
+    }
+
+    /// Without the feature there is no key.
+    #[cfg(not(feature = "encryption"))]
+    fn load_key(&self, _: bool, _: Deadline) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn files(dir: &Path) -> Result<Files, StoreError> {
@@ -211,6 +244,8 @@ impl SledStore {
             app: app.to_owned(),
             on_damage,
             secrecy,
+            #[cfg(feature = "encryption")]
+            key: None,
             converts: false,
             process,
             view: RwLock::new(Arc::new(View::nothing())),

@@ -121,7 +121,7 @@ impl SledStore {
         let mut backoff = Backoff::until(deadline);
         let mut turns = 0;
         loop {
-            let error = match self.look(part)? {
+            let error = match self.look(part, deadline)? {
                 ReadAttempt::Is(view) => return Ok(view),
                 ReadAttempt::Changed if turns < TURNS => {
                     turns += 1;
@@ -167,7 +167,7 @@ impl SledStore {
         Arc::clone(&slot)
     }
 
-    fn look(&self, part: LoadScope) -> Result<ReadAttempt, StoreError> {
+    fn look(&self, part: LoadScope, deadline: Deadline) -> Result<ReadAttempt, StoreError> {
         let memory = self.remembered();
         let file = match &memory.file {
             Some(file) if file.is_in_place() => Some(Arc::clone(file)),
@@ -182,6 +182,8 @@ impl SledStore {
                 self.repair(None)
             };
         };
+        // Another process may have created the store, and the key with it, since this one was opened.
+        self.load_key(false, deadline)?;
         let said = file.read()?;
         let remembered = memory.snapshot_of(&file);
         let end_write = said.filter(|said| said.is_clean());

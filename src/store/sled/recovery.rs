@@ -37,6 +37,7 @@ struct Found {
 impl<'a> Writer<'a> {
     /// Settles the store.
     pub(super) fn recover(hold: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
+        hold.store.load_key(true, deadline)?;
         let Found { file, place, known, foreign } = Found::look(&hold, deadline)?;
         let file = Arc::new(file);
         let recovered = false;
