@@ -358,7 +358,9 @@ fn each_operation_tells_what_the_manual_says() {
             "refresh the profile",
             nothing,
             |s, _, session| {
-                s.reply(PROFILE, 200, profile_body("changed"));
+                let mut body = profile_body("ada");
+                body["data"]["name"] = "Ada".into();
+                s.reply(PROFILE, 200, body);
                 ada_of(session).refresh_profile().unwrap();
             },
             &["profile_changed"],

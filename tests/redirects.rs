@@ -157,7 +157,9 @@ fn a_get_is_followed_within_its_origin() {
             PROFILE => Some(Ok(sends_to(code, "/elsewhere/profile?x=1"))),
             "GET /elsewhere/profile?x=1" => {
                 assert!(seen.bearer.is_some());
-                Some(Ok(json_answer(200, &support::profile_body("eve"))))
+                let mut body = support::profile_body("ada");
+                body["data"]["email"] = "eve@example.org".into();
+                Some(Ok(json_answer(200, &body)))
             }
             _ => None,
         });

@@ -254,11 +254,11 @@ fn token(kind: char, mark: &str, now: i64) -> String {
     jwt(&format!("{kind}-{mark}"), now, now + life)
 }
 
-/// What is asked for, as a backend gives it now.
-fn whole(request: &str, now: i64) -> String {
+/// What is asked for, as a backend gives it to a user now.
+fn whole(request: &str, user: &str, now: i64) -> String {
     let body = match request {
-        "log-in" => login_body("ada", &token('a', "in", now), &token('r', "in", now)),
-        "link" => json!({"access_token": token('a', "linked", now), "user_id": "ada"}),
+        "log-in" => login_body(user, &token('a', "in", now), &token('r', "in", now)),
+        "link" => json!({"access_token": token('a', "linked", now), "user_id": user}),
         "log-in's profile" | "profile" => json!({
             "identities": [{"id": "i-ada", "provider_type": "local-userpass"}],
             "data": {"name": "Ada, renamed"},
@@ -322,8 +322,13 @@ fn act(request: &str, session: &Session, user: Option<&User>) -> Result<(), Erro
     }
 }
 
-/// Plays a request with an answer, from a moment on.
+/// Plays a request of `ada` with an answer, from a moment on.
 pub fn play(request: &Request, answer: &Answer, start: i64) -> Played {
+    play_as("ada", request, answer, start)
+}
+
+/// Plays a request of a user.
+pub fn play_as(user_id: &str, request: &Request, answer: &Answer, start: i64) -> Played {
     let name = request.name.as_str();
     let (script, clock, store) = (Script::new(), ManualClock::at(start), MemoryStore::new());
     let unsent = matches!(answer.first, Reply::Failure { unsent: true, .. });
@@ -340,8 +345,14 @@ pub fn play(request: &Request, answer: &Answer, start: i64) -> Played {
     // So that the location is asked for by the play alone.
     let session = open(false);
     script.reply(LOGOUT, 204, Value::Null);
-    on_whole(&script, LOGIN, "log-in", start);
-    script.reply(PROFILE, 200, profile_body("ada"));
+    let on_whole = |route: &str, request: &str, now| {
+        let body = whole(request, user_id, now);
+        script.on(route, move |_| Ok(Response::new(200, body.clone())));
+    };
+    on_whole(LOGIN, "log-in", start);
+    let mut profile = profile_body("ada");
+    profile["user_id"] = user_id.into();
+    script.reply(PROFILE, 200, profile);
     let logs_in = name.starts_with("log-in");
     let user = (!logs_in).then(|| session.log_in(&password()).unwrap());
     let session = if name == "location" { open(true) } else { session };
@@ -353,15 +364,15 @@ pub fn play(request: &Request, answer: &Answer, start: i64) -> Played {
         _ => 60,
     }));
     let now = clock.seconds();
-    on_whole(&script, REFRESH, "refresh", now);
-    on_whole(&script, CALL, "call", now);
+    on_whole(REFRESH, "refresh", now);
+    on_whole(CALL, "call", now);
     if name == "link" || name == "link's profile" {
-        on_whole(&script, "POST /auth/providers/api-key/login?link=true", "link", now);
-        on_whole(&script, PROFILE, "link's profile", now);
+        on_whole("POST /auth/providers/api-key/login?link=true", "link", now);
+        on_whole(PROFILE, "link's profile", now);
     }
     script.clear();
     let before = stored(&store);
-    let (played, whole, mut count) = (answer.clone(), whole(name, now), 0);
+    let (played, whole, mut count) = (answer.clone(), whole(name, user_id, now), 0);
     let reply = move |reply: &Reply| match reply {
         Reply::Whole(status) => Ok(Response::new(*status, whole.clone())),
         Reply::Answer(answer) => Ok(answer.clone()),
@@ -383,11 +394,6 @@ pub fn play(request: &Request, answer: &Answer, start: i64) -> Played {
         sent: script.count(&request.route),
         carried: carried(first.and_then(|sent| sent.bearer.as_deref())),
     }
-}
-
-fn on_whole(script: &Script, route: &str, request: &str, now: i64) {
-    let body = whole(request, now);
-    script.on(route, move |_| Ok(Response::new(200, body.clone())));
 }
 
 /// Returns what a token is, by the letter that its mark begins with.
