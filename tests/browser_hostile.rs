@@ -333,7 +333,7 @@ fn clock_of_the_provider_decides_on_expiry() {
         claims["exp"] = 784_111_777.into();
         claims["nonce"] = provider.nonce_of(asked).unwrap().into();
         let date = "Date: Sun, 06 Nov 1994 08:49:07 GMT\r\nContent-Type";
-        let reply = json_reply(200, &json!({"id_token": id_token(&claims)}));
+        let reply = json_reply(200, &json!({"id_token": provider.id_token(&claims)}));
         Some(reply.replacen("Content-Type", date, 1))
     });
     person.agrees(&provider, provider.sign_in()).loopback().unwrap();

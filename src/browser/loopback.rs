@@ -80,8 +80,9 @@ fn listen(attempt: &Attempt<'_>) -> Result<Listener> {
     Listener::bind(*redirect_host, ports, redirect_path).map_err(|error| {
         let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
         let reason = match ports.as_slice() {
-            [port] if port == "0" => "no free port".to_owned(),
-            ports => format!("no free port among {}", ports.join(", ")),
+            [port] if port == "0" => "no port is free".to_owned(),
+            [port] => format!("port {port} is not free"),
+            ports => format!("none of the ports {} is free", ports.join(", ")),
         };
         SignInError::new(Kind::Listener, attempt.sign_in.source.issuer(), reason)
             .retryable()

@@ -5,7 +5,15 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command;
+/// What these tests share with others.
+#[allow(dead_code, unreachable_pub, reason = "not all of it is used here")]
+#[path = "../support"]
+mod support {
+    pub mod net;
+    pub mod provider;
+}
 
+mod browser;
 mod failures;
 #[cfg(target_os = "linux")]
 mod modes;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyfob::browser::SignIn;
+use ring::{digest, hmac};
 use serde_json::{Value, json};
 
 use super::net::{read_request, serve};
@@ -45,6 +46,8 @@ struct Shared {
     asked: Vec<Asked>,
     /// By code: the parameters of its authorization request.
     codes: HashMap<String, Form>,
+    /// Another client than [`CLIENT`], and the secret that its ID tokens are signed with (HS256).
+    client: Option<(String, String)>,
 }
 
 impl TestProvider {
@@ -68,6 +71,21 @@ impl TestProvider {
         SignIn::oidc(self.issuer(), CLIENT).deadline(Duration::from_secs(20))
     }
 
+    /// Issues tokens for this client from now on, signed with this secret.
+    pub fn sign_for(&self, client_id: &str, secret: &str) {
+        self.shared.lock().unwrap().client = Some((client_id.to_owned(), secret.to_owned()));
+    }
+
+    /// Writes an ID token.
+    pub fn id_token(&self, claims: &Value) -> String {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+        let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let secret = self.shared.lock().unwrap().client.as_ref().map(|(_, secret)| secret.clone());
+        let secret = secret.unwrap_or_default();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
+    }
+
     /// Answers requests to a path differently from now on.
     pub fn on(&self, path: &str, answer: impl Fn(&Self, &Asked) -> Reply + Send + Sync + 'static) {
         self.shared.lock().unwrap().answers.insert(path.to_owned(), Arc::new(answer));
@@ -88,7 +106,10 @@ impl TestProvider {
             let nonce = provider.nonce_of(asked);
             let mut claims = provider.claims(nonce);
             change(&mut claims);
-            Some(json_reply(200, &json!({"id_token": id_token(&claims), "access_token": "at"})))
+            Some(json_reply(
+                200,
+                &json!({"id_token": provider.id_token(&claims), "access_token": "at"}),
+            ))
         });
     }
 
@@ -104,8 +125,9 @@ impl TestProvider {
 
     pub fn claims(&self, nonce: Option<String>) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let client = self.shared.lock().unwrap().client.as_ref().map(|(id, _)| id.clone());
         let mut claims = json!({
-            "iss": self.issuer(), "aud": CLIENT, "sub": "ada", "exp": now + 600, "iat": now,
+            "iss": self.issuer(), "aud": client.as_deref().unwrap_or(CLIENT), "sub": "ada", "exp": now + 600, "iat": now,
         });
         if let Some(nonce) = nonce {
             claims["nonce"] = nonce.into();
@@ -160,10 +182,10 @@ impl TestProvider {
                     return Some(json_reply(400, &json!({"error": "invalid_grant"})));
                 };
                 let verifier = asked.form["code_verifier"].as_bytes();
-                let hash = ring::digest::digest(&ring::digest::SHA256, verifier);
+                let hash = digest::digest(&digest::SHA256, verifier);
                 assert_eq!(request["code_challenge"], URL_SAFE_NO_PAD.encode(hash));
                 assert_eq!(request["redirect_uri"], asked.form["redirect_uri"]);
-                let token = id_token(&self.claims(request.get("nonce").cloned()));
+                let token = self.id_token(&self.claims(request.get("nonce").cloned()));
                 Some(json_reply(200, &json!({"id_token": token, "access_token": "at"})))
             }
             _ => Some(json_reply(404, &json!({}))),
@@ -173,10 +195,6 @@ impl TestProvider {
 
 pub fn json_reply(status: u16, body: &Value) -> String {
     super::net::raw(status, &body.to_string())
-}
-
-pub fn id_token(claims: &Value) -> String {
-    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
 /// Parses a query or a form; a repeated parameter is a mistake of the client.

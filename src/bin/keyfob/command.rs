@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyfob::server::AuthProvider;
 use keyfob::{ApiKeyId, Secret, UserId};
 
+use crate::browser::BrowserLogin;
 use crate::json::Json;
 use crate::words::Settings;
 
@@ -36,8 +37,8 @@ pub(crate) enum Command {
     },
     Delete(Option<UserId>),
     Demo,
-    Link(Login),
-    LogIn(Login),
+    Link(How),
+    LogIn(How),
     LogOut(Option<UserId>),
     Profile {
         refresh: bool,
@@ -65,7 +66,14 @@ pub(crate) enum Command {
     Whoami,
 }
 
-/// How to log in, or what to link. Secrets are not here: they are read from standard input.
+/// How to log in, or what to link.
+#[derive(Debug)]
+pub(crate) enum How {
+    Browser(Box<BrowserLogin>),
+    Given(Login),
+}
+
+/// What is given to log in with. Secrets are not here: they are read from standard input.
 #[derive(Debug)]
 pub(crate) enum Login {
     Anonymous { new: bool },

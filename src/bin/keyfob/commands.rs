@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::accounts;
-use crate::command::{Command, Login};
+use crate::command::{Command, How, Login};
 use crate::failure::Failure;
 use crate::input;
 use crate::json::Json;
@@ -23,8 +23,8 @@ pub(crate) fn run(command: Command, settings: &Settings, out: &Output) -> Result
         Command::Call { name, arguments } => call(&session, &name, &arguments, out),
         Command::CustomData { refresh } => custom_data(&session, refresh, out),
         Command::Delete(id) => delete(&session, id, out),
-        Command::Link(login) => link(&session, login, out),
-        Command::LogIn(login) => log_in(&session, login, out),
+        Command::Link(how) => link(&session, how, settings, out),
+        Command::LogIn(how) => log_in(&session, how, settings, out),
         Command::LogOut(id) => log_out(&session, id, out),
         Command::Profile { refresh } => profile(&session, refresh, out),
         Command::Remove(id) => remove(&session, id, out),
@@ -61,23 +61,36 @@ fn open(settings: &Settings) -> Result<Session, Failure> {
     Ok(builder.open()?)
 }
 
-fn log_in(session: &Session, login: Login, out: &Output) -> Result<(), Failure> {
-    let credentials = credentials(login)?;
-    let user = session.log_in(&credentials)?;
-    let provider = credentials.provider();
+fn log_in(session: &Session, how: How, settings: &Settings, out: &Output) -> Result<(), Failure> {
+    let (user, provider) = match how {
+        How::Browser(login) => (login.log_in(session, settings, out)?, login.provider()),
+        How::Given(login) => {
+            let credentials = credentials(login)?;
+            (session.log_in(&credentials)?, credentials.provider())
+        }
+    };
     out.result(
         &json!({"user_id": user.id(), "provider": provider}),
         format_args!("logged in as {} ({provider})", shown(&user)),
     )
 }
 
-fn link(session: &Session, login: Login, out: &Output) -> Result<(), Failure> {
+fn link(session: &Session, how: How, settings: &Settings, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;
-    let credentials = credentials(login)?;
-    user.link(&credentials)?;
+    let provider = match how {
+        How::Browser(login) => {
+            login.link(&user, settings, out)?;
+            login.provider()
+        }
+        How::Given(login) => {
+            let credentials = credentials(login)?;
+            user.link(&credentials)?;
+            credentials.provider()
+        }
+    };
     out.result(
         &json!({"user_id": user.id(), "identities": user.identities()?}),
-        format_args!("linked to {} ({})", shown(&user), credentials.provider()),
+        format_args!("linked to {} ({provider})", shown(&user)),
     )
 }
 

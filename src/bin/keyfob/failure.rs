@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use keyfob::{Error, StoreError, StoreErrorKind};
+use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind};
 
 /// What the command ends with instead of a result.
 #[derive(Debug)]
@@ -51,6 +51,12 @@ impl Failure {
                     error if error.is_timeout() => 4,
                     Error::Config { .. } => 2,
                     Error::LocalState(_) | Error::LoginEnded(_) => 3,
+                    Error::SignIn(error) => match error.kind {
+                        SignInErrorKind::Listener
+                        | SignInErrorKind::ResponseLost
+                        | SignInErrorKind::Unavailable => 4,
+                        _ => 1,
+                    },
                     Error::Transport(_) => 4,
                     Error::Store(_) => 5,
                     _ => 1,
@@ -79,6 +85,7 @@ impl Failure {
                     Error::LocalState(_) => "local_state",
                     Error::LoginEnded(_) => "login_ended",
                     Error::Server(_) => "server",
+                    Error::SignIn(_) => "sign_in",
                     Error::Store(_) => "store",
                     Error::Transport(_) => "transport",
                     _ => "other",
@@ -97,6 +104,14 @@ impl Failure {
                 Some(error)
             }
             _ => None,
+        }
+    }
+
+    /// Returns the code of the backend or of the identity provider, if it sent one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self.error()? {
+            Error::SignIn(error) => error.code.as_deref(),
+            error => error.server_code().map(|code| code.as_str()),
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod args;
+mod browser;
 mod command;
 mod commands;
 mod demo;

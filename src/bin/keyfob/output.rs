@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::unprintable::is_unprintable;
@@ -58,6 +58,11 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "keyfob: {}", printable_lines(&text.to_string()));
 }
 
+/// Writes one JSON value on a line of its own to standard error.
+pub(crate) fn note_json(value: &Value) {
+    let _ = writeln!(io::stderr().lock(), "{}", printable_json(&value.to_string()));
+}
+
 /// Writes a failure to standard error, unless it is only that nobody reads on.
 pub(crate) fn report(failure: &Failure, json: bool) {
     if failure.exit_code() == 0 {
@@ -72,7 +77,7 @@ pub(crate) fn report(failure: &Failure, json: bool) {
         "kind": failure.kind(),
         "message": message,
         "status": error.and_then(|error| error.status()),
-        "code": error.and_then(|error| error.server_code()).map(|code| code.as_str()),
+        "code": failure.code(),
     }});
     if error.is_some_and(|error| error.is_ambiguous()) {
         text["error"]["ambiguous"] = true.into();

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use keyfob::server::AuthProvider;
 use keyfob::{ApiKeyId, Secret, UserId};
 
-use crate::command::{ApiKeys, Command, Login, MailToken, Serve};
+use crate::browser;
+use crate::command::{ApiKeys, Command, How, Login, MailToken, Serve};
 use crate::json::Json;
 use crate::unprintable::trim;
 use crate::words::{Stop, Word, Words, text, unexpected, usage};
@@ -20,12 +21,26 @@ pub(crate) const HOW_TO_LOG_IN: &str = "HOW is one of:\n\
     \x20 --google-id-token, --google-auth-code, --apple, --facebook\n\
     \x20                     with what their log-ins gave\n\
     \x20 --function JSON     by the app's own function\n\
-    The password, key, token or code is read from standard input.\n\n\
-    JSON: {\"user_id\",\"provider\"}";
+    \x20 --browser google|ISSUER --client-id ID\n\
+    \x20                     in the browser, with Google or the OpenID provider ISSUER (https://…)\n\
+    \x20   --client-secret-file FILE\n\
+    \x20                     the secret of the client; Google's desktop clients have one\n\
+    \x20   --scope S         ask for this scope beside openid, in place of email and profile;\n\
+    \x20                     may be repeated\n\
+    \x20   --port N          listen on port N of 127.0.0.1 (default: a free one)\n\
+    \x20   --no-browser      start no browser: open the page yourself\n\
+    \x20   --device          sign in on another device, with a code. Enter no code that somebody\n\
+    \x20                     else gave you: they would be signed in as you\n\
+    \x20                     You have 5 minutes, or what --timeout says.\n\
+    The password, key, token or code is read from standard input. With --browser, the address of\n\
+    the page on which a browser elsewhere ended is read there.\n\n\
+    JSON: {\"user_id\",\"provider\"}; with --browser {\"url\"} or {\"user_code\",\"verification_uri\"}\n\
+    on a line of standard error before.";
 
 /// Parses how to log in.
-pub(crate) fn login(words: &mut Words) -> Result<Login, Stop> {
+pub(crate) fn login(words: &mut Words) -> Result<How, Stop> {
     let (mut how, mut new) = (None, false);
+    let mut browser = browser::Options::default();
     while let Some(word) = words.next()? {
         let Word::Option(option) = word else { return unexpected(word) };
         let login = match option.as_str() {
@@ -42,24 +57,29 @@ pub(crate) fn login(words: &mut Words) -> Result<Login, Stop> {
                 new = true;
                 continue;
             }
+            option if browser.take(option, words)? => continue,
             _ => return unexpected(Word::Option(option)),
         };
         if how.replace(login).is_some() {
             return usage("there is more than one way to log in");
         }
     }
-    match how {
-        Some(Login::Anonymous { .. }) => Ok(Login::Anonymous { new }),
-        Some(_) if new => usage("--new goes with --anonymous"),
-        Some(how) => Ok(how),
-        None => usage("it is missing how: --email E, --anonymous or another"),
+    match (how, browser.finish()?) {
+        (Some(_), Some(_)) => usage("there is more than one way to log in"),
+        (Some(Login::Anonymous { .. }), None) => Ok(How::Given(Login::Anonymous { new })),
+        _ if new => usage("--new goes with --anonymous"),
+        (Some(login), None) => Ok(How::Given(login)),
+        (None, Some(login)) => Ok(How::Browser(Box::new(login))),
+        (None, None) => usage("it is missing how: --email E, --anonymous or another"),
     }
 }
 
 /// Parses what to link: an account, which somebody anonymous has not.
-pub(crate) fn link(words: &mut Words) -> Result<Login, Stop> {
+pub(crate) fn link(words: &mut Words) -> Result<How, Stop> {
     match login(words)? {
-        Login::Anonymous { .. } => usage("--anonymous cannot be linked: it is no account"),
+        How::Given(Login::Anonymous { .. }) => {
+            usage("--anonymous cannot be linked: it is no account")
+        }
         how => Ok(how),
     }
 }

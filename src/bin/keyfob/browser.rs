@@ -1,0 +1,246 @@
+//! Sign-in with an identity provider: the options of `login` and `link`, and what is shown meanwhile.
+
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::PathBuf;
+use std::thread;
+
+use keyfob::browser::{DeviceCode, Page, ProviderTokens, SignIn, can_open_browser};
+use keyfob::{Error, Provider, Secret, Session, User};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::output::{Output, note, note_json};
+use crate::unprintable::trim;
+use crate::words::{Settings, Stop, Words, usage};
+
+/// The provider that needs no issuer.
+const GOOGLE: &str = "google";
+
+/// The longest line that is read as a redirect URL, in bytes.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// The options, as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    provider: Option<String>,
+    client_id: Option<String>,
+    secret_file: Option<PathBuf>,
+    scopes: Vec<String>,
+    port: Option<u16>,
+    no_browser: bool,
+    device: bool,
+    /// The last option that means something only with `--browser`.
+    last: Option<String>,
+}
+
+/// How to sign in.
+#[derive(Debug)]
+pub(crate) struct BrowserLogin {
+    /// `google` or an issuer.
+    provider: String,
+    client_id: String,
+    options: Options,
+}
+
+impl Options {
+    /// Takes in an option and its value. Returns `false` if it is another's.
+    pub(crate) fn take(&mut self, option: &str, words: &mut Words) -> Result<bool, Stop> {
+        match option {
+            "--browser" => {
+                self.provider = Some(words.text(option)?);
+                return Ok(true);
+            }
+            "--client-id" => self.client_id = Some(words.text(option)?),
+            "--client-secret-file" => self.secret_file = Some(words.path(option)?),
+            "--device" => self.device = true,
+            "--no-browser" => self.no_browser = true,
+            "--port" => match words.text(option)?.parse() {
+                Ok(port @ 1..) => self.port = Some(port),
+                _ => return usage("--port is not a number from 1 to 65535"),
+            },
+            "--scope" => self.scopes.push(words.text(option)?),
+            _ => return Ok(false),
+        }
+        self.last = Some(option.to_owned());
+        Ok(true)
+    }
+
+    /// Returns how to sign in, if that is wanted.
+    pub(crate) fn finish(mut self) -> Result<Option<BrowserLogin>, Stop> {
+        let Some(provider) = self.provider.take() else {
+            return match self.last {
+                Some(option) => usage(format!("{option} goes with --browser")),
+                None => Ok(None),
+            };
+        };
+        if self.device && (self.no_browser || self.port.is_some()) {
+            return usage("--device starts no browser and listens on no port");
+        }
+        match self.client_id.take() {
+            Some(client_id) => Ok(Some(BrowserLogin { provider, client_id, options: self })),
+            None => usage("--browser needs --client-id, the id that the provider knows you by"),
+        }
+    }
+}
+
+impl BrowserLogin {
+    /// Returns the backend's provider that the sign-in is for.
+    pub(crate) fn provider(&self) -> Provider {
+        if self.provider == GOOGLE { Provider::Google } else { Provider::Jwt }
+    }
+
+    /// Logs in, while the browser waits.
+    pub(crate) fn log_in(
+        &self,
+        session: &Session,
+        settings: &Settings,
+        out: &Output,
+    ) -> Result<User, Failure> {
+        let sign_in = self.sign_in(settings, out)?;
+        match self.options.device {
+            true => sign_in.device().and_then(|tokens| session.log_in(&tokens.credentials())),
+            false => session.sign_in(&sign_in),
+        }
+        .map_err(named)
+    }
+
+    /// Links an account to a user, while the browser waits.
+    pub(crate) fn link(
+        &self,
+        user: &User,
+        settings: &Settings,
+        out: &Output,
+    ) -> Result<(), Failure> {
+        let sign_in = self.sign_in(settings, out)?;
+        let link = |tokens: ProviderTokens| user.link(&tokens.credentials());
+        match self.options.device {
+            true => sign_in.device().and_then(link),
+            false => sign_in.loopback_then(link),
+        }
+        .map_err(named)
+    }
+
+    fn sign_in(&self, settings: &Settings, out: &Output) -> Result<SignIn, Failure> {
+        let Self { provider, client_id, options } = self;
+        let mut sign_in = match provider.as_str() {
+            GOOGLE => SignIn::google(client_id),
+            issuer => SignIn::oidc(issuer, client_id),
+        };
+        if let Some(file) = &options.secret_file {
+            sign_in = sign_in.client_secret(secret(file)?);
+        }
+        if !options.scopes.is_empty() {
+            let more = options.scopes.iter().filter(|scope| *scope != "openid").cloned();
+            sign_in = sign_in.scopes(["openid".to_owned()].into_iter().chain(more));
+        }
+        if let Some(port) = options.port {
+            sign_in = sign_in.port(port);
+        }
+        if options.no_browser {
+            sign_in = sign_in.open_nothing();
+        }
+        if let Some(timeout) = settings.timeout {
+            sign_in = sign_in.deadline(timeout);
+        }
+        let is_json = out.is_json();
+        let starts_browser = !options.no_browser && can_open_browser();
+        let sign_in =
+            sign_in.page(Page::new("keyfob")).on_code(move |code| show_code(code, is_json));
+        // It reads what is pasted once the URL is shown, and the sign-in waits.
+        let reader = sign_in.clone();
+        Ok(sign_in.on_url(move |url| {
+            let pastes = if io::stdin().is_terminal() { is_foreground() } else { !starts_browser };
+            show_url(url, starts_browser, pastes, is_json);
+            if pastes {
+                let reader = reader.clone();
+                let name = "redirect-url".to_owned();
+                let read = move || paste(&reader, is_json);
+                let _ = thread::Builder::new().name(name).spawn(read);
+            }
+        }))
+    }
+}
+
+fn show_url(url: &str, starts_browser: bool, pastes: bool, is_json: bool) {
+    if is_json {
+        return note_json(&json!({"url": url}));
+    }
+    match starts_browser {
+        true => note(format_args!("sign in with your browser; if it does not open, visit\n{url}")),
+        false => note(format_args!("open this page in a browser and sign in\n{url}")),
+    }
+    if pastes {
+        note(
+            "if the browser ends on a page that it cannot reach, paste the address of that page \
+             here",
+        );
+    }
+}
+
+fn show_code(code: &DeviceCode, is_json: bool) {
+    if is_json {
+        let DeviceCode { user_code, verification_uri, .. } = code;
+        return note_json(&json!({"user_code": user_code, "verification_uri": verification_uri}));
+    }
+    note(format_args!(
+        "on any device, open {} and enter the code {}",
+        code.verification_uri, code.user_code
+    ));
+}
+
+/// Reads lines until one is the redirect URL that is waited for.
+fn paste(sign_in: &SignIn, is_json: bool) {
+    let mut input = io::stdin().lock();
+    loop {
+        let mut line = Vec::new();
+        match input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line);
+        let line = trim(&line);
+        if line.is_empty() {
+            continue;
+        }
+        match sign_in.submit_redirect(line) {
+            Ok(()) => return,
+            Err(error) if is_json => note_json(&json!({"refused": error.to_string()})),
+            Err(error) => note(error),
+        }
+    }
+}
+
+/// Returns `true` if the terminal that is standard input may be read: a command in the background
+/// would be stopped.
+fn is_foreground() -> bool {
+    #[cfg(unix)]
+    return rustix::termios::tcgetpgrp(io::stdin())
+        .is_ok_and(|group| group == rustix::process::getpgrp());
+    #[cfg(not(unix))]
+    return true;
+}
+
+fn secret(file: &PathBuf) -> Result<Secret, Failure> {
+    let unread = |error: io::Error| {
+        Failure::Usage(format!("--client-secret-file {}: {error}", file.display()))
+    };
+    let text = std::fs::read_to_string(file).map_err(unread)?;
+    match trim(&text) {
+        "" => Err(Failure::Usage(format!("--client-secret-file {} is empty", file.display()))),
+        secret => Ok(Secret::new(secret)),
+    }
+}
+
+/// Names the options of the command in place of the library's settings.
+fn named(error: Error) -> Failure {
+    let Error::Config { what, reason } = &error else { return error.into() };
+    let option = match *what {
+        "the issuer" => "--browser",
+        "the client id" => "--client-id",
+        "the client secret" => "--client-secret-file",
+        "the scopes" => "--scope",
+        "the device flow" => "--device",
+        _ => return error.into(),
+    };
+    Failure::Usage(format!("{option} cannot be used: {reason}"))
+}
