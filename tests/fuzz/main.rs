@@ -7,6 +7,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
+#[cfg(feature = "browser")]
+mod browser;
 mod mutate;
 #[path = "../support/mod.rs"]
 mod support;
