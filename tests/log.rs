@@ -197,3 +197,28 @@ fn what_happens_on_the_way_is_said() {
     session.shut_down();
     assert!(said("shutting the session down"));
 }
+
+#[cfg(feature = "browser")]
+#[test]
+fn no_secret_of_a_sign_in_is_logged() {
+    use support::provider::{Person, TestProvider, json_reply};
+
+    capture();
+    let (provider, person) = (TestProvider::start(), Person::default());
+    let mut secrets = vec!["s3cret-of-the-client".to_owned(), "s3cret-in-the-words".to_owned()];
+    let sign_in = provider.sign_in().client_secret(secrets[0].as_str());
+    let sign_in = person.agrees(&provider, sign_in);
+    let tokens = sign_in.loopback().unwrap();
+    person.page();
+    secrets.push(tokens.id_token().expose().to_owned());
+    secrets.push(provider.asked("/token")[0].form["code_verifier"].clone());
+    provider.on("/token", |_, asked| {
+        let words = json!({"error": "s3cret-in-the-words", "error_description": asked.form});
+        Some(json_reply(400, &words))
+    });
+    sign_in.loopback().unwrap_err();
+    person.page();
+    secrets.push(provider.asked("/token")[1].form["code_verifier"].clone());
+    assert!(said("signed in with") && said("sign-in failed"));
+    assert_unsaid(&secrets);
+}

@@ -15,6 +15,7 @@ use super::tokens::TokenResponse;
 use super::{ProviderTokens, SignIn, endpoints, form};
 use crate::clock::{Clock, SystemClock, milliseconds};
 use crate::deadline::Deadline;
+use crate::diagnostics::{Brief, note};
 use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind, TransportError};
 use crate::secret::Secret;
 use crate::transport::{Method, Request, Response, Transport, UreqTransport};
@@ -168,6 +169,14 @@ impl<'a> Attempt<'a> {
     pub(super) fn lost(&self, error: TransportError) -> Error {
         let reason = "the response was lost";
         SignInError::new(Kind::ResponseLost, &self.provider, reason).because(error).into()
+    }
+
+    /// Logs how the provider's part ended.
+    pub(super) fn note<T>(&self, outcome: &Result<T>) {
+        match outcome {
+            Ok(_) => note!(debug, "signed in with {}", self.provider),
+            Err(error) => note!(debug, "{}", Brief(error)),
+        }
     }
 
     /// Returns an error if the time is up or the sign-in was cancelled.

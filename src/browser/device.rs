@@ -59,10 +59,16 @@ struct Authorization {
 /// Signs in on another device.
 pub(super) fn run(sign_in: &SignIn, deadline: Deadline) -> Result<ProviderTokens> {
     let mut attempt = Attempt::new(sign_in, deadline)?;
+    let tokens = wait(&mut attempt);
+    attempt.note(&tokens);
+    tokens
+}
+
+fn wait(attempt: &mut Attempt<'_>) -> Result<ProviderTokens> {
     let endpoints = attempt.endpoints()?;
-    let Authorization { code, device_code, mut interval } = authorize(&attempt, &endpoints)?;
+    let Authorization { code, device_code, mut interval } = authorize(attempt, &endpoints)?;
     attempt.keep_quiet(&device_code);
-    sign_in.show_code(&code);
+    attempt.sign_in.show_code(&code);
     let expiry = Deadline::after(Duration::from_secs(code.expires_in));
     let fields = [("grant_type", GRANT), ("device_code", device_code.expose())];
     loop {
@@ -73,7 +79,7 @@ pub(super) fn run(sign_in: &SignIn, deadline: Deadline) -> Result<ProviderTokens
         match attempt.post(&endpoints, &endpoints.token, &fields)? {
             Ok(response) => match TokenResponse::refused(&response) {
                 None => return attempt.accept(&endpoints, &response, None),
-                Some(refused) => interval = next(&attempt, refused, interval)?,
+                Some(refused) => interval = next(attempt, refused, interval)?,
             },
             // Asking once more does no harm: only the response says that the code is used up.
             Err(error) if Error::from(error.clone()).is_retryable() => interval = slower(interval),

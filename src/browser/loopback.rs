@@ -14,6 +14,7 @@ use super::page::Outcome;
 use super::request::Refusal;
 use super::{ProviderTokens, SignIn, random};
 use crate::deadline::Deadline;
+use crate::diagnostics::note;
 use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind};
 use crate::secret::Secret;
 
@@ -43,6 +44,7 @@ pub(super) fn run<T>(
     let redirect_uri = listener.redirect_uri().to_owned();
     let url = authorization_url(&attempt, &endpoints, &request, &redirect_uri)?;
     let pasted = sign_in.inbox.wait_for(&request.state);
+    note!(debug, "waiting for a sign-in at {redirect_uri}");
     sign_in.show(&url);
     sign_in.open.start(&url);
 
@@ -65,9 +67,10 @@ pub(super) fn run<T>(
     drop((listener, pasted));
     let page = &sign_in.page;
     let held = Held::new(held, page.response(Outcome::Failure("")));
-    let outcome = response
-        .and_then(|code| redeem(&mut attempt, &endpoints, &request, &redirect_uri, &code))
-        .and_then(then);
+    let tokens =
+        response.and_then(|code| redeem(&mut attempt, &endpoints, &request, &redirect_uri, &code));
+    attempt.note(&tokens);
+    let outcome = tokens.and_then(then);
     match &outcome {
         Ok(_) => held.show(&page.response(success)),
         Err(error) => held.show(&page.response(Outcome::Failure(&error.to_string()))),
