@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::command::{APP_ID, Backend, Dir, Place, Running, assert_error};
 use crate::support::provider::{Form, TestProvider, authorization, get, json_reply, split};
+#[cfg(target_os = "linux")]
+use crate::terminal::{Attached, Terminal};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -47,6 +49,15 @@ impl Stage {
         let mut running = Running::start(command);
         let stdin = running.child.stdin.take().unwrap();
         (running, stdin)
+    }
+
+    /// Waits until somebody is logged in.
+    #[cfg(target_os = "linux")]
+    fn logged_in(&self) {
+        let begun = Instant::now();
+        while self.place().json(&["users"]).as_array().unwrap().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
     }
 
     /// Signs in, and returns the page that the browser shows.
@@ -115,6 +126,60 @@ fn redirect_url_is_read_from_standard_input() {
     assert!(refused.contains("refused") && !refused.contains("PLANTED"), "{refused}");
     writeln!(stdin, "  {url}").unwrap();
     assert_eq!(result(&mut running)["provider"], "custom-token");
+}
+
+/// The authorization request that a command on a terminal shows.
+#[cfg(target_os = "linux")]
+fn shown_on(terminal: &Terminal) -> Form {
+    let shown = terminal.wait_for("code_challenge_method=S256");
+    authorization(&shown[shown.rfind("http://").unwrap()..])
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn redirect_url_is_read_from_terminal() {
+    for attached in [Attached::Controlling, Attached::InputOnly] {
+        let stage = Stage::new("terminal");
+        let issuer = stage.provider.issuer();
+        let keyfob = env!("CARGO_BIN_EXE_keyfob");
+        let options = ["login", "--browser", &issuer, "--client-id", APP_ID, "--no-browser"];
+        let is_whole = matches!(attached, Attached::Controlling);
+        // Where only the input is a terminal, the URL goes to a file.
+        let file = stage.dir.0.join("shown");
+        let script = format!("exec \"$0\" \"$@\" 2> '{}'", file.display());
+        let through = ["sh", "-c", &script, keyfob];
+        let program = if is_whole { &through[3..] } else { &through };
+        let terminal = Terminal::start(&stage.place(), attached, &[program, &options].concat());
+        let request = match is_whole {
+            true => shown_on(&terminal),
+            false => loop {
+                let shown = fs::read_to_string(&file).unwrap_or_default();
+                if shown.contains("here\n") {
+                    break authorization(shown.lines().nth(1).unwrap());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            },
+        };
+        let url = format!("{}?code=c0de&state={}", request["redirect_uri"], request["state"]);
+        stage.provider.grant("c0de", request);
+        terminal.type_in(&format!("{url}\n"));
+        stage.logged_in();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn background_command_is_not_stopped() {
+    let stage = Stage::new("background");
+    let terminal = Terminal::start(&stage.place(), Attached::Controlling, &["sh", "-i"]);
+    terminal.wait_for("READY> ");
+    let issuer = stage.provider.issuer();
+    terminal.type_in(&format!(
+        "\"$KEYFOB\" login --browser {issuer} --client-id {APP_ID} --no-browser &\n"
+    ));
+    let request = shown_on(&terminal);
+    stage.agree(request);
+    terminal.wait_for("logged in as");
 }
 
 #[cfg(unix)]

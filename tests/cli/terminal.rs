@@ -20,7 +20,7 @@ use crate::command::{Backend, EMAIL, PASSWORD, Place};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A terminal with a program on it.
-struct Terminal {
+pub(crate) struct Terminal {
     master: File,
     screen: Arc<(Mutex<Screen>, Condvar)>,
     child: Child,
@@ -35,7 +35,7 @@ struct Screen {
 
 /// How a program gets its terminal.
 #[derive(Clone, Copy)]
-enum Attached {
+pub(crate) enum Attached {
     /// It is the controlling terminal.
     Controlling,
     /// It is standard input only.
@@ -43,7 +43,7 @@ enum Attached {
 }
 
 impl Terminal {
-    fn start(at: &Place, attached: Attached, program: &[&str]) -> Self {
+    pub(crate) fn start(at: &Place, attached: Attached, program: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -78,7 +78,7 @@ impl Terminal {
     }
 
     /// Waits for a text and returns what was printed up to its end.
-    fn wait_for(&self, text: &str) -> String {
+    pub(crate) fn wait_for(&self, text: &str) -> String {
         let mut screen = self.screen.0.lock().unwrap();
         let end = Instant::now() + PATIENCE;
         loop {
@@ -95,7 +95,7 @@ impl Terminal {
         }
     }
 
-    fn type_in(&self, text: &str) {
+    pub(crate) fn type_in(&self, text: &str) {
         (&self.master).write_all(text.as_bytes()).unwrap();
     }
 

@@ -214,10 +214,13 @@ fn paste(sign_in: &SignIn, is_json: bool) {
 /// would be stopped.
 fn is_foreground() -> bool {
     #[cfg(unix)]
-    return rustix::termios::tcgetpgrp(io::stdin())
-        .is_ok_and(|group| group == rustix::process::getpgrp());
+    {
+        // A terminal that does not control this process has no foreground for it, and stops nobody.
+        let group = rustix::termios::tcgetpgrp(io::stdin());
+        !group.is_ok_and(|group| group != rustix::process::getpgrp())
+    }
     #[cfg(not(unix))]
-    return true;
+    true
 }
 
 fn secret(file: &PathBuf) -> Result<Secret, Failure> {
