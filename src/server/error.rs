@@ -119,6 +119,7 @@ impl ApiError {
 impl From<io::Error> for ApiError {
     fn from(error: io::Error) -> Self {
         Self::internal(match error.kind() {
+            io::ErrorKind::OutOfMemory => "the server is out of memory",
             io::ErrorKind::StorageFull => "the server's disk is full",
             _ => "the server could not store the change",
         })

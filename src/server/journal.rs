@@ -10,6 +10,10 @@ use crate::UserId;
 
 /// Entries beyond this push the oldest ones out.
 const CAPACITY: usize = 65_536;
+/// Methods and paths beyond this many bytes together push the oldest entries out.
+const MAX_TEXT: usize = 16 * 1024 * 1024;
+/// Methods are cut to this many bytes.
+const MAX_METHOD: usize = 32;
 /// Paths are cut to this many bytes.
 const MAX_PATH: usize = 512;
 /// A journal that is shown after a failure shows this many entries at most, the newest.
@@ -23,7 +27,7 @@ const SHOWN: usize = 200;
 pub struct JournalEntry {
     /// What was asked, if that is anything the server knows.
     pub route: Option<Route>,
-    /// The method, as sent; `-` if the request could not be read that far.
+    /// The method, as sent and at most 32 bytes; `-` if the request could not be read that far.
     pub method: String,
     /// The path without its query, still percent-encoded and at most 512 bytes; `-` if the request
     /// could not be read that far.
@@ -151,17 +155,26 @@ impl fmt::Display for Journal {
 
 /// Where a server writes down what it was asked.
 #[derive(Default)]
-pub(super) struct Recorder(Mutex<VecDeque<JournalEntry>>);
+pub(super) struct Recorder(Mutex<Recorded>);
+
+#[derive(Default)]
+struct Recorded {
+    entries: VecDeque<JournalEntry>,
+    /// The length of all methods and paths.
+    text: usize,
+}
 
 impl Recorder {
     pub(super) fn add(&self, mut entry: JournalEntry) {
-        cut(&mut entry.method);
-        cut(&mut entry.path);
-        let mut entries = self.entries();
-        if entries.len() == CAPACITY {
-            entries.pop_front();
+        cut(&mut entry.method, MAX_METHOD);
+        cut(&mut entry.path, MAX_PATH);
+        let mut recorded = self.recorded();
+        recorded.text += text_len(&entry);
+        recorded.entries.push_back(entry);
+        while recorded.entries.len() > CAPACITY || recorded.text > MAX_TEXT {
+            let Some(oldest) = recorded.entries.pop_front() else { break };
+            recorded.text -= text_len(&oldest);
         }
-        entries.push_back(entry);
     }
 
     /// Returns the request with this id, if it is still kept.
@@ -170,24 +183,30 @@ impl Recorder {
     }
 
     pub(super) fn journal(&self) -> Journal {
-        Journal(self.entries().iter().cloned().collect())
+        Journal(self.recorded().entries.iter().cloned().collect())
     }
 
     pub(super) fn clear(&self) {
-        self.entries().clear();
+        *self.recorded() = Recorded::default();
     }
 
-    fn entries(&self) -> MutexGuard<'_, VecDeque<JournalEntry>> {
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn cut(text: &mut String) {
-    let mut end = text.len().min(MAX_PATH);
+fn text_len(entry: &JournalEntry) -> usize {
+    entry.method.len() + entry.path.len()
+}
+
+/// Cuts a text and gives back the memory that it does not need any more.
+fn cut(text: &mut String, at_most: usize) {
+    let mut end = text.len().min(at_most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     text.truncate(end);
+    text.shrink_to_fit();
 }
 
 #[cfg(test)]
@@ -207,13 +226,30 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_is_bounded_in_both_directions() {
+    fn journal_is_bounded_in_both_directions() {
         let recorder = Recorder::default();
-        recorder.add(entry(&format!("/{}", "\u{e4}".repeat(400))));
-        assert_eq!(recorder.journal()[0].path.len(), 511);
+        let long = format!("/{}", "\u{e4}".repeat(30_000));
+        recorder.add(JournalEntry { method: "M".repeat(60_000), ..entry(&long) });
+        let first = recorder.recorded().entries.pop_front().unwrap();
+        recorder.clear();
+        assert_eq!((first.path.len(), first.method.len()), (511, MAX_METHOD));
+        assert!(first.path.capacity() + first.method.capacity() < 1024, "no more than is used");
         (0..CAPACITY).for_each(|_| recorder.add(entry("/health")));
         let journal = recorder.journal();
         assert!(journal.len() == CAPACITY && journal.iter().all(|entry| entry.path == "/health"));
+    }
+
+    #[test]
+    fn long_paths_push_out_the_oldest_entries() {
+        let recorder = Recorder::default();
+        let long = format!("/{}", "x".repeat(MAX_PATH));
+        (0..CAPACITY).for_each(|_| recorder.add(entry(&long)));
+        let text: usize = recorder.journal().iter().map(text_len).sum();
+        assert!(text <= MAX_TEXT && text > MAX_TEXT - 1024, "{text}");
+        recorder.add(entry("/health"));
+        assert_eq!(recorder.journal().last().unwrap().path, "/health");
+        recorder.clear();
+        assert!(recorder.journal().is_empty() && recorder.recorded().text == 0);
     }
 
     #[test]

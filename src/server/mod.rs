@@ -121,7 +121,8 @@ impl Server {
         &self.service.app_id
     }
 
-    /// Returns what was asked so far, in the order it was answered: the last 65,536 requests.
+    /// Returns what was asked so far, in the order it was answered: the last 65,536 requests,
+    /// fewer if their paths have more than 16 MiB.
     ///
     /// A request is in here before its answer goes out.
     pub fn journal(&self) -> Journal {

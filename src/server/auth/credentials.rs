@@ -173,10 +173,10 @@ impl Service {
         // Counted before it is made: those who wait for their turn meanwhile must not get more
         // attempts than one by one.
         let attempt = self.begin_attempt(Action::PasswordLogin, Some(name), request)?;
-        let turn = self.passwords.turn();
+        let mut turn = self.passwords.turn();
         let account = self.state.account(name);
         let hash = account.as_ref().map(|account| account.password.as_str());
-        match (turn.verify(password, hash), account) {
+        match (turn.verify(password, hash)?, account) {
             (true, Some(account)) => {
                 attempt.succeeded();
                 Ok(account)
