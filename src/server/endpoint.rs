@@ -7,6 +7,9 @@ use super::pages::Page;
 use super::route::Route;
 use super::state::EMAIL_PASSWORD;
 
+/// One more than the longest route has.
+const MAX_SEGMENTS: usize = 11;
+
 /// Where something can be asked for. With the method it makes a [`Route`].
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Endpoint<'a> {
@@ -148,9 +151,11 @@ pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Endpoin
     Some((app, endpoint))
 }
 
-/// Splits a path and decodes its parts. What cannot be decoded stays as it is.
+/// Splits a path and decodes its parts. What cannot be decoded stays as it is, and parts beyond
+/// those of the longest route are left out.
 pub(super) fn segments(path: &str) -> Vec<Cow<'_, str>> {
-    path.strip_prefix('/').unwrap_or(path).split('/').map(percent_decoded).collect()
+    let parts = path.strip_prefix('/').unwrap_or(path).split('/');
+    parts.take(MAX_SEGMENTS).map(percent_decoded).collect()
 }
 
 fn percent_decoded(text: &str) -> Cow<'_, str> {

@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::auth;
+use super::budget::Reservation;
 use super::ejson::{self, AnyNumber};
 use super::error::ApiError;
 use super::http::Request;
+use super::json_body::{body, memory_as_values};
 use super::service::{Caller, Reply, Service};
 use super::state::User;
 use super::token::Access;
 use crate::UserId;
+
+/// How long a call waits for the memory that its arguments take.
+const ARGUMENT_WAIT: Duration = Duration::from_secs(10);
 
 /// Who calls a function.
 #[derive(Clone)]
@@ -175,8 +180,9 @@ impl Service {
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
+        let _reserved = self.reserve_arguments(request)?;
         let invalid = || ApiError::bad_request("invalid function call request");
-        let call: Call = auth::body(request).map_err(|_| invalid())?;
+        let call: Call = body(request).map_err(|_| invalid())?;
         let name = call.name.ok_or_else(invalid)?;
         let not_found = |code, what: &str, name: &str| {
             Err(ApiError::new(404, code, format!("{what} not found: '{name}'")))
@@ -204,6 +210,26 @@ impl Service {
                 Err(ApiError::new(400, "FunctionExecutionError", message))
             }
         }
+    }
+}
+
+impl Service {
+    /// Reserves the memory that the arguments of a call will take, and waits for it if other calls
+    /// have it.
+    fn reserve_arguments(&self, request: &Request) -> Result<Reservation<'_>, ApiError> {
+        let memory = memory_as_values(&request.body);
+        self.argument_memory.reserve(memory, ARGUMENT_WAIT).ok_or_else(|| {
+            let most = self.argument_memory.size();
+            if memory > most {
+                let message = format!(
+                    "the arguments of the function call have too many values: they take about \
+                     {memory} bytes of memory, and at most {most} are allowed"
+                );
+                return ApiError::new(413, "ReadSizeLimitExceeded", message);
+            }
+            ApiError::without_code(503, "other function calls use too much memory")
+                .with_header("Retry-After", "1")
+        })
     }
 }
 

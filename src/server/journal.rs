@@ -10,7 +10,7 @@ use crate::UserId;
 
 /// Entries beyond this push the oldest ones out.
 const CAPACITY: usize = 65_536;
-/// Methods and paths beyond this many bytes together push the oldest entries out.
+/// Texts beyond this many bytes together push the oldest entries out.
 const MAX_TEXT: usize = 16 * 1024 * 1024;
 /// Methods are cut to this many bytes.
 const MAX_METHOD: usize = 32;
@@ -160,7 +160,7 @@ pub(super) struct Recorder(Mutex<Recorded>);
 #[derive(Default)]
 struct Recorded {
     entries: VecDeque<JournalEntry>,
-    /// The length of all methods and paths.
+    /// The length of all methods, paths and ids.
     text: usize,
 }
 
@@ -179,7 +179,8 @@ impl Recorder {
 
     /// Returns the request with this id, if it is still kept.
     pub(super) fn find(&self, request_id: &str) -> Option<JournalEntry> {
-        self.entries().iter().rfind(|entry| entry.request_id == request_id).cloned()
+        let recorded = self.recorded();
+        recorded.entries.iter().rfind(|entry| entry.request_id == request_id).cloned()
     }
 
     pub(super) fn journal(&self) -> Journal {
@@ -196,7 +197,7 @@ impl Recorder {
 }
 
 fn text_len(entry: &JournalEntry) -> usize {
-    entry.method.len() + entry.path.len()
+    entry.method.len() + entry.path.len() + entry.request_id.len()
 }
 
 /// Cuts a text and gives back the memory that it does not need any more.

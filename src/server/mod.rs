@@ -29,6 +29,7 @@
 //! tests.
 
 mod auth;
+mod budget;
 mod builder;
 mod client_address;
 mod clock;
@@ -43,6 +44,7 @@ mod functions;
 mod fuzz;
 mod http;
 mod journal;
+mod json_body;
 mod outbox;
 mod pages;
 mod password;

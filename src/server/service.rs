@@ -7,13 +7,16 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 
 use super::auth::EmailSettings;
+use super::budget::Budget;
 use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
 use super::endpoint::{Endpoint, find, segments};
 use super::error::ApiError;
 use super::faults::{Faults, TriggeredFault};
 use super::functions::Functions;
-use super::http::{Handler, Line, Outcome, Rejection, Request, Response, http_date};
+use super::http::{
+    Framing, Handler, Line, Outcome, Rejection, Request, Response, SMALL_BODY, http_date,
+};
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
@@ -27,10 +30,14 @@ use crate::{Clock, UserId};
 /// All that answers need.
 pub(super) struct Service {
     pub app_id: String,
+    /// What the arguments of all function calls in progress may take.
+    pub argument_memory: Budget,
     pub base_url: String,
     /// Whether the base URL was given, and clients must use it.
     pub is_public: bool,
     pub local_addr: SocketAddr,
+    /// Bytes of the body of a function call.
+    pub max_body_size: usize,
     pub clock: ServerClock,
     pub custom_data_source: Option<Box<CustomData>>,
     pub email: EmailSettings,
@@ -237,7 +244,45 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Answers a request that was refused before its body was read.
+    fn refuse(&self, line: Option<&Line>, error: ApiError) -> Response {
+        let (route, method, path) = match line {
+            Some(Line { method, path, query }) => {
+                let segments = segments(path);
+                let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
+                let endpoint = find(&segments).map(|(_, endpoint)| endpoint);
+                let route = endpoint.and_then(|endpoint| endpoint.route(method, query.as_deref()));
+                (route, method.clone(), path.clone())
+            }
+            None => (None, "-".to_owned(), "-".to_owned()),
+        };
+        let (status, user_id, fault) = (error.status, None, None);
+        let request_id = self.request_ids.next();
+        let response = self.respond(Err(error), &request_id, None, false);
+        self.recorder.add(JournalEntry { route, method, path, status, user_id, fault, request_id });
+        response
+    }
+}
+
 impl Handler for Service {
+    /// Large bodies are for function calls of users that are logged in; all other requests have
+    /// small ones.
+    fn admit(&self, request: &Request, framing: Framing) -> Result<usize, Response> {
+        let small = self.max_body_size.min(SMALL_BODY);
+        let is_small = matches!(framing, Framing::Length(length) if length <= small);
+        let segments = segments(&request.path);
+        let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
+        let is_call = matches!(find(&segments), Some((_, Endpoint::CallFunction)));
+        if is_small || !is_call || request.method != "POST" {
+            return Ok(small);
+        }
+        match self.caller_of_access_token(request, &mut Caller::default()) {
+            Ok(_) => Ok(self.max_body_size),
+            Err(error) => Err(self.refuse(Some(&request.line()), error)),
+        }
+    }
+
     fn handle(&self, request: &Request) -> Outcome {
         let segments = segments(&request.path);
         let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
@@ -278,27 +323,15 @@ impl Handler for Service {
     }
 
     fn reject(&self, rejection: &Rejection) -> Response {
-        let refusal = match rejection.status {
-            413 => ApiError::new(413, "ReadSizeLimitExceeded", rejection.reason),
-            400 => ApiError::bad_request(rejection.reason),
-            500 => ApiError::internal(rejection.reason),
-            status => ApiError::without_code(status, rejection.reason),
+        let reason = &*rejection.reason;
+        let error = match rejection.status {
+            413 => ApiError::new(413, "ReadSizeLimitExceeded", reason),
+            400 => ApiError::bad_request(reason),
+            500 => ApiError::internal(reason),
+            503 => ApiError::without_code(503, reason).with_header("Retry-After", "1"),
+            status => ApiError::without_code(status, reason),
         };
-        let (route, method, path) = match &rejection.line {
-            Some(Line { method, path, query }) => {
-                let segments = segments(path);
-                let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();
-                let endpoint = find(&segments).map(|(_, endpoint)| endpoint);
-                let route = endpoint.and_then(|endpoint| endpoint.route(method, query.as_deref()));
-                (route, method.clone(), path.clone())
-            }
-            None => (None, "-".to_owned(), "-".to_owned()),
-        };
-        let (status, user_id, fault) = (rejection.status, None, None);
-        let request_id = self.request_ids.next();
-        let response = self.respond(Err(refusal), &request_id, None, false);
-        self.recorder.add(JournalEntry { route, method, path, status, user_id, fault, request_id });
-        response
+        self.refuse(rejection.line.as_ref(), error)
     }
 }
 

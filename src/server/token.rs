@@ -15,12 +15,18 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::json_body::memory_as_values;
 use super::random;
 use super::state::{Deployment, Identity, Session};
 use crate::{Secret, untrusted_json};
 
 /// How many tokens are remembered before all of them are forgotten.
 const MOST_KNOWN: usize = 1024;
+/// Likewise how much memory they may take: custom data makes some of them large.
+const MOST_KNOWN_MEMORY: usize = 16 * 1024 * 1024;
+/// The header of a token may take this much memory as values. It is parsed before the signature is
+/// checked, and has room for the certificates that some issuers put there.
+const MAX_HEADER_MEMORY: usize = 64 * 1024;
 
 /// Signs tokens and checks them.
 pub(super) struct Tokens {
@@ -31,7 +37,14 @@ pub(super) struct Tokens {
     /// Seconds.
     access_lifetime: i64,
     /// Access tokens whose signature was checked: each comes with many requests.
-    known: RwLock<HashMap<String, Arc<Access>>>,
+    known: RwLock<KnownTokens>,
+}
+
+#[derive(Default)]
+struct KnownTokens {
+    tokens: HashMap<String, Arc<Access>>,
+    /// An estimate, in bytes.
+    memory: usize,
 }
 
 /// Why a token is no good.
@@ -159,8 +172,7 @@ impl Tokens {
 
     /// Checks an access token and returns what it says.
     pub(super) fn check_access(&self, token: &str, now: i64) -> Result<Arc<Access>, TokenFault> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned();
-        let access = match known {
+        let access = match self.recall(token) {
             Some(access) => access,
             None => self.read_access(token)?,
         };
@@ -178,12 +190,24 @@ impl Tokens {
         let AccessClaims { exp, sub, iss, user_data, .. } = claims;
         let access = Access { expires_at: exp, user_id: sub, session_id: iss, user_data };
         let access = Arc::new(access);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_KNOWN {
-            known.clear();
-        }
-        known.insert(token.to_owned(), access.clone());
+        let claims = part(token, 1).unwrap_or_default();
+        self.remember(token, &access, token.len() + memory_as_values(&claims));
         Ok(access)
+    }
+
+    fn recall(&self, token: &str) -> Option<Arc<Access>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.tokens.get(token).cloned()
+    }
+
+    fn remember(&self, token: &str, access: &Arc<Access>, memory: usize) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.tokens.len() >= MOST_KNOWN || known.memory + memory > MOST_KNOWN_MEMORY {
+            *known = KnownTokens::default();
+        }
+        if known.tokens.insert(token.to_owned(), Arc::clone(access)).is_none() {
+            known.memory += memory;
+        }
     }
 
     /// Checks a refresh token and returns its session's id.
@@ -230,12 +254,18 @@ impl Tokens {
     }
 }
 
-/// Tells whether header and claims of a token may be read: jsonwebtoken reads the header before it
-/// knows who signed it, whatever is in there.
+/// Returns `true` if the header and the claims of a token may be parsed: jsonwebtoken parses the
+/// header before it knows who signed it, whatever is in there.
 pub(super) fn is_readable(token: &str) -> bool {
-    token.split('.').take(2).all(|part| {
-        URL_SAFE_NO_PAD.decode(part).is_ok_and(|text| untrusted_json::check(&text).is_ok())
-    })
+    let may_be_parsed = |text: &[u8]| untrusted_json::check(text).is_ok();
+    part(token, 0).is_some_and(|header| {
+        may_be_parsed(&header) && memory_as_values(&header) <= MAX_HEADER_MEMORY
+    }) && part(token, 1).is_some_and(|claims| may_be_parsed(&claims))
+}
+
+/// Decodes a part of a token.
+fn part(token: &str, index: usize) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(token.split('.').nth(index)?).ok()
 }
 
 #[cfg(test)]

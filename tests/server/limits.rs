@@ -13,7 +13,16 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, ManualClock, connect, raw, read_answer, read_to_end, statuses};
 
+const LOGIN: &str = "/api/client/v2.0/app/keyfob-local/auth/providers/anon-user/login";
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn function_call(token: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /api/client/v2.0/app/keyfob-local/functions/call HTTP/1.1\r\nHost: a\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
 
 #[test]
 fn a_head_has_a_limit() {
@@ -33,13 +42,83 @@ fn a_body_has_a_limit() {
     let body = |size: usize| format!("{{{}}}", " ".repeat(size - 2));
     assert_eq!(client.try_log_in("anon-user", &body(1000)).status, 200);
     let answer = client.try_log_in("anon-user", &body(1001));
-    answer.assert_error(413, "ReadSizeLimitExceeded", "the request body is too large");
+    let message = "the request body is too large: at most 1000 bytes are allowed here";
+    answer.assert_error(413, "ReadSizeLimitExceeded", message);
     // More than fits into the sockets' buffers: the answer must survive that it is never read.
     let answer = client.try_log_in("anon-user", &body(500_000));
     assert_eq!(answer.status, 413);
     let chunks = "100\r\n".to_owned() + &" ".repeat(256) + "\r\n";
     let ask = "POST /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
     assert_eq!(statuses(&raw(&server, ask + &chunks.repeat(4))), [413]);
+}
+
+/// Large bodies are for function calls, and only with a valid token.
+#[test]
+fn body_limit_depends_on_route_and_token() {
+    let server = Server::builder().built_in_functions().start().unwrap();
+    let client = Client::new(&server);
+    let user = client.anonymous();
+    let body = |size: usize| format!("{{{}}}", " ".repeat(size - 2));
+    assert_eq!(client.try_log_in("anon-user", &body(64 * 1024)).status, 200);
+    let large = body(64 * 1024 + 1);
+    let message = "the request body is too large: at most 65536 bytes are allowed here";
+    let too_large = |answer: crate::client::Answer| {
+        answer.assert_error(413, "ReadSizeLimitExceeded", message);
+    };
+    too_large(client.try_log_in("anon-user", &large));
+    too_large(client.send("POST", "/auth/api_keys", Some(&user.refresh), &large));
+    too_large(client.send("POST", "/auth/session", Some(&user.refresh), &large));
+    let call = |token| client.send("POST", &client.app("/functions/call"), token, &large);
+    assert_eq!(call(Some(&user.access)).status, 400, "arrived, and names no function");
+    let refused = call(Some(&user.refresh));
+    refused.assert_error(401, "InvalidSession", "invalid access token: incorrect token type");
+    assert_eq!(call(None).error().1, "MissingAuthReq");
+    assert_eq!(server.journal().last().unwrap().status, 401);
+}
+
+/// Nothing of it was sent, so the server cannot have waited for it.
+#[test]
+fn large_body_is_refused_before_it_is_read() {
+    let server = Server::builder().start().unwrap();
+    for (path, status) in [(LOGIN, 413), ("/api/client/v2.0/app/keyfob-local/functions/call", 401)]
+    {
+        for fields in ["", "Expect: 100-continue\r\n"] {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 10000000\r\n\r\n"
+            );
+            let mut stream = connect(&server);
+            stream.write_all(head.as_bytes()).unwrap();
+            let answer = read_to_end(&mut stream);
+            assert_eq!(statuses(&answer), [status]);
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn compressed_body_is_refused() {
+    let server = Server::builder().start().unwrap();
+    let head = format!("POST {LOGIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n");
+    for (status, fields) in [
+        (415, "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"),
+        (415, "Content-Encoding: GZIP\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
+        (200, "Content-Encoding: gzip\r\n\r\n"),
+        (200, "Content-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"),
+    ] {
+        assert_eq!(statuses(&raw(&server, format!("{head}{fields}"))), [status], "{fields}");
+    }
+}
+
+/// Empty lines begin no request, so they do not keep a connection open.
+#[test]
+fn empty_lines_do_not_renew_the_idle_timeout() {
+    let server = Server::builder().idle_timeout(Duration::from_millis(300)).start().unwrap();
+    let mut stream = connect(&server);
+    let started = Instant::now();
+    while stream.write_all(b"\r\n").is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(9), "it is still open");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -60,7 +139,7 @@ fn deep_nesting_is_refused_and_not_followed() {
     let body = format!(r#"{{"name":"echo","arguments":{nested}"#);
     let answer = client.send("POST", &client.app("/functions/call"), Some(&user.access), &body);
     assert_eq!(answer.status, 400);
-    let body = format!(r#"{{"unknown":{nested}"#);
+    let body = format!(r#"{{"unknown":{}"#, &nested[..60_000]);
     assert_eq!(client.try_log_in("anon-user", &body).status, 400);
 }
 
@@ -107,15 +186,8 @@ fn an_answer_that_nobody_takes_is_given_up() {
         .unwrap();
     let client = Client::new(&server);
     let token = client.anonymous().access;
-    let body = r#"{"name":"large"}"#;
     let mut stream = connect(&server);
-    let path = "/api/client/v2.0/app/keyfob-local/functions/call";
-    let length = body.len();
-    let ask = format!(
-        "POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(ask.as_bytes()).unwrap();
+    stream.write_all(function_call(&token, r#"{"name":"large"}"#).as_bytes()).unwrap();
     while server.journal().count(Route::CallFunction) == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -126,26 +198,69 @@ fn an_answer_that_nobody_takes_is_given_up() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_turned_away() {
-    let server = Server::builder().max_connections(2).start().unwrap();
-    let mut kept: Vec<_> = (0..2).map(|_| connect(&server)).collect();
-    for stream in &mut kept {
-        stream.write_all(HEALTH).unwrap();
-        assert_eq!(statuses(&read_answer(stream)), [200]);
+fn connection_gets_503_while_all_others_are_handled() {
+    let (entered, wait) = mpsc::channel();
+    let (release, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let server = Server::builder()
+        .function("hold", move |_, _| {
+            entered.send(()).unwrap();
+            let _ = held.lock().unwrap().recv();
+            Ok(Value::Null)
+        })
+        .max_connections(2)
+        .start()
+        .unwrap();
+    let token = Client::new(&server).anonymous().access;
+    let ask = function_call(&token, r#"{"name":"hold"}"#);
+    let mut held: Vec<_> = (0..2).map(|_| connect(&server)).collect();
+    for stream in &mut held {
+        stream.write_all(ask.as_bytes()).unwrap();
+        wait.recv().unwrap();
     }
     let answer = raw(&server, HEALTH);
     assert_eq!(statuses(&answer), [503]);
     assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
-    drop(kept.pop());
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let mut stream = connect(&server);
-        stream.write_all(HEALTH).unwrap();
-        if statuses(&read_answer(&mut stream)) == [200] {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the freed place was never given out");
+    drop(release);
+    for stream in &mut held {
+        assert_eq!(statuses(&read_answer(stream)), [200], "they were not cut off");
     }
+    assert_eq!(statuses(&raw(&server, "GET /health HTTP/1.0\r\n\r\n")), [200]);
+}
+
+/// Asks on new connections until one is answered: a connection counts as idle only a moment after
+/// its response has arrived.
+fn ask_until_there_is_room(server: &Server) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while statuses(&raw(server, "GET /health HTTP/1.0\r\n\r\n")) != [200] {
+        assert!(Instant::now() < deadline, "an idle connection makes no room");
+    }
+}
+
+#[test]
+fn idle_connection_makes_room_for_new_one() {
+    let server = Server::builder().max_connections(2).start().unwrap();
+    let mut idle: Vec<_> = (0..2).map(|_| connect(&server)).collect();
+    for stream in &mut idle {
+        stream.write_all(HEALTH).unwrap();
+        assert_eq!(statuses(&read_answer(stream)), [200]);
+    }
+    ask_until_there_is_room(&server);
+    let is_open = |mut stream: TcpStream| {
+        let last = "GET /health HTTP/1.0\r\n\r\n";
+        stream.write_all(last.as_bytes()).is_ok() && !read_to_end(&mut stream).is_empty()
+    };
+    assert_eq!(idle.into_iter().map(is_open).filter(|is_open| *is_open).count(), 1);
+}
+
+#[test]
+fn address_has_a_limit_of_connections() {
+    let server = Server::builder().max_connections_per_address(1).start().unwrap();
+    let mut first = connect(&server);
+    first.write_all(HEALTH).unwrap();
+    assert_eq!(statuses(&read_answer(&mut first)), [200]);
+    ask_until_there_is_room(&server);
+    assert_eq!(read_to_end(&mut first), "");
 }
 
 #[test]
@@ -214,14 +329,7 @@ fn stopping_gives_up_on_a_stuck_function() {
     let client = Client::new(&server);
     let user = client.anonymous();
     let mut stream = connect(&server);
-    let body = r#"{"name":"stuck"}"#;
-    let ask = format!(
-        "POST /api/client/v2.0/app/keyfob-local/functions/call HTTP/1.1\r\nHost: a\r\n\
-         Authorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
-        user.access,
-        body.len()
-    );
-    stream.write_all(ask.as_bytes()).unwrap();
+    stream.write_all(function_call(&user.access, r#"{"name":"stuck"}"#).as_bytes()).unwrap();
     wait.recv().unwrap();
     // Ends, or the test never does.
     drop(server);

@@ -112,7 +112,7 @@ fn a_token_must_be_for_this_app_of_that_issuer_and_in_its_time() {
     ] {
         assert_refused(&try_jwt(&client, &key.token(&bad)));
     }
-    for bad in ["", "x", "a.b.c", &"x".repeat(100_000)] {
+    for bad in ["", "x", "a.b.c", &"x".repeat(60_000)] {
         assert_refused(&try_jwt(&client, bad));
     }
     let missing = client.try_log_in("custom-token", "{}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{body, can_be_kept, identity, is_email};
+use super::{Field, body, can_be_kept, check_values, field, identity, is_email};
 use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::providers::{
@@ -144,6 +144,7 @@ impl Service {
     fn identify_by_function(&self, request: &Request) -> Result<VerifiedLogin, ApiError> {
         let function = self.providers.function.as_ref();
         let function = function.ok_or_else(|| ApiError::unsupported_provider(CUSTOM_FUNCTION))?;
+        check_values(request)?;
         let mut payload: Map<String, Value> = body(request)?;
         // It describes the client, and is a field of the protocol, not of the user's.
         payload.remove("options");
@@ -210,10 +211,9 @@ fn credential(request: &Request, name: &str) -> Result<Secret, ApiError> {
 }
 
 fn optional_credential(request: &Request, name: &str) -> Result<Option<Secret>, ApiError> {
-    let mut sent: Map<String, Value> = body(request)?;
-    match sent.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(Secret::from(text))),
-        Some(_) => Err(ApiError::bad_request(format!("{name} must be a string"))),
+    match field(request, &[name])? {
+        Field::Missing => Ok(None),
+        Field::Text(text) => Ok(Some(text)),
+        Field::Other => Err(ApiError::bad_request(format!("{name} must be a string"))),
     }
 }

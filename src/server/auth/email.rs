@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{body, is_email, no_secret, secret};
+use super::{body, check_values, is_email, no_secret, secret};
 use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
 use crate::server::error::ApiError;
@@ -204,6 +204,7 @@ impl Service {
 
     /// `POST …/reset/call`: lets the function decide on a new password.
     pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, ApiError> {
+        check_values(request)?;
         let ResetByFunction { email, password, arguments } = body(request)?;
         check_email(&email)?;
         self.count(Action::Mail, Some(&email), request)?;

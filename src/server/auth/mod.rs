@@ -10,13 +10,13 @@ mod email;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 pub(super) use self::email::EmailSettings;
 use super::error::ApiError;
 use super::http::Request;
+use super::json_body::{Field, body, check_values, field};
 use super::random;
 use super::service::{Caller, Reply, Service};
 use super::state::{
@@ -32,13 +32,6 @@ const MAX_EMAIL: usize = 1024;
 /// Custom user data beyond this is refused: it travels in the header of every request.
 pub(super) const MAX_CUSTOM_DATA: usize = 24 * 1024;
 
-/// What a log-in says about the device.
-#[derive(Deserialize)]
-struct Options {
-    #[serde(default)]
-    options: Value,
-}
-
 impl Service {
     /// `POST …/auth/providers/<provider>/login`.
     pub(super) fn log_in(
@@ -52,9 +45,8 @@ impl Service {
         }
         let evidence = self.identify(request, provider)?;
         let outdated = outdated(&evidence);
-        let Options { options } = body(request)?;
         let entry = SessionParams {
-            device_id: device_id(&options)?,
+            device_id: device_id(request)?,
             now: self.now(),
             lifetime: self.refresh_lifetime,
         };
@@ -350,23 +342,6 @@ fn for_link(mut refusal: ApiError) -> ApiError {
     refusal
 }
 
-/// Reads a body. Clients say JSON also where they send nothing, so nothing counts as `{}`; fields
-/// we do not know are left alone.
-pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
-    let text = request.body.trim_ascii();
-    let text = if text.is_empty() { b"{}" } else { text };
-    if !text.starts_with(b"{") {
-        return Err(ApiError::bad_request("the request body must be a JSON object"));
-    }
-    untrusted_json::check(text).map_err(ApiError::bad_request)?;
-    // The parser's own message may quote the body, and with it a password.
-    serde_json::from_slice(text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let what = if error.is_data() { "unexpected value" } else { "malformed JSON" };
-        ApiError::bad_request(format!("{what} at line {line} column {column}"))
-    })
-}
-
 /// Returns the token that came with the request.
 fn bearer(request: &Request) -> Result<&str, ApiError> {
     let missing = || ApiError::new(401, "MissingAuthReq", "must authenticate first");
@@ -384,13 +359,19 @@ fn bearer(request: &Request) -> Result<&str, ApiError> {
 /// Returns the device id a client remembered, if it sent one, or a new one.
 ///
 /// Source: realm-web `Authenticator.ts` sends `options.device.deviceId`, as an EJSON object id.
-fn device_id(options: &Value) -> Result<String, ApiError> {
-    let sent = &options["device"]["deviceId"];
-    let sent = sent.as_str().or_else(|| sent["$oid"].as_str());
-    match sent.filter(|id| random::is_id(id) && id.bytes().any(|digit| digit != b'0')) {
-        Some(id) => Ok(id.to_owned()),
-        None => Ok(random::id()?),
+fn device_id(request: &Request) -> Result<String, ApiError> {
+    let sent = match field(request, &["options", "device", "deviceId"])? {
+        Field::Other => field(request, &["options", "device", "deviceId", "$oid"])?,
+        field => field,
+    };
+    match sent {
+        Field::Text(id) if is_device_id(id.expose()) => Ok(id.expose().to_owned()),
+        _ => Ok(random::id()?),
     }
+}
+
+fn is_device_id(text: &str) -> bool {
+    random::is_id(text) && text.bytes().any(|digit| digit != b'0')
 }
 
 fn identity(id: String, provider_type: &str) -> Identity {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::Server;
 use super::auth::EmailSettings;
+use super::budget::Budget;
 use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
 use super::faults::Faults;
@@ -59,6 +60,8 @@ pub struct ServerBuilder {
     login_attempts: Option<Option<u32>>,
     rate_limits: Option<RateLimits>,
     trusted_proxies: Vec<IpAddr>,
+    max_body_size: usize,
+    max_request_memory: usize,
     limits: Limits,
 }
 
@@ -73,10 +76,15 @@ impl ServerBuilder {
     pub const DEFAULT_ROTATION_GRACE: Duration = Duration::from_secs(60);
     /// How many failed log-ins of an account are let pass within 15 minutes by default.
     pub const DEFAULT_LOGIN_ATTEMPTS: u32 = 20;
-    /// How large a request body may be by default: 16 MiB.
+    /// How large the body of a function call may be by default: 16 MiB.
     pub const DEFAULT_MAX_BODY_SIZE: usize = 16 * 1024 * 1024;
+    /// How much memory large bodies and the arguments of function calls may take by default:
+    /// 256 MiB.
+    pub const DEFAULT_MAX_REQUEST_MEMORY: usize = 256 * 1024 * 1024;
     /// How many connections may be open by default.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
+    /// How many connections one address may have open by default.
+    pub const DEFAULT_MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
     /// How long a connection may wait for its next request by default: 60 seconds.
     pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
     /// How long a request may take to arrive, and an answer to be taken, by default: 30 seconds.
@@ -103,10 +111,13 @@ impl ServerBuilder {
             login_attempts: None,
             rate_limits: None,
             trusted_proxies: Vec::new(),
+            max_body_size: Self::DEFAULT_MAX_BODY_SIZE,
+            max_request_memory: Self::DEFAULT_MAX_REQUEST_MEMORY,
             limits: Limits {
                 connections: Self::DEFAULT_MAX_CONNECTIONS,
+                connections_per_client: Self::DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
                 head: 64 * 1024,
-                body: Self::DEFAULT_MAX_BODY_SIZE,
+                body_memory: 0,
                 idle: Self::DEFAULT_IDLE_TIMEOUT,
                 request: Self::DEFAULT_REQUEST_TIMEOUT,
                 response: Self::DEFAULT_REQUEST_TIMEOUT,
@@ -253,16 +264,47 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how many bytes a request body may have. Larger ones get status 413. Defaults to 16 MiB.
+    /// Sets how many bytes the body of a function call may have. Defaults to 16 MiB.
+    ///
+    /// All other requests, and function calls without a valid access token, may have 64 KiB, or
+    /// fewer if this is less. The server refuses a larger body with status 413 before it reads it.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
-        self.limits.body = bytes;
+        self.max_body_size = bytes;
         self
     }
 
-    /// Sets how many connections may be open at a time, each with a thread of its own. Further
-    /// ones get status 503 and are closed. Defaults to 512.
+    /// Sets how much memory, in bytes, function calls may take at a time: a quarter for bodies of
+    /// more than 64 KiB, the rest for the arguments that are parsed from the bodies. Defaults to
+    /// 256 MiB.
+    ///
+    /// A `serde_json::Value` takes up to a hundred times the memory of its text. The server
+    /// estimates the memory of the arguments before it parses them. A call waits up to 10 seconds
+    /// for memory that other calls use, and then gets status 503 and `Retry-After`. A call whose
+    /// arguments alone take more gets status 413.
+    pub fn max_request_memory(mut self, bytes: usize) -> Self {
+        self.max_request_memory = bytes;
+        self
+    }
+
+    /// Sets how many connections may be open at a time, each with a thread of its own. Defaults to
+    /// 512.
+    ///
+    /// If there are as many, a new connection closes another one: of the address with the most
+    /// connections, an idle one first, then one whose request arrives slowly or whose response is
+    /// taken slowly; the one that has been so for longest. Requests that are being handled are
+    /// never cut off. If no connection can be closed, the new one gets status 503 and
+    /// `Retry-After`.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
+        self
+    }
+
+    /// Sets how many connections one address may have open at a time. Defaults to 256. A new
+    /// connection beyond that closes another one of the same address, in the order that
+    /// [`max_connections`](Self::max_connections) describes. An IPv6 network of 64 bits counts as
+    /// one address.
+    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+        self.limits.connections_per_client = connections;
         self
     }
 
@@ -338,6 +380,9 @@ impl ServerBuilder {
         {
             *time = (*time).clamp(Duration::from_millis(1), LONGEST);
         }
+        let for_bodies = self.max_request_memory / 4;
+        // A body of the largest size can always be read.
+        limits.body_memory = for_bodies.max(self.max_body_size);
         let providers = self.providers.open(&self.app_id)?;
         let listener = TcpListener::bind(self.addr).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.addr))
@@ -348,9 +393,11 @@ impl ServerBuilder {
         let tokens = Tokens::new(state.signing_key(), state.deployment(), access_lifetime);
         let service = Arc::new(Service {
             app_id: self.app_id,
+            argument_memory: Budget::new(self.max_request_memory - for_bodies),
             base_url,
             is_public: self.public_url.is_some(),
             local_addr,
+            max_body_size: self.max_body_size,
             clock: ServerClock::new(self.clock),
             custom_data_source: self.custom_data,
             email: self.email,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Limits;
@@ -13,6 +14,13 @@ const BUFFER: usize = 16 * 1024;
 const MAX_CHUNK_LINE: usize = 1024;
 /// The fields after the last chunk, which nobody reads, may be this long together.
 const MAX_TRAILER: usize = 8 * 1024;
+
+/// Reads of a request before those that bring little are slowed down.
+const FREE_READS: usize = 512;
+/// Fewer bytes than this are little.
+const SMALL_READ: usize = 64;
+/// How long to wait after a small read, so that the next one brings more.
+const SMALL_READ_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why reading ended without a request.
 #[derive(Debug)]
@@ -35,6 +43,10 @@ pub(super) struct Reader<'a> {
     chunk: Box<[u8]>,
     deadline: Instant,
     timeout: Duration,
+    /// Reads since the request began.
+    reads: usize,
+    /// How many bytes the last one brought.
+    last_read: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -47,24 +59,30 @@ impl<'a> Reader<'a> {
             chunk: vec![0; BUFFER].into(),
             deadline: Instant::now(),
             timeout: Duration::ZERO,
+            reads: 0,
+            last_read: 0,
         }
     }
 
     /// Waits for the next request's first byte. False when the client is done with the connection
     /// or has left it idle for too long.
     pub(super) fn wait(&mut self) -> bool {
+        // Not renewed by empty lines, which begin no request.
+        self.deadline = Instant::now() + self.limits.idle;
+        self.reads = 0;
         loop {
             self.skip_empty_lines();
             if !self.unread().is_empty() {
                 break;
             }
-            // What a large body needed is not kept for as long as the connection lives.
+            // What a large body needed is not kept for as long as the connection is open.
             self.buffer.shrink_to(BUFFER);
-            if self.read(self.limits.idle).is_err() {
+            if self.fill().is_err() {
                 return false;
             }
         }
         self.deadline = Instant::now() + self.limits.request;
+        self.reads = 0;
         true
     }
 
@@ -91,7 +109,7 @@ impl<'a> Reader<'a> {
                 if length > self.limits.head {
                     return Err(rejected(431, "the request head is too large"));
                 }
-                let head = Head::parse(&unread[..length], self.limits.body);
+                let head = Head::parse(&unread[..length]);
                 self.start += length;
                 return head.map_err(Failure::Rejected);
             }
@@ -106,15 +124,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a body. A client that waits for leave to send it is given that first.
-    pub(super) fn body(&mut self, head: &Head) -> Result<Vec<u8>, Failure> {
-        let waits = head.expects_continue && head.framing != Framing::Length(0);
+    /// Reads a body of at most `limit` bytes. A client that waits for permission to send it is
+    /// given that first.
+    pub(super) fn body(
+        &mut self,
+        framing: Framing,
+        expects_continue: bool,
+        limit: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        if let Framing::Length(length) = framing
+            && length > limit
+        {
+            return Err(too_large(limit));
+        }
+        let waits = expects_continue && framing != Framing::Length(0);
         if waits && self.unread().is_empty() {
             let mut stream = self.stream;
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Failure::Gone)?;
         }
-        match head.framing {
-            Framing::Chunked => self.chunks(),
+        match framing {
+            Framing::Chunked => self.chunks(limit),
             Framing::Length(length) => {
                 let mut body = Vec::new();
                 self.take(length, &mut body)?;
@@ -124,7 +153,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Source: RFC 9112 section 7.1.
-    fn chunks(&mut self) -> Result<Vec<u8>, Failure> {
+    fn chunks(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         loop {
             let size = chunk_size(self.line(MAX_CHUNK_LINE)?);
@@ -132,8 +161,8 @@ impl<'a> Reader<'a> {
             if size == 0 {
                 break;
             }
-            if size > self.limits.body - body.len() {
-                return Err(rejected(413, "the request body is too large"));
+            if size > limit.saturating_sub(body.len()) {
+                return Err(too_large(limit));
             }
             self.take(size, &mut body)?;
             if !self.line(0)?.is_empty() {
@@ -194,8 +223,12 @@ impl<'a> Reader<'a> {
         &self.buffer[self.start..]
     }
 
-    /// Reads more of a request that has begun.
+    /// Reads more of a request.
     fn fill(&mut self) -> Result<(), Failure> {
+        self.reads += 1;
+        if self.reads > FREE_READS {
+            pause_after(self.last_read);
+        }
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(rejected(408, "the request took too long to arrive"));
@@ -226,13 +259,27 @@ impl<'a> Reader<'a> {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.last_read = read;
         self.buffer.extend_from_slice(&self.chunk[..read]);
         Ok(())
     }
 }
 
+/// Waits a moment after a read that brought little, so that the next one brings more: a client that
+/// sends byte by byte would otherwise cost a system call for each.
+pub(super) fn pause_after(read: usize) {
+    if read < SMALL_READ {
+        thread::sleep(SMALL_READ_PAUSE);
+    }
+}
+
 fn rejected(status: u16, reason: &'static str) -> Failure {
     Failure::Rejected(Rejection::new(status, reason))
+}
+
+fn too_large(limit: usize) -> Failure {
+    let reason = format!("the request body is too large: at most {limit} bytes are allowed here");
+    Failure::Rejected(Rejection::new(413, reason))
 }
 
 /// Tells whether there is a control byte other than the tab.

@@ -5,148 +5,205 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::body::{Failure, Reader};
-use super::request::{Head, Line, Rejection, Request};
+use super::body::{Failure, Reader, pause_after};
+use super::connections::{Phase, Progress};
+use super::request::{Framing, Head, Rejection, Request};
 use super::response::{Outcome, Response, write_by};
-use super::{Handler, Limits};
+use super::{Handler, Limits, SMALL_BODY};
+use crate::server::budget::{Budget, Reservation};
 
-/// Answers a connection's requests, one after the other, until either side has had enough.
-pub(super) fn serve(
-    stream: &TcpStream,
-    peer: IpAddr,
-    limits: &Limits,
-    handler: &dyn Handler,
-    stopping: &dyn Fn() -> bool,
-) {
-    // Without this an answer may wait 40 ms for the acknowledgement of an earlier one.
-    let _ = stream.set_nodelay(true);
-    if stream.set_write_timeout(Some(limits.response)).is_err() {
-        return;
-    }
-    let mut reader = Reader::new(stream, limits);
-    while !stopping() && reader.wait() {
-        let closing = match exchange(&mut reader, stream, peer, limits, handler, stopping) {
-            Ok(true) => continue,
-            Ok(false) => true,
-            Err(Failure::Gone) => false,
-            Err(Failure::Rejected(rejection)) => {
-                let response = handler.reject(&rejection);
-                write(stream, &response, Some("close"), true, limits).is_ok()
+/// How long a request with a large body waits for memory.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+/// What a client may still send after a response that ends the connection, until it is cut off.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// How long it may take to send that.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection and all that answering its requests needs.
+pub(super) struct Connection<'a> {
+    pub stream: &'a TcpStream,
+    pub peer: IpAddr,
+    pub progress: &'a Progress,
+    pub limits: &'a Limits,
+    /// Memory for large bodies.
+    pub bodies: &'a Budget,
+    pub handler: &'a dyn Handler,
+    pub stopping: &'a dyn Fn() -> bool,
+}
+
+impl Connection<'_> {
+    /// Answers the requests, one after the other, until either side has had enough.
+    pub(super) fn serve(&self) {
+        // Without this a response may wait 40 ms for the acknowledgement of an earlier one.
+        let _ = self.stream.set_nodelay(true);
+        if self.stream.set_write_timeout(Some(self.limits.response)).is_err() {
+            return;
+        }
+        let mut reader = Reader::new(self.stream, self.limits);
+        loop {
+            let may_wait = !(self.stopping)() && self.progress.enter(Phase::Idle);
+            if !may_wait || !reader.wait() || !self.progress.enter(Phase::Head) {
+                break;
             }
-        };
-        if closing {
-            linger(stream, Duration::from_secs(1));
-        }
-        break;
-    }
-    let _ = stream.shutdown(Shutdown::Both);
-}
-
-/// Reads a request and answers it. True if the connection can be used for another one.
-fn exchange(
-    reader: &mut Reader<'_>,
-    stream: &TcpStream,
-    peer: IpAddr,
-    limits: &Limits,
-    handler: &dyn Handler,
-    stopping: &dyn Fn() -> bool,
-) -> Result<bool, Failure> {
-    let head = reader.head()?;
-    let body = reader.body(&head).map_err(|failure| match failure {
-        Failure::Rejected(rejection) => {
-            Failure::Rejected(Rejection { line: Some(head.line()), ..rejection })
-        }
-        Failure::Gone => Failure::Gone,
-    })?;
-    let Head { method, path, query, headers, keep_alive, says_keep_alive, .. } = head;
-    let with_body = method != "HEAD";
-    let request = Request { method, path, query, headers, body, peer };
-    let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request)));
-    let Ok(outcome) = outcome else {
-        return Err(Failure::Rejected(Rejection {
-            status: 500,
-            reason: "internal server error",
-            line: Some(Line { method: request.method, path: request.path, query: request.query }),
-        }));
-    };
-    match outcome {
-        Outcome::Answer(response) => {
-            let keep_alive = keep_alive && !stopping();
-            let connection = match (keep_alive, says_keep_alive) {
-                (false, _) => Some("close"),
-                (true, true) => Some("keep-alive"),
-                (true, false) => None,
+            let lingers = match self.exchange(&mut reader) {
+                Ok(true) => continue,
+                Ok(false) => true,
+                Err(Failure::Gone) => false,
+                // There is nobody to answer on a connection that was closed to make room.
+                Err(Failure::Rejected(rejection)) => {
+                    self.progress.enter(Phase::Response)
+                        && self.write(&self.handler.reject(&rejection), Some("close"), true).is_ok()
+                }
             };
-            write(stream, &response, connection, with_body, limits).map_err(|()| Failure::Gone)?;
-            return Ok(keep_alive);
-        }
-        Outcome::Bytes(bytes) => write_bytes(stream, &bytes, limits),
-        Outcome::Cut => return Err(Failure::Gone),
-        Outcome::Drip { response, size, pause } => {
-            drip(stream, &response.to_bytes(Some("close"), with_body), size, &pause, limits)
-        }
-        Outcome::Half(response) => write_bytes(stream, &response.half(with_body), limits),
-    }
-    .map_err(|()| Failure::Gone)?;
-    Ok(false)
-}
-
-/// Writes a piece, pauses, and so on; all that is left once a pause says so.
-fn drip(
-    stream: &TcpStream,
-    bytes: &[u8],
-    size: usize,
-    pause: &dyn Fn() -> bool,
-    limits: &Limits,
-) -> Result<(), ()> {
-    let mut written = 0;
-    for piece in bytes.chunks(size) {
-        if written > 0 && !pause() {
+            if lingers {
+                linger(self.stream, LINGER_BYTES, LINGER);
+            }
             break;
         }
-        write_bytes(stream, piece, limits)?;
-        written += piece.len();
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
-    write_bytes(stream, &bytes[written..], limits)
+
+    /// Reads a request and answers it. Returns `true` if the connection can be used for another
+    /// one.
+    fn exchange(&self, reader: &mut Reader<'_>) -> Result<bool, Failure> {
+        let Head {
+            method,
+            path,
+            query,
+            headers,
+            framing,
+            keep_alive,
+            says_keep_alive,
+            expects_continue,
+        } = reader.head()?;
+        let with_body = method != "HEAD";
+        let mut request =
+            Request { method, path, query, headers, body: Vec::new(), peer: self.peer };
+        let limit = match self.handler.admit(&request, framing) {
+            Ok(limit) => limit,
+            Err(response) => {
+                self.enter(Phase::Response)?;
+                self.write(&response, Some("close"), with_body)?;
+                return Ok(false);
+            }
+        };
+        let reserved = self.reserve(framing, limit, &request)?;
+        if framing != Framing::Length(0) {
+            self.enter(Phase::Body)?;
+        }
+        request.body =
+            reader.body(framing, expects_continue, limit).map_err(|failure| match failure {
+                Failure::Rejected(rejection) => {
+                    Failure::Rejected(Rejection { line: Some(request.line()), ..rejection })
+                }
+                Failure::Gone => Failure::Gone,
+            })?;
+        self.enter(Phase::Handling)?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.handler.handle(&request)));
+        self.enter(Phase::Response)?;
+        let Ok(outcome) = outcome else {
+            let line = Some(request.line());
+            let rejection = Rejection { line, ..Rejection::new(500, "internal server error") };
+            return Err(Failure::Rejected(rejection));
+        };
+        // The response may take long to be written.
+        drop((request, reserved));
+        match outcome {
+            Outcome::Answer(response) => {
+                let keep_alive = keep_alive && !(self.stopping)();
+                let connection = match (keep_alive, says_keep_alive) {
+                    (false, _) => Some("close"),
+                    (true, true) => Some("keep-alive"),
+                    (true, false) => None,
+                };
+                self.write(&response, connection, with_body)?;
+                return Ok(keep_alive);
+            }
+            Outcome::Bytes(bytes) => self.write_bytes(&bytes)?,
+            Outcome::Cut => return Err(Failure::Gone),
+            Outcome::Drip { response, size, pause } => {
+                self.drip(&response.to_bytes(Some("close"), with_body), size, &pause)?;
+            }
+            Outcome::Half(response) => self.write_bytes(&response.half(with_body))?,
+        }
+        Ok(false)
+    }
+
+    /// Reserves the memory for a large body, and waits for it if other bodies have it.
+    fn reserve(
+        &self,
+        framing: Framing,
+        limit: usize,
+        request: &Request,
+    ) -> Result<Option<Reservation<'_>>, Failure> {
+        let size = match framing {
+            Framing::Chunked => limit,
+            Framing::Length(length) => length,
+        };
+        // One that is too large is refused when it is to be read.
+        if size <= SMALL_BODY || size > limit {
+            return Ok(None);
+        }
+        self.enter(Phase::Handling)?;
+        self.bodies.reserve(size, BODY_WAIT.min(self.limits.request)).map(Some).ok_or_else(|| {
+            let rejection =
+                Rejection::new(503, "other requests with large bodies use too much memory");
+            Failure::Rejected(Rejection { line: Some(request.line()), ..rejection })
+        })
+    }
+
+    fn enter(&self, phase: Phase) -> Result<(), Failure> {
+        if self.progress.enter(phase) { Ok(()) } else { Err(Failure::Gone) }
+    }
+
+    /// Writes a piece, pauses, and so on; all that is left once a pause says so.
+    fn drip(&self, bytes: &[u8], size: usize, pause: &dyn Fn() -> bool) -> Result<(), Failure> {
+        let mut written = 0;
+        for piece in bytes.chunks(size) {
+            if written > 0 && !pause() {
+                break;
+            }
+            self.write_bytes(piece)?;
+            written += piece.len();
+        }
+        self.write_bytes(&bytes[written..])
+    }
+
+    fn write(
+        &self,
+        response: &Response,
+        connection: Option<&str>,
+        with_body: bool,
+    ) -> Result<(), Failure> {
+        self.write_bytes(&response.to_bytes(connection, with_body))
+    }
+
+    fn write_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stream = self.stream;
+        write_by(&mut stream, bytes, Instant::now() + self.limits.response)
+            .and_then(|()| stream.flush())
+            .map_err(|_| Failure::Gone)
+    }
 }
 
-/// Tells a client that there is no room for it. Runs on the thread that accepts, so it spends next
-/// to no time.
+/// Refuses a connection for which there is no room.
 pub(super) fn turn_away(stream: &TcpStream, handler: &dyn Handler) {
     let briefly = Duration::from_millis(20);
-    let rejection = Rejection { status: 503, reason: "too many open connections", line: None };
-    let mut response = handler.reject(&rejection);
-    response.headers.push(("Retry-After", "1".to_owned()));
+    let response = handler.reject(&Rejection::new(503, "too many open connections"));
     let mut out = stream;
     if stream.set_write_timeout(Some(briefly)).is_ok()
         && response.write_to(&mut out, Some("close"), true, Instant::now() + briefly).is_ok()
     {
-        linger(stream, briefly);
+        linger(stream, 64 * 1024, briefly);
     }
 }
 
-fn write(
-    stream: &TcpStream,
-    response: &Response,
-    connection: Option<&str>,
-    with_body: bool,
-    limits: &Limits,
-) -> Result<(), ()> {
-    write_bytes(stream, &response.to_bytes(connection, with_body), limits)
-}
-
-fn write_bytes(mut stream: &TcpStream, bytes: &[u8], limits: &Limits) -> Result<(), ()> {
-    write_by(&mut stream, bytes, Instant::now() + limits.response)
-        .and_then(|()| stream.flush())
-        .map_err(|_| ())
-}
-
-/// Ends our side and reads away what the client is still sending. A socket that is closed with
-/// unread bytes in it resets the connection, and the reset can overtake the answer. A client that
-/// has nothing to say closes at once, so this takes no time.
-fn linger(mut stream: &TcpStream, at_most: Duration) {
-    let deadline = Instant::now() + at_most;
-    let mut left = 1024 * 1024_usize;
+/// Ends our side and discards what the client is still sending. A socket that is closed with
+/// unread bytes in it resets the connection, and the reset can overtake the response. A client that
+/// has nothing to send closes at once, so this takes no time.
+fn linger(mut stream: &TcpStream, at_most: usize, time: Duration) {
+    let deadline = Instant::now() + time;
+    let mut left = at_most;
     let mut sink = [0; 16 * 1024];
     let _ = stream.shutdown(Shutdown::Write);
     loop {
@@ -156,7 +213,10 @@ fn linger(mut stream: &TcpStream, at_most: Duration) {
         }
         match stream.read(&mut sink) {
             Ok(0) | Err(_) => return,
-            Ok(read) => left = left.saturating_sub(read),
+            Ok(read) => {
+                left = left.saturating_sub(read);
+                pause_after(read);
+            }
         }
     }
 }

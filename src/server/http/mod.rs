@@ -11,29 +11,42 @@
 
 mod body;
 mod connection;
+mod connections;
 mod date;
 mod request;
 mod response;
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use self::connection::{Connection, turn_away};
+use self::connections::Connections;
+use super::budget::Budget;
 pub(super) use date::http_date;
 #[cfg(test)]
 pub(super) use request::read;
-pub(super) use request::{Line, Rejection, Request};
+pub(super) use request::{Framing, Line, Rejection, Request};
 pub(super) use response::{Outcome, Response};
+
+/// Bodies up to this many bytes are read without a reservation of memory.
+pub(super) const SMALL_BODY: usize = 64 * 1024;
+/// Connections that wait for the response that there is no room for them, at most.
+const MAX_REFUSALS: usize = 64;
 
 /// What answers requests.
 pub(super) trait Handler: Send + Sync + 'static {
     /// Answers a request. Runs on the connection's own thread, may block, and may panic: the client
     /// is told that something went wrong, and other connections go on.
     fn handle(&self, request: &Request) -> Outcome;
+
+    /// Decides by the head of a request how many bytes its body may have, or answers it at once,
+    /// without its body; the connection is closed after that. The request's body is still empty.
+    fn admit(&self, request: &Request, framing: Framing) -> Result<usize, Response>;
 
     /// Words the answer to something that could not be read as a request, or the answer in place
     /// of a handler that panicked. The connection is closed after it.
@@ -45,10 +58,12 @@ pub(super) trait Handler: Send + Sync + 'static {
 pub(super) struct Limits {
     /// Open connections.
     pub connections: usize,
+    /// Open connections of one client: an IPv4 address, or a /64 network of IPv6.
+    pub connections_per_client: usize,
     /// Bytes of a request line and its headers.
     pub head: usize,
-    /// Bytes of a request body, after chunks are put together.
-    pub body: usize,
+    /// Bytes of all bodies larger than [`SMALL_BODY`] that are in memory.
+    pub body_memory: usize,
     /// How long a connection may wait for its next request.
     pub idle: Duration,
     /// How long a request may take to arrive, from its first byte to its last.
@@ -70,16 +85,8 @@ struct Shared {
     handler: Arc<dyn Handler>,
     limits: Limits,
     stopping: AtomicBool,
-    connections: Mutex<Connections>,
-    ended: Condvar,
-}
-
-#[derive(Default)]
-struct Connections {
-    next: u64,
-    open: HashMap<u64, (Arc<TcpStream>, Option<JoinHandle<()>>)>,
-    /// Threads that have let go of their connection and only need joining.
-    done: Vec<JoinHandle<()>>,
+    connections: Connections,
+    bodies: Budget,
 }
 
 impl HttpServer {
@@ -90,41 +97,44 @@ impl HttpServer {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            handler,
-            limits,
-            stopping: AtomicBool::new(false),
-            connections: Mutex::default(),
-            ended: Condvar::new(),
-        });
+        let connections = Connections::new(limits.connections, limits.connections_per_client);
+        let stopping = AtomicBool::new(false);
+        let bodies = Budget::new(limits.body_memory);
+        let shared = Arc::new(Shared { handler, limits, stopping, connections, bodies });
+        let (queue, refused) = mpsc::sync_channel(MAX_REFUSALS);
+        let refuser = thread::Builder::new().name("keyfob-refuse".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || refuse(&refused, &shared)
+        })?;
         let acceptor = thread::Builder::new().name("keyfob-accept".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &shared)
+            move || {
+                accept(&listener, &shared, &queue);
+                drop(queue);
+                let _ = refuser.join();
+            }
         })?;
         Ok(Self { shared, address, acceptor: Some(acceptor) })
     }
 
-    /// Stops accepting, closes idle connections, lets requests that are being answered end within
-    /// [`Limits::stop`], and joins the threads. A thread whose handler is stuck beyond that is left
-    /// behind, without its connection.
+    /// Stops accepting, closes connections on which no request has arrived, lets the requests in
+    /// progress complete within [`Limits::stop`], and joins the threads. A thread whose handler is
+    /// stuck beyond that is left behind, without its connection.
     pub(super) fn stop(&mut self) {
         let Some(acceptor) = self.acceptor.take() else { return };
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        let Shared { stopping, connections, limits, .. } = &*self.shared;
+        stopping.store(true, Ordering::SeqCst);
         // The acceptor blocks in `accept`; a connection wakes it. Should that fail, because there
         // is no descriptor left for it, the thread ends with the next connection instead.
         if TcpStream::connect_timeout(&reachable(self.address), Duration::from_secs(1)).is_ok() {
             let _ = acceptor.join();
         }
-        // A reader sees the end of its stream; an answer on its way is still written.
-        self.shared.shut(Shutdown::Read);
-        if !self.shared.wait_for_connections(self.shared.limits.stop) {
-            self.shared.shut(Shutdown::Both);
-            self.shared.wait_for_connections(Duration::from_millis(250));
+        connections.stop_waiting();
+        if !connections.wait_until_none(limits.stop) {
+            connections.close_all();
+            connections.wait_until_none(Duration::from_millis(250));
         }
-        let done = std::mem::take(&mut self.shared.connections().done);
-        for thread in done {
-            let _ = thread.join();
-        }
+        connections.join_ended();
     }
 }
 
@@ -135,101 +145,66 @@ impl Drop for HttpServer {
 }
 
 impl Shared {
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    fn shut(&self, how: Shutdown) {
-        for (stream, _) in self.connections().open.values() {
-            let _ = stream.shutdown(how);
-        }
-    }
-
-    /// Waits until no connection is open, and tells whether that came about in time.
-    fn wait_for_connections(&self, at_most: Duration) -> bool {
-        let deadline = Instant::now() + at_most;
-        let mut connections = self.connections();
-        while !connections.open.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            connections = self
-                .ended
-                .wait_timeout(connections, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
-    }
-
-    /// Gives a connection its thread. The lock is held over the spawn, so that the thread cannot
-    /// end before its handle is where it looks for it.
+    /// Gives a connection its thread.
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) {
-        let mut connections = self.connections();
-        let done = std::mem::take(&mut connections.done);
-        if connections.open.len() >= self.limits.connections {
-            drop(connections);
-            connection::turn_away(&stream, &*self.handler);
-        } else {
-            let id = connections.next;
-            connections.next += 1;
-            let stream = Arc::new(stream);
-            let thread = thread::Builder::new().name("keyfob-connection".into()).spawn({
-                let (shared, stream) = (Arc::clone(self), Arc::clone(&stream));
-                move || {
-                    // Taken back when the thread ends in whatever way.
-                    let _open = OpenConnection { shared: &shared, id };
-                    let stopping = || shared.is_stopping();
-                    connection::serve(&stream, peer, &shared.limits, &*shared.handler, &stopping);
-                }
-            });
-            // Without a thread to be had the connection is dropped, which closes it.
-            if let Ok(thread) = thread {
-                connections.open.insert(id, (stream, Some(thread)));
-            }
-            drop(connections);
-        }
-        for thread in done {
-            let _ = thread.join();
-        }
+        self.connections.add(stream, peer, |id, stream, progress| {
+            let shared = Arc::clone(self);
+            let serve = move || {
+                let _registration = shared.connections.registration(id);
+                let connection = Connection {
+                    stream: &stream,
+                    peer,
+                    progress: &progress,
+                    limits: &shared.limits,
+                    bodies: &shared.bodies,
+                    handler: &*shared.handler,
+                    stopping: &|| shared.is_stopping(),
+                };
+                connection.serve();
+            };
+            thread::Builder::new().name("keyfob-connection".into()).spawn(serve).ok()
+        });
     }
 }
 
-/// A connection's entry among the open ones.
-struct OpenConnection<'a> {
-    shared: &'a Shared,
-    id: u64,
-}
-
-impl Drop for OpenConnection<'_> {
-    fn drop(&mut self) {
-        let mut connections = self.shared.connections();
-        if let Some((_, thread)) = connections.open.remove(&self.id) {
-            connections.done.extend(thread);
-        }
-        drop(connections);
-        self.shared.ended.notify_all();
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<TcpStream>) {
     loop {
         let accepted = listener.accept();
         if shared.is_stopping() {
             return;
         }
+        shared.connections.join_ended();
         match accepted {
-            Ok((stream, peer)) => shared.admit(stream, peer.ip()),
+            Ok((stream, peer)) => {
+                if shared.connections.make_room(peer.ip()) {
+                    shared.admit(stream, peer.ip());
+                } else {
+                    // Closed without a response if too many wait for theirs.
+                    let _ = refused.try_send(stream);
+                }
+            }
             // The client gave up before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Out of descriptors, most likely: some time may bring one back.
-            Err(_) => thread::sleep(Duration::from_millis(20)),
+            // Out of file descriptors, most likely.
+            Err(_) => {
+                shared.connections.close_any();
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Answers the connections for which there is no room, on a thread of its own: a client that does
+/// not take its response must not keep others from being accepted.
+fn refuse(refused: &Receiver<TcpStream>, shared: &Shared) {
+    for stream in refused {
+        if !shared.is_stopping() {
+            turn_away(&stream, &*shared.handler);
         }
     }
 }

@@ -1,0 +1,416 @@
+//! The open connections: how many there may be, and which one makes room for a new one.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Connections that were closed to make room and whose threads have not ended yet, at most.
+const MAX_CLOSING: usize = 64;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// It waits for a request.
+    Idle = 0,
+    /// The head of a request is arriving.
+    Head = 1,
+    /// The body of a request is arriving.
+    Body = 2,
+    /// A response is being written, or what the client still sends after it is discarded.
+    Response = 3,
+    /// A request is being handled.
+    Handling = 4,
+    /// It was closed to make room for another one.
+    Closed = 5,
+}
+
+/// The phase of a connection and when it began, shared by the connection's thread and the one that
+/// accepts.
+pub(super) struct Progress {
+    epoch: Instant,
+    /// Milliseconds since `epoch`, times eight, plus the phase.
+    state: AtomicU64,
+}
+
+/// All open connections.
+pub(super) struct Connections {
+    most: usize,
+    most_per_client: usize,
+    epoch: Instant,
+    table: Mutex<Table>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    open: HashMap<u64, Open>,
+    /// Threads that have closed their connection and only need joining.
+    done: Vec<JoinHandle<()>>,
+}
+
+struct Open {
+    stream: Arc<TcpStream>,
+    client: IpAddr,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Removes a connection from the open ones when its thread ends, however it ends.
+pub(super) struct Registration<'a> {
+    connections: &'a Connections,
+    id: u64,
+}
+
+impl Phase {
+    const ALL: [Self; 6] =
+        [Self::Idle, Self::Head, Self::Body, Self::Response, Self::Handling, Self::Closed];
+
+    /// Returns how long a connection must have been in this phase before it may be closed to make
+    /// room: longer than a request, or a response, of an honest client takes on its way. `None` if
+    /// it may not be closed.
+    fn closable_after(self) -> Option<Duration> {
+        match self {
+            Self::Idle => Some(Duration::ZERO),
+            Self::Head => Some(Duration::from_millis(100)),
+            Self::Body | Self::Response => Some(Duration::from_secs(1)),
+            Self::Handling | Self::Closed => None,
+        }
+    }
+}
+
+impl Progress {
+    fn new(epoch: Instant) -> Self {
+        let progress = Self { epoch, state: AtomicU64::new(0) };
+        progress.enter(Phase::Idle);
+        progress
+    }
+
+    /// Records that a phase begins. Returns `false` if the connection was closed to make room:
+    /// nothing must be done for it any more.
+    pub(super) fn enter(&self, phase: Phase) -> bool {
+        let millis = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
+        let next = (millis << 3) | phase as u64;
+        self.state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
+                (decode(state).0 != Phase::Closed).then_some(next)
+            })
+            .is_ok()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        decode(self.state.load(Ordering::SeqCst)).0
+    }
+
+    /// Closes the connection unless its state has changed meanwhile.
+    fn close(&self, seen: u64) -> bool {
+        let closed = Phase::Closed as u64;
+        self.state.compare_exchange(seen, closed, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+/// Splits a state into the phase and its beginning.
+fn decode(state: u64) -> (Phase, Duration) {
+    let phase = usize::try_from(state & 7).unwrap_or_default();
+    let phase = Phase::ALL.get(phase).copied().unwrap_or(Phase::Closed);
+    (phase, Duration::from_millis(state >> 3))
+}
+
+impl Connections {
+    pub(super) fn new(most: usize, most_per_client: usize) -> Self {
+        Self {
+            most,
+            most_per_client,
+            epoch: Instant::now(),
+            table: Mutex::default(),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// Makes room for a connection of this peer, if necessary by closing another one. Returns
+    /// `false` if there is no room.
+    ///
+    /// A client that has as many connections as it may have loses one of its own. If there are too
+    /// many in total, the client with the most connections loses one. In both cases idle
+    /// connections are closed first, then those whose request arrives slowly; among them, the ones
+    /// that have been so for longest.
+    pub(super) fn make_room(&self, peer: IpAddr) -> bool {
+        let client = client_of(peer);
+        let mut table = self.table();
+        let (mut all, mut own) = (0, 0);
+        for open in table.open.values().filter(|open| open.progress.phase() != Phase::Closed) {
+            all += 1;
+            own += usize::from(open.client == client);
+        }
+        let has_room = if own >= self.most_per_client {
+            self.close_one(&table, Some(client))
+        } else {
+            all < self.most || self.close_one(&table, None)
+        };
+        if !has_room {
+            return false;
+        }
+        // Threads of closed connections end at once, but not before they are given a processor.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while table.open.len() >= self.most.saturating_add(MAX_CLOSING) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.ended.wait_timeout(table, left);
+            table = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Closes one connection that may be closed, when the process has no file descriptor left.
+    pub(super) fn close_any(&self) {
+        self.close_one(&self.table(), None);
+    }
+
+    fn close_one(&self, table: &Table, client: Option<IpAddr>) -> bool {
+        // The state of the best candidate may change before it is closed.
+        (0..4).any(|_| {
+            let Some((open, state)) = self.victim(table, client) else { return false };
+            let closed = open.progress.close(state);
+            if closed {
+                let _ = open.stream.shutdown(Shutdown::Both);
+            }
+            closed
+        })
+    }
+
+    /// Returns the connection to close, of this client or of the one with the most connections, and
+    /// its state.
+    fn victim<'a>(&self, table: &'a Table, client: Option<IpAddr>) -> Option<(&'a Open, u64)> {
+        let now = self.epoch.elapsed();
+        let mut counts = HashMap::new();
+        for open in table.open.values() {
+            *counts.entry(open.client).or_insert(0_usize) += 1;
+        }
+        let candidates = table.open.values().filter_map(|open| {
+            if client.is_some_and(|client| client != open.client) {
+                return None;
+            }
+            let state = open.progress.state.load(Ordering::SeqCst);
+            let (phase, since) = decode(state);
+            let is_closable = phase.closable_after()? <= now.saturating_sub(since);
+            is_closable.then_some((open, state, phase as u64, since))
+        });
+        let order = |(open, _, phase, since): &(&Open, u64, u64, Duration)| {
+            (Reverse(counts.get(&open.client).copied()), *phase, *since)
+        };
+        candidates.min_by_key(order).map(|(open, state, ..)| (open, state))
+    }
+
+    /// Registers a connection and starts its thread. The lock is held over the start, so that the
+    /// thread cannot end before its handle is where it looks for it.
+    pub(super) fn add<F>(&self, stream: TcpStream, peer: IpAddr, start: F)
+    where
+        F: FnOnce(u64, Arc<TcpStream>, Arc<Progress>) -> Option<JoinHandle<()>>,
+    {
+        let mut table = self.table();
+        let id = table.next;
+        table.next += 1;
+        let stream = Arc::new(stream);
+        let progress = Arc::new(Progress::new(self.epoch));
+        // Without a thread the connection is dropped, which closes it.
+        if let Some(thread) = start(id, Arc::clone(&stream), Arc::clone(&progress)) {
+            let client = client_of(peer);
+            table.open.insert(id, Open { stream, client, progress, thread: Some(thread) });
+        }
+    }
+
+    /// Returns what removes the connection with this id when it is dropped.
+    pub(super) fn registration(&self, id: u64) -> Registration<'_> {
+        Registration { connections: self, id }
+    }
+
+    /// Joins the threads that have ended.
+    pub(super) fn join_ended(&self) {
+        let done = std::mem::take(&mut self.table().done);
+        for thread in done {
+            let _ = thread.join();
+        }
+    }
+
+    /// Ends the reading of those connections that have no whole head of a request.
+    pub(super) fn stop_waiting(&self) {
+        for open in self.table().open.values() {
+            if matches!(open.progress.phase(), Phase::Idle | Phase::Head) {
+                let _ = open.stream.shutdown(Shutdown::Read);
+            }
+        }
+    }
+
+    pub(super) fn close_all(&self) {
+        for open in self.table().open.values() {
+            let _ = open.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Waits until no connection is open and returns `true` if that happens in time.
+    pub(super) fn wait_until_none(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut table = self.table();
+        while !table.open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.ended.wait_timeout(table, left);
+            table = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        let mut table = self.connections.table();
+        if let Some(open) = table.open.remove(&self.id) {
+            table.done.extend(open.thread);
+        }
+        drop(table);
+        self.connections.ended.notify_all();
+    }
+}
+
+/// Returns what an address counts as: one machine has a whole /64 network of IPv6, and IPv4 may be
+/// written as IPv6.
+fn client_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+
+    const A: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+    /// Connections whose threads end when their stream does, and the other ends of the streams.
+    struct Bed {
+        connections: Arc<Connections>,
+        listener: TcpListener,
+    }
+
+    struct Client {
+        stream: TcpStream,
+        progress: Arc<Progress>,
+    }
+
+    impl Bed {
+        fn new(most: usize, most_per_client: usize) -> Self {
+            let connections = Arc::new(Connections::new(most, most_per_client));
+            Self { connections, listener: TcpListener::bind("127.0.0.1:0").unwrap() }
+        }
+
+        /// Opens a connection that is in a phase since the server's start.
+        fn open(&self, peer: IpAddr, phase: Phase) -> Option<Client> {
+            if !self.connections.make_room(peer) {
+                return None;
+            }
+            let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = self.listener.accept().unwrap();
+            let mut shared = None;
+            self.connections.add(accepted, peer, |id, stream, progress| {
+                shared = Some(Arc::clone(&progress));
+                let connections = Arc::clone(&self.connections);
+                let serve = move || {
+                    let _registration = connections.registration(id);
+                    let _ = (&*stream).read(&mut [0]);
+                };
+                thread::Builder::new().spawn(serve).ok()
+            });
+            let progress = shared.unwrap();
+            progress.state.store(phase as u64, Ordering::SeqCst);
+            Some(Client { stream, progress })
+        }
+
+        fn age(&self, at_least: Duration) {
+            while self.connections.epoch.elapsed() < at_least {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    impl Client {
+        fn is_closed(&self) -> bool {
+            self.progress.phase() == Phase::Closed
+        }
+
+        fn end(mut self) {
+            self.stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(self.stream.read(&mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn client_at_its_limit_closes_its_own_oldest_idle_connection() {
+        let bed = Bed::new(10, 3);
+        bed.age(Duration::from_millis(1100));
+        let head = bed.open(A, Phase::Head).unwrap();
+        let idle = [(); 2].map(|()| bed.open(A, Phase::Idle).unwrap());
+        idle[0].progress.state.store(8 * 1000, Ordering::SeqCst);
+        let other = bed.open(B, Phase::Idle).unwrap();
+        let newest = bed.open(A, Phase::Handling).unwrap();
+        assert_eq!(
+            [&head, &idle[0], &idle[1], &other].map(Client::is_closed),
+            [false, false, true, false]
+        );
+        let _second = bed.open(A, Phase::Handling).unwrap();
+        assert!(idle[0].is_closed() && !head.is_closed());
+        let _third = bed.open(A, Phase::Handling).unwrap();
+        assert!(head.is_closed() && !newest.is_closed() && !other.is_closed());
+        assert!(bed.open(A, Phase::Idle).is_none(), "requests that are handled are not cut off");
+        assert!(bed.open(B, Phase::Idle).is_some());
+    }
+
+    #[test]
+    fn full_server_closes_connection_of_busiest_client() {
+        let bed = Bed::new(4, 4);
+        let lone = bed.open(B, Phase::Idle).unwrap();
+        let many = [(); 3].map(|()| bed.open(A, Phase::Idle).unwrap());
+        let _fifth = bed.open(B, Phase::Handling).unwrap();
+        assert_eq!(many.iter().filter(|client| client.is_closed()).count(), 1);
+        assert!(!lone.is_closed());
+    }
+
+    #[test]
+    fn fresh_request_is_not_cut_off() {
+        let bed = Bed::new(1, 1);
+        let client = bed.open(A, Phase::Idle).unwrap();
+        for phase in [Phase::Head, Phase::Body, Phase::Response] {
+            assert!(client.progress.enter(phase));
+            assert!(bed.open(A, Phase::Idle).is_none(), "{phase:?}");
+        }
+        assert!(client.progress.enter(Phase::Idle));
+        assert!(bed.open(A, Phase::Idle).is_some());
+        assert!(!client.progress.enter(Phase::Head), "a request that arrives now is not read");
+        client.end();
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_client() {
+        let client = |ip: &str| client_of(ip.parse().unwrap());
+        assert_eq!(client("::ffff:127.0.0.1"), A);
+        assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:0:0:2"));
+        assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
+        assert_ne!(client("127.0.0.1"), client("127.0.0.2"));
+    }
+}

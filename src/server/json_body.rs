@@ -1,0 +1,237 @@
+//! JSON bodies of requests, read without more memory than they need.
+//!
+//! A `serde_json::Value` takes up to a hundred times the memory of its text. So bodies are read
+//! into types that skip unknown fields, or a single text is looked up; where a tree of values is
+//! part of the API, its memory is estimated before it is built.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::error::ApiError;
+use super::http::Request;
+use crate::{Secret, untrusted_json};
+
+/// Values from clients without a token may take this much memory.
+const MAX_ANONYMOUS_VALUES: usize = 512 * 1024;
+
+/// What a body has at some place.
+#[derive(Debug)]
+pub(super) enum Field {
+    /// Nothing, or null.
+    Missing,
+    Text(Secret),
+    /// Another value.
+    Other,
+}
+
+/// Parses a body. Clients send a JSON content type even with an empty body, so an empty body counts
+/// as `{}`; unknown fields are skipped.
+pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
+    parse(request, PhantomData)
+}
+
+/// Returns what is at a path of field names in a body.
+pub(super) fn field(request: &Request, path: &[&str]) -> Result<Field, ApiError> {
+    parse(request, Lookup(path))
+}
+
+/// Refuses a body that takes much memory as values, for routes that need no token.
+pub(super) fn check_values(request: &Request) -> Result<(), ApiError> {
+    if memory_as_values(&request.body) <= MAX_ANONYMOUS_VALUES {
+        return Ok(());
+    }
+    let message = "the request body has too many values";
+    Err(ApiError::new(413, "ReadSizeLimitExceeded", message))
+}
+
+/// Returns an estimate of the memory that JSON takes as `serde_json::Value`, in bytes: rather too
+/// much than too little.
+pub(super) fn memory_as_values(text: &[u8]) -> usize {
+    /// An object's node has room for eleven fields.
+    const OBJECT: usize = 704;
+    /// The name, and its share of further nodes.
+    const NAME: usize = 160;
+    const ARRAY: usize = 160;
+    /// An element, and as much again that is reserved for further ones.
+    const ELEMENT: usize = 64;
+    const STRING: usize = 32;
+    let mut total = text.len();
+    let mut in_string = false;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                in_string = !in_string;
+                total = total.saturating_add(if in_string { STRING } else { 0 });
+            }
+            b'\\' if in_string => {
+                bytes.next();
+            }
+            _ if in_string => {}
+            b'{' => total = total.saturating_add(OBJECT),
+            b':' => total = total.saturating_add(NAME),
+            b'[' => total = total.saturating_add(ARRAY),
+            b',' => total = total.saturating_add(ELEMENT),
+            _ => {}
+        }
+    }
+    total
+}
+
+fn parse<'de, S>(request: &'de Request, seed: S) -> Result<S::Value, ApiError>
+where
+    S: DeserializeSeed<'de>,
+{
+    let text = request.body.trim_ascii();
+    let text = if text.is_empty() { b"{}" } else { text };
+    if !text.starts_with(b"{") {
+        return Err(ApiError::bad_request("the request body must be a JSON object"));
+    }
+    untrusted_json::check(text).map_err(ApiError::bad_request)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = seed.deserialize(&mut deserializer);
+    // The parser's own message may quote the body, and with it a password.
+    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let what = if error.is_data() { "unexpected value" } else { "malformed JSON" };
+        ApiError::bad_request(format!("{what} at line {line} column {column}"))
+    })
+}
+
+/// Looks up a path of field names.
+struct Lookup<'p>(&'p [&'p str]);
+
+impl<'de> DeserializeSeed<'de> for Lookup<'_> {
+    type Value = Field;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Lookup<'_> {
+    type Value = Field;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Field, E> {
+        Ok(Field::Missing)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Field, E> {
+        Ok(Field::Other)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Field, E> {
+        Ok(Field::Other)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Field, E> {
+        Ok(Field::Other)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Field, E> {
+        Ok(Field::Other)
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Field, E> {
+        Ok(if self.0.is_empty() { Field::Text(Secret::new(text)) } else { Field::Other })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Field::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field, A::Error> {
+        let Some((first, rest)) = self.0.split_first() else {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Field::Other);
+        };
+        let mut found = Field::Missing;
+        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+            if name == *first {
+                // The last one counts if there are several.
+                found = map.next_value_seed(Lookup(rest))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn request(body: &str) -> Request {
+        Request {
+            method: String::new(),
+            path: String::new(),
+            query: None,
+            headers: Vec::new(),
+            body: body.into(),
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    fn shown(body: &str, path: &[&str]) -> String {
+        match field(&request(body), path) {
+            Ok(Field::Missing) => "missing".to_owned(),
+            Ok(Field::Text(text)) => format!("text {}", text.expose()),
+            Ok(Field::Other) => "other".to_owned(),
+            Err(error) => error.message,
+        }
+    }
+
+    #[test]
+    fn field_is_found_by_its_path() {
+        let body =
+            r#" {"a":"x","b":{"c":"y","d":[{"c":1}]},"e":null,"f":[1],"g":1.5,"\u0068":"z"} "#;
+        assert_eq!(shown(body, &["a"]), "text x");
+        assert_eq!(shown(body, &["b", "c"]), "text y");
+        assert_eq!(shown(body, &["h"]), "text z");
+        for missing in [&["e"][..], &["x"], &["b", "x"]] {
+            assert_eq!(shown(body, missing), "missing");
+        }
+        for other in [&["b"][..], &["f"], &["g"], &["a", "b"], &["f", "a"], &["b", "d"]] {
+            assert_eq!(shown(body, other), "other", "{other:?}");
+        }
+        assert_eq!(shown("", &["a"]), "missing");
+        assert_eq!(shown(r#"{"a":"1","a":"2"}"#, &["a"]), "text 2");
+    }
+
+    #[test]
+    fn malformed_body_is_refused_without_quoting_it() {
+        for (body, message) in [
+            ("[]", "the request body must be a JSON object"),
+            (r#"{"a":"secret""#, "malformed JSON at line 1 column 13"),
+            (r#"{"a":"secret"} x"#, "malformed JSON at line 1 column 16"),
+            (r#"{"b":[[[[,"#, "malformed JSON at line 1 column 10"),
+        ] {
+            assert_eq!(shown(body, &["a"]), message);
+        }
+    }
+
+    /// A body that nests without limit is skipped without recursion.
+    #[test]
+    fn deep_value_of_unknown_field_is_skipped() {
+        let deep = format!(r#"{{"x":{}{},"a":"b"}}"#, "[".repeat(1 << 20), "]".repeat(1 << 20));
+        assert_eq!(shown(&deep, &["a"]), "text b");
+    }
+
+    #[test]
+    fn memory_of_values_is_never_underestimated() {
+        assert_eq!(size_of::<Value>(), 32, "the estimate counts on it");
+        assert!(memory_as_values(br#"{"a":0},"#) > 800);
+        assert!(memory_as_values(b"0,") >= 64);
+        let text = format!(r#"{{"a":"{}\"[{{,"}}"#, "{[,:".repeat(1000));
+        assert!(memory_as_values(text.as_bytes()) < text.len() + 1000, "texts have no values");
+        let many = format!("[{}]", vec![r#"{"a":0}"#; 1000].join(","));
+        assert!(check_values(&request(&many)).is_err_and(|error| error.status == 413));
+        assert!(check_values(&request(r#"{"username":"a","secret":"b"}"#)).is_ok());
+    }
+}
