@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyfob::server::Server;
+use keyfob::server::{RateLimits, Server};
 use serde_json::json;
 
 const CLIENTS: usize = 200;
@@ -43,9 +43,9 @@ fn main() {
 
 /// Runs the server of one measurement until its standard input is closed.
 fn serve(role: &str, data: Option<&str>) {
-    let mut builder = Server::builder();
+    let mut builder = Server::builder().rate_limits(RateLimits::default());
     if role == "unlimited" {
-        builder = builder.login_attempts(None);
+        builder = builder.rate_limits(RateLimits::off());
     }
     if let Some(data) = data {
         builder = builder.data_dir(data);

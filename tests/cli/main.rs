@@ -19,6 +19,8 @@ mod failures;
 mod modes;
 mod results;
 mod serve;
+#[cfg(target_os = "linux")]
+mod signals;
 mod store;
 #[cfg(target_os = "linux")]
 mod terminal;

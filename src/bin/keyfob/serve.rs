@@ -1,28 +1,40 @@
-//! A backend in the foreground.
+//! `keyfob serve`: a backend in the foreground, until a signal ends it.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
 
 use keyfob::Secret;
 use keyfob::server::{
     AuthProvider, Confirmation, CustomJwt, JwtKeys, Mail, MailKind, RateLimits, Server,
+    ServerBuilder,
 };
 use serde_json::json;
 
 use crate::command::Serve;
 use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note, printable};
+use crate::signals;
 use crate::words::Settings;
 
 /// How many mails wait to be printed at most.
 const MOST_UNPRINTED: usize = 1024;
 
-/// Runs a backend until the process is ended.
+/// How often the command looks for a signal.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the mails that were sent during a shutdown may take to be printed.
+const LAST_MAILS: Duration = Duration::from_secs(1);
+
+/// Runs a backend until SIGINT or SIGTERM, then lets the requests in progress complete.
 pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<(), Failure> {
-    // Printed by a thread of its own: who reads the output may have stopped, and the backend goes
-    // on. What there is no room for then is lost.
+    // Before anybody can know that the backend runs.
+    let stop = signals::shutdown_flag().map_err(|error| Failure::Serve(Obstacle::Other, error))?;
+    // Mails are printed by a thread of their own, so that the backend goes on if nobody reads the
+    // output. Mails for which there is no room in the queue are lost.
     let (queue, mails) = mpsc::sync_channel(MOST_UNPRINTED);
     let mut builder = Server::builder()
         .addr(options.addr)
@@ -74,10 +86,32 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
              keyfob login --anonymous"
         ));
     }
-    for mail in mails {
-        print(&mail, out);
+    let printed = print_all(mails, *out);
+    while !stop.load(Ordering::SeqCst) {
+        thread::sleep(SIGNAL_INTERVAL);
     }
+    if !out.is_json() {
+        let seconds = ServerBuilder::DEFAULT_SHUTDOWN_TIMEOUT.as_secs();
+        note(format_args!(
+            "shutting down: requests in progress have {seconds} seconds to complete; a second \
+             signal ends the process at once"
+        ));
+    }
+    server.shut_down();
+    let _ = printed.recv_timeout(LAST_MAILS);
     Ok(())
+}
+
+/// Prints mails until there will be no more. The channel that it returns ends then.
+fn print_all(mails: Receiver<Mail>, out: Output) -> Receiver<()> {
+    let (done, printed) = mpsc::channel();
+    thread::spawn(move || {
+        for mail in mails {
+            print(&mail, &out);
+        }
+        drop(done);
+    });
+    printed
 }
 
 /// Says which option it was that no backend could be started with.

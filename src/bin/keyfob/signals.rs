@@ -1,5 +1,6 @@
 //! Signals that end the command, kept until it has tidied up.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,6 +40,22 @@ impl Interrupts {
             None => Ok(()),
         }
     }
+}
+
+/// Returns a flag that the first SIGINT or SIGTERM sets, for a graceful shutdown. The second one
+/// ends the process at once.
+///
+/// As process 1, in a container, a process gets only those signals that it has handlers for.
+pub(crate) fn shutdown_flag() -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let is_ignored = ignored();
+    // A shell without job control lets its background processes ignore SIGINT.
+    for signal in [SIGINT, SIGTERM].into_iter().filter(|it| *it == SIGTERM || !is_ignored(*it)) {
+        // In this order: only the second signal finds the flag set.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&flag))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
 }
 
 /// Returns which signals the process was started to ignore, by `nohup` for instance. Where the

@@ -116,6 +116,7 @@ impl ServerBuilder {
             limits: Limits {
                 connections: Self::DEFAULT_MAX_CONNECTIONS,
                 connections_per_client: Self::DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
+                proxies: Vec::new(),
                 head: 64 * 1024,
                 body_memory: 0,
                 idle: Self::DEFAULT_IDLE_TIMEOUT,
@@ -302,7 +303,7 @@ impl ServerBuilder {
     /// Sets how many connections one address may have open at a time. Defaults to 256. A new
     /// connection beyond that closes another one of the same address, in the order that
     /// [`max_connections`](Self::max_connections) describes. An IPv6 network of 64 bits counts as
-    /// one address.
+    /// one address. [Trusted proxies](Self::trusted_proxies) have no such limit.
     pub fn max_connections_per_address(mut self, connections: usize) -> Self {
         self.limits.connections_per_client = connections;
         self
@@ -381,6 +382,7 @@ impl ServerBuilder {
             *time = (*time).clamp(Duration::from_millis(1), LONGEST);
         }
         let for_bodies = self.max_request_memory / 4;
+        limits.proxies.clone_from(&self.trusted_proxies);
         // A body of the largest size can always be read.
         limits.body_memory = for_bodies.max(self.max_body_size);
         let providers = self.providers.open(&self.app_id)?;

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::Limits;
+
 /// Connections that were closed to make room and whose threads have not ended yet, at most.
 const MAX_CLOSING: usize = 64;
 
@@ -40,6 +42,8 @@ pub(super) struct Progress {
 pub(super) struct Connections {
     most: usize,
     most_per_client: usize,
+    /// Peers that are many clients.
+    proxies: Vec<IpAddr>,
     epoch: Instant,
     table: Mutex<Table>,
     ended: Condvar,
@@ -121,10 +125,11 @@ fn decode(state: u64) -> (Phase, Duration) {
 }
 
 impl Connections {
-    pub(super) fn new(most: usize, most_per_client: usize) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            most,
-            most_per_client,
+            most: limits.connections,
+            most_per_client: limits.connections_per_client,
+            proxies: limits.proxies.iter().map(IpAddr::to_canonical).collect(),
             epoch: Instant::now(),
             table: Mutex::default(),
             ended: Condvar::new(),
@@ -146,7 +151,8 @@ impl Connections {
             all += 1;
             own += usize::from(open.client == client);
         }
-        let has_room = if own >= self.most_per_client {
+        let is_proxy = self.proxies.contains(&peer.to_canonical());
+        let has_room = if own >= self.most_per_client && !is_proxy {
             self.close_one(&table, Some(client))
         } else {
             all < self.most || self.close_one(&table, None)
@@ -303,6 +309,8 @@ mod tests {
     const A: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
     const B: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
+    const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+
     /// Connections whose threads end when their stream does, and the other ends of the streams.
     struct Bed {
         connections: Arc<Connections>,
@@ -316,7 +324,13 @@ mod tests {
 
     impl Bed {
         fn new(most: usize, most_per_client: usize) -> Self {
-            let connections = Arc::new(Connections::new(most, most_per_client));
+            let limits = Limits {
+                connections: most,
+                connections_per_client: most_per_client,
+                proxies: vec![PROXY],
+                ..Limits::default()
+            };
+            let connections = Arc::new(Connections::new(&limits));
             Self { connections, listener: TcpListener::bind("127.0.0.1:0").unwrap() }
         }
 
@@ -403,6 +417,13 @@ mod tests {
         assert!(bed.open(A, Phase::Idle).is_some());
         assert!(!client.progress.enter(Phase::Head), "a request that arrives now is not read");
         client.end();
+    }
+
+    #[test]
+    fn trusted_proxy_may_have_more_connections() {
+        let bed = Bed::new(4, 1);
+        let many = [(); 3].map(|()| bed.open(PROXY, Phase::Idle).unwrap());
+        assert!(!many.iter().any(Client::is_closed));
     }
 
     #[test]

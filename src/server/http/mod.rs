@@ -54,12 +54,14 @@ pub(super) trait Handler: Send + Sync + 'static {
 }
 
 /// How much one client may use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Limits {
     /// Open connections.
     pub connections: usize,
     /// Open connections of one client: an IPv4 address, or a /64 network of IPv6.
     pub connections_per_client: usize,
+    /// Peers to which that does not apply: proxies, behind which there are many clients.
+    pub proxies: Vec<IpAddr>,
     /// Bytes of a request line and its headers.
     pub head: usize,
     /// Bytes of all bodies larger than [`SMALL_BODY`] that are in memory.
@@ -97,7 +99,7 @@ impl HttpServer {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let connections = Connections::new(limits.connections, limits.connections_per_client);
+        let connections = Connections::new(&limits);
         let stopping = AtomicBool::new(false);
         let bodies = Budget::new(limits.body_memory);
         let shared = Arc::new(Shared { handler, limits, stopping, connections, bodies });
