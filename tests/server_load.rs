@@ -298,7 +298,8 @@ fn long_names_are_not_remembered() {
     let memory = server.memory("VmRSS");
     (50..350).for_each(ask);
     let grown = server.memory("VmRSS").saturating_sub(memory);
-    assert!(grown < 12 * MIB, "{grown} KiB");
+    // The names have 72 MiB.
+    assert!(grown < 24 * MIB, "{grown} KiB");
 }
 
 /// The memory of a hash is used again by the next one.
