@@ -59,3 +59,10 @@ fn a_sign_in_can_be_shared_between_threads() {
     shared::<keyfob::browser::ProviderTokens>();
     shared::<keyfob::browser::SignIn>();
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_on_redis_can_be_shared_between_threads() {
+    shared::<keyfob::store::RedisStore>();
+    shared::<keyfob::store::RedisStoreBuilder>();
+}

@@ -73,6 +73,9 @@ pub mod lessons {}
 #[doc = include_str!("storage.md")]
 pub mod storage {}
 
+#[doc = include_str!("redis.md")]
+pub mod redis {}
+
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 

@@ -12,6 +12,8 @@ mod fair_mutex;
 mod memory;
 mod paging;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 mod sled;
 
 use std::fmt;
@@ -25,6 +27,8 @@ use serde_json::{Map, Value};
 pub use self::encryption::EncryptionKey;
 pub use self::memory::MemoryStore;
 pub(crate) use self::paging::{Cursor, Listing};
+#[cfg(feature = "redis")]
+pub use self::redis::{OnRollback, RedisStore, RedisStoreBuilder};
 pub(crate) use self::sled::failed;
 pub use self::sled::{OnDamage, SledStore};
 use crate::account::{Identity, Profile, UserState};

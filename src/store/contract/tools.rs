@@ -27,6 +27,11 @@ pub(super) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
+/// A deadline for what must not have to wait: enough for a server, and soon over.
+pub(super) fn brief() -> Deadline {
+    Deadline::after(Duration::from_millis(250))
+}
+
 /// A deadline that has passed: what is asked for is tried once.
 pub(super) fn now() -> Deadline {
     Deadline::after(Duration::ZERO)
@@ -107,5 +112,5 @@ pub(super) fn number(store: &dyn Store) -> u64 {
 }
 
 pub(super) fn try_flight(store: &dyn Store, user: &str) -> Option<RefreshLock> {
-    store.lock_refresh(&id(user), now()).unwrap()
+    store.lock_refresh(&id(user), brief()).unwrap()
 }

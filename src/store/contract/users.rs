@@ -205,8 +205,8 @@ pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn StoreFa
     commit(&*store, &all.collect::<Vec<_>>());
     commit(&*store, &[Change::Current(Some(id(&name(7))))]);
     for store in [&*store, &*reopen(place)] {
-        assert_eq!(store.current(now()).unwrap(), Some(id(&name(7))));
-        assert!(store.user(&id(&name(7)), now()).unwrap().is_some());
+        assert_eq!(store.current(brief()).unwrap(), Some(id(&name(7))));
+        assert!(store.user(&id(&name(7)), brief()).unwrap().is_some());
         for number in [1, 2, 60, USERS] {
             let found = get(store, &name(number)).unwrap();
             assert_eq!(*found, padded(user(&name(number), number), 2_000));

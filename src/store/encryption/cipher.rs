@@ -28,6 +28,8 @@ const CONSTANT: &[u8] = b"keyfob";
 #[derive(Clone, Copy)]
 pub(super) enum AssociatedData<'a> {
     Check,
+    #[cfg(feature = "redis")]
+    Events(u64),
     Location,
     Record(&'a UserId),
     Snapshot,
@@ -105,10 +107,17 @@ impl Cipher {
     /// What is authenticated with a value. No two kinds come to the same bytes.
     fn associated_data(&self, kind: AssociatedData<'_>) -> Vec<u8> {
         // The check says which store this is, so it cannot have that authenticated with it.
+        #[cfg(feature = "redis")]
+        let text;
         let (tag, store, user) = match kind {
             AssociatedData::Check => (0, &[][..], ""),
             AssociatedData::Record(id) => (1, &self.check[1..=NONCE], id.as_str()),
             AssociatedData::Snapshot => (2, &self.check[1..=NONCE], ""),
+            #[cfg(feature = "redis")]
+            AssociatedData::Events(number) => {
+                text = number.to_string();
+                (4, &self.check[1..=NONCE], text.as_str())
+            }
             AssociatedData::Location => (3, &self.check[1..=NONCE], ""),
         };
         let length = (self.app.len() as u64).to_be_bytes();

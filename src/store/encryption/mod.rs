@@ -153,6 +153,24 @@ impl RecordCodec {
         }
     }
 
+    /// Returns the events of a commit as a store keeps them.
+    #[cfg(feature = "redis")]
+    pub(super) fn seal_events(&self, number: u64, events: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match &self.0 {
+            Some(seal) => seal.seal(AssociatedData::Events(number), events),
+            None => Ok(events.to_owned()),
+        }
+    }
+
+    /// Returns the events of a commit; `None` if they were not encrypted for this commit.
+    #[cfg(feature = "redis")]
+    pub(super) fn open_events(&self, number: u64, events: &[u8]) -> Option<Vec<u8>> {
+        match &self.0 {
+            Some(seal) => seal.open(AssociatedData::Events(number), events),
+            None => Some(events.to_owned()),
+        }
+    }
+
     /// Returns the bytes of a snapshot that the file keeps.
     pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {

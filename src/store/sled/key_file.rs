@@ -10,6 +10,8 @@ use super::keyring;
 use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
+#[cfg(feature = "redis")]
+use crate::error::Error;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::private::{create_private_dir, replace, sync_dir};
 #[cfg(unix)]
@@ -30,6 +32,29 @@ pub(super) enum MissingKey {
 }
 
 impl EncryptionKey {
+    /// Returns the key for a store that has no directory of its own. A key file is created only if
+    /// `may_create` says that nothing was encrypted yet; a key in a keyring has to exist.
+    #[cfg(feature = "redis")]
+    pub(in crate::store) fn find_shared(
+        &self,
+        may_create: impl FnOnce() -> Result<bool, StoreError>,
+        deadline: Deadline,
+    ) -> Result<Arc<KeyBytes>, Error> {
+        let if_missing = || match self.source {
+            Source::File(_) if may_create()? => Ok(MissingKey::Create),
+            _ => Ok(MissingKey::IsLost),
+        };
+        let found = match &self.source {
+            Source::File(None) => None,
+            _ => self.find(Path::new(""), if_missing, deadline)?,
+        };
+        found.ok_or_else(|| {
+            let reason = "the store has no data directory: name the key file with \
+                          `EncryptionKey::from_file`";
+            Error::config("the encryption key", reason)
+        })
+    }
+
     /// Returns the key for the store in a directory; `None` if it does not exist and need not.
     pub(super) fn find(
         &self,

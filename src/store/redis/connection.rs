@@ -1,0 +1,281 @@
+//! One connection to a Redis server: TCP or TLS, each read and write within the limit of the
+//! operation that it belongs to.
+//!
+//! The redis crate encodes commands and parses answers. It is not asked to connect: its time-outs
+//! hold for each read and each address anew, and its TLS panics in programs with two providers of
+//! cryptography.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::redis::{Cmd, FromRedisValue, Parser, Value, from_redis_value};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::address::{Account, Address};
+use super::failure::Failure;
+use super::limit::Limit;
+use super::resolver::Resolver;
+use super::scripts::Lua;
+
+/// The largest answer that is read.
+const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// The longest that one address of a host is tried.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection whose server has accepted the account.
+pub(super) struct Connection {
+    stream: Stream,
+    parser: Parser,
+    since: Instant,
+}
+
+enum Stream {
+    Plain(Socket),
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
+}
+
+/// A TCP socket that waits no longer than its limit.
+struct Socket {
+    tcp: TcpStream,
+    limit: Limit,
+}
+
+/// What to connect to, and how.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) account: Account,
+    pub(super) database: i64,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+/// What a server says that it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Role {
+    Primary,
+    Replica,
+    /// The account may not ask.
+    Unknown,
+}
+
+impl Connection {
+    /// Connects, and proves who is there if there is an account.
+    pub(super) fn open(
+        target: &Target,
+        resolver: &Resolver,
+        limit: Limit,
+    ) -> Result<(Self, Role), Failure> {
+        let tcp = connect(&target.address, resolver, limit)?;
+        tcp.set_nodelay(true).map_err(|error| Failure::Connect(error.kind()))?;
+        let socket = Socket { tcp, limit };
+        let stream = match &target.tls {
+            None => Stream::Plain(socket),
+            Some(config) => {
+                let name = ServerName::try_from(target.address.host.clone());
+                let name = name.map_err(|_| Failure::Tls)?;
+                let client = ClientConnection::new(Arc::clone(config), name);
+                let mut stream = StreamOwned::new(client.map_err(|_| Failure::Tls)?, socket);
+                let shaken = stream.conn.complete_io(&mut stream.sock);
+                shaken.map_err(|error| match Failure::of_socket(&error) {
+                    Failure::TimedOut => Failure::TimedOut,
+                    _ => Failure::Tls,
+                })?;
+                Stream::Tls(Box::new(stream))
+            }
+        };
+        let mut connection = Self { stream, parser: Parser::new(), since: Instant::now() };
+        let role = connection.introduce(target)?;
+        Ok((connection, role))
+    }
+
+    /// How long ago it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Sets the limit of everything that follows.
+    pub(super) fn within(&mut self, limit: Limit) -> &mut Self {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.limit = limit,
+            Stream::Tls(stream) => stream.sock.limit = limit,
+        }
+        self
+    }
+
+    /// Sends a command and reads its answer.
+    pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        self.send(command)?;
+        let answer = self.read()?;
+        from_redis_value(answer).map_err(|_| Failure::Broken("its answer has an unexpected form"))
+    }
+
+    /// Runs a script, which is sent whole only if the server does not know it yet.
+    pub(super) fn run<T: FromRedisValue>(
+        &mut self,
+        script: &Lua,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+    ) -> Result<T, Failure> {
+        let command = |name: &str, script: &str| {
+            let mut command = ::redis::cmd(name);
+            command.arg(script).arg(keys.len());
+            for argument in keys.iter().chain(arguments) {
+                command.arg(*argument);
+            }
+            command
+        };
+        match self.ask(&command("EVALSHA", &script.hash)) {
+            Err(Failure::Refused("NOSCRIPT")) => self.ask(&command("EVAL", &script.code)),
+            answer => answer,
+        }
+    }
+
+    pub(super) fn send(&mut self, command: &Cmd) -> Result<(), Failure> {
+        self.write(&command.get_packed_command())
+    }
+
+    /// Reads the next answer, or the next message if there are subscriptions.
+    pub(super) fn read(&mut self) -> Result<Value, Failure> {
+        let mut stream = (&mut self.stream).take(LARGEST_ANSWER);
+        match self.parser.parse_value(&mut stream) {
+            Ok(Value::ServerError(error)) => Err(Failure::refused(error.code())),
+            Ok(answer) => Ok(answer),
+            Err(_) if stream.limit() == 0 => Err(Failure::Broken("its answer is too large")),
+            Err(error) if error.is_timeout() => Err(Failure::TimedOut),
+            Err(error) if error.is_io_error() => Err(Failure::Broken("the connection broke")),
+            Err(_) => Err(Failure::Broken("its answer is not the Redis protocol")),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
+        written.map_err(|error| Failure::of_socket(&error))
+    }
+
+    /// Logs in, chooses the database and asks what the server is, in one go.
+    fn introduce(&mut self, target: &Target) -> Result<Role, Failure> {
+        let mut commands = Vec::new();
+        if let Some(password) = &target.account.password {
+            let mut login = ::redis::cmd("AUTH");
+            login.arg(target.account.username.as_deref()).arg(password.expose());
+            commands.push(login);
+        }
+        if target.database != 0 {
+            let mut select = ::redis::cmd("SELECT");
+            select.arg(target.database);
+            commands.push(select);
+        }
+        let expected = commands.len();
+        commands.push(::redis::cmd("ROLE"));
+        let mut bytes = Vec::new();
+        for command in &commands {
+            bytes.extend(command.get_packed_command());
+        }
+        let sent = self.write(&bytes);
+        crate::secret::wipe(&mut bytes);
+        sent?;
+        for _ in 0..expected {
+            self.read()?;
+        }
+        match self.read() {
+            Ok(Value::Array(role)) => Ok(match role.first() {
+                Some(Value::BulkString(name)) if name == b"master" => Role::Primary,
+                Some(Value::BulkString(name)) if name == b"slave" => Role::Replica,
+                _ => Role::Unknown,
+            }),
+            Err(Failure::Refused("NOPERM")) => Ok(Role::Unknown),
+            Err(failure) => Err(failure),
+            Ok(_) => Ok(Role::Unknown),
+        }
+    }
+}
+
+/// Tries one address after the other, each with its share of the time.
+fn connect(address: &Address, resolver: &Resolver, limit: Limit) -> Result<TcpStream, Failure> {
+    let addresses = resolver.resolve(&address.host, address.port, limit)?;
+    let mut failure = Failure::Connect(io::ErrorKind::NotFound);
+    for (tried, socket) in addresses.iter().enumerate() {
+        let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let time = (limit.remaining() / share).min(CONNECT_LIMIT);
+        if time.is_zero() {
+            return Err(Failure::TimedOut);
+        }
+        match TcpStream::connect_timeout(socket, time) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = Failure::Connect(error.kind()),
+        }
+    }
+    Err(failure)
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Socket {
+    /// Repeats what a socket does until it is done or the limit has passed.
+    fn patiently<T>(
+        &mut self,
+        set_timeout: fn(&TcpStream, Option<Duration>) -> io::Result<()>,
+        mut act: impl FnMut(&TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            let wait = self.limit.wait();
+            if wait.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            set_timeout(&self.tcp, Some(wait))?;
+            match act(&self.tcp) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patiently(TcpStream::set_read_timeout, |mut tcp| tcp.read(buffer))
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(TcpStream::set_write_timeout, |mut tcp| tcp.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong between keyfob and a Redis server, without the words of the server: its texts
+//! may repeat arguments, and arguments may be tokens.
+
+use std::io;
+
+use super::address::Address;
+use crate::error::{StoreError, StoreErrorKind};
+
+/// Why a request to a server failed.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// The connection broke, or the bytes were not the Redis protocol.
+    Broken(&'static str),
+    /// No connection could be made.
+    Connect(io::ErrorKind),
+    /// The server refused the request, with this code.
+    Refused(&'static str),
+    /// The answer did not come in time.
+    TimedOut,
+    /// The TLS handshake failed.
+    Tls,
+}
+
+/// The codes that errors of a server begin with. Any other code counts as `ERR`.
+const CODES: &[&str] = &[
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "WRONGPASS",
+    "WRONGTYPE",
+];
+
+impl Failure {
+    /// The failure that an error reply with this code is.
+    pub(super) fn refused(code: &str) -> Self {
+        Self::Refused(CODES.iter().find(|known| **known == code).copied().unwrap_or("ERR"))
+    }
+
+    /// The failure that an error of a connected socket is.
+    pub(super) fn of_socket(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
+            _ => Self::Broken("the connection broke"),
+        }
+    }
+
+    /// Returns the error of the store.
+    pub(super) fn at(&self, address: &Address) -> StoreError {
+        use StoreErrorKind::{Access, Busy, Damaged, Full, Io};
+        let (kind, what) = match self {
+            Self::Broken(what) => (Io, *what),
+            Self::Connect(kind) => {
+                let reason = format!("cannot connect to the Redis server at {address}");
+                return StoreError::new(Io, reason).because(io::Error::from(*kind));
+            }
+            Self::TimedOut => (Busy, "it did not answer in time, try again later"),
+            Self::Tls => (Io, "TLS failed, check its certificate and your root certificates"),
+            Self::Refused(code) => match *code {
+                "LOADING" | "BUSY" | "TRYAGAIN" => (Busy, "it is busy, try again later"),
+                "MASTERDOWN" | "READONLY" => (Busy, "it is a replica, connect to the primary"),
+                "MISCONF" => (Io, "it cannot save its data"),
+                "NOAUTH" => (Access, "it requires a password"),
+                "NOPERM" => (Access, "the account lacks a permission, see the manual page redis"),
+                "NOREPLICAS" => (Busy, "it has too few replicas to write, try again later"),
+                "OOM" => (Full, "it has reached its memory limit"),
+                "WRONGPASS" => (Access, "the user name or the password is wrong"),
+                "WRONGTYPE" => (Damaged, "another program uses keys of this namespace"),
+                "ASK" | "CLUSTERDOWN" | "CROSSSLOT" | "MOVED" => {
+                    (Io, "it belongs to a cluster, which is not supported")
+                }
+                _ => (Io, "it refused a command"),
+            },
+        };
+        StoreError::new(kind, format!("the Redis server at {address}: {what}"))
+    }
+}

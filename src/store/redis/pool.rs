@@ -1,0 +1,227 @@
+//! Connections to the primary: found through Sentinel if need be, kept while they are good, and
+//! dropped on any error.
+
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::address::Address;
+use super::connection::{Connection, Role, Target};
+use super::failure::Failure;
+use super::limit::Limit;
+use super::resolver::Resolver;
+use crate::diagnostics::note;
+use crate::error::StoreError;
+
+/// How long a connection is used. A new one asks the server again whether it is the primary.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Where the primary is.
+pub(super) enum Primary {
+    /// At an address that does not change.
+    At(Target),
+    /// Where one of these says.
+    Sentinel { service: String, sentinels: Vec<Target>, primary: Target },
+}
+
+/// The connections of one store.
+pub(super) struct Pool {
+    primary: Primary,
+    resolver: Resolver,
+    most: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    /// How many are in use.
+    used: usize,
+    /// The process that they belong to: a child must not use its parent's.
+    process: u32,
+}
+
+/// A connection in use. It is closed when it is dropped, unless it is [put back](Self::put_back).
+pub(super) struct Pooled<'a> {
+    connection: Connection,
+    /// Whether it was idle before, so that it may have been dead all the time.
+    was_idle: bool,
+    slot: Slot<'a>,
+}
+
+/// The right to use one of the connections.
+struct Slot<'a>(&'a Pool);
+
+impl Pool {
+    pub(super) fn new(primary: Primary, most: usize) -> Self {
+        Self {
+            primary,
+            resolver: Resolver::default(),
+            most,
+            state: Mutex::default(),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// The address for messages: that of the primary, or that of the first sentinel.
+    pub(super) fn address(&self) -> &Address {
+        match &self.primary {
+            Primary::At(target) => &target.address,
+            Primary::Sentinel { sentinels, primary, .. } => {
+                sentinels.first().map_or(&primary.address, |first| &first.address)
+            }
+        }
+    }
+
+    /// Returns the error of the store that a failure is.
+    pub(super) fn error(&self, failure: &Failure) -> StoreError {
+        failure.at(self.address())
+    }
+
+    /// Does something on a connection, and once more on a new one if the connection was dead
+    /// already: everything that is done here may be repeated.
+    pub(super) fn run<T>(
+        &self,
+        limit: Limit,
+        mut act: impl FnMut(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        loop {
+            let mut pooled = self.get(limit)?;
+            match act(pooled.within(limit)) {
+                Ok(done) => {
+                    pooled.put_back();
+                    return Ok(done);
+                }
+                Err(Failure::Broken(_)) if pooled.was_idle => self.clear(),
+                Err(failure) => {
+                    self.clear_after(&failure);
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// Takes an idle connection or opens one, and waits if too many are in use.
+    pub(super) fn get(&self, limit: Limit) -> Result<Pooled<'_>, Failure> {
+        let mut state = self.lock();
+        while state.used >= self.most {
+            let wait = limit.wait();
+            if wait.is_zero() {
+                return Err(Failure::TimedOut);
+            }
+            let waited = self.returned.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.used += 1;
+        let slot = Slot(self);
+        state.idle.retain(|connection| connection.age() < LIFETIME);
+        let idle = state.idle.pop();
+        drop(state);
+        let was_idle = idle.is_some();
+        let connection = idle.map_or_else(|| self.open(limit), Ok)?;
+        Ok(Pooled { connection, was_idle, slot })
+    }
+
+    /// Opens a connection to the primary.
+    pub(super) fn open(&self, limit: Limit) -> Result<Connection, Failure> {
+        match &self.primary {
+            Primary::At(target) => self.open_primary(target, limit),
+            Primary::Sentinel { service, sentinels, primary } => {
+                let mut failure = Failure::Connect(std::io::ErrorKind::NotFound);
+                for (tried, sentinel) in sentinels.iter().enumerate() {
+                    let share = u32::try_from(sentinels.len() - tried).unwrap_or(u32::MAX);
+                    let some = limit.at_most(limit.remaining() / share);
+                    let found =
+                        self.ask_sentinel(sentinel, service, some).and_then(|(host, port)| {
+                            let tls = primary.address.tls;
+                            let address = Address { host, port, tls };
+                            self.open_primary(&Target { address, ..primary.clone() }, some)
+                        });
+                    match found {
+                        Ok(connection) => return Ok(connection),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn open_primary(&self, target: &Target, limit: Limit) -> Result<Connection, Failure> {
+        let (connection, role) = Connection::open(target, &self.resolver, limit)?;
+        note!(debug, "connected to {} ({role:?})", target.address);
+        match role {
+            Role::Replica => Err(Failure::Refused("READONLY")),
+            Role::Primary | Role::Unknown => Ok(connection),
+        }
+    }
+
+    fn ask_sentinel(
+        &self,
+        sentinel: &Target,
+        service: &str,
+        limit: Limit,
+    ) -> Result<(String, u16), Failure> {
+        let (mut connection, _) = Connection::open(sentinel, &self.resolver, limit)?;
+        let mut question = ::redis::cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(service);
+        let found: Option<(String, String)> = connection.ask(&question)?;
+        let (host, port) =
+            found.ok_or(Failure::Broken("the sentinel does not know the service"))?;
+        let port = port.parse().map_err(|_| Failure::Broken("the sentinel named no port"))?;
+        Ok((host, port))
+    }
+
+    /// Closes what is idle if a failure says that the other connections are worth no more.
+    pub(super) fn clear_after(&self, failure: &Failure) {
+        let elsewhere = matches!(failure, Failure::Refused("MASTERDOWN" | "READONLY"));
+        if elsewhere || matches!(failure, Failure::Broken(_) | Failure::Connect(_)) {
+            self.clear();
+        }
+    }
+
+    fn clear(&self) {
+        self.lock().idle.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        if state.process != process {
+            *state = State { process, ..State::default() };
+        }
+        state
+    }
+}
+
+impl Pooled<'_> {
+    /// Sets the limit of what follows and returns the connection.
+    pub(super) fn within(&mut self, limit: Limit) -> &mut Connection {
+        self.connection.within(limit)
+    }
+
+    pub(super) fn was_idle(&self) -> bool {
+        self.was_idle
+    }
+
+    /// Keeps the connection, whose last answer was read whole.
+    pub(super) fn put_back(self) {
+        self.slot.0.lock().idle.push(self.connection);
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.used = state.used.saturating_sub(1);
+        drop(state);
+        self.0.returned.notify_one();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("address", &self.address()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! How users, events and the location are written, and read again.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::scripts::Head;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::event::Event;
+use crate::id::UserId;
+use crate::store::encryption::{RecordCodec, random};
+use crate::store::{RecentEvents, StoredUser, record};
+
+/// How many bytes of events are kept of one commit.
+const EVENT_BYTES: usize = 16 * 1024;
+
+/// How many digits a number has where it is sorted as text.
+const DIGITS: usize = 20;
+
+/// A number as text that sorts as the number does.
+pub(super) fn digits(number: u64) -> String {
+    format!("{number:0DIGITS$}")
+}
+
+/// The name of a user in the order of `created`.
+pub(super) fn order_name(created: u64, id: &UserId) -> String {
+    format!("{}:{}", digits(created), id.as_str())
+}
+
+/// Returns 128 random bits as text.
+pub(super) fn random_hex() -> Result<String, StoreError> {
+    let mut bytes = [0; 16];
+    random(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+/// Reads a user's record.
+pub(super) fn decode_user(
+    codec: &RecordCodec,
+    id: &UserId,
+    bytes: Vec<u8>,
+) -> Result<Arc<StoredUser>, StoreError> {
+    let Some(record) = codec.open_record(id, bytes) else {
+        return Err(damaged("a user's record was not written for this user of this namespace"));
+    };
+    Ok(Arc::new(record::decode(&record)?))
+}
+
+/// Returns the location that is remembered.
+pub(super) fn open_location(
+    codec: &RecordCodec,
+    head: &Head,
+) -> Result<Option<String>, StoreError> {
+    let Some(location) = head.location.clone() else { return Ok(None) };
+    match codec.open_location(location) {
+        Some(location) => Ok(Some(location)),
+        None => Err(damaged("the location was not written for this namespace")),
+    }
+}
+
+/// Returns the events of a commit as they are kept: behind its number. Events that are too long
+/// are left out, and readers are told that they missed some.
+pub(super) fn encode_events(
+    codec: &RecordCodec,
+    number: u64,
+    events: &[&Event],
+) -> Result<Vec<u8>, StoreError> {
+    let mut entry = digits(number).into_bytes();
+    let text = serde_json::to_vec(events).unwrap_or_default();
+    if !text.is_empty() && text.len() <= EVENT_BYTES {
+        entry.extend(codec.seal_events(number, &text)?);
+    }
+    Ok(entry)
+}
+
+/// Reads what [`encode_events`] returned into `recent`. What cannot be read counts as missed.
+pub(super) fn decode_events(codec: &RecordCodec, entry: &[u8], recent: &mut RecentEvents) {
+    let read = || {
+        let (number, sealed) = entry.split_at_checked(DIGITS)?;
+        let number = std::str::from_utf8(number).ok()?.parse().ok()?;
+        let text = codec.open_events(number, sealed)?;
+        let events: Vec<Box<RawValue>> = serde_json::from_slice(&text).ok()?;
+        Some((number, events))
+    };
+    let Some((number, events)) = read() else {
+        recent.lagged = true;
+        return;
+    };
+    for event in events {
+        match serde_json::from_str(event.get()) {
+            Ok(event) => recent.events.push((number, event)),
+            Err(_) => recent.lagged = true,
+        }
+    }
+}
+
+pub(super) fn damaged(reason: &'static str) -> StoreError {
+    StoreError::new(StoreErrorKind::Damaged, reason)
+}
