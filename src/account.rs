@@ -22,6 +22,22 @@ pub enum UserState {
     Removed,
 }
 
+/// What became of a request that the backend accepted, as far as the backend says; returned by
+/// [`EmailPassword`](crate::EmailPassword).
+///
+/// Source: `status` in the answers of Flowerbase and of keyfob's own server. App Services answers
+/// with an empty object.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum RequestOutcome {
+    /// It was done.
+    Done,
+    /// It is not done yet: the address or the new password has to be confirmed first.
+    Pending,
+    /// The backend accepted the request and does not say whether it was done.
+    Unknown,
+}
+
 /// An account with a provider that is attached to a user.
 ///
 /// Source: `identities` of the profile answer, realm-core `app.cpp`, `App::refresh_profile`.

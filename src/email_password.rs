@@ -1,12 +1,13 @@
 //! Accounts with e-mail address and password: what comes before a log-in, and what helps when it
 //! fails.
 
+use crate::account::RequestOutcome;
 use crate::arguments::Arguments;
 use crate::ejson;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::session::Session;
-use crate::wire::Route;
+use crate::wire::{self, Route};
 
 /// The client for accounts that the backend keeps by e-mail address and password;
 /// returned by [`Session::email_password`].
@@ -42,6 +43,20 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::register(self.app(), email, &password.into()))
     }
 
+    /// Registers an address as [`register`](Self::register) does, and returns whether the address
+    /// can log in now or has to be confirmed first, as far as the backend says.
+    ///
+    /// # Errors
+    /// As [`EmailPassword::register`].
+    pub fn register_with_outcome(
+        &self,
+        email: &str,
+        password: impl Into<Secret>,
+    ) -> Result<RequestOutcome> {
+        let route = Route::register(self.app(), email, &password.into());
+        self.send_for_outcome(&route)
+    }
+
     /// Confirms an address with the `token` and `tokenId` from the link in the confirmation mail.
     ///
     /// # Errors
@@ -65,7 +80,8 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::resend_confirmation(self.app(), email))
     }
 
-    /// Has the app's own confirmation function run again for an address that is still pending.
+    /// Has the app's own confirmation function run again for an address that is still pending. The
+    /// address may be pending after it, too.
     ///
     /// # Errors
     /// As [`EmailPassword::resend_confirmation`].
@@ -106,6 +122,11 @@ impl<'a> EmailPassword<'a> {
     /// Has the app's own reset function decide about a new password. `arguments` is a list,
     /// as for [`Functions::call`](crate::Functions::call), and is handed to the function.
     ///
+    /// Returns whether the password was changed, as far as the backend says. A function can leave the
+    /// old password in place until [`complete_reset`](Self::complete_reset) is called with the pair
+    /// that it passes on in its own way: [`RequestOutcome::Pending`]. App Services does not say which
+    /// of the two it was: [`RequestOutcome::Unknown`].
+    ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if nobody registered the address, `BadRequest` if
     /// the function refused.
@@ -116,11 +137,17 @@ impl<'a> EmailPassword<'a> {
         email: &str,
         password: impl Into<Secret>,
         arguments: impl Arguments,
-    ) -> Result<()> {
+    ) -> Result<RequestOutcome> {
         let arguments = ejson::list(&arguments)?;
         let arguments = serde_json::from_slice(&arguments)
             .map_err(|error| Error::decode("the arguments of a function", error))?;
-        self.send(&Route::call_reset(self.app(), email, &password.into(), arguments))
+        self.send_for_outcome(&Route::call_reset(self.app(), email, &password.into(), arguments))
+    }
+
+    fn send_for_outcome(&self, route: &Route) -> Result<RequestOutcome> {
+        let session = self.session;
+        let response = session.within(|deadline| session.inner.send_plain(route, deadline))?;
+        Ok(wire::outcome(response.body()))
     }
 
     fn app(&self) -> &str {

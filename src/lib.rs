@@ -93,7 +93,7 @@ mod untrusted_json;
 mod user;
 mod wire;
 
-pub use account::{ApiKey, Identity, Profile, UserState};
+pub use account::{ApiKey, Identity, Profile, RequestOutcome, UserState};
 pub use api_keys::ApiKeys;
 pub use arguments::Arguments;
 pub use cancel::CancelToken;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use keyfob::{Secret, ServerErrorCode};
+use keyfob::{RequestOutcome, Secret, ServerErrorCode};
 use serde_json::{Value, json};
 use support::*;
 
@@ -75,6 +75,29 @@ fn refusals_carry_their_code() {
     );
     script.reply(&format!("{USERPASS}/reset/send"), 200, Value::Null);
     session.email_password().send_reset("a@b").unwrap();
+}
+
+/// App Services answers `{}`, Flowerbase and keyfob's server a status.
+#[test]
+fn outcome_is_what_backend_says() {
+    let (script, _, session, _) = logged_in();
+    let accounts = session.email_password();
+    for (body, expected) in [
+        (json!({"status": "success"}), RequestOutcome::Done),
+        (json!({"status": "confirmed"}), RequestOutcome::Done),
+        (json!({"status": "pending"}), RequestOutcome::Pending),
+        (json!({"status": "ok"}), RequestOutcome::Unknown),
+        (json!({"status": 7}), RequestOutcome::Unknown),
+        (json!({}), RequestOutcome::Unknown),
+        (json!(["pending"]), RequestOutcome::Unknown),
+        (Value::Null, RequestOutcome::Unknown),
+    ] {
+        script.reply(&format!("{USERPASS}/reset/call"), 200, body.clone());
+        let outcome = accounts.call_reset_function("a@b", "secret1", ()).unwrap();
+        assert_eq!(outcome, expected, "{body}");
+        script.reply(&format!("{USERPASS}/register"), 201, body.clone());
+        assert_eq!(accounts.register_with_outcome("a@b", "secret1").unwrap(), expected, "{body}");
+    }
 }
 
 #[test]

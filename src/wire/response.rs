@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::account::{ApiKey, Identity, Profile};
+use crate::account::{ApiKey, Identity, Profile, RequestOutcome};
 use crate::credentials::Provider;
 use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, DeviceId, UserId};
@@ -201,6 +201,21 @@ pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
 }
 
 /// Reads an object. serde takes a list for one as well, value by value.
+/// Reads what a backend says about a request that it accepted. Whatever else it answers means
+/// nothing.
+pub(crate) fn outcome(body: &[u8]) -> RequestOutcome {
+    #[derive(Deserialize)]
+    struct Body {
+        status: String,
+    }
+    let body: Result<Body> = parse("the answer", body);
+    match body.as_ref().map(|body| body.status.as_str()) {
+        Ok("pending") => RequestOutcome::Pending,
+        Ok("success" | "confirmed") => RequestOutcome::Done,
+        _ => RequestOutcome::Unknown,
+    }
+}
+
 fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
     match body.trim_ascii_start().first() {
         Some(b'[') => Err(Error::decode(what, "it is a list")),

@@ -300,7 +300,9 @@ fn act(request: &str, session: &Session, user: Option<&User>) -> Result<(), Erro
         "retry" => accounts.retry_custom_confirmation(email),
         "send reset" => accounts.send_reset(email),
         "reset" => accounts.complete_reset(&password, &one_time, one_time_id),
-        "call reset" => accounts.call_reset_function(email, &password, ("argument-of",)),
+        "call reset" => {
+            accounts.call_reset_function(email, &password, ("argument-of",)).map(|_| ())
+        }
         "link" | "link's profile" => user().link(&Credentials::api_key("key-in-hand")),
         "refresh" | "late refresh" | "location" => user().refresh_access_token().map(|_| ()),
         "custom data" => user().refresh_custom_data::<Value>().map(|_| ()),

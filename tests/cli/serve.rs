@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use keyfob::server::Server;
+use keyfob::server::{Confirmation, Reset, Server, Verdict};
 use serde_json::{Value, json};
 
 use crate::command::{
@@ -238,4 +238,50 @@ fn serve_counts_clients_behind_trusted_proxy() {
         assert_eq!(anonymous(&plain, &format!("203.0.113.{n}")), 401);
     }
     assert_eq!(anonymous(&plain, "203.0.113.200"), 429);
+}
+
+/// A server in the test's process, with a reset function that leaves the old password in place.
+#[test]
+fn messages_say_what_backend_answered() {
+    let server = Server::builder()
+        .app_id(APP_ID)
+        .confirmation(Confirmation::function(|call| match call.username.as_str() {
+            EMAIL => Verdict::Success,
+            _ => Verdict::Pending,
+        }))
+        .reset(Reset::function(|call| match call.arguments.first() {
+            Some(_) => Verdict::Success,
+            None => Verdict::Pending,
+        }))
+        .start()
+        .unwrap();
+    let dir = Dir::new("messages");
+    let at = Place::new(server.base_url(), dir.0.clone());
+    let words = |arguments: &[&str]| {
+        let run = at.run_with(PASSWORD, arguments);
+        assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+        run.stdout
+    };
+    let bob = "bob@example.org";
+    assert_eq!(words(&["register", "--email", EMAIL]), format!("registered {EMAIL}\n"));
+    assert!(words(&["register", "--email", bob]).contains("is pending"));
+    assert!(words(&["retry-confirmation", "--email", bob]).contains("may still be pending"));
+    let pending = words(&["call-reset", "--email", EMAIL]);
+    assert!(pending.contains("pending") && !pending.contains("was reset"), "{pending}");
+    let done = words(&["call-reset", "--email", EMAIL, "1"]);
+    assert_eq!(done, format!("the password of {EMAIL} was reset\n"));
+    let json = |arguments: &[&str]| at.json_with(PASSWORD, arguments);
+    assert_eq!(json(&["call-reset", "--email", EMAIL]), json!({"status": "pending"}));
+    assert_eq!(json(&["call-reset", "--email", EMAIL, "1"]), json!({"status": "done"}));
+    let eve = json(&["register", "--email", "eve@example.org"]);
+    assert_eq!(eve, json!({"status": "pending"}));
+
+    let server = Server::builder().app_id(APP_ID).confirmation(Confirmation::Email);
+    let server = server.start().unwrap();
+    let at = Place::new(server.base_url(), dir.0.clone());
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    for command in ["resend-confirmation", "reset-password"] {
+        let run = at.run(&[command, "--email", EMAIL]);
+        assert!(run.stdout.starts_with("the backend accepted the request for"), "{run:?}");
+    }
 }

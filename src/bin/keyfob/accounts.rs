@@ -1,6 +1,6 @@
 //! Accounts with e-mail address and password, and API keys.
 
-use keyfob::{ApiKey, Session, User};
+use keyfob::{ApiKey, RequestOutcome, Session, User};
 use serde_json::{Value, json};
 
 use crate::command::{ApiKeys, Command, MailToken};
@@ -11,40 +11,69 @@ use crate::output::{Output, printable};
 /// Runs a command that needs no user.
 pub(crate) fn run(session: &Session, command: Command, out: &Output) -> Result<(), Failure> {
     let accounts = session.email_password();
-    let words = match command {
+    let (json, words) = match command {
         Command::CallReset { email, arguments } => {
             let password = input::password(true)?;
-            accounts.call_reset_function(&email, &password, arguments)?;
-            format!("the password of {} was reset", printable(&email))
+            let outcome = accounts.call_reset_function(&email, &password, arguments)?;
+            reset_outcome(outcome, &printable(&email))
         }
         Command::CompleteReset(MailToken { token, token_id }) => {
             accounts.complete_reset(&input::password(true)?, &token, &token_id)?;
-            "the password was reset".to_owned()
+            (json!({}), "the password was reset".to_owned())
         }
         Command::Confirm(MailToken { token, token_id }) => {
             accounts.confirm(&token, &token_id)?;
-            "the address is confirmed".to_owned()
+            (json!({}), "the address is confirmed".to_owned())
         }
         Command::Register { email } => {
-            accounts.register(&email, &input::password(true)?)?;
-            format!("registered {}", printable(&email))
+            let outcome = accounts.register_with_outcome(&email, &input::password(true)?)?;
+            let registered = format!("registered {}", printable(&email));
+            match outcome {
+                RequestOutcome::Pending => {
+                    let more =
+                        "the address is pending and has to be confirmed before it can log in";
+                    (json!({"status": "pending"}), format!("{registered}; {more}"))
+                }
+                _ => (json!({}), registered),
+            }
         }
         Command::ResendConfirmation { email } => {
             accounts.resend_confirmation(&email)?;
-            format!("a confirmation mail is on its way to {}", printable(&email))
+            let what = "the request for another confirmation mail";
+            (json!({}), format!("the backend accepted {what} to {}", printable(&email)))
         }
         Command::ResetPassword { email } => {
             accounts.send_reset(&email)?;
-            format!("a mail to reset the password is on its way to {}", printable(&email))
+            let what = "the request for a mail to reset the password";
+            (json!({}), format!("the backend accepted {what} to {}", printable(&email)))
         }
         Command::RetryConfirmation { email } => {
             accounts.retry_custom_confirmation(&email)?;
-            format!("the confirmation of {} was tried again", printable(&email))
+            let what = "the backend ran the confirmation function again for";
+            (json!({}), format!("{what} {}, which may still be pending", printable(&email)))
         }
         // The others have been taken by whoever calls this.
         _ => return Ok(()),
     };
-    out.result(&json!({}), words)
+    out.result(&json, words)
+}
+
+/// Describes what the backend said about a new password.
+fn reset_outcome(outcome: RequestOutcome, email: &str) -> (Value, String) {
+    let accepted = format!("the backend accepted the request to reset the password of {email}");
+    match outcome {
+        RequestOutcome::Done => {
+            (json!({"status": "done"}), format!("the password of {email} was reset"))
+        }
+        RequestOutcome::Pending => {
+            let more = "it is pending, and the old password still counts; to end it, use                         `keyfob complete-reset` with the pair that the app sends";
+            (json!({"status": "pending"}), format!("{accepted}; {more}"))
+        }
+        _ => {
+            let more = "it does not say whether the password was changed";
+            (json!({"status": "unknown"}), format!("{accepted}; {more}"))
+        }
+    }
 }
 
 /// Does something with a user's API keys.

@@ -118,7 +118,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "register --email E",
         about: "Register an e-mail address; the password is read from standard input",
-        details: "JSON: {}",
+        details: "JSON: {}, or {\"status\":\"pending\"} if the address has to be confirmed first",
         options: SESSION,
         parse: |words| Ok(Command::Register { email: parsing::email(words)? }),
     },
@@ -160,7 +160,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         usage: "call-reset --email E [ARG…]",
         about: "Have the app's own function set a new password, read from standard input",
-        details: "Each ARG is (extended) JSON, or else a string.\n\nJSON: {}",
+        details: "Each ARG is (extended) JSON, or else a string.\n\nJSON: {\"status\"}: done, pending (the old password still counts) or unknown (the backend does\nnot say)",
         options: SESSION,
         parse: parsing::call_reset,
     },

@@ -99,17 +99,19 @@ impl Service {
             return Err(taken());
         }
         let confirm = || match &self.email.confirmation {
-            Confirmation::Automatic => Ok(()),
-            Confirmation::Email => self.mail(&id, &email, Purpose::Confirm),
+            Confirmation::Automatic => Ok(Verdict::Success),
+            Confirmation::Email => {
+                self.mail(&id, &email, Purpose::Confirm).map(|()| Verdict::Pending)
+            }
             Confirmation::Function(_) => self.run_confirmation(&id, &email),
         };
         // The app's code runs in there. What panics has not confirmed either, and leaves the name.
         let confirmed = catch_unwind(AssertUnwindSafe(confirm));
-        if !matches!(confirmed, Ok(Ok(()))) {
+        if !matches!(confirmed, Ok(Ok(_))) {
             self.state.drop_pending_account(&id)?;
         }
-        confirmed.unwrap_or_else(|panic| resume_unwind(panic))?;
-        Ok(Reply::Json(201, json!({})))
+        let verdict = confirmed.unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(Reply::Json(201, status(verdict)))
     }
 
     /// `POST …/confirm`: confirms an address with the token that was sent to it.
@@ -161,8 +163,8 @@ impl Service {
             Confirmation::Email => "confirmation by email is enabled",
             Confirmation::Function(_) if !account.pending => return Err(already_confirmed()),
             Confirmation::Function(_) => {
-                self.run_confirmation(&account.id, &account.email)?;
-                return Ok(Reply::Json(200, json!({})));
+                let verdict = self.run_confirmation(&account.id, &account.email)?;
+                return Ok(Reply::Json(200, status(verdict)));
             }
         };
         let message = format!("cannot run confirmation for {}: {other_mode}", account.email);
@@ -222,7 +224,8 @@ impl Service {
             token_id,
             arguments: arguments.unwrap_or_default(),
         };
-        match function(&call) {
+        let verdict = function(&call);
+        match verdict {
             Verdict::Success => {
                 let password = self.passwords.turn().hash(&password)?;
                 if !self.state.reset_password(&account.id, password, None)? {
@@ -236,21 +239,23 @@ impl Service {
                 return Err(ApiError::bad_request(message));
             }
         }
-        Ok(Reply::Json(200, json!({})))
+        Ok(Reply::Json(200, status(verdict)))
     }
 
     /// Lets the function decide on an account that waits.
-    fn run_confirmation(&self, id: &str, email: &str) -> Result<(), ApiError> {
-        let Confirmation::Function(function) = &self.email.confirmation else { return Ok(()) };
+    fn run_confirmation(&self, id: &str, email: &str) -> Result<Verdict, ApiError> {
+        let Confirmation::Function(function) = &self.email.confirmation else {
+            return Ok(Verdict::Pending);
+        };
         let (token, token_id) = self.new_proof(id, Purpose::Confirm)?;
         match function(&ConfirmationCall { username: email.to_owned(), token, token_id }) {
             Verdict::Success => {
                 if !self.state.confirm_account(id, None)? {
                     return Err(not_found());
                 }
-                Ok(())
+                Ok(Verdict::Success)
             }
-            Verdict::Pending => Ok(()),
+            Verdict::Pending => Ok(Verdict::Pending),
             Verdict::Fail => {
                 Err(ApiError::bad_request(format!("failed to confirm user \"{email}\"")))
             }
@@ -319,6 +324,11 @@ fn check_email(email: &str) -> Result<(), ApiError> {
 
 fn email_invalid() -> ApiError {
     ApiError::invalid_parameter("email invalid")
+}
+
+/// Says what became of a request. App Services does not, and its clients ignore it.
+fn status(verdict: Verdict) -> Value {
+    json!({"status": if verdict == Verdict::Success { "success" } else { "pending" }})
 }
 
 fn check_length(password: &Secret) -> Result<(), ApiError> {
