@@ -190,13 +190,13 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
     drop(store.lock_refresh(&id("ada"), soon()).unwrap());
     let flights = files(&dir.data());
     let file = flights.iter().find(|path| path.to_str().unwrap().contains("refresh.")).unwrap();
-    std::fs::remove_file(file).unwrap();
 
     let (data, log) = (dir.data(), dir.path().join("calls"));
     let words = ["hold the flight", data.to_str().unwrap()];
     let mut other = spawn_child_under(strace::stop_after_opening(file, &log), &words);
     let process = other.hear().unwrap();
-    while !file.exists() {
+    let opened = || std::fs::read_to_string(&log).unwrap().matches("openat(").count();
+    while opened() == 0 {
         thread::yield_now();
     }
     std::fs::remove_file(file).unwrap();
@@ -216,8 +216,7 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
             other
         });
         // Either it has found out and tries again, or it believes that it has the lock.
-        let attempts = || std::fs::read_to_string(&log).unwrap().matches("openat(").count();
-        while attempts() < 2 && !hears.is_finished() {
+        while opened() < 2 && !hears.is_finished() {
             thread::yield_now();
         }
         std::fs::write(data.join("free"), "").unwrap();
