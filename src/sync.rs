@@ -184,13 +184,71 @@ fn partition_name(value: &Value) -> Option<String> {
     }
 }
 
-/// Turns a text into the name of a file, whatever is in it.
+/// What the file system does with names.
+#[derive(Clone, Copy)]
+struct Naming {
+    /// Names that differ only in case are one name.
+    ignores_case: bool,
+    /// Some names are devices, and a dot at the end of a name is dropped.
+    has_devices: bool,
+}
+
+impl Naming {
+    const HERE: Self =
+        Self { ignores_case: cfg!(any(windows, target_os = "macos")), has_devices: cfg!(windows) };
+}
+
+/// Turns a text into the name of a file, whatever is in it. Two texts never have one name.
 fn file_name(text: &str) -> String {
-    let name = wire::segment(text).replace('~', "%7E");
+    file_name_on(text, Naming::HERE)
+}
+
+fn file_name_on(text: &str, naming: Naming) -> String {
+    let mut name = wire::segment(text).replace('~', "%7E");
+    if naming.ignores_case {
+        name = without_capitals(&name);
+    }
+    if naming.has_devices {
+        if is_device(&name) {
+            name = format!("%{:02X}{}", name.as_bytes()[0], &name[1..]);
+        }
+        if let Some(start) = name.strip_suffix('.') {
+            name = format!("{start}%2E");
+        }
+    }
     if name.len() <= LONGEST_NAME {
         name
     } else {
         format!("h_{:016x}", crate::hash::fnv1a(&[text.as_bytes()]))
+    }
+}
+
+/// Escapes capital letters, but for those of the escapes.
+fn without_capitals(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut escape = 0;
+    for letter in name.chars() {
+        if escape == 0 && letter.is_ascii_uppercase() {
+            out.push_str(&format!("%{:02X}", u32::from(letter)));
+        } else {
+            escape = if letter == '%' { 2_u8 } else { escape.saturating_sub(1) };
+            out.push(letter);
+        }
+    }
+    out
+}
+
+/// Returns `true` if Windows takes an escaped name for a device, with or without an extension.
+///
+/// Source: "Naming Files, Paths, and Namespaces" of the Windows API.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().to_ascii_uppercase();
+    match stem.as_str() {
+        "AUX" | "CON" | "NUL" | "PRN" => true,
+        _ => {
+            let number = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
+            number.is_some_and(|number| matches!(number.as_bytes(), [b'0'..=b'9']))
+        }
     }
 }
 
@@ -236,5 +294,41 @@ mod tests {
         assert_eq!(file_name(".."), "%2E%2E");
         assert!(file_name(&"/".repeat(1000)).len() < 200);
         assert_ne!(file_name(&"/".repeat(1000)), file_name(&"/".repeat(1001)));
+    }
+
+    #[test]
+    fn device_names_are_escaped_on_windows() {
+        let windows = Naming { ignores_case: true, has_devices: true };
+        for (text, name) in [
+            ("con", "%63on"),
+            ("NUL", "%4E%55%4C"),
+            ("aux.c", "%61ux.c"),
+            ("com1", "%63om1"),
+            ("lpt9.x.y", "%6Cpt9.x.y"),
+            ("conin$", "conin%24"),
+            ("COM\u{b9}", "%43%4F%4D%C2%B9"),
+            ("com10", "com10"),
+            ("console", "console"),
+            ("a.", "a%2E"),
+            ("a..", "a.%2E"),
+            ("a ", "a%20"),
+            ("con.", "%63on%2E"),
+            ("..", "%2E%2E"),
+            ("c:x", "c%3Ax"),
+        ] {
+            assert_eq!(file_name_on(text, windows), name, "{text}");
+        }
+        let unix = Naming { ignores_case: false, has_devices: false };
+        assert_eq!(file_name_on("Con.", unix), "Con.");
+    }
+
+    #[test]
+    fn names_differ_without_their_case() {
+        let naming = Naming { ignores_case: true, has_devices: false };
+        let texts =
+            ["ada", "Ada", "ADA", "a%41", "%41da", "a/a", "a/A", "a%2Fa", "\u{e4}", "\u{c4}"];
+        let names: HashSet<_> =
+            texts.iter().map(|text| file_name_on(text, naming).to_lowercase()).collect();
+        assert_eq!(names.len(), texts.len(), "{names:?}");
     }
 }

@@ -393,7 +393,7 @@ fn tokens_that_are_none_are_never_stored_and_absurd_claims_start_no_loop() {
 }
 
 /// Ids that mean something to a path, to a terminal or to whoever compares them.
-const IDS: [&str; 16] = [
+const IDS: [&str; 26] = [
     "..",
     ".",
     "../../etc/passwd",
@@ -410,6 +410,16 @@ const IDS: [&str; 16] = [
     " ",
     "ä𝄞",
     "con",
+    "NUL",
+    "aux.txt",
+    "com1",
+    "Lpt9",
+    "a.",
+    "a ",
+    "a",
+    "A",
+    "ada~1",
+    "c:x",
 ];
 
 #[test]
@@ -433,6 +443,13 @@ fn user_ids_of_any_form_are_stored_as_they_are_and_lead_nowhere_else() {
         let path = sync.path().strip_prefix(&data).unwrap().to_owned();
         let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         assert!(plain && !path.to_string_lossy().contains(char::is_control), "{path:?}");
+        std::fs::write(sync.path(), id).unwrap();
+    }
+    // Each has a file of its own, also where names are compared without their case.
+    for id in ids.clone() {
+        let user = session.user(&keyfob::UserId::new(id)).unwrap().unwrap();
+        let path = user.sync_flexible().unwrap().path().to_owned();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), id);
     }
     drop(session);
     let session = open();
