@@ -41,12 +41,18 @@ enum Exception {
 impl Proxies {
     /// Reads `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in small letters first.
     /// `HTTP_PROXY` does not count where a web server started this process (CGI): whoever sends a
-    /// request there can set it.
-    pub(super) fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
+    /// request there can set it. With `ignores_case`, as on Windows, `http_proxy` is the same
+    /// variable.
+    pub(super) fn from_environment(
+        variable: impl Fn(&str) -> Option<String>,
+        ignores_case: bool,
+    ) -> Self {
         let is_cgi = variable("REQUEST_METHOD").is_some();
+        let is_forged =
+            |name: &str| is_cgi && (name == "HTTP_PROXY" || ignores_case && name == "http_proxy");
         let read = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let first = |names: &[&'static str]| -> Choice {
-            let names = names.iter().filter(|name| !(is_cgi && **name == "HTTP_PROXY"));
+            let names = names.iter().filter(|name| !is_forged(name));
             let found = names.filter_map(|name| Some((name, read(name)?))).next();
             let Some((name, url)) = found else { return Ok(None) };
             Proxy::parse(&url).map(Some).map_err(|reason| format!("`{name}` {reason}"))
@@ -197,10 +203,17 @@ mod tests {
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> Proxies {
-        Proxies::from_environment(|name| {
-            let found = variables.iter().find(|(other, _)| *other == name);
-            found.map(|(_, value)| (*value).to_owned())
-        })
+        let find = |name: &str| variables.iter().find(|(other, _)| *other == name);
+        let variable = |name: &str| find(name).map(|(_, value)| (*value).to_owned());
+        Proxies::from_environment(variable, false)
+    }
+
+    /// An environment as on Windows.
+    fn caseless(variables: &[(&str, &str)]) -> Proxies {
+        let find =
+            |name: &str| variables.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let variable = |name: &str| find(name).map(|(_, value)| (*value).to_owned());
+        Proxies::from_environment(variable, true)
     }
 
     fn chosen(proxies: &Proxies, is_https: bool, host: &str) -> Option<String> {
@@ -223,6 +236,18 @@ mod tests {
         let cgi = environment(&[("HTTP_PROXY", "http://evil:1"), ("REQUEST_METHOD", "GET")]);
         assert_eq!(chosen(&cgi, false, "example.org"), None);
         assert_eq!(chosen(&environment(&[]), true, "example.org"), None);
+    }
+
+    #[test]
+    fn cgi_ignores_http_proxy_in_any_case() {
+        for name in ["HTTP_PROXY", "http_proxy", "Http_Proxy"] {
+            let cgi = caseless(&[(name, "http://evil:1"), ("REQUEST_METHOD", "GET")]);
+            assert_eq!(chosen(&cgi, false, "example.org"), None, "{name}");
+            let other = caseless(&[(name, "http://p:1")]);
+            assert_eq!(chosen(&other, false, "example.org").unwrap(), "http://p:1", "{name}");
+        }
+        let all = caseless(&[("All_Proxy", "http://p:1"), ("REQUEST_METHOD", "GET")]);
+        assert_eq!(chosen(&all, false, "example.org").unwrap(), "http://p:1");
     }
 
     #[test]

@@ -296,10 +296,11 @@ impl fmt::Debug for UreqTransportBuilder {
 }
 
 fn environment() -> Proxies {
-    Proxies::from_environment(|name| {
+    let variable = |name: &str| {
         // What is no Unicode is no URL either, and must not count as nothing.
         std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-    })
+    };
+    Proxies::from_environment(variable, cfg!(windows))
 }
 
 /// `unsent` says that it was so before anything of the request was sent.
