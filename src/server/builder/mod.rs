@@ -136,7 +136,11 @@ impl ServerBuilder {
 
     /// Sets the address to listen on. Defaults to `127.0.0.1:0`: this machine only, any free port.
     pub fn addr(mut self, addr: SocketAddr) -> Self {
-        self.addr = addr;
+        self.addr = match addr.ip().to_canonical() {
+            // Windows refuses to listen on an IPv4 address that is written as an IPv6 address.
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+            IpAddr::V6(_) => addr,
+        };
         self
     }
 
