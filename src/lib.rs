@@ -77,6 +77,8 @@ mod id;
 pub mod manual;
 #[cfg_attr(not(unix), path = "no_owner.rs")]
 mod owner;
+#[cfg(any(windows, test))]
+mod polled_stream;
 mod private;
 mod retry;
 mod secret;

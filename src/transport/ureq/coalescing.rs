@@ -12,19 +12,23 @@ use std::{fmt, mem};
 
 use ureq::Error;
 use ureq::unversioned::transport::time::{Duration as TimeLeft, Instant};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 /// How many bytes wait for more to go along with them.
 const MOST_WAITING: usize = 16 * 1024;
 
-/// Opens connections as [`TcpConnector`] does.
+/// Opens sockets.
+#[cfg(windows)]
+type Sockets = super::polled::PolledConnector;
+#[cfg(not(windows))]
+type Sockets = ureq::unversioned::transport::TcpConnector;
+
+/// Opens connections on [`Sockets`].
 #[derive(Debug, Default)]
-pub(super) struct ThriftyConnector(TcpConnector);
+pub(super) struct ThriftyConnector(Sockets);
 
 impl<In: Transport> Connector<In> for ThriftyConnector {
-    type Out = CoalescingTransport<<TcpConnector as Connector<In>>::Out>;
+    type Out = CoalescingTransport<<Sockets as Connector<In>>::Out>;
 
     fn connect(
         &self,

@@ -2,6 +2,8 @@
 
 mod coalescing;
 mod connect_error;
+#[cfg(windows)]
+mod polled;
 mod resolver;
 #[cfg(feature = "tls")]
 mod tls;
