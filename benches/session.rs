@@ -42,16 +42,18 @@ fn app_dir() -> PathBuf {
 }
 
 mod fresh_token {
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, RwLock};
 
     use super::*;
 
     /// One positioned read of 32 bytes of an open file.
+    #[cfg(unix)]
     #[divan::bench]
     fn disk_floor(bencher: divan::Bencher<'_, '_>) {
+        use std::fs::File;
+        use std::os::unix::fs::FileExt;
+
         LazyLock::force(&LIVE);
         let file = File::open(app_dir().join("generation")).unwrap();
         bencher.bench_local(|| {

@@ -71,6 +71,7 @@ pub mod ejson;
 mod email_password;
 mod error;
 mod event;
+mod fs;
 mod functions;
 mod hash;
 mod id;

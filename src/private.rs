@@ -4,9 +4,12 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+#[cfg(unix)]
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(unix)]
 use crate::diagnostics::note;
+use crate::fs::while_in_use;
 use crate::owner::Owner;
 
 /// Returns options that create a file which only its owner can read.
@@ -56,7 +59,7 @@ pub(crate) fn open_or_create(options: &OpenOptions, path: &Path) -> io::Result<F
 /// not the user of this process.
 pub(crate) fn replace(path: &Path) -> io::Result<(File, Option<Owner>)> {
     remove_file(path)?;
-    create_new(path)
+    while_in_use(|| create_new(path))
 }
 
 /// Writes a private file for the owner of its directory, or none at all.
@@ -104,6 +107,7 @@ fn create_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_dir(parent, Sharing::Allowed)?;
     }
+    #[cfg_attr(not(unix), expect(unused_mut))]
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

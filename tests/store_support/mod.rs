@@ -7,7 +7,7 @@ pub mod disk;
 pub mod strace;
 
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -44,7 +44,8 @@ impl Dir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("store-{}-{count}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // As the store names it: on Windows with a drive and no slash.
+        let path = absolute(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self { path, sealed }
@@ -372,6 +373,14 @@ pub fn sled_at(path: impl AsRef<Path>) -> sled::Db {
     }
 }
 
+/// Takes a directory away in which files may be open. Windows removes it all the same, and Wine
+/// only renames it.
+pub fn take_away(dir: &Path) {
+    if std::fs::remove_dir_all(dir).is_err() {
+        std::fs::rename(dir, dir.parent().unwrap().with_extension("gone")).unwrap();
+    }
+}
+
 /// Copies a directory and all below it.
 pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -390,7 +399,9 @@ pub fn copy(from: &Path, to: &Path) {
 pub fn generation(dir: &Path) -> (u64, u64) {
     let bytes = std::fs::read(dir.join("generation")).unwrap();
     let word = |at: usize| u64::from_le_bytes(bytes[at * 8..][..8].try_into().unwrap());
-    assert_eq!((bytes.len(), word(0), word(1)), (32, !word(2), !word(3)));
+    // On Windows the identity of the file comes after it.
+    let length = if cfg!(windows) { 48 } else { 32 };
+    assert_eq!((bytes.len(), word(0), word(1)), (length, !word(2), !word(3)));
     (word(0), word(1))
 }
 

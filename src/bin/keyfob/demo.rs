@@ -294,6 +294,7 @@ impl Scratch {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("keyfob-demo-{}-{}", process::id(), since.as_nanos());
         let dir = env::temp_dir().join(name);
+        #[cfg_attr(not(unix), expect(unused_mut))]
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

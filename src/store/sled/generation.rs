@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::layout::{FileId, failed};
+use super::file_id::FileId;
+use super::layout::failed;
 use crate::clock::milliseconds;
 use crate::error::StoreError;
 use crate::owner::Owner;
@@ -116,14 +117,17 @@ impl GenerationFile {
     /// Makes the file, with this in it.
     pub(super) fn create(path: &Path, first: Generation) -> Result<Self, StoreError> {
         let file = open_or_create(private().read(true).write(true), path)
-            .and_then(|file| Self::new(file, path))
+            .and_then(|file| {
+                FileId::assign(&file)?;
+                Self::new(file, path)
+            })
             .map_err(|error| failed("make the generation", path, error))?;
         file.write(first, true)?;
         Ok(file)
     }
 
     fn new(file: File, path: &Path) -> io::Result<Self> {
-        let identity = FileId::of(&file.metadata()?);
+        let identity = FileId::of(&file)?;
         let (process, checked) = (std::process::id(), AtomicI64::new(uptime()));
         Ok(Self { file, path: path.to_owned(), identity, process, checked })
     }
@@ -159,7 +163,7 @@ impl GenerationFile {
 
     /// Tells whether this is the file under its name, and not one that was deleted or replaced.
     pub(super) fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|now| FileId::of(&now) == self.identity)
+        FileId::at(&self.path).is_ok_and(|now| now == self.identity)
     }
 
     /// Like [`Self::is_in_place`], and that no child is asking; but looks only once a second.

@@ -13,6 +13,7 @@ use crate::deadline::Deadline;
 #[cfg(feature = "redis")]
 use crate::error::Error;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::fs::rename;
 use crate::private::{create_private_dir, replace, sync_dir};
 #[cfg(unix)]
 use crate::private::{has_own_modes, warn_about_modes};
@@ -150,7 +151,7 @@ fn make(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
         let (mut file, _) = replace(&unfinished)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        std::fs::rename(&unfinished, path)?;
+        rename(&unfinished, path)?;
         sync_dir(parent)
     };
     write().map_err(|error| {

@@ -1,7 +1,6 @@
 //! The files of a store: their names, their modes, and what an `io::Error` about them means.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 #[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
@@ -93,6 +92,13 @@ impl Files {
         Ok(!self.names()?.iter().any(|name| trace(name)))
     }
 
+    /// Returns a number that is higher than `number` and that no database has. On Windows a database
+    /// whose removal is pending keeps its name.
+    pub(super) fn free_number(&self, number: u64) -> Result<u64, StoreError> {
+        let highest = self.databases()?.first().copied().unwrap_or_default();
+        next(highest.max(number)).map_err(|error| error.at(&self.dir))
+    }
+
     /// Moves a damaged database out of the way, and returns where it is kept: also when that was
     /// done before. `None` means that there is nothing to keep.
     pub(super) fn quarantine(&self, number: u64) -> Result<Option<PathBuf>, StoreError> {
@@ -109,14 +115,14 @@ impl Files {
             let reason = "there are too many damaged databases, remove some";
             return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(&self.dir));
         };
-        std::fs::rename(&from, &to).map_err(|e| failed("keep the damaged database", &from, e))?;
+        crate::fs::rename(&from, &to).map_err(|e| failed("keep the damaged database", &from, e))?;
         self.sync()?;
         Ok(Some(to))
     }
 
     /// Removes a database, which may be gone already.
     pub(super) fn remove_database(&self, number: u64) -> io::Result<()> {
-        match std::fs::remove_dir_all(self.database(number)) {
+        match crate::fs::remove_dir_all(&self.database(number)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed,
         }
@@ -126,8 +132,11 @@ impl Files {
     /// Failures are left to the next one.
     pub(super) fn remove_stale(&self, number: u64) {
         for stray in self.databases().unwrap_or_default() {
-            if stray != number {
+            // A higher one must not be taken for the newest if the generation is lost.
+            if stray > number {
                 let _ = self.remove_database(stray);
+            } else if stray < number {
+                let _ = std::fs::remove_dir_all(self.database(stray));
             }
         }
         self.discard_next_snapshot();
@@ -177,22 +186,11 @@ pub(super) fn make_private(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells files apart although they have the same name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct FileId(u64, u64);
-
-impl FileId {
-    #[cfg(unix)]
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        Self(metadata.dev(), metadata.ino())
-    }
-
-    /// An open file cannot be replaced here, so there is nothing to tell apart.
-    #[cfg(not(unix))]
-    pub(super) fn of(_: &Metadata) -> Self {
-        Self(0, 0)
-    }
+/// Returns the next number. There is always one, but for a file that nobody here wrote.
+pub(super) fn next(number: u64) -> Result<u64, StoreError> {
+    number.checked_add(1).ok_or_else(|| {
+        StoreError::new(StoreErrorKind::Damaged, "a number in the store has come to its end")
+    })
 }
 
 /// Says what could not be done to which file, and of what kind the trouble is.

@@ -1,12 +1,14 @@
 //! Locks between processes, with a deadline.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layout::{FileId, failed};
+#[cfg(unix)]
+use super::file_id::FileId;
+use super::layout::failed;
 use crate::deadline::Deadline;
 use crate::error::StoreError;
 use crate::private::{open_or_create, private};
@@ -49,10 +51,9 @@ impl FileLock {
     }
 
     fn take_backing_off(path: &Path, mut backoff: Backoff) -> Result<Option<Self>, StoreError> {
+        let mut opened = None;
         loop {
-            // Opened anew each time: the file may have been deleted, and a lock on a file that
-            // has lost its name excludes nobody.
-            match Self::attempt(path) {
+            match Self::attempt(path, &mut opened) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => {}
                 Err(error) => return Err(failed("take the lock", path, error)),
@@ -63,22 +64,39 @@ impl FileLock {
         }
     }
 
-    fn attempt(path: &Path) -> io::Result<Option<Self>> {
-        let file = open_or_create(private().read(true).write(true), path)?;
+    /// Tries to lock the file once. Where a file that is open here cannot lose its name, it stays in
+    /// `opened` for the next attempt.
+    fn attempt(path: &Path, opened: &mut Option<File>) -> io::Result<Option<Self>> {
+        let file = match opened.take() {
+            Some(file) => file,
+            None => open(path)?,
+        };
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                *opened = Some(file).filter(|_| cfg!(windows));
+                return Ok(None);
+            }
             Err(TryLockError::Error(error)) => return Err(error),
             Ok(()) => {}
         }
         let lock = Self(file);
-        match std::fs::metadata(path) {
-            Ok(named) => {
-                let same = FileId::of(&lock.0.metadata()?) == FileId::of(&named);
-                Ok(same.then_some(lock))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Ok(lock.is_named(path)?.then_some(lock))
+    }
+
+    /// Tells whether the locked file still has its name: a lock on another one excludes nobody.
+    #[cfg(unix)]
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        match FileId::at(path) {
+            Ok(named) => Ok(named == FileId::of(&self.0)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// It has: no open lock file can lose it.
+    #[cfg(windows)]
+    fn is_named(&self, _: &Path) -> io::Result<bool> {
+        Ok(true)
     }
 }
 
@@ -87,6 +105,19 @@ impl Drop for FileLock {
         // Closing is not enough: a child that is being started may hold a copy for a moment.
         let _ = self.0.unlock();
     }
+}
+
+/// Opens a lock file, which is made if need be. On Windows nobody can remove or rename it while it
+/// is open.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = private();
+    #[cfg(windows)]
+    {
+        /// `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
+        const SHARED: u32 = 1 | 2;
+        std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARED);
+    }
+    open_or_create(options.read(true).write(true), path)
 }
 
 /// Sleeps between attempts, until a deadline.

@@ -16,6 +16,7 @@
 //! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
 
 mod database;
+mod file_id;
 mod generation;
 #[cfg(feature = "encryption")]
 mod key_file;

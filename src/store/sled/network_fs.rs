@@ -4,7 +4,7 @@
 //! processes write.
 
 use std::fs::Metadata;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf, Prefix};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,19 +44,32 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     if is_on_block_device(&metadata) {
         return Ok(());
     }
+    let Ok(parent) = parent.canonicalize() else { return Ok(()) };
+    let refuse = |kind: &str| {
+        let reason = format!(
+            "the data directory lies on a network file system ({kind}), choose one on a local disk"
+        );
+        Err(StoreError::new(StoreErrorKind::NotLocal, reason).at(dir))
+    };
+    if is_on_share(&parent) {
+        return refuse("a Windows share");
+    }
     // Names in there are in any encoding.
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return Ok(()) };
     let mounts = String::from_utf8_lossy(&mounts);
-    let Ok(parent) = parent.canonicalize() else { return Ok(()) };
     match file_system(&mounts, &parent) {
-        Some(kind) if NETWORK.contains(&kind) => {
-            let reason = format!(
-                "the data directory lies on a network file system ({kind}), choose one on a local \
-                 disk"
-            );
-            Err(StoreError::new(StoreErrorKind::NotLocal, reason).at(dir))
-        }
+        Some(kind) if NETWORK.contains(&kind) => refuse(kind),
         _ => Ok(()),
+    }
+}
+
+/// Returns `true` for a path such as `\\server\share\dir`. Windows turns a drive letter of a share
+/// into one, where the path is canonical.
+fn is_on_share(canonical: &Path) -> bool {
+    use Prefix::{UNC, VerbatimUNC};
+    match canonical.components().next() {
+        Some(Component::Prefix(prefix)) => matches!(prefix.kind(), UNC(..) | VerbatimUNC(..)),
+        _ => false,
     }
 }
 
@@ -145,6 +158,17 @@ broken line
             ("/mnt/x/y", "fuse.sshfs"),
         ] {
             assert_eq!(file_system(MOUNTS, Path::new(path)), Some(kind), "{path}");
+        }
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn share_is_no_local_disk() {
+        for share in [r"\\server\share\data", r"\\?\UNC\server\share\data"] {
+            assert!(is_on_share(Path::new(share)), "{share}");
+        }
+        for disk in [r"C:\data", r"\\?\C:\data", r"\data", "data"] {
+            assert!(!is_on_share(Path::new(disk)), "{disk}");
         }
     }
 

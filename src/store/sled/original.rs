@@ -6,7 +6,8 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::private::{sync_dir, write_private};
+use crate::fs::rename;
+use crate::private::{private, sync_dir, write_private};
 use crate::secret::wipe;
 
 /// The largest database that is remembered. Of a larger one sled spoils a part.
@@ -50,8 +51,9 @@ impl Original {
         let restore_backup = || {
             let draft = self.file.with_extension("original");
             write_private(&draft, &self.bytes)?;
-            File::open(&draft)?.sync_all()?;
-            std::fs::rename(&draft, &self.file)?;
+            // Windows syncs no file that is open for reading alone.
+            private().write(true).open(&draft)?.sync_all()?;
+            rename(&draft, &self.file)?;
             self.file.parent().map_or(Ok(()), sync_dir)
         };
         // Best effort: that the database is damaged is told all the same.

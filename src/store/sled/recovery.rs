@@ -17,6 +17,7 @@ use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
+use crate::fs::remove_dir_all;
 use crate::private::sync_dir;
 use crate::store::encryption::EncryptionMode;
 use crate::store::event_log::EventLog;
@@ -278,7 +279,7 @@ fn open(hold: &WriteLock<'_>, place: Generation, deadline: Deadline) -> Result<O
     let (head, mut database) = match opened {
         // Nothing was ever committed, so this is what is left of a writer that died early.
         Err(StoreError { kind: StoreErrorKind::Access | StoreErrorKind::Damaged, .. }) if first => {
-            let _ = std::fs::remove_dir_all(&path);
+            let _ = remove_dir_all(&path);
             (None, Database::open(&path, hold.owner, deadline)?)
         }
         opened => opened?,

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use super::file_id::FileId;
 use super::generation::GenerationFile;
-use super::layout::FileId;
 use crate::store::fair_mutex::FairMutex;
 
 /// What all stores of this process on one directory share.

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use super::SledStore;
 use super::database::{CommitHeader, Database, SortKeys, UserEdit};
 use super::generation::{Generation, GenerationFile};
-use super::layout::failed;
+use super::layout::{failed, next};
 use super::lock::FileLock;
 use super::reader::View;
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::fs::{remove_dir_all, rename};
 use crate::id::UserId;
 use crate::owner::Owner;
 use crate::store::encryption::RecordCodec;
@@ -218,13 +219,13 @@ impl<'a> Writer<'a> {
         let CommitPlan { mut head, edits, mut snapshot, anew } = plan;
         let store = self.hold.store;
         let old = self.place.database;
-        let new = next(old).map_err(|error| error.at(store.files.dir()))?;
+        let new = if anew { store.files.free_number(old)? } else { old };
         let mut working = self.place.begin_write();
         let count = working.end_write().count;
         head.generation = count;
         snapshot.generation = count;
         snapshot.number = head.number;
-        snapshot.database = if anew { new } else { old };
+        snapshot.database = new;
         let codec = snapshot.codec.clone();
         store.files.write_next_snapshot(&snapshot.encode(&store.app)?)?;
         self.file.write(working, true)?;
@@ -243,7 +244,7 @@ impl<'a> Writer<'a> {
         // next one who reads it repairs.
         self.place = working.end_write();
         self.known = Some(Arc::new(snapshot));
-        let renamed = std::fs::rename(store.files.next_snapshot(), store.files.snapshot());
+        let renamed = rename(&store.files.next_snapshot(), &store.files.snapshot());
         // What may not stay on disk is in there.
         let removed = !anew || store.files.remove_database(old).is_ok();
         if renamed.is_ok() && removed {
@@ -262,10 +263,6 @@ impl<'a> Writer<'a> {
     ) -> Result<Database, StoreError> {
         let store = self.hold.store;
         let path = store.files.database(number);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)
-                .map_err(|error| failed("remove an unfinished database", &path, error))?;
-        }
         let make = || {
             let mut database = Database::open(&path, self.hold.owner, self.deadline)?;
             database.begin(&store.app, codec)?;
@@ -278,7 +275,7 @@ impl<'a> Writer<'a> {
             Ok(database)
         };
         make().inspect_err(|_| {
-            let _ = std::fs::remove_dir_all(&path);
+            let _ = remove_dir_all(&path);
         })
     }
 
@@ -385,13 +382,6 @@ fn removes_tokens(before: &StoredUser, after: Option<&StoredUser>) -> bool {
     after.is_none_or(|after| {
         before.access_token.is_some() && after.access_token.is_none()
             || before.refresh_token.is_some() && after.refresh_token.is_none()
-    })
-}
-
-/// Returns the next number. There is always one, but for a file that nobody here wrote.
-fn next(number: u64) -> Result<u64, StoreError> {
-    number.checked_add(1).ok_or_else(|| {
-        StoreError::new(StoreErrorKind::Damaged, "a number in the store has come to its end")
     })
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use crate::fs::remove_dir_all;
 use crate::private::{create_new, create_private_dir, private, sync_dir};
 
 /// Returns options to read and write a file.
@@ -15,7 +16,7 @@ pub(super) fn private_file() -> OpenOptions {
 
 /// Removes a directory, which may not be there.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
+    match remove_dir_all(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
     }

@@ -29,6 +29,7 @@ use self::files::{copy, is_full, remove};
 use self::lock::Lock;
 use super::Deployment;
 use super::tables::{Change, Record, Tables};
+use crate::fs::rename;
 use crate::owner::Owner;
 use crate::private::{create_private_dir, replace, restrict, sync_dir};
 use crate::server::random;
@@ -111,7 +112,7 @@ impl Disk {
                 let (mut file, _) = replace(&draft)?;
                 file.write_all(text.as_bytes())?;
                 file.sync_all()?;
-                fs::rename(&draft, &path)?;
+                rename(&draft, &path)?;
                 sync_dir(&self.dir)?;
             }
             Err(error) => return Err(error),
@@ -134,7 +135,7 @@ impl Disk {
         // From here on it is written to, and must never be put back.
         let (kept, draft) = (self.kept(), self.dir.join("db.tmp"));
         if kept.try_exists()? {
-            fs::rename(&kept, &draft)?;
+            rename(&kept, &draft)?;
             // Or a power cut could bring it back after changes that are on disk.
             sync_dir(&self.dir)?;
             let _ = remove(&draft);
@@ -161,7 +162,7 @@ impl Disk {
             Err(error) if is_full(&error) => remove(&draft),
             copied => {
                 copied?;
-                fs::rename(&draft, self.kept())?;
+                rename(&draft, &self.kept())?;
                 sync_dir(&self.dir)
             }
         }
@@ -197,9 +198,9 @@ impl Disk {
     fn take_kept(&self) -> io::Result<()> {
         let (db, draft) = (self.dir.join("db"), self.dir.join("db.tmp"));
         if db.try_exists()? {
-            fs::rename(&db, &draft)?;
+            rename(&db, &draft)?;
         }
-        fs::rename(self.kept(), &db)?;
+        rename(&self.kept(), &db)?;
         sync_dir(&self.dir)?;
         remove(&draft)
     }
