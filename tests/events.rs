@@ -476,7 +476,7 @@ fn whoever_listens_is_told_that_the_store_is_gone_or_another_one() {
     for is_replaced in [false, true] {
         let dir = Dir::new();
         let (session, mut events, files) = on_disk(&dir, "ada");
-        std::fs::remove_dir_all(&files).unwrap();
+        take_away(&files);
         // With as many commits as the one before.
         let other = is_replaced.then(|| on_disk(&dir, "bob"));
         assert_eq!(events.next_timeout(SOON), Some(Event::Lagged));

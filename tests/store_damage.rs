@@ -139,7 +139,7 @@ fn use_it(dir: &Dir, all: &[String], what: &str) -> Outcome {
         Err(error) => {
             assert_eq!(error.kind, StoreErrorKind::Damaged, "{what}: {error}");
             let path = error.path.clone().unwrap_or_default();
-            assert!(path.starts_with(dir.data().canonicalize().unwrap()), "{what}: {error}");
+            assert!(path.starts_with(dir.data()), "{what}: {error}");
             assert!(error.to_string().contains("OnDamage::Recover"), "{what}: {error}");
             Outcome::Refused(path)
         }
@@ -494,7 +494,7 @@ fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
     assert_eq!(store.users(now()).unwrap().len(), 2);
     let error = SledStore::open(&before.data(), APP, OnDamage::Refuse, now()).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Busy, "{error}");
-    lock.unlock().unwrap();
+    drop(lock);
     assert_eq!(names(&before.open()).len(), 2);
 }
 
@@ -732,7 +732,7 @@ fn what_is_read_while_a_writer_is_at_work_is_no_older_than_what_this_process_has
     let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(early.current(now()).unwrap_err().kind, StoreErrorKind::Busy);
-    lock.unlock().unwrap();
+    drop(lock);
     assert_eq!(early.current(soon()).unwrap(), None);
 }
 

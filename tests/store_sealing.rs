@@ -93,7 +93,7 @@ fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refu
     let (dir, clear) = (Dir::sealed(), in_the_clear());
     let store = dir.open();
     log_in(&store, "ada");
-    std::fs::remove_dir_all(dir.data()).unwrap();
+    take_away(&dir.data());
     copy(&clear.data(), &dir.data());
     let error = store.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);
@@ -288,7 +288,7 @@ fn trouble_while_a_store_is_being_sealed_is_told_as_what_it_is() {
     let brief = Deadline::after(Duration::from_millis(50));
     let error = SledStore::open_sealed(&dir.data(), APP, &key(), OnDamage::Refuse, brief);
     assert_eq!(error.unwrap_err().kind, StoreErrorKind::Busy);
-    lock.unlock().unwrap();
+    drop(lock);
     // In the way of the next snapshot; a full disk would be no other case.
     std::fs::create_dir(dir.data().join("snapshot.tmp")).unwrap();
     let error = dir.try_open_with(&key(), OnDamage::Refuse).unwrap_err();

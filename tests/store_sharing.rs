@@ -233,7 +233,7 @@ fn a_store_that_takes_the_place_of_another_is_read_although_the_other_counted_fu
     for round in 0..5 {
         log_in(&first, &format!("user {round}"));
     }
-    std::fs::remove_dir_all(dir.data()).unwrap();
+    take_away(&dir.data());
     let second = dir.open();
     log_in(&second, "ada");
     let (count, database) = generation(&dir.data());

@@ -110,7 +110,7 @@ fn a_commit_waits_for_the_lock_until_the_deadline_and_says_where() {
     assert!(text.contains("another process held the lock on the data directory"), "{text}");
     assert!(text.contains(dir.data().to_str().unwrap()), "{text}");
     assert!(keyfob::Error::from(error).is_retryable());
-    lock.unlock().unwrap();
+    drop(lock);
     assert_eq!(log_in(&store, "eve"), 2);
 }
 
@@ -308,7 +308,7 @@ fn a_deleted_directory_is_noticed_and_made_again() {
     let (one, other) = (dir.open(), dir.open());
     log_in(&one, "ada");
     assert_eq!(names(&other), ["ada"]);
-    std::fs::remove_dir_all(dir.data()).unwrap();
+    take_away(&dir.data());
     let began = Instant::now();
     while other.current(soon()).unwrap().is_some() {
         assert!(began.elapsed() < Duration::from_secs(5));

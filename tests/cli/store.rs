@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, finish, keyfob};
+#[cfg(unix)]
+use crate::command::Place;
+use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, finish, keyfob};
 
 #[test]
 fn secrets_are_read_from_standard_input_and_shown_nowhere() {

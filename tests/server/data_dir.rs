@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use keyfob::Deadline;
@@ -227,6 +227,8 @@ fn a_directory_belongs_to_one_app() {
 #[test]
 fn files_are_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
     let dir = TempDir::new("modes");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).ada();

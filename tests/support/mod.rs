@@ -14,7 +14,7 @@ pub mod world;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -183,7 +183,7 @@ impl Dir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keyfob-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = absolute(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -196,6 +196,14 @@ impl Dir {
 impl Drop for Dir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Takes a directory away in which files may be open. Windows removes it all the same, and Wine
+/// only renames it.
+pub fn take_away(dir: &Path) {
+    if std::fs::remove_dir_all(dir).is_err() {
+        std::fs::rename(dir, dir.parent().unwrap().with_extension("gone")).unwrap();
     }
 }
 
