@@ -45,9 +45,9 @@ fn store_works_in_unusual_directories() {
 #[cfg(feature = "server")]
 #[test]
 fn server_works_in_unusual_directories() {
+    use keyfob::Credentials;
     use keyfob::server::Server;
     use keyfob::store::MemoryStore;
-    use keyfob::Credentials;
 
     let dir = Dir::new();
     for data in unusual(dir.path()) {
