@@ -285,3 +285,17 @@ fn messages_say_what_backend_answered() {
         assert!(run.stdout.starts_with("the backend accepted the request for"), "{run:?}");
     }
 }
+
+/// Without a client id Google is off. With one, a token that is none is refused before its keys are
+/// fetched.
+#[test]
+fn serve_accepts_google_for_client_ids() {
+    let backend = Backend::start(&["--google-client-id", "web", "--google-client-id", "desktop"]);
+    let at = backend.place("google-store");
+    let error = at.refused_with(1, "no token", &["login", "--google-id-token"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    let backend = Backend::start(&[]);
+    let at = backend.place("no-google-store");
+    let error = at.refused_with(1, "no token", &["login", "--google-id-token"]);
+    assert_error(&error, "server", json!(404), json!("AuthProviderNotFound"));
+}

@@ -84,7 +84,8 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         usage: "serve [--data DIR] [--addr HOST:PORT] [--access-ttl S] [--refresh-ttl S] [--mail] \
-                [--jwt-secret-file FILE | --jwt-jwks URL] [--disable PROVIDER]… \
+                [--jwt-secret-file FILE | --jwt-jwks URL] [--google-client-id ID]… \
+                [--disable PROVIDER]… \
                 [--no-registration] [--public-url URL] [--trusted-proxy ADDR]… [--no-rate-limits]",
         about: "Run a backend for development and tests, until interrupted",
         details: "  --data DIR        keep users in DIR; without it they go when the backend ends\n\
@@ -94,6 +95,8 @@ const COMMANDS: &[Entry] = &[
                   \x20 --mail            addresses have to be confirmed, with the pair from a mail\n\
                   \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
                   \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\
+                  \x20 --google-client-id ID  accept ID tokens that Google made for this client;\n\
+                  \x20                   repeatable\n\
                   \x20 --disable PROVIDER  switch off anon-user, api-key, local-userpass or another\n\
                   \x20                   provider; repeatable\n\
                   \x20 --no-registration  nobody can register an e-mail address\n\

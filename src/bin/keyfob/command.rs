@@ -118,6 +118,8 @@ pub(crate) struct Serve {
     pub(crate) jwt_secret_file: Option<PathBuf>,
     /// Where the keys of those are who sign custom JWTs.
     pub(crate) jwt_jwks: Option<String>,
+    /// The client ids for which Google's ID tokens are accepted.
+    pub(crate) google_client_ids: Vec<String>,
     /// Providers that are switched off.
     pub(crate) disabled: Vec<AuthProvider>,
     pub(crate) no_registration: bool,

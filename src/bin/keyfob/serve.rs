@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keyfob::Secret;
 use keyfob::server::{
-    AuthProvider, Confirmation, CustomJwt, JwtKeys, Mail, MailKind, RateLimits, Server,
+    AuthProvider, Confirmation, CustomJwt, Google, JwtKeys, Mail, MailKind, RateLimits, Server,
     ServerBuilder,
 };
 use serde_json::json;
@@ -73,6 +73,10 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
     };
     if let Some(keys) = keys {
         builder = builder.custom_jwt(CustomJwt::new(keys));
+    }
+    if let Some((first, others)) = options.google_client_ids.split_first() {
+        let google = Google::new(first);
+        builder = builder.google(others.iter().fold(google, Google::client_id));
     }
     let server = builder.start().map_err(|error| cannot_start(options, error))?;
     let (app_id, base_url) = (server.app_id(), server.base_url());
