@@ -65,6 +65,7 @@ mod calendar;
 mod cancel;
 mod clock;
 mod credentials;
+mod data_dir;
 mod deadline;
 mod diagnostics;
 pub mod ejson;

@@ -1,7 +1,6 @@
 //! What a session needs to know, and what it takes for granted otherwise.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::inner::Inner;
 use super::single_flight::SingleFlight;
 use crate::base_url::BaseUrl;
 use crate::clock::{Clock, SystemClock};
+use crate::data_dir::default_data_dir;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::hash::fnv1a;
@@ -236,26 +236,6 @@ fn app_dir(root: &Path, app_id: &str, app: &str) -> PathBuf {
     let mut name = wire::segment(app_id);
     name.truncate(READABLE);
     root.join(format!("{name}-{:016x}", fnv1a(&[app.as_bytes()])))
-}
-
-fn default_data_dir() -> Result<PathBuf> {
-    let base = if cfg!(windows) {
-        absolute("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        absolute("HOME").map(|home| home.join("Library/Application Support"))
-    } else {
-        absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-    };
-    base.map(|base| base.join("keyfob")).ok_or_else(|| {
-        let reason = "this environment names no home directory: set one with `data_dir`";
-        Error::config("the data directory", reason)
-    })
-}
-
-fn absolute(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable)
-        .map(|path: OsString| path.into())
-        .filter(|path: &PathBuf| path.is_absolute())
 }
 
 #[cfg(test)]

@@ -16,6 +16,12 @@ use keyfob::store::{RedisStore, RedisStoreBuilder};
 /// A namespace for tests that need only one.
 pub const NAMESPACE: &str = "app@https://backend.example.org";
 
+/// The command of the manual's page that creates an account for keyfob, on one line.
+pub const ACL: &str = "ACL SETUSER keyfob on >PASSWORD resetkeys ~{*}:* resetchannels &{*}:* -@all \
+                       +auth +select +ping +role +wait +eval +evalsha +get +set +del +pexpire \
+                       +type +hget +hset +hmget +hdel +hlen +hincrby +zadd +zrem +zrangebylex \
+                       +zrevrange +rpush +lpop +llen +lrange +publish +subscribe";
+
 /// A running redis-server.
 pub struct RedisServer {
     child: Child,
@@ -146,6 +152,12 @@ pub fn key() -> EncryptionKey {
 pub fn signal_process(pid: u32, signal: &str) {
     let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
     assert!(status.success(), "kill {signal} {pid}");
+}
+
+#[cfg(unix)]
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 pub fn free_port() -> u16 {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use keyfob::{Credentials, EncryptionKey, Error, LocalState, Session, User, UserId, UserState};
+use keyfob::{Credentials, Error, LocalState, Session, User, UserId, UserState};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::input;
 use crate::json::Json;
 use crate::output::{Output, note, printable};
+use crate::store;
 use crate::words::Settings;
 
 /// Runs a command on the session that the settings describe.
@@ -48,13 +49,9 @@ fn open(settings: &Settings) -> Result<Session, Failure> {
     let base_url = settings
         .base_url()?
         .ok_or_else(|| missing("base URL", "--base-url URL", "KEYFOB_BASE_URL"))?;
-    let mut builder = Session::builder(app_id, base_url)
-        .app_info("keyfob", env!("CARGO_PKG_VERSION"))
-        // What a program without a key keeps in the same directory stays open to it.
-        .encryption(EncryptionKey::key_file().for_new_stores());
-    if let Some(dir) = settings.store() {
-        builder = builder.data_dir(dir);
-    }
+    let builder =
+        Session::builder(&*app_id, &*base_url).app_info("keyfob", env!("CARGO_PKG_VERSION"));
+    let mut builder = store::choose(builder, settings.store().as_deref(), &app_id, &base_url)?;
     if let Some(timeout) = settings.timeout {
         builder = builder.deadline(timeout);
     }

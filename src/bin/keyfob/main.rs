@@ -20,6 +20,7 @@ mod output;
 mod parsing;
 mod serve;
 mod signals;
+mod store;
 #[cfg(unix)]
 mod terminal;
 #[path = "../../unprintable.rs"]

@@ -65,16 +65,24 @@ const LONGEST: u64 = 10 * 365 * 24 * 3600;
 /// The common options of a command that opens a session.
 pub(crate) const SESSION: &[&str] = &["--app-id", "--base-url", "--store", "--timeout", "--json"];
 
+/// What `--store` takes.
+const STORE: &str = if cfg!(feature = "redis") { "DIR|URL" } else { "DIR" };
+
+const STORE_HELP: &str = if cfg!(feature = "redis") {
+    "where users and tokens are kept (or KEYFOB_STORE): a directory,\n\
+     or redis://USER@HOST:PORT or rediss://, with the password in\n\
+     KEYFOB_REDIS_PASSWORD; by default the platform's directory for\n\
+     application data"
+} else {
+    "where users and tokens are kept (or KEYFOB_STORE);\n\
+     by default the platform's directory for application data"
+};
+
 /// Name, value and meaning.
 const OPTIONS: [(&str, &str, &str); 5] = [
     ("--app-id", "ID", "the app's client app id (or KEYFOB_APP_ID)"),
     ("--base-url", "URL", "where the backend is (or KEYFOB_BASE_URL)"),
-    (
-        "--store",
-        "DIR",
-        "where users and tokens are kept (or KEYFOB_STORE);\n\
-         by default the platform's directory for application data",
-    ),
+    ("--store", STORE, STORE_HELP),
     ("--timeout", "SECONDS", "how long the command may take (default 60)"),
     ("--json", "", "the result, and errors, as JSON"),
 ];

@@ -85,7 +85,8 @@ impl RedisStoreBuilder {
     /// share. User ids are not encrypted.
     ///
     /// A [key file](EncryptionKey::from_file) that does not exist is created if nothing was stored
-    /// in the namespace yet; copy it to the other machines. A key in a keyring has to exist.
+    /// in the namespace yet; copy it to the other machines. [`EncryptionKey::key_file`] is `key` in
+    /// the default data directory. A key in a keyring has to exist.
     pub fn encryption(mut self, key: EncryptionKey) -> Self {
         self.protection = Some(Protection::Key(key));
         self

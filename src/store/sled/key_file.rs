@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+#[cfg(feature = "redis")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 #[cfg(feature = "keyring")]
 use super::keyring;
 use super::layout::failed;
 use super::lock::FileLock;
+#[cfg(feature = "redis")]
+use crate::data_dir::default_data_dir;
 use crate::deadline::Deadline;
 #[cfg(feature = "redis")]
 use crate::error::Error;
@@ -45,15 +49,12 @@ impl EncryptionKey {
             Source::File(_) if may_create()? => Ok(MissingKey::Create),
             _ => Ok(MissingKey::IsLost),
         };
-        let found = match &self.source {
-            Source::File(None) => None,
-            _ => self.find(Path::new(""), if_missing, deadline)?,
+        let dir = match &self.source {
+            Source::File(None) => default_data_dir()?,
+            _ => PathBuf::new(),
         };
-        found.ok_or_else(|| {
-            let reason = "the store has no data directory: name the key file with \
-                          `EncryptionKey::from_file`";
-            Error::config("the encryption key", reason)
-        })
+        let found = self.find(&dir, if_missing, deadline)?;
+        found.ok_or_else(|| StoreError::new(StoreErrorKind::Key, "there is no key").into())
     }
 
     /// Returns the key for the store in a directory; `None` if it does not exist and need not.
