@@ -52,6 +52,7 @@ impl<'a> ApiKeys<'a> {
     /// # Errors
     /// The common ones.
     pub fn get(&self, id: &ApiKeyId) -> Result<Option<ApiKey>> {
+        check(id)?;
         match self.send(&Route::get_api_key(id)) {
             Ok(answer) => wire::api_key(answer.body()).map(Some),
             Err(error) if is_unknown(&error) => Ok(None),
@@ -64,6 +65,7 @@ impl<'a> ApiKeys<'a> {
     /// # Errors
     /// With code `ApiKeyNotFound` if the user has no such key.
     pub fn enable(&self, id: &ApiKeyId) -> Result<()> {
+        check(id)?;
         self.send(&Route::enable_api_key(id, true)).map(|_| ())
     }
 
@@ -72,6 +74,7 @@ impl<'a> ApiKeys<'a> {
     /// # Errors
     /// With code `ApiKeyNotFound` if the user has no such key.
     pub fn disable(&self, id: &ApiKeyId) -> Result<()> {
+        check(id)?;
         self.send(&Route::enable_api_key(id, false)).map(|_| ())
     }
 
@@ -80,6 +83,7 @@ impl<'a> ApiKeys<'a> {
     /// # Errors
     /// The common ones; status 403 for the key that the user is logged in with.
     pub fn delete(&self, id: &ApiKeyId) -> Result<()> {
+        check(id)?;
         match self.send(&Route::delete_api_key(id)) {
             Err(error) if !is_unknown(&error) => Err(error),
             _ => Ok(()),
@@ -90,6 +94,14 @@ impl<'a> ApiKeys<'a> {
         let session = self.user.session();
         let user = self.user.id();
         session.within(|deadline| session.inner.send_with_refresh_token(user, route, deadline))
+    }
+}
+
+/// Rejects an id that names the list of keys and no key.
+fn check(id: &ApiKeyId) -> Result<()> {
+    match id.as_str() {
+        "" => Err(Error::config("the id of the API key", "it is empty")),
+        _ => Ok(()),
     }
 }
 

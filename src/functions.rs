@@ -1,5 +1,6 @@
 //! The app's functions, called by name and run on the backend as a user.
 
+use std::borrow::Cow;
 use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
@@ -86,16 +87,16 @@ impl<'a> Functions<'a> {
         let session = self.user.session();
         session.within(|deadline| {
             let answer = self.send_until(name, &arguments, deadline)?;
-            let what = || format!("the result of function `{name}`");
-            untrusted_json::check(answer.body()).map_err(|reason| Error::decode(what(), reason))?;
-            let text = ejson::without_undefined(answer.body());
+            let text = repaired(name, answer.body())?;
+            let text = ejson::without_undefined(&text);
             let result = read(&text, deadline, ejson::from_slice, ejson::from_reader);
             result.map_err(|error| unreadable(session, name, &error, &text))
         })
     }
 
-    /// Calls a function and returns the text of its result, as the backend sent it. Blocks as
-    /// [`Functions::call`] does.
+    /// Calls a function and returns the text of its result as the backend sent it, but without a
+    /// byte order mark, and with U+FFFD for unpaired surrogates, which most JSON parsers reject.
+    /// Blocks as [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
@@ -103,9 +104,8 @@ impl<'a> Functions<'a> {
         let arguments = ejson::list(&arguments)?;
         let session = self.user.session();
         let answer = session.within(|deadline| self.send_until(name, &arguments, deadline))?;
-        String::from_utf8(answer.into_body()).map_err(|_| {
-            Error::decode(format!("the result of function `{name}`"), "it is not UTF-8")
-        })
+        let text = repaired(name, answer.body())?.into_owned();
+        String::from_utf8(text).map_err(|_| Error::decode(result_of(name), "it is not UTF-8"))
     }
 
     /// Calls a function with BSON values, and returns its result as one: every type of BSON comes
@@ -121,16 +121,17 @@ impl<'a> Functions<'a> {
         let session = self.user.session();
         session.within(|deadline| {
             let answer = self.send_until(name, &arguments, deadline)?;
-            let text = match answer.body().trim_ascii() {
+            let text = repaired(name, answer.body())?;
+            let text = match text.trim_ascii() {
                 b"" => b"null",
                 text => text,
             };
             let whole = |text: &[u8]| serde_json::from_slice::<ejson::Tree>(text);
             let result = read(text, deadline, whole, serde_json::from_reader);
             let result = result.map_err(|error| unreadable(session, name, &error, text))?;
-            result.into_bson().ok_or_else(|| {
-                Error::decode(format!("the result of function `{name}`"), "it is no extended JSON")
-            })
+            result
+                .into_bson()
+                .ok_or_else(|| Error::decode(result_of(name), "it is no extended JSON"))
         })
     }
 
@@ -140,6 +141,15 @@ impl<'a> Functions<'a> {
         let route = Route::call(session.app_id(), name, service, arguments);
         session.inner.send_as(self.user.id(), &route, deadline)
     }
+}
+
+fn result_of(name: &str) -> String {
+    format!("the result of function `{name}`")
+}
+
+/// Returns a result without what no parser accepts.
+fn repaired<'a>(name: &str, body: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    untrusted_json::repair(body).map_err(|reason| Error::decode(result_of(name), reason))
 }
 
 /// A large result, given out for as long as there is time.
@@ -181,8 +191,7 @@ const PIECE: usize = 64 * 1024;
 /// was no time left to read it.
 fn unreadable(session: &Session, name: &str, error: &serde_json::Error, text: &[u8]) -> Error {
     if !error.is_io() {
-        let reason = ejson::explain(error, text);
-        return Error::decode(format!("the result of function `{name}`"), reason);
+        return Error::decode(result_of(name), ejson::explain(error, text));
     }
     let mut error = TransportError::new(TransportErrorKind::Timeout, session.base_url())
         .because("reading a large result");

@@ -76,6 +76,7 @@ mod fs;
 mod functions;
 mod hash;
 mod id;
+mod lenient;
 pub mod manual;
 #[cfg_attr(not(unix), path = "no_owner.rs")]
 mod owner;

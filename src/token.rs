@@ -19,6 +19,7 @@ use crate::clock::milliseconds;
 use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::secret::Secret;
+use crate::{lenient, untrusted_json};
 
 /// The latest time a token may name: the end of the year 9999, in seconds since the epoch.
 const LATEST: i64 = 253_402_300_799;
@@ -63,20 +64,20 @@ pub(crate) enum Freshness {
 
 impl Claims {
     /// Reads the claims of a token: three parts, the second one base64 (either alphabet, padded or
-    /// not) of a JSON object with whole numbers `iat` and `exp`.
+    /// not) of a JSON object with numbers `iat` and `exp`. A time before 1970 counts as 1970, one
+    /// after 9999 as 9999.
     fn parse(text: &str) -> Result<Self, &'static str> {
         #[derive(Deserialize)]
         struct Payload {
+            #[serde(deserialize_with = "lenient::seconds")]
             exp: i64,
+            #[serde(deserialize_with = "lenient::seconds")]
             iat: i64,
         }
-        let payload: Payload = serde_json::from_slice(&payload(text)?)
-            .map_err(|_| "expected whole numbers `exp` and `iat` in its payload")?;
-        let range = 0..=LATEST;
-        if !range.contains(&payload.exp) || !range.contains(&payload.iat) {
-            return Err("its `exp` or `iat` is not a time between 1970 and 9999");
-        }
-        Ok(Self { issued_at: payload.iat, expires_at: payload.exp })
+        let payload: Payload = untrusted_json::from_slice(&payload(text)?)
+            .map_err(|_| "expected numbers `exp` and `iat` in its payload")?;
+        let in_range = |seconds: i64| seconds.clamp(0, LATEST);
+        Ok(Self { issued_at: in_range(payload.iat), expires_at: in_range(payload.exp) })
     }
 
     /// Returns how long before its expiry the token should be replaced, in milliseconds: a fifth of
@@ -124,7 +125,7 @@ impl Token {
             sub: String,
         }
         let payload = payload(self.text.expose()).unwrap_or_default();
-        let payload = serde_json::from_slice(&payload);
+        let payload = untrusted_json::from_slice(&payload);
         payload.map_or(true, |Payload { sub }| sub == user.as_str())
     }
 }
@@ -170,7 +171,7 @@ impl AccessToken {
         let wrong = |reason: &str| Error::decode("the access token's custom user data", reason);
         let payload = payload(self.expose()).map_err(wrong)?;
         let payload: Payload =
-            serde_json::from_slice(&payload).map_err(|_| wrong("its payload is not JSON"))?;
+            untrusted_json::from_slice(&payload).map_err(|_| wrong("its payload is not JSON"))?;
         Ok(payload.user_data)
     }
 }
@@ -344,9 +345,9 @@ mod tests {
             ("a.***.c", "not base64"),
             ("a.e30.c", "`exp` and `iat`"),
             (token(r#"{"exp":"2","iat":1}"#).expose(), "`exp` and `iat`"),
-            (token(r#"{"exp":1.5,"iat":1}"#).expose(), "`exp` and `iat`"),
-            (token(r#"{"exp":99999999999999,"iat":1}"#).expose(), "between 1970 and 9999"),
-            (token(r#"{"exp":-1,"iat":1}"#).expose(), "between 1970 and 9999"),
+            (token(r#"{"exp":null,"iat":1}"#).expose(), "`exp` and `iat`"),
+            (token(r#"{"exp":2,"iat":[1]}"#).expose(), "`exp` and `iat`"),
+            (token(r#"{"exp":2}"#).expose(), "`exp` and `iat`"),
             (
                 format!("a\r\nb.{}.c", URL_SAFE_NO_PAD.encode(r#"{"exp":2,"iat":1}"#)).as_str(),
                 "no token",
@@ -355,6 +356,30 @@ mod tests {
             let error = AccessToken::parse(text.into()).unwrap_err().to_string();
             assert!(error.contains(reason), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn times_are_any_numbers() {
+        for (exp, iat, expected) in [
+            ("1800000000.999", "1.5", (1_800_000_000, 1)),
+            ("1.8e9", "1.7E+9", (1_800_000_000, 1_700_000_000)),
+            ("-1", "-0.5", (0, 0)),
+            ("99999999999999", "99999999999999999999", (LATEST, LATEST)),
+            ("1e400", "-1e400", (LATEST, 0)),
+        ] {
+            let text = token(&format!(r#"{{"exp":{exp},"iat":{iat}}}"#));
+            let token = AccessToken::parse(text).unwrap_or_else(|error| panic!("{exp}: {error}"));
+            let claims = token.claims();
+            assert_eq!((claims.expires_at, claims.issued_at), expected, "{exp}");
+        }
+    }
+
+    #[test]
+    fn marks_and_unpaired_surrogates_do_not_matter() {
+        let text = "\u{feff}{\"exp\":2,\"iat\":1,\"\\ud83d\":\"\\ude00\",\"user_data\":{\"\\ud83d\":\"x\"}}";
+        let token = AccessToken::parse(token(text)).unwrap();
+        assert_eq!(token.claims(), &Claims { issued_at: 1, expires_at: 2 });
+        assert_eq!(token.user_data().unwrap().unwrap().get(), r#"{"\ufffd":"x"}"#);
     }
 
     #[test]

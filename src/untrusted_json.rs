@@ -1,70 +1,87 @@
-//! JSON that somebody else wrote, and one thing that may not be in it.
+//! JSON from a backend, a person or a file: what is repaired before it is parsed, and what is
+//! rejected.
 //!
-//! serde_json knows the text of a value by the name of its field, and where any value is welcome it
-//! takes whoever uses that name at its word: it reads the text in there, with a new limit of depth.
-//! Text within text within text, in a few kilobytes, takes more stack than a thread has, and ends
-//! the process. No backend sends such a field.
+//! - A byte order mark in front is dropped, as RFC 8259 section 8.1 allows.
+//! - An unpaired surrogate escape (`"\ud83d"`) is read as U+FFFD. A JavaScript string can hold half
+//!   of a pair, such as what `slice` leaves of an emoji, and `JSON.stringify` writes it as this
+//!   escape. serde_json rejects the whole text for it.
+//! - A field named as serde_json names the text of a value is rejected. Where any value is welcome,
+//!   serde_json parses the text in such a field with a new limit of depth: text within text within
+//!   text, in a few kilobytes, overflows the stack. No backend sends such a field.
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 
 /// The name of the field, which is serde_json's own: `serde_json::value::RawValue`.
 const NAME: &[u8] = b"$serde_json::private::RawValue";
 
-/// The letter of it that other JSON has the least of, dollars being in all extended JSON, and its
-/// place.
+/// The letter of the name that other JSON has the least of (dollars are in all extended JSON), and
+/// its place.
 const RAREST: u8 = b'V';
 const RAREST_AT: usize = 25;
 
-/// Why a text is refused.
+/// Why a text is rejected.
 const REASON: &str = "it has a field named as serde_json names the text of a value";
 
-/// Reads a value from JSON that somebody else wrote.
-pub(crate) fn from_slice<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Result<T> {
-    check(text).map_err(serde_json::Error::custom)?;
-    serde_json::from_slice(text)
+/// The UTF-8 byte order mark.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// How U+FFFD is written in place of an unpaired surrogate: as long as that is.
+const REPLACEMENT: &[u8; 6] = b"\\ufffd";
+
+/// Parses JSON that somebody else wrote.
+pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(&repair(text).map_err(serde_json::Error::custom)?)
 }
 
-/// Refuses a text that has such a field, and says why.
-pub(crate) fn check(text: &[u8]) -> Result<(), &'static str> {
-    if may_have(text) && has(text) { Err(REASON) } else { Ok(()) }
-}
-
-/// Tells whether the name is in the text, or letters of it are written as escapes: hardly ever.
-fn may_have(text: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(found) = find(text, at) {
+/// Returns a text without a byte order mark, and with U+FFFD for unpaired surrogates. It is a copy
+/// only if there are any.
+///
+/// # Errors
+/// The reason, if the text has a field that serde_json takes for its own.
+pub(crate) fn repair(text: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let text = without_mark(text);
+    let (mut repaired, mut may_have_name, mut at) = (Cow::Borrowed(text), false, 0);
+    let is_rare = |byte| u8::from(byte == RAREST) | u8::from(byte == b'\\');
+    while let Some(found) = find_any(text, at, is_rare) {
         at = found + 1;
         if text[found] == RAREST {
             let begin = found.checked_sub(RAREST_AT);
-            if begin.is_some_and(|begin| text[begin..].starts_with(NAME)) {
-                return true;
-            }
-        } else {
-            let digits =
-                text.get(found + 1..found + 6).and_then(|escape| escape.strip_prefix(b"u"));
-            let letter = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-            let letter = letter.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            if letter.is_some_and(|letter| NAME.contains(&letter)) {
-                return true;
-            }
-            // What is escaped begins nothing.
+            may_have_name |= begin.is_some_and(|begin| text[begin..].starts_with(NAME));
+            continue;
+        }
+        let Some(unit) = unicode_escape(text, found) else {
+            // An escaped character begins no escape.
             at += 1;
+            continue;
+        };
+        at = found + REPLACEMENT.len();
+        let is_pair = || matches!(unicode_escape(text, at), Some(0xdc00..=0xdfff));
+        match unit {
+            0xd800..=0xdbff if is_pair() => at += REPLACEMENT.len(),
+            0xd800..=0xdfff => repaired.to_mut()[found..at].copy_from_slice(REPLACEMENT),
+            _ => may_have_name |= u8::try_from(unit).is_ok_and(|unit| NAME.contains(&unit)),
         }
     }
-    false
+    if may_have_name && has_name(&repaired) { Err(REASON) } else { Ok(repaired) }
 }
 
-/// Returns where the next of its rarest letters or backslash is, from some place on.
-fn find(text: &[u8], from: usize) -> Option<usize> {
-    find_any(text, from, |byte| u8::from(byte == RAREST) | u8::from(byte == b'\\'))
+/// Returns a text without a byte order mark.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// Returns where the next byte is, from some place on, for which there is anything but zero.
+/// Returns the number in an escape such as `\u00e4`, if there is one at a place.
+fn unicode_escape(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + REPLACEMENT.len())?.strip_prefix(b"\\u")?;
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().filter(|_| is_hex)
+}
+
+/// Returns where the next byte is, from a place on, for which `is_wanted` is not zero.
 pub(crate) fn find_any(text: &[u8], from: usize, is_wanted: impl Fn(u8) -> u8) -> Option<usize> {
-    /// Looked at all at once, which the processor has instructions for.
+    /// Compared at once, for which processors have instructions.
     const CHUNK: usize = 64;
     let rest = text.get(from..)?;
     let none_of =
@@ -74,8 +91,8 @@ pub(crate) fn find_any(text: &[u8], from: usize, is_wanted: impl Fn(u8) -> u8) -
     Some(from + passed + found)
 }
 
-/// Looks at each string: whether it is the name, and a colon after it makes it the name of a field.
-fn has(text: &[u8]) -> bool {
+/// Returns `true` if one of the strings is the name, with a colon after it.
+fn has_name(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(open) = rest.iter().position(|byte| *byte == b'"') {
         let string = &rest[open..];
@@ -106,12 +123,12 @@ fn length(text: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
     #[test]
-    fn the_name_is_found_however_it_is_written() {
+    fn raw_value_name_is_rejected() {
         assert_eq!(NAME[RAREST_AT], RAREST);
         let name = std::str::from_utf8(NAME).unwrap();
         let escaped: String = name.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
@@ -122,15 +139,16 @@ mod tests {
                 format!(r#"{{"{name}":"1"}}"#),
                 format!("{{\"a\":[\"\\\"\\\\\",{{\r\n\"{name}\" \t:\"1\"}}]}}"),
                 format!(r#"[{long}{{"b":1,"{name}":"1"}}]"#),
+                format!(r#"["\ud800",{{"{name}":"1"}}]"#),
             ] {
-                assert_eq!(check(text.as_bytes()), Err(REASON), "{text}");
+                assert_eq!(repair(text.as_bytes()), Err(REASON), "{text}");
                 assert!(from_slice::<Value>(text.as_bytes()).unwrap_err().is_data());
             }
         }
     }
 
     #[test]
-    fn nothing_else_is_refused() {
+    fn other_text_is_returned_unchanged() {
         let name = std::str::from_utf8(NAME).unwrap();
         for text in [
             String::new(),
@@ -142,8 +160,42 @@ mod tests {
             format!("\"{name}"),
             "\\".to_owned(),
             "\"\\u002".to_owned(),
+            r#"["\ud83d\ude00","\uD83D\uDE00","\\ud83d","\\\\ud83d","\\\ud83d\ude00"]"#.to_owned(),
+            r#"["\ud83","\ud+3d","\u d83"]"#.to_owned(),
         ] {
-            assert_eq!(check(text.as_bytes()), Ok(()), "{text}");
+            let same = |text: &str| matches!(repair(text.as_bytes()), Ok(Cow::Borrowed(same)) if same == text.as_bytes());
+            assert!(same(&text), "{text}");
         }
+    }
+
+    #[test]
+    fn unpaired_surrogates_become_replacement_characters() {
+        let long = "x".repeat(200);
+        for (text, expected) in [
+            (r#""Ann \ud83d""#, "Ann \u{fffd}"),
+            (r#""\ude00""#, "\u{fffd}"),
+            (r#""\uD83D\uD83D\uDE00""#, "\u{fffd}\u{1f600}"),
+            (r#""\ude00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\ud83d\u0041""#, "\u{fffd}A"),
+            (r#""\ud83d\n""#, "\u{fffd}\n"),
+            (r#""\ud83d\\ude00""#, "\u{fffd}\\ude00"),
+            (r#""\\\ud83d""#, "\\\u{fffd}"),
+        ] {
+            assert_eq!(from_slice::<String>(text.as_bytes()).unwrap(), expected, "{text}");
+            let nested = format!(r#"{{"{long}":[{{{text}:{text}}}]}}"#);
+            let read: Value = from_slice(nested.as_bytes()).unwrap();
+            assert_eq!(read, json!({long.as_str(): [{expected: expected}]}), "{text}");
+        }
+    }
+
+    #[test]
+    fn byte_order_mark_is_dropped() {
+        assert_eq!(from_slice::<i64>(b"\xef\xbb\xbf 7").unwrap(), 7);
+        assert!(from_slice::<i64>(b"\xef\xbb\xbf").unwrap_err().is_eof());
+        for text in [&b" \xef\xbb\xbf7"[..], b"\xef\xbb7", b"\xef\xbb\xbf\xef\xbb\xbf7"] {
+            assert!(from_slice::<i64>(text).is_err(), "{text:?}");
+        }
+        // Inside a string it is a character.
+        assert_eq!(from_slice::<String>("\"\u{feff}\"".as_bytes()).unwrap(), "\u{feff}");
     }
 }

@@ -19,7 +19,6 @@ use crate::retry::Retry;
 use crate::session::{Events, RefreshReason, Session, Subscription};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
-use crate::untrusted_json;
 
 /// A user on this device: an id and its session.
 ///
@@ -271,8 +270,6 @@ impl User {
 fn decode_custom_data<T: DeserializeOwned>(token: &AccessToken) -> Result<Option<T>> {
     const WHAT: &str = "the custom user data";
     let Some(document) = token.user_data()? else { return Ok(None) };
-    untrusted_json::check(document.get().as_bytes())
-        .map_err(|reason| Error::decode(WHAT, reason))?;
     let text = ejson::without_undefined(document.get().as_bytes());
     ejson::from_slice(&text).map_err(|error| Error::decode(WHAT, ejson::explain(&error, &text)))
 }

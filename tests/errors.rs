@@ -176,7 +176,11 @@ fn no_secret_is_in_any_debug_or_display() {
         note(&mut shown, user.refresh_access_token().unwrap_err());
         script.reply(LOGIN, 200, body.clone());
         note(&mut shown, session.log_in(&credentials[0]).unwrap_err());
-        script.reply("POST /auth/api_keys", 201, json!({"_id": 1, "name": "n", "key": PLANTED}));
+        script.reply(
+            "POST /auth/api_keys",
+            201,
+            json!({"_id": "k", "name": "n", "key": [PLANTED]}),
+        );
         note(&mut shown, user.api_keys().create("n").unwrap_err());
     }
     let inner = script.clone();

@@ -91,7 +91,7 @@ where
     if !text.starts_with(b"{") {
         return Err(ApiError::bad_request("the request body must be a JSON object"));
     }
-    untrusted_json::check(text).map_err(ApiError::bad_request)?;
+    untrusted_json::repair(text).map_err(ApiError::bad_request)?;
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = seed.deserialize(&mut deserializer);
     // The parser's own message may quote the body, and with it a password.

@@ -90,6 +90,8 @@ pub struct Response {
     body: Body,
     /// Whether it came from where a redirect led, and not from where the backend is known to be.
     pub(crate) was_redirected: bool,
+    /// Whether there was more of the body, or it could not be decoded to its end.
+    pub(crate) is_truncated: bool,
 }
 
 impl Method {
@@ -146,8 +148,8 @@ impl Request {
         self.deadline
     }
 
-    /// Returns how many bytes the body of a successful answer may have. That of any other may have
-    /// 1 MiB at most.
+    /// Returns how many bytes the body of a successful answer may have. Of any other answer
+    /// [`UreqTransport`] keeps the first 1 MiB.
     pub fn max_answer(&self) -> u64 {
         self.limit
     }
@@ -165,7 +167,7 @@ impl Response {
 
     /// Makes an answer with a status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into().into(), was_redirected: false }
+        Self { status, body: body.into().into(), ..Self::default() }
     }
 
     /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; nothing

@@ -1,10 +1,11 @@
 //! What an answer means that is no success: whether the backend itself says so, and what follows
 //! from it for the request and for the login.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::Deserializer as _;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::date;
@@ -13,6 +14,7 @@ use super::route::Route;
 use crate::base_url::origin;
 use crate::error::{ServerError, ServerErrorCode};
 use crate::transport::Response;
+use crate::untrusted_json;
 
 /// Reads an answer to a route that is no success.
 ///
@@ -42,37 +44,70 @@ pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
 
 /// The body of an answer that is no success. Its fields are raw, so that a large value that is no
 /// text costs nothing.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorBody<'a> {
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error_code: Option<&'a RawValue>,
-    #[serde(borrow)]
-    link: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
+#[derive(Default)]
+struct ErrorBody {
+    error: Option<Box<RawValue>>,
+    error_code: Option<Box<RawValue>>,
+    link: Option<Box<RawValue>>,
+    message: Option<Box<RawValue>>,
+    /// Whether it was read to its end.
+    is_whole: bool,
 }
 
-impl<'a> ErrorBody<'a> {
-    /// Reads a JSON object; `None` if it is none, or if it says one of these things twice, so that
-    /// nobody knows which one counts.
-    fn read(body: &'a str) -> Option<Self> {
-        body.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
+impl ErrorBody {
+    /// Parses a JSON object, whatever its content type calls it. Of a truncated answer it returns
+    /// the fields before the cut. `None` if it is no object, or if it has one of these fields
+    /// twice, so that nobody knows which one counts. Bytes that are not UTF-8 are U+FFFD, so that
+    /// they do not hide the code beside them.
+    fn parse(answer: &Response) -> Option<Self> {
+        let text = untrusted_json::repair(answer.body()).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let mut json = serde_json::Deserializer::from_str(&text);
+        let mut body = Self::default();
+        match json.deserialize_map(&mut body).and_then(|()| json.end()) {
+            Ok(()) => body.is_whole = true,
+            Err(error) if answer.is_truncated && error.is_eof() => {}
+            Err(_) => return None,
+        }
+        Some(body)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut ErrorBody {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(name) = fields.next_key::<String>()? {
+            let field = match &*name {
+                "error" => &mut self.error,
+                "error_code" => &mut self.error_code,
+                "link" => &mut self.link,
+                "message" => &mut self.message,
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            if field.replace(fields.next_value()?).is_some() {
+                return Err(A::Error::duplicate_field("of an error"));
+            }
+        }
+        Ok(())
     }
 }
 
 /// Reads the body of an answer that is no success: a JSON object with an `error` and perhaps an
-/// `error_code` and a `link`, whatever its content type calls it. Words in another encoding than
-/// UTF-8 do not hide the code beside them.
+/// `error_code` and a `link`.
 ///
 /// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
 /// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
 fn error(attempt: &'static str, answer: &Response) -> ServerError {
-    let body = String::from_utf8_lossy(answer.body());
-    let body = ErrorBody::read(&body).unwrap_or_default();
-    let text = |value: &Option<&RawValue>| {
+    let body = ErrorBody::parse(answer).unwrap_or_default();
+    let text = |value: &Option<Box<RawValue>>| {
         let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
         Some(text).filter(|text| !text.is_empty())
     };
@@ -96,17 +131,21 @@ fn error(attempt: &'static str, answer: &Response) -> ServerError {
     }
 }
 
-/// Reads how long the backend asks to be left alone: seconds, or a date to be held against the
-/// answer's own.
+/// Reads how long the backend asks to be left alone: seconds, perhaps with a fraction, or a date to
+/// be held against the answer's own. At most a year, so that it can be added to any time.
 ///
 /// Source: RFC 9110, section 10.2.3.
 fn retry_after(answer: &Response) -> Option<Duration> {
+    const YEAR: Duration = Duration::from_secs(366 * 86_400);
     let value = answer.header("retry-after")?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (then, now) = (date::parse(value)?, date::parse(answer.header("date")?.trim())?);
-    Some(Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs()))
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let pause = if is_number {
+        Duration::try_from_secs_f64(value.parse().ok()?).unwrap_or(YEAR)
+    } else {
+        let (then, now) = (date::parse(value)?, date::parse(answer.header("date")?.trim())?);
+        Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs())
+    };
+    Some(pause.min(YEAR))
 }
 
 /// Returns an answer's date, in milliseconds since the epoch.
@@ -180,20 +219,22 @@ pub(crate) fn is_foreign(answer: &Response) -> bool {
 
 /// Tells whether an answer is a web page: it begins like one, or it says so and is no JSON.
 fn is_page(answer: &Response) -> bool {
-    let body = answer.body().strip_prefix("\u{feff}".as_bytes()).unwrap_or(answer.body());
-    let body = body.trim_ascii();
+    let body = untrusted_json::without_mark(answer.body()).trim_ascii();
     let says_so = || {
         answer.header("content-type").is_some_and(|kind| {
             kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
         })
     };
-    let is_json = || serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    let is_json = || match answer.is_truncated {
+        true => body.starts_with(b"{"),
+        false => serde_json::from_slice::<IgnoredAny>(body).is_ok(),
+    };
     body.starts_with(b"<") || !body.is_empty() && says_so() && !is_json()
 }
 
 /// Tells whether an answer is an object whose code, if it has one, can be read.
 fn is_object(answer: &Response) -> bool {
-    ErrorBody::read(&String::from_utf8_lossy(answer.body())).is_some()
+    ErrorBody::parse(answer).is_some_and(|body| body.is_whole)
 }
 
 /// Tells whether the backend says that it has no such app.
@@ -249,13 +290,66 @@ mod tests {
             (" 0 ", Some(0)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Sunday, 06-Nov-94 08:50:37 GMT", Some(60)),
+            ("Sun Nov  6 08:50:37 1994", Some(60)),
+            ("0120", Some(120)),
+            ("120.0", Some(120)),
             ("soon", None),
             ("-5", None),
+            ("", None),
+            (".", None),
+            ("1.2.3", None),
+            ("inf", None),
+            ("1e3", None),
         ] {
             let answer = Response::new(429, "").with_header("Date", date);
             let answer = answer.with_header("Retry-After", value);
             let expected = expected.map(Duration::from_secs);
             assert_eq!(error("x", &answer).retry_after, expected, "{value}");
         }
+        let after = |value: &str| {
+            error("x", &Response::new(429, "").with_header("Retry-After", value)).retry_after
+        };
+        assert_eq!(after("1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(after(&"9".repeat(40)), Some(Duration::from_secs(366 * 86_400)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT"), None, "against nothing");
+    }
+
+    #[test]
+    fn truncated_errors_keep_their_first_fields() {
+        let long = "x".repeat(1000);
+        let read = |text: &str, is_truncated| {
+            let mut answer = Response::new(401, text);
+            answer.is_truncated = is_truncated;
+            let code = error("x", &answer).code.map(|code| code.as_str().to_owned());
+            (code, is_object(&answer))
+        };
+        let cut = format!(r#"{{"error":"no","error_code":"InvalidSession","stack":"{long}"#);
+        assert_eq!(read(&cut, true), (Some("InvalidSession".to_owned()), false));
+        assert_eq!(read(&cut, false), (None, false));
+        assert_eq!(read(&format!("{cut}\"}}"), true), (Some("InvalidSession".to_owned()), true));
+        for text in [
+            format!(r#"{{"stack":"{long}"#),
+            format!(r#"{{"error_code":"{long}"#),
+            format!(r#"{{"error_code":"a","error_code":"b","stack":"{long}"#),
+            format!(r#"{{"error_code":"a" "{long}"#),
+            format!(r#"["error_code","a","{long}"#),
+            format!("<html>{long}"),
+        ] {
+            assert_eq!(read(&text, true), (None, false), "{text}");
+        }
+    }
+
+    #[test]
+    fn marks_and_unpaired_surrogates_hide_nothing() {
+        let text =
+            "\u{feff} {\"\\ud83d\":1,\"error\":\"a\\ud83d\",\"error_code\":\"InvalidSession\"}";
+        let answer = Response::new(401, text);
+        let error = error("x", &answer);
+        assert_eq!(
+            (error.code, &*error.message),
+            (Some(ServerErrorCode::InvalidSession), "a\u{fffd}")
+        );
+        assert!(refuses_session(&answer) && ends_login(&answer, false) && !is_foreign(&answer));
     }
 }

@@ -1,6 +1,9 @@
 //! What the backend answers when it has done what was asked.
 
+use std::mem;
+
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::account::{ApiKey, Identity, Profile, RequestOutcome};
@@ -9,7 +12,10 @@ use crate::error::{Error, Result};
 use crate::id::{ApiKeyId, DeviceId, UserId};
 use crate::secret::Secret;
 use crate::token::{AccessToken, RefreshToken};
-use crate::untrusted_json;
+use crate::{lenient, untrusted_json};
+
+/// Why an answer is refused whose fields are not as they should be.
+const UNFIT: &str = "a field is missing or has the wrong type";
 
 /// The answer to a log-in.
 pub(crate) struct LoginResponse {
@@ -37,12 +43,12 @@ pub(crate) fn location(body: &[u8]) -> Result<LocationResponse> {
     #[derive(Deserialize)]
     struct Body {
         hostname: String,
-        #[serde(default)]
-        ws_hostname: Option<String>,
+        #[serde(default, deserialize_with = "lenient::or_default")]
+        ws_hostname: String,
     }
     let body: Body = parse("the location answer", body)?;
-    let websocket = body.ws_hostname.filter(|host| host.starts_with("ws") && host.contains("://"));
-    let websocket = websocket.map(|host| host.trim_end_matches('/').to_owned());
+    let is_websocket = body.ws_hostname.starts_with("ws") && body.ws_hostname.contains("://");
+    let websocket = is_websocket.then(|| body.ws_hostname.trim_end_matches('/').to_owned());
     Ok(LocationResponse { http: body.hostname, websocket })
 }
 
@@ -51,8 +57,8 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
-        #[serde(default)]
-        device_id: Option<String>,
+        #[serde(default, deserialize_with = "lenient::text")]
+        device_id: String,
         refresh_token: String,
         user_id: String,
     }
@@ -64,7 +70,7 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
         user: UserId::new(body.user_id),
         access_token: AccessToken::parse(body.access_token.into())?,
         refresh_token: RefreshToken::parse(body.refresh_token.into())?,
-        device_id: body.device_id.as_deref().and_then(DeviceId::from_wire),
+        device_id: DeviceId::from_wire(&body.device_id),
     };
     let is_own =
         login.access_token.belongs_to(&login.user) && login.refresh_token.belongs_to(&login.user);
@@ -96,11 +102,11 @@ pub(crate) fn linked(
     #[derive(Deserialize)]
     struct Body {
         access_token: String,
-        #[serde(default)]
-        user_id: Option<String>,
+        #[serde(default, deserialize_with = "lenient::or_default")]
+        user_id: String,
     }
     let answer: Body = parse("the link answer", body)?;
-    if answer.user_id.is_some_and(|other| other != user.as_str()) {
+    if !answer.user_id.is_empty() && answer.user_id != user.as_str() {
         return Ok(Err(Box::new(login(body)?)));
     }
     let access_token = AccessToken::parse(answer.access_token.into())?;
@@ -121,7 +127,8 @@ pub(crate) fn refreshed(body: &[u8], user: &UserId) -> Result<RefreshResponse> {
     const WHAT: &str = "the refresh answer";
     let body: Body = parse(WHAT, body)?;
     let access_token = AccessToken::parse(body.access_token.into())?;
-    let refresh_token = body.refresh_token.map(|token| RefreshToken::parse(token.into()));
+    let refresh_token = body.refresh_token.filter(|token| !token.is_empty());
+    let refresh_token = refresh_token.map(|token| RefreshToken::parse(token.into()));
     let refresh_token = refresh_token.transpose()?;
     let is_own = is_id_of(&body.user_id, user)
         && access_token.belongs_to(user)
@@ -135,72 +142,103 @@ pub(crate) fn profile(body: &[u8], user: &UserId) -> Result<(Vec<Identity>, Prof
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]
-        data: Map<String, Value>,
-        identities: Vec<IdentityBody>,
-        #[serde(default, rename = "type")]
+        data: Option<Map<String, Value>>,
+        #[serde(default)]
+        identities: Option<Vec<Value>>,
+        #[serde(default, rename = "type", deserialize_with = "lenient::or_default")]
         kind: Option<String>,
         #[serde(default)]
         user_id: Value,
     }
     #[derive(Deserialize)]
     struct IdentityBody {
+        #[serde(default, deserialize_with = "lenient::text")]
         id: String,
+        #[serde(default, deserialize_with = "lenient::text")]
         provider_type: String,
     }
     const WHAT: &str = "the profile answer";
-    let body: Body = parse(WHAT, body)?;
+    const FIELDS: [&str; 5] = ["data", "domain_id", "identities", "type", "user_id"];
+    let fields: Map<String, Value> = parse(WHAT, body)?;
+    if !fields.is_empty() && !FIELDS.iter().any(|field| fields.contains_key(*field)) {
+        return Err(Error::decode(WHAT, "it has no field of a profile"));
+    }
+    let body: Body =
+        serde_json::from_value(fields.into()).map_err(|_| Error::decode(WHAT, UNFIT))?;
     own(is_id_of(&body.user_id, user), WHAT)?;
-    let identities = body.identities.into_iter().map(|identity| {
+    let identities = objects(body.identities.unwrap_or_default()).map(|identity: IdentityBody| {
         Identity::new(identity.id, Provider::from(identity.provider_type.as_str()))
     });
-    Ok((identities.collect(), Profile::new(body.data, body.kind)))
+    Ok((identities.collect(), Profile::new(body.data.unwrap_or_default(), body.kind)))
+}
+
+/// Returns what can be read of a list of objects. Other items are left out.
+fn objects<T: DeserializeOwned>(items: Vec<Value>) -> impl Iterator<Item = T> {
+    let objects = items.into_iter().filter(Value::is_object);
+    objects.filter_map(|item| serde_json::from_value(item).ok())
 }
 
 #[derive(Deserialize)]
 struct ApiKeyBody {
-    #[serde(rename = "_id")]
-    id: Value,
+    // realm-web's tests have `{"$oid":"…"}`.
+    #[serde(default, rename = "_id", deserialize_with = "lenient::text")]
+    id: String,
+    #[serde(default, deserialize_with = "lenient::text")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::flag")]
     disabled: bool,
-    #[serde(default)]
-    key: Option<String>,
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    key: String,
 }
 
 impl ApiKeyBody {
-    fn read(self) -> Result<ApiKey> {
-        // realm-web's tests have the second form.
-        let id = self.id.as_str().or_else(|| self.id.get("$oid")?.as_str());
-        let id = id.ok_or_else(|| Error::decode("the API key", "its `_id` is no text"))?;
-        Ok(ApiKey { id: ApiKeyId::new(id), name: self.name, is_enabled: !self.disabled })
+    /// Returns the key; `None` if nothing says which one it is.
+    fn known(self) -> Option<ApiKey> {
+        (!self.id.is_empty() || !self.name.is_empty()).then(|| self.into())
+    }
+}
+
+impl From<ApiKeyBody> for ApiKey {
+    fn from(body: ApiKeyBody) -> Self {
+        Self { id: ApiKeyId::new(body.id), name: body.name, is_enabled: !body.disabled }
     }
 }
 
 /// Reads the answer to [`super::Route::create_api_key`]: the only one that holds the key itself.
 pub(crate) fn created_api_key(body: &[u8]) -> Result<(ApiKey, Secret)> {
     let mut body: ApiKeyBody = parse("the new API key", body)?;
-    match body.key.take() {
-        // A terminal would take it for a command.
-        Some(key) if key.contains(char::is_control) => {
-            Err(Error::decode("the new API key", "it has characters that no key has"))
-        }
-        Some(key) => Ok((body.read()?, key.into())),
-        None => Err(Error::decode("the new API key", "its `key` is missing")),
+    let key = mem::take(&mut body.key);
+    if key.is_empty() {
+        return Err(Error::decode("the new API key", "its `key` is missing"));
     }
+    // A terminal would take it for a command.
+    if key.contains(char::is_control) {
+        return Err(Error::decode("the new API key", "it has characters that no key has"));
+    }
+    Ok((body.into(), key.into()))
 }
 
 /// Reads the answer to [`super::Route::get_api_key`].
 pub(crate) fn api_key(body: &[u8]) -> Result<ApiKey> {
-    parse::<ApiKeyBody>("the API key", body)?.read()
+    const WHAT: &str = "the API key";
+    let key = parse::<ApiKeyBody>(WHAT, body)?.known();
+    key.ok_or_else(|| Error::decode(WHAT, "it has neither an `_id` nor a name"))
 }
 
 /// Reads the answer to [`super::Route::list_api_keys`].
 pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
-    let keys: Vec<ApiKeyBody> = parse_any("the list of API keys", body)?;
-    keys.into_iter().map(ApiKeyBody::read).collect()
+    const WHAT: &str = "the list of API keys";
+    let items: Option<Vec<Value>> = parse_any(WHAT, body)?;
+    let mut items = items.unwrap_or_default();
+    items.retain(|item| !item.is_null());
+    let is_empty = items.is_empty();
+    let keys: Vec<_> = objects(items).filter_map(ApiKeyBody::known).collect();
+    if keys.is_empty() && !is_empty {
+        return Err(Error::decode(WHAT, "no item of it is a key"));
+    }
+    Ok(keys)
 }
 
-/// Reads an object. serde takes a list for one as well, value by value.
 /// Reads what a backend says about a request that it accepted. Whatever else it answers means
 /// nothing.
 pub(crate) fn outcome(body: &[u8]) -> RequestOutcome {
@@ -216,19 +254,20 @@ pub(crate) fn outcome(body: &[u8]) -> RequestOutcome {
     }
 }
 
-fn parse<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
-    match body.trim_ascii_start().first() {
+/// Reads an object. serde takes a list for one as well, value by value.
+fn parse<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T> {
+    match untrusted_json::without_mark(body).trim_ascii_start().first() {
         Some(b'[') => Err(Error::decode(what, "it is a list")),
         _ => parse_any(what, body),
     }
 }
 
-fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> Result<T> {
-    untrusted_json::check(body).map_err(|reason| Error::decode(what, reason))?;
-    serde_json::from_slice(body).map_err(|error| {
+fn parse_any<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T> {
+    let body = untrusted_json::repair(body).map_err(|reason| Error::decode(what, reason))?;
+    serde_json::from_slice(&body).map_err(|error| {
         // serde_json's text can quote the body, and the body can hold a token.
         let reason = match error.classify() {
-            serde_json::error::Category::Data => "a field is missing or has the wrong type",
+            serde_json::error::Category::Data => UNFIT,
             serde_json::error::Category::Eof => "it ends too early",
             _ => "it is not JSON",
         };
@@ -239,6 +278,102 @@ fn parse_any<'de, T: Deserialize<'de>>(what: &'static str, body: &'de [u8]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn odd_profile_fields_fail_nothing_else() {
+        let read = |text: &str| {
+            profile(text.as_bytes(), &UserId::new("u"))
+                .unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
+        for text in [
+            "{}",
+            r#"{"user_id":"u"}"#,
+            r#"{"data":null,"identities":null,"type":null}"#,
+            r#"{"data":{},"identities":[],"type":7}"#,
+            r#"{"identities":[null,7,"x",[{"id":"1"}]]}"#,
+            "\u{feff}{\"identities\":[]}",
+        ] {
+            assert_eq!(read(text), (Vec::new(), Profile::default()), "{text}");
+        }
+        let (identities, profile) = read(
+            r#"{"identities":[{"id":7},{"id":{"$oid":"5f"},"provider_type":null},{"provider_type":"api-key"},
+                {"id":"8","provider_type":"local-userpass","more":1}],
+                "data":{"name":"Ann \ud83d","a\ude00":[1.5]},"type":"normal"}"#,
+        );
+        let seen: Vec<_> =
+            identities.iter().map(|identity| (&*identity.id, identity.provider.as_str())).collect();
+        assert_eq!(seen, [("7", ""), ("5f", ""), ("", "api-key"), ("8", "local-userpass")]);
+        assert_eq!((profile.name(), profile.kind()), (Some("Ann \u{fffd}"), Some("normal")));
+        assert!(profile.data().contains_key("a\u{fffd}"));
+        for text in
+            ["null", "7", "[]", r#"{"error":"no"}"#, r#"{"identities":7}"#, r#"{"data":[1]}"#]
+        {
+            assert!(super::profile(text.as_bytes(), &UserId::new("u")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn created_key_survives_odd_fields() {
+        for text in [
+            r#"{"key":"sekret"}"#,
+            r#"{"key":"sekret","_id":null,"name":null,"disabled":null}"#,
+            r#"{"key":"sekret","_id":[1],"name":{"a":1},"disabled":"maybe"}"#,
+            r#"{"key":"sekret","name":"\ud83d"}"#,
+        ] {
+            let (key, secret) = created_api_key(text.as_bytes()).unwrap();
+            assert_eq!((key.id.as_str(), key.is_enabled, secret.expose()), ("", true, "sekret"));
+        }
+        for text in [r#"{"_id":"k"}"#, r#"{"key":null}"#, r#"{"key":""}"#, r#"{"key":"a\u001bb"}"#]
+        {
+            assert!(created_api_key(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn odd_keys_fail_no_list() {
+        let read = |text: &str| {
+            let keys = api_keys(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let seen = |key: ApiKey| (key.id.as_str().to_owned(), key.name, key.is_enabled);
+            keys.into_iter().map(seen).collect::<Vec<_>>()
+        };
+        for text in ["null", "[]", "[null]"] {
+            assert_eq!(read(text), [], "{text}");
+        }
+        let key = |id: &str, name: &str, enabled| (id.to_owned(), name.to_owned(), enabled);
+        assert_eq!(
+            read(
+                r#"[{"_id":{"$oid":"5f"},"name":7,"disabled":1},{"_id":8},null,{"name":"n","disabled":null}]"#
+            ),
+            [key("5f", "7", false), key("8", "", true), key("", "n", true)]
+        );
+        for text in ["{}", "7", "[7]", "[{}]", r#"["x",{"disabled":true}]"#] {
+            assert!(api_keys(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(api_key(b"{}").is_err());
+    }
+
+    #[test]
+    fn logins_and_refreshes_are_read_leniently() {
+        let token = "e30.eyJleHAiOjIuNSwiaWF0IjoxfQ.c2ln";
+        for device in ["null", "7", r#"{"$oid":"5f"}"#, "[1]", r#""""#] {
+            let text = format!(
+                r#"{{"access_token":"{token}","refresh_token":"{token}","user_id":"7","device_id":{device},"\ud83d":1}}"#
+            );
+            assert_eq!(login(text.as_bytes()).unwrap().user.as_str(), "7", "{text}");
+            assert!(linked(text.as_bytes(), &UserId::new("7")).unwrap().is_ok(), "{text}");
+            assert!(linked(text.as_bytes(), &UserId::new("8")).unwrap().is_err(), "{text}");
+        }
+        for same in ["", r#","refresh_token":null"#, r#","refresh_token":"""#] {
+            let text = format!(r#"{{"access_token":"{token}"{same}}}"#);
+            assert!(
+                refreshed(text.as_bytes(), &UserId::new("8")).unwrap().refresh_token.is_none(),
+                "{text}"
+            );
+            assert!(linked(text.as_bytes(), &UserId::new("8")).unwrap().is_ok(), "{text}");
+        }
+        let odd = br#"{"hostname":"https://h","ws_hostname":7}"#;
+        assert_eq!(location(odd).unwrap().http, "https://h");
+    }
 
     #[test]
     fn answers_that_do_not_fit_are_errors_without_their_text() {
