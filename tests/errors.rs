@@ -79,6 +79,7 @@ fn each_error_answers_what_callers_ask() {
         (TransportErrorKind::Interrupted, true, true),
         (TransportErrorKind::InvalidUrl, false, false),
         (TransportErrorKind::Protocol, true, true),
+        (TransportErrorKind::Proxy, false, false),
         (TransportErrorKind::Resolve, true, false),
         (TransportErrorKind::Timeout, true, true),
         (TransportErrorKind::Tls, false, false),

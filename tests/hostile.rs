@@ -135,7 +135,7 @@ fn bodies_and_headers_without_measure_are_refused_and_log_nobody_out() {
     let raw = Raw::start();
     let (session, user) = raw.session();
     let too_large = TransportErrorKind::BodyTooLarge;
-    let spaces = vec![b' '; 2 << 20];
+    let spaces = vec![b' '; 17 << 20];
     let mut chunked = Vec::new();
     for chunk in spaces.chunks(64 << 10) {
         chunked.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
@@ -143,14 +143,13 @@ fn bodies_and_headers_without_measure_are_refused_and_log_nobody_out() {
         chunked.extend_from_slice(b"\r\n");
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
-    // Eight megabytes in eight kilobytes.
-    let packed = include_bytes!("wire/spaces.gz");
+    // Eight megabytes in eight kilobytes, three times.
+    let packed = &include_bytes!("wire/spaces.gz").repeat(3)[..];
     let length = |bytes: &[u8]| format!("200 OK\r\nContent-Length: {}", bytes.len());
     for (what, answer) in [
         ("a length", with_head(&length(&spaces), &spaces)),
         ("no length", with_head("200 OK", &spaces)),
         ("chunks", with_head("200 OK\r\nTransfer-Encoding: chunked", &chunked)),
-        ("a refusal", with_head("401 No\r\nConnection: close", &spaces)),
         (
             "a packed body",
             with_head(&format!("{}\r\nContent-Encoding: gzip", length(packed)), packed),

@@ -5,13 +5,14 @@
 
 mod support;
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
 use keyfob::store::MemoryStore;
 use keyfob::transport::UreqTransport;
 use keyfob::{Error, Session, SessionBuilder, TransportErrorKind};
-use support::net::{proxy, refusing_backend};
+use support::net::{proxy, raw, read_request, refusing_backend, serve};
 use support::{APP, password};
 
 /// A name that no resolver knows: only a proxy gets anywhere with it.
@@ -139,16 +140,35 @@ fn a_proxy_that_cannot_be_used_is_an_error_when_the_session_is_opened() {
 
 #[test]
 fn a_proxy_that_refuses_or_is_gone_is_trouble_before_anything_was_sent() {
-    let (backend, seen) = refusing_backend();
-    // It knows no CONNECT.
-    let refusing = UreqTransport::builder().proxy(&format!("http://{backend}")).build().unwrap();
-    let gone = UreqTransport::builder().proxy("http://127.0.0.1:1").build().unwrap();
-    for transport in [refusing, gone] {
+    use TransportErrorKind::{Connect, Proxy};
+    let mut proxies = vec![("http://127.0.0.1:1".to_owned(), Connect)];
+    for (status, kind) in [
+        (400, Proxy),
+        (401, Proxy),
+        (403, Proxy),
+        (405, Proxy),
+        (407, Proxy),
+        (408, Connect),
+        (429, Connect),
+        (500, Connect),
+        (502, Connect),
+        (503, Connect),
+        (504, Connect),
+    ] {
+        let address = serve(move |mut stream| {
+            let Some((head, _)) = read_request(&mut stream) else { return };
+            assert!(head.starts_with("CONNECT "), "{head}");
+            let _ = stream.write_all(raw(status, "").as_bytes());
+        });
+        proxies.push((format!("http://{address}"), kind));
+    }
+    for (proxy, kind) in proxies {
+        let transport = UreqTransport::builder().proxy(&proxy).build().unwrap();
         let session = builder(BACKEND).transport(transport).open().unwrap();
         let error = session.log_in(&password()).unwrap_err();
         let Error::Transport(trouble) = &error else { panic!("{error}") };
-        assert_eq!(trouble.kind, TransportErrorKind::Connect);
-        assert!(error.is_retryable() && !error.is_ambiguous());
+        assert_eq!(trouble.kind, kind);
+        assert_eq!(error.is_retryable(), kind == Connect);
+        assert!(!error.is_ambiguous() && !trouble.may_have_arrived());
     }
-    assert!(seen.all().iter().all(|head| head.starts_with("CONNECT ")), "{:?}", seen.all());
 }

@@ -200,7 +200,7 @@ pub struct TransportError {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
-    /// The answer is larger than the limit.
+    /// The answer to a request that succeeded is larger than the limit.
     BodyTooLarge,
     /// The host could not be reached, or broke off the TLS handshake. Nothing was sent.
     Connect,
@@ -211,8 +211,11 @@ pub enum TransportErrorKind {
     Interrupted,
     /// The URL cannot be requested: malformed, or plain http to another machine.
     InvalidUrl,
-    /// What came back is not HTTP.
+    /// What came back is not HTTP, or is encoded in a way that was not asked for.
     Protocol,
+    /// The proxy refused to connect, with a status such as 407: it wants a user name and a password,
+    /// or others. Nothing was sent.
+    Proxy,
     /// The name of the host was not found. Nothing was sent.
     Resolve,
     /// The time was up.
@@ -292,6 +295,7 @@ impl Error {
                 error.kind,
                 TransportErrorKind::BodyTooLarge
                     | TransportErrorKind::InvalidUrl
+                    | TransportErrorKind::Proxy
                     | TransportErrorKind::Tls
             ),
             _ => false,
@@ -534,7 +538,10 @@ impl fmt::Display for TransportError {
             }
             TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
             TransportErrorKind::InvalidUrl => "the URL cannot be requested",
-            TransportErrorKind::Protocol => "the answer is not HTTP",
+            TransportErrorKind::Protocol => "the answer cannot be read as HTTP",
+            TransportErrorKind::Proxy => {
+                "the proxy refused to connect, check its URL, user name and password"
+            }
             TransportErrorKind::Resolve => "the host name cannot be resolved",
             TransportErrorKind::Timeout => "the time was up before an answer came",
             TransportErrorKind::Tls => "TLS was refused",

@@ -44,9 +44,8 @@ pub(crate) struct Device {
     pub(crate) app_version: String,
 }
 
-/// The largest answer of the protocol's own that is read: a profile of some kilobytes, a list of
-/// keys.
-const MAX_ANSWER: u64 = 1024 * 1024;
+/// The largest answer of the protocol's own that is read: a profile, which may hold a picture.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
 /// The largest result of a function that is read.
 const MAX_RESULT: u64 = 64 * 1024 * 1024;

@@ -177,6 +177,7 @@ fn reply(name: &str, bodies: &BTreeMap<String, (String, String)>) -> Reply {
         TransportErrorKind::Interrupted,
         TransportErrorKind::InvalidUrl,
         TransportErrorKind::Protocol,
+        TransportErrorKind::Proxy,
         TransportErrorKind::Resolve,
         TransportErrorKind::Timeout,
         TransportErrorKind::Tls,

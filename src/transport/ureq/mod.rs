@@ -1,5 +1,6 @@
 //! The network, by ureq. The only place on the client's side that names it.
 
+mod body;
 mod coalescing;
 mod connect_error;
 #[cfg(windows)]
@@ -10,7 +11,7 @@ mod tls;
 mod truncation;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use self::truncation::RejectTruncated;
 use super::proxy::Proxies;
 use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
+use crate::untrusted_json;
 
 /// The largest answer that is read of a refusal, in bytes.
 const MAX_REFUSAL: u64 = 1024 * 1024;
@@ -190,20 +192,23 @@ impl UreqTransport {
         let has_end = answer.body().content_length().is_some()
             || says_end("content-length")
             || says_end("transfer-encoding")
-            || answer.status() == 204;
+            || matches!(answer.status().as_u16(), 204 | 304);
         // Read to the end, or the connection cannot be used again.
         let success = answer.status().is_success();
         let limit = if success { request.max_answer() } else { MAX_REFUSAL };
-        let mut body = Vec::new();
-        let mut read = answer.body_mut().with_config().limit(limit).reader().read_to_end(&mut body);
+        let (body, mut read) = body::read(&mut answer, limit);
         if !has_end && self.is_shut.load(Ordering::SeqCst) {
             // It was we who ended it.
-            read = Err(io::ErrorKind::BrokenPipe.into());
+            read = Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         match read {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) if !has_end && is_broken(&error) && ends_by_itself(&body) => {}
-            Err(error) => return Err(error.into()),
+            // A refusal is one by its status.
+            Err(ureq::Error::BodyExceedsLimit(_) | ureq::Error::Decompress(..)) if !success => {
+                response.is_truncated = true;
+            }
+            Err(error) => return Err(error),
         }
         response.body = body.into();
         Ok(response)
@@ -312,6 +317,7 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
     match error {
         Error::BadUri(_) | Error::Http(_) | Error::RequireHttpsOnly(_) => Kind::InvalidUrl,
         Error::BodyExceedsLimit(_) => Kind::BodyTooLarge,
+        Error::ConnectProxyFailed(reason) if refuses(reason) => Kind::Proxy,
         Error::ConnectProxyFailed(_) | Error::ConnectionFailed | Error::InvalidProxyUrl => {
             Kind::Connect
         }
@@ -333,14 +339,22 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
     }
 }
 
+/// Tells whether a proxy will not connect however often it is asked. ureq has its status in a text
+/// only.
+fn refuses(reason: &str) -> bool {
+    let status = reason.strip_prefix("proxy server responded ").and_then(|status| status.get(..3));
+    matches!(status.map(str::parse), Some(Ok(400..=407 | 409..=428 | 430..=499)))
+}
+
 /// Tells whether a connection ended as it should not have.
-fn is_broken(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::BrokenPipe
+fn is_broken(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(cause) if cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Tells whether an answer says itself where it ends, and has come to there: there are servers that
 /// neither say how long their answers are nor end their connections as they should.
 fn ends_by_itself(body: &[u8]) -> bool {
+    let body = untrusted_json::without_mark(body);
     let is_closed = matches!(body.trim_ascii(), [b'{', .., b'}'] | [b'[', .., b']']);
     is_closed && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
