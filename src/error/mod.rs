@@ -41,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | [`ShutDown`](Self::ShutDown) | no | no | if a request that changes something may have arrived | none |
 /// | [`SignIn`](Self::SignIn) | if it failed before the person was asked to sign in, and may succeed later | no | no | none |
 /// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already done what was asked | none |
-/// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl` or `Tls` | no | if a request that changes something may have arrived | none |
+/// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl`, `Proxy` or `Tls` | no | if a request that changes something may have arrived | none |
 ///
 /// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504, for any
 /// other 5xx if the request is harmless to repeat, and for a web page with a 5xx or with a 4xx other

@@ -14,21 +14,17 @@ use ureq::Error;
 use ureq::unversioned::transport::time::{Duration as TimeLeft, Instant};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
+use super::tcp::RacingConnector;
+
 /// How many bytes wait for more to go along with them.
 const MOST_WAITING: usize = 16 * 1024;
 
-/// Opens sockets.
-#[cfg(windows)]
-type Sockets = super::polled::PolledConnector;
-#[cfg(not(windows))]
-type Sockets = ureq::unversioned::transport::TcpConnector;
-
-/// Opens connections on [`Sockets`].
-#[derive(Debug, Default)]
-pub(super) struct ThriftyConnector(Sockets);
+/// Opens connections as [`RacingConnector`] does.
+#[derive(Debug)]
+pub(super) struct ThriftyConnector(pub(super) RacingConnector);
 
 impl<In: Transport> Connector<In> for ThriftyConnector {
-    type Out = CoalescingTransport<<Sockets as Connector<In>>::Out>;
+    type Out = CoalescingTransport<<RacingConnector as Connector<In>>::Out>;
 
     fn connect(
         &self,

@@ -1,14 +1,20 @@
 //! Trouble from before a request was sent, which ureq does not tell from what comes after.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 use ureq::Error;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 
-/// Marks all trouble of making a connection: the TCP connection, a proxy's tunnel, the TLS
-/// handshake.
+use super::addresses::{AddressBook, key};
+
+/// Marks all trouble of making a connection (the TCP connection, a proxy's tunnel, the TLS
+/// handshake), and has the host looked up again.
 #[derive(Debug)]
-pub(super) struct TagConnectErrors<C>(pub(super) C);
+pub(super) struct TagConnectErrors<C> {
+    pub(super) inner: C,
+    pub(super) book: Arc<AddressBook>,
+}
 
 impl<In: Transport, C: Connector<In>> Connector<In> for TagConnectErrors<C> {
     type Out = C::Out;
@@ -18,9 +24,10 @@ impl<In: Transport, C: Connector<In>> Connector<In> for TagConnectErrors<C> {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        self.0
-            .connect(details, chained)
-            .map_err(|error| io::Error::other(ConnectError(error)).into())
+        self.inner.connect(details, chained).map_err(|error| {
+            self.book.failed(key(details.uri));
+            io::Error::other(ConnectError(error)).into()
+        })
     }
 }
 

@@ -1,11 +1,14 @@
 //! The network, by ureq. The only place on the client's side that names it.
 
+mod addresses;
 mod body;
 mod coalescing;
 mod connect_error;
+mod happy_eyeballs;
 #[cfg(windows)]
 mod polled;
 mod resolver;
+mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
 mod truncation;
@@ -21,11 +24,14 @@ use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
 use ureq::typestate::AgentScope;
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
 
+use self::addresses::AddressBook;
 use self::coalescing::ThriftyConnector;
 use self::connect_error::{TagConnectErrors, split_connect_error};
 use self::resolver::CachingResolver;
+use self::tcp::RacingConnector;
 #[cfg(feature = "tls")]
 use self::tls::{OneTlsConfig, Roots};
 use self::truncation::RejectTruncated;
@@ -60,6 +66,7 @@ pub struct UreqTransport {
     /// What ureq makes of them.
     http_proxy: Option<ureq::Proxy>,
     https_proxy: Option<ureq::Proxy>,
+    addresses: Arc<AddressBook>,
     /// Whether the connections were closed. It counts the clones as well.
     is_shut: Arc<AtomicBool>,
 }
@@ -150,9 +157,11 @@ impl UreqTransport {
             .proxy(None);
         let config = configure(config).build();
         let [http_proxy, https_proxy] = proxies.each(|url| ureq::Proxy::new(url).ok());
-        let resolver = CachingResolver::default();
-        let agent = Agent::with_parts(config, connector(), resolver);
-        Self { agent, proxies, http_proxy, https_proxy, is_shut: Arc::default() }
+        let addresses = Arc::new(AddressBook::default());
+        let inner = DefaultResolver::default();
+        let resolver = CachingResolver { inner, book: addresses.clone() };
+        let agent = Agent::with_parts(config, connector(addresses.clone()), resolver);
+        Self { agent, proxies, http_proxy, https_proxy, addresses, is_shut: Arc::default() }
     }
 
     fn exchange(&self, request: &Request) -> Result<Response, ureq::Error> {
@@ -259,6 +268,7 @@ impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
+            self.addresses.forget_lookups();
             let (error, unsent) = split_connect_error(error);
             let trouble = TransportError::new(kind(&error, unsent), origin);
             let trouble = if unsent { trouble.before_sending() } else { trouble };
@@ -368,20 +378,28 @@ fn origin(url: &str) -> &str {
 
 /// What ureq has by default, but for [`ThriftyConnector`] and [`RejectTruncated`].
 #[cfg(not(feature = "tls"))]
-fn connector() -> impl Connector<Out = impl wire::Transport> {
-    let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
-    TagConnectErrors(RejectTruncated(plain))
+fn connector(book: Arc<AddressBook>) -> impl Connector<Out = impl wire::Transport> {
+    let tcp = ThriftyConnector(RacingConnector::new(book.clone()));
+    let plain = ().chain(ConnectProxyConnector::default()).chain(tcp);
+    TagConnectErrors { inner: RejectTruncated(plain), book }
 }
 
 /// What ureq has by default, but for [`ThriftyConnector`], [`OneTlsConfig`] and [`RejectTruncated`].
 #[cfg(feature = "tls")]
-fn connector() -> impl Connector<Out = impl wire::Transport> {
-    let plain = ().chain(ConnectProxyConnector::default()).chain(ThriftyConnector::default());
-    TagConnectErrors(RejectTruncated(plain.chain(OneTlsConfig::default())))
+fn connector(book: Arc<AddressBook>) -> impl Connector<Out = impl wire::Transport> {
+    let tcp = ThriftyConnector(RacingConnector::new(book.clone()));
+    let plain = ().chain(ConnectProxyConnector::default()).chain(tcp);
+    let tls = plain.chain(OneTlsConfig::default());
+    TagConnectErrors { inner: RejectTruncated(tls), book }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::Mutex;
+    use std::time::Instant;
+
     use ureq::config::Config;
     use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
     use ureq::unversioned::transport::NextTimeout;
@@ -443,20 +461,152 @@ mod tests {
         }
     }
 
-    /// Sends a request with an agent made of other parts, which fails.
-    fn trouble(connector: impl Connector, resolver: impl Resolver) -> TransportError {
+    /// A transport whose agent is made of other parts.
+    fn transport(connector: impl Connector, resolver: impl Resolver) -> UreqTransport {
         let mut transport = UreqTransport::builder().no_proxy().build().unwrap();
         let config = transport.agent.config().clone();
         transport.agent = Agent::with_parts(config, connector, resolver);
+        transport
+    }
+
+    fn request() -> Request {
         let deadline = Deadline::after(Duration::from_secs(10));
         let url = "http://backend.invalid/".to_owned();
-        let request = Request::new(Method::Post, url, deadline, 1);
-        transport.send(&request).unwrap_err()
+        Request { fresh: true, ..Request::new(Method::Post, url, deadline, 1) }
+    }
+
+    /// Sends a request with an agent made of other parts, which fails.
+    fn trouble(connector: impl Connector, resolver: impl Resolver) -> TransportError {
+        transport(connector, resolver).send(&request()).unwrap_err()
+    }
+
+    /// Finds every host at these addresses.
+    #[derive(Debug)]
+    struct At(Mutex<Vec<SocketAddr>>);
+
+    impl Resolver for At {
+        fn resolve(
+            &self,
+            _: &Uri,
+            _: &Config,
+            _: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let mut found = self.empty();
+            self.0.lock().unwrap().iter().for_each(|address| found.push(*address));
+            Ok(found)
+        }
+    }
+
+    /// A transport for a host with these addresses, and its address book.
+    fn at(addresses: &[SocketAddr]) -> (UreqTransport, Arc<AddressBook>) {
+        let book = Arc::<AddressBook>::default();
+        let inner = At(Mutex::new(addresses.to_vec()));
+        let resolver = CachingResolver { inner, book: book.clone() };
+        let mut transport = transport(connector(book.clone()), resolver);
+        transport.addresses = book.clone();
+        (transport, book)
+    }
+
+    /// A server that accepts connections for as long as it is there, and says 204 to each.
+    fn server() -> (SocketAddr, Arc<AtomicBool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, is_there) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
+        let serves = is_there.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(std::io::Result::ok) {
+                if !serves.load(Ordering::SeqCst) {
+                    break;
+                }
+                let mut head = [0; 1024];
+                let _ = stream.read(&mut head);
+                let _ = stream.write_all(b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n");
+            }
+        });
+        (address, is_there)
+    }
+
+    /// An address where nothing answers: a queue of connections that is full. It is one for as long
+    /// as the rest is there.
+    #[cfg(target_os = "linux")]
+    fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let patience = Duration::from_millis(200);
+        let queue: Vec<_> = (0..10_000)
+            .map_while(|_| TcpStream::connect_timeout(&address, patience).ok())
+            .collect();
+        (address, listener, queue)
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn dead_first_address_delays_first_call_only() {
+        let (dead, _listener, _queue) = black_hole();
+        let (alive, _) = server();
+        let (transport, book) = at(&[dead, alive]);
+        let host = ("backend.invalid".to_owned(), 80);
+        let begin = Instant::now();
+        transport.send(&request()).unwrap();
+        let first = begin.elapsed();
+        assert!(first >= Duration::from_millis(250) && first < Duration::from_secs(3), "{first:?}");
+        assert_eq!(book.get(&host).unwrap(), [alive, dead]);
+        let begin = Instant::now();
+        for _ in 0..20 {
+            transport.send(&request()).unwrap();
+            // Looked up again, it is still known which address works.
+            book.forget_lookups();
+        }
+        assert!(begin.elapsed() < Duration::from_millis(250) * 20, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn silent_addresses_hold_up_nobody_beyond_the_deadline() {
+        let (dead, _listener, _queue) = black_hole();
+        let (transport, _) = at(&[dead, dead, dead]);
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let begin = Instant::now();
+        let error = transport.send(&Request { deadline, ..request() }).unwrap_err();
+        assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn failed_connection_forgets_the_address() {
+        let (first, is_there) = server();
+        let (second, _) = server();
+        let (transport, book) = at(&[first, second]);
+        let host = ("backend.invalid".to_owned(), 80);
+        transport.send(&request()).unwrap();
+        assert_eq!(book.get(&host).unwrap(), [first, second]);
+        // It closes its socket: the next connections are refused there.
+        is_there.store(false, Ordering::SeqCst);
+        drop(TcpStream::connect(first));
+        while TcpStream::connect(first).is_ok() {
+            std::thread::yield_now();
+        }
+        transport.send(&request()).unwrap();
+        assert_eq!(book.get(&host).unwrap(), [second, first]);
+        let (transport, book) = at(&[first]);
+        let error = transport.send(&request()).unwrap_err();
+        assert_eq!((error.kind, error.may_have_arrived()), (Kind::Connect, false));
+        assert_eq!(book.get(&host), None);
+    }
+
+    #[test]
+    fn broken_connection_has_the_host_looked_up_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let (transport, book) = at(&[address]);
+        let error = transport.send(&request()).unwrap_err();
+        assert_eq!((error.kind, error.may_have_arrived()), (Kind::Interrupted, true));
+        assert_eq!(book.get(&("backend.invalid".to_owned(), 80)), None);
     }
 
     #[test]
     fn a_look_up_without_end_is_trouble_before_anything_was_sent() {
-        let error = trouble(connector(), Lost);
+        let error = trouble(connector(Arc::default()), Lost);
         assert_eq!(error.kind, Kind::Timeout);
         assert!(!error.may_have_arrived());
     }
@@ -473,7 +623,9 @@ mod tests {
             (|| io::Error::from(io::ErrorKind::InvalidData).into(), Kind::Tls),
         ];
         for (failure, kind) in failures {
-            let error = trouble(TagConnectErrors(TagConnectErrors(Fails(failure))), Found);
+            let book = Arc::<AddressBook>::default();
+            let inner = TagConnectErrors { inner: Fails(failure), book: book.clone() };
+            let error = trouble(TagConnectErrors { inner, book }, Found);
             assert_eq!(error.kind, kind);
             assert!(!error.may_have_arrived(), "{kind:?}");
         }

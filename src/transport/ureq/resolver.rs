@@ -1,67 +1,48 @@
-//! Looking names up, without a thread for each request.
+//! Name resolution, without a thread for each request.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// How long a looked-up address serves.
-const ADDRESS_LIFE: Duration = Duration::from_secs(30);
+use super::addresses::{AddressBook, key};
 
 /// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
-/// time-out, but only on a miss: an address literal needs no look-up, and a name's addresses serve
-/// for 30 s.
-#[derive(Debug, Default)]
-pub(super) struct CachingResolver {
-    inner: DefaultResolver,
-    known: Mutex<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+/// timeout, but only if the address book does not know them. An address literal needs no look-up.
+#[derive(Debug)]
+pub(super) struct CachingResolver<R = DefaultResolver> {
+    pub(super) inner: R,
+    pub(super) book: Arc<AddressBook>,
 }
 
-impl Resolver for CachingResolver {
+impl<R: Resolver> Resolver for CachingResolver<R> {
     fn resolve(
         &self,
         uri: &Uri,
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let (Some(host), Some(scheme)) = (uri.host(), uri.scheme_str()) else {
-            return self.inner.resolve(uri, config, timeout);
-        };
-        let port = match (uri.port_u16(), scheme) {
-            (Some(port), _) => port,
-            (None, "http") => 80,
-            (None, "https") => 443,
-            // A proxy's scheme.
-            (None, _) => return self.inner.resolve(uri, config, timeout),
-        };
-        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(self.list(&[SocketAddr::new(address, port)]));
+        let Some(key) = key(uri) else { return self.inner.resolve(uri, config, timeout) };
+        let host = key.0.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(self.list(&[SocketAddr::new(address, key.1)]));
         }
-        let key = format!("{host}:{port}");
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, addresses)) = known.get(&key)
-            && since.elapsed() < ADDRESS_LIFE
-        {
-            return Ok(self.list(addresses));
+        if let Some(known) = self.book.get(&key) {
+            return Ok(self.list(&known));
         }
-        drop(known);
         let found = self.inner.resolve(uri, config, timeout).map_err(|error| match error {
             // The system's "name not known" has no kind of its own.
             ureq::Error::Io(_) => ureq::Error::HostNotFound,
             other => other,
         })?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(key, (Instant::now(), found.to_vec()));
-        Ok(found)
+        Ok(self.list(&self.book.looked_up(key, &found)))
     }
 }
 
-impl CachingResolver {
+impl<R: Resolver> CachingResolver<R> {
     fn list(&self, addresses: &[SocketAddr]) -> ResolvedSocketAddrs {
         let mut list = self.empty();
         for address in addresses.iter().take(16) {
