@@ -84,6 +84,18 @@ pub enum Event {
         #[serde(with = "seconds")]
         expires_at: SystemTime,
     },
+    /// A user's new tokens could not be stored. This process keeps them in memory and uses them,
+    /// and its next commit that succeeds stores them and emits
+    /// [`TokenRefreshed`](Self::TokenRefreshed).
+    ///
+    /// Emitted once when this begins, to listeners of this process only. If the process ends before
+    /// that and the backend rotates refresh tokens, the user has to log in again.
+    TokensUnpersisted {
+        /// The user.
+        user: UserId,
+        /// Why they could not be stored.
+        reason: String,
+    },
 }
 
 /// Why a user was logged out.
@@ -126,7 +138,8 @@ impl Event {
             | Self::LoginEnding { user, .. }
             | Self::ProfileChanged { user }
             | Self::Removed { user, .. }
-            | Self::TokenRefreshed { user, .. } => Some(user),
+            | Self::TokenRefreshed { user, .. }
+            | Self::TokensUnpersisted { user, .. } => Some(user),
         }
     }
 }

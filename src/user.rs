@@ -156,7 +156,7 @@ impl User {
     pub fn refresh_access_token(&self) -> Result<AccessToken> {
         let inner = &self.session.inner;
         self.session.within(|deadline| {
-            let (_, stale) = inner.logged_in_to_send(&self.id, deadline)?;
+            let (_, stale) = inner.logged_in_for_request(&self.id, deadline)?;
             inner.refresh(&self.id, &stale, RefreshReason::Explicit, deadline)
         })
     }

@@ -572,6 +572,11 @@ fn clean(world: &World, operation: &Operation) -> (States, usize, usize) {
     (States { old, new, renewed }, requests, steps)
 }
 
+/// Returns `true` for an operation that only refreshes, whose commit the store failed.
+fn is_unpersisted(operation: &Operation, step: Option<Plan<StoreTrouble>>) -> bool {
+    step.is_some() && matches!(operation.name, "refresh" | "call, expired" | "custom data")
+}
+
 /// Does the operation with trouble by plan; says what is wrong with what it leaves.
 fn suffer(
     world: &World,
@@ -596,7 +601,8 @@ fn suffer(
     let is_new = same(&states.new);
     let is_old = same(&states.old) || same(&states.renewed);
     let fits = match &outcome {
-        Ok(()) => is_new || operation.may_wait && is_old,
+        // New tokens that cannot be stored are used from memory.
+        Ok(()) => is_new || is_old && (operation.may_wait || is_unpersisted(operation, step)),
         Err(Error::Store(_)) if operation.stands => is_new || is_old,
         Err(_) if operation.stands => is_new,
         Err(_) => is_old,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use keyfob::store::{Decide, MemoryStore, Store};
 use keyfob::transport::Response;
-use keyfob::{Deadline, Error, Session, StoreError, StoreErrorKind, User, UserId, UserState};
+use keyfob::{Deadline, Session, StoreError, StoreErrorKind, User, UserId, UserState};
 use serde_json::{Value, json};
 use support::store::{FailingStore, HookedStore, StoreHooks};
 use support::*;
@@ -62,7 +62,7 @@ fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_r
         ))
     });
     clock.advance(MINUTE * 31);
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    user.refresh_access_token().unwrap();
     store.set_busy(false);
     script.clear();
     clock.advance(Duration::from_secs(10));
@@ -87,7 +87,7 @@ fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
         let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    user.refresh_access_token().unwrap();
     for (route, body) in [("GET /auth/api_keys", json!([])), (LOGOUT, json!(null))] {
         script.on(route, move |sent| {
             Ok(match sent.bearer == Some(refresh("r2")) {
@@ -101,10 +101,9 @@ fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
 }
 
 #[test]
-fn a_request_with_a_refresh_token_waits_until_the_rotated_one_is_stored() {
+fn unpersisted_refresh_token_serves_requests() {
     let (script, store, _session, user) = with_an_unsaved_token();
-    assert!(matches!(user.api_keys().list().unwrap_err(), Error::Store(_)));
-    assert!(script.sent().is_empty(), "{:?}", script.routes());
+    assert_eq!(user.api_keys().list().unwrap().len(), 0);
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
     store.set_busy(false);
     assert_eq!(user.api_keys().list().unwrap().len(), 0);
@@ -136,7 +135,7 @@ fn when_the_store_was_busy() -> (Script, ManualClock, FailingStore, Session, Use
         let token = jwt(access, now.seconds(), now.seconds() + 1800);
         Ok(json_answer(201, &json!({"access_token": token, "refresh_token": refresh(next)})))
     });
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    user.refresh_access_token().unwrap();
     store.set_busy(false);
     script.clear();
     (script, clock, store, session, user)
@@ -241,7 +240,9 @@ fn overtaken() -> (Script, MemoryStore, User, User) {
     let second = builder(&script, &clock).store(store.clone()).open().unwrap();
     let second = second.current_user().unwrap().unwrap();
     let strict = Arc::clone(&is_strict);
+    let (busy, mut is_first) = (awkward.clone(), true);
     script.on(REFRESH, move |sent| {
+        busy.set_busy(std::mem::take(&mut is_first));
         let number: u32 = (1..9)
             .find(|number| sent.bearer == Some(refresh(&format!("r{number}"))))
             .expect("a refresh token of this backend");
@@ -252,8 +253,7 @@ fn overtaken() -> (Script, MemoryStore, User, User) {
             [access(&format!("a{}", number + 1)), refresh(&format!("r{}", number + 1))];
         Ok(json_answer(201, &json!({"access_token": access, "refresh_token": refresh})))
     });
-    awkward.set_busy(true);
-    assert!(matches!(first.refresh_access_token().unwrap_err(), Error::Store(_)));
+    first.refresh_access_token().unwrap();
     awkward.set_busy(false);
     second.refresh_access_token().unwrap();
     second.refresh_access_token().unwrap();
@@ -324,7 +324,7 @@ fn held(deadline: Duration) -> (Script, ManualClock, Session, User) {
 #[test]
 fn a_good_token_serves_while_a_rotated_one_cannot_be_stored() {
     let (_, clock, session, user) = held(Duration::from_millis(200));
-    user.refresh_access_token().unwrap_err();
+    user.refresh_access_token().unwrap();
     clock.advance(MINUTE * 27);
     let patient = session.with_deadline(Duration::from_secs(2)).user(user.id()).unwrap().unwrap();
     assert_eq!(patient.functions().call::<i64>("f", ()).unwrap(), 7);
@@ -334,8 +334,7 @@ fn a_good_token_serves_while_a_rotated_one_cannot_be_stored() {
 fn a_token_that_expired_while_its_successor_was_stored_is_not_given_out() {
     let (_, clock, _, user) = held(Duration::from_millis(1500));
     clock.advance(Duration::from_secs(1799));
-    let outcome = user.valid_access_token();
-    assert!(outcome.is_err(), "expired {} s ago", clock.seconds() - START - 1800);
+    assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
 }
 
 #[test]
@@ -385,7 +384,7 @@ fn being_stored(then: impl FnOnce(&Script, &User, mpsc::Sender<()>)) -> Vec<Sent
         let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
-    user.refresh_access_token().unwrap_err();
+    user.refresh_access_token().unwrap();
     store.twist.1.store(false, Ordering::SeqCst);
     script.reply("GET /auth/api_keys", 200, json!([])).reply(LOGOUT, 204, json!(null));
     script.clear();
@@ -448,7 +447,7 @@ fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (Faili
         let body = json!({"access_token": access_token, "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
-    assert!(matches!(user.refresh_access_token().unwrap_err(), Error::Store(_)));
+    user.refresh_access_token().unwrap();
     store.set_busy(false);
     script.clear();
     (store, user)

@@ -49,7 +49,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// and a proxy answered without having an answer of the backend, a web page came with a 5xx, or the
 /// answer was a redirect.
 ///
-/// `Debug` prints the message and its causes, one a line, because `fn main() -> keyfob::Result<()>`
+/// `Debug` prints the message and its causes, in one line, because `fn main() -> keyfob::Result<()>`
 /// shows that text to people. Cloning is cheap: threads that waited for one refresh share its error.
 ///
 /// # Examples
@@ -272,6 +272,18 @@ pub enum StoreErrorKind {
     NotReplicated,
     /// The store has lost commits that this process had seen. Nothing was changed by the call.
     RolledBack,
+    /// The changes were made, and would not survive a failure of the store yet: too few replicas
+    /// have acknowledged them, for example. The session takes them as made, and keeps new tokens as
+    /// unpersisted tokens, so that later commits store them again.
+    Unconfirmed,
+}
+
+impl StoreErrorKind {
+    /// Returns `true` if a store of this process's own users cannot be written at present, and can
+    /// perhaps be read.
+    pub(crate) fn is_unwritable(self) -> bool {
+        matches!(self, Self::Access | Self::Busy | Self::Full | Self::Io)
+    }
 }
 
 impl Error {
@@ -472,14 +484,14 @@ impl fmt::Display for Error {
     }
 }
 
-/// The message and its causes, one a line, since `fn main() -> keyfob::Result<()>` shows this text
-/// to people.
+/// The message and its causes, in one line, since `fn main() -> keyfob::Result<()>` shows this text to
+/// people.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;
         let mut cause = self.source();
         while let Some(error) = cause {
-            write!(f, "\ncaused by: {}", Printable(&error.to_string()))?;
+            write!(f, ": {}", Printable(&error.to_string()))?;
             cause = error.source();
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::backend_clock::BackendClock;
 use super::events::EventDispatcher;
 use super::inner::Inner;
 use super::single_flight::SingleFlight;
+use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
 use crate::clock::{Clock, SystemClock};
 use crate::data_dir::default_data_dir;
@@ -200,7 +201,6 @@ impl SessionBuilder {
             hub: EventDispatcher::new(),
             app_dir,
             location: RwLock::new(None),
-            location_is_news: AtomicBool::new(false),
             location_is_doubted: AtomicBool::new(false),
             location_lookups: SingleFlight::new(),
             relocated: Mutex::new(None),
@@ -208,8 +208,7 @@ impl SessionBuilder {
             cooldowns: Mutex::new(HashMap::new()),
             refused: Mutex::new(HashMap::new()),
             has_refused: AtomicBool::new(false),
-            unsaved: Mutex::new(HashMap::new()),
-            has_any_unsaved: AtomicBool::new(false),
+            unpersisted: Unpersisted::default(),
             has_untold: AtomicBool::new(true),
             untold: Mutex::default(),
             shutdown: Shutdown::new(),

@@ -188,7 +188,8 @@ impl EventDispatcher {
         *seen = Seen { number: recent.number, life: recent.instance, rolled_back: false };
     }
 
-    fn push_to_all(&self, event: &Event) {
+    /// Notifies the listeners of this process alone.
+    pub(super) fn push_to_all(&self, event: &Event) {
         for queue in self.queues() {
             queue.push(event);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,20 +11,18 @@ use super::backend_clock::BackendClock;
 use super::events::{EventDispatcher, Events};
 use super::location::Location;
 use super::pending_revocations::PendingRevocations;
-use super::refresh::{Cooldown, LogoutCheck, RefreshOutcome, RefreshReason};
+use super::refresh::{Cooldown, LAST_LIMIT, LogoutCheck, RefreshOutcome, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
-use super::unpersisted::UnpersistedTokens;
+use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
 use crate::clock::{Clock, milliseconds};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
-use crate::error::{
-    Error, LocalState, Result, StoreError, StoreErrorKind, TransportError, TransportErrorKind,
-};
+use crate::error::{Error, LocalState, Result, TransportError, TransportErrorKind};
 use crate::id::UserId;
 use crate::shutdown::Shutdown;
-use crate::store::{Change, Store, StoreView, StoredUser};
+use crate::store::{Store, StoredUser};
 use crate::token::AccessToken;
 use crate::transport::{Response, Transport};
 use crate::wire::{self, Bearer, Device, Route};
@@ -44,8 +42,6 @@ pub(crate) struct Inner {
     pub(super) hub: Arc<EventDispatcher>,
     /// Where the backend is, once that is known.
     pub(super) location: RwLock<Option<Arc<Location>>>,
-    /// Whether that was asked for here and is not stored yet.
-    pub(super) location_is_news: AtomicBool,
     /// Whether it took all the time of a call, so that the next one asks again.
     pub(super) location_is_doubted: AtomicBool,
     pub(super) location_lookups: SingleFlight<(), Result<Arc<Location>>>,
@@ -59,10 +55,7 @@ pub(crate) struct Inner {
     pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,
     /// Whether there may be any of those.
     pub(super) has_refused: AtomicBool,
-    /// Rotated refresh tokens that could not be stored when they came.
-    pub(super) unsaved: Mutex<HashMap<UserId, UnpersistedTokens>>,
-    /// Whether there may be any of those.
-    pub(super) has_any_unsaved: AtomicBool,
+    pub(super) unpersisted: Unpersisted,
     /// Whether there may be log-outs that the backend has not been told of.
     pub(super) has_untold: AtomicBool,
     pub(super) untold: Mutex<PendingRevocations>,
@@ -96,10 +89,19 @@ impl Inner {
         milliseconds(self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// Returns a user's record.
+    /// Returns a user's record, with unpersisted tokens in it.
+    pub(crate) fn user(
+        &self,
+        user: &UserId,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<StoredUser>>> {
+        let stored = self.store.user(user, deadline)?;
+        Ok(stored.map(|stored| self.unpersisted.renew(stored)))
+    }
+
+    /// Returns the record of a user who is known here.
     pub(crate) fn record(&self, user: &UserId, deadline: Deadline) -> Result<Arc<StoredUser>> {
-        let record = self.store.user(user, deadline)?;
-        record.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
+        known(user, self.user(user, deadline)?)
     }
 
     /// Returns the record and the access token of a user who is logged in.
@@ -108,53 +110,18 @@ impl Inner {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<(Arc<StoredUser>, AccessToken)> {
-        let record = self.record(user, deadline)?;
-        match &record.access_token {
-            Some(token) if record.is_logged_in() => {
-                let token = token.clone();
-                Ok((record, token))
-            }
-            _ => Err(LocalState::NotLoggedIn(user.clone()).into()),
-        }
+        logged_in(user, self.user(user, deadline)?)
     }
 
-    /// Commits what `decide` makes of the newest state, and gives back what it says beside. An
-    /// error of its own changes nothing.
-    pub(super) fn commit<T>(
+    /// As [`logged_in`](Self::logged_in), before a request: stores unpersisted tokens first, best
+    /// effort.
+    pub(crate) fn logged_in_for_request(
         &self,
+        user: &UserId,
         deadline: Deadline,
-        mut decide: impl FnMut(&dyn StoreView) -> Result<(Vec<Change>, T)>,
-    ) -> Result<T> {
-        let mut decided = None;
-        // Whether the news of a location was taken, and whether it is among the changes.
-        let (mut takes_location, mut has_location) = (false, false);
-        let committed = self.store.commit(deadline, &mut |tables| match decide(tables) {
-            Ok((mut changes, value)) => {
-                decided = Some(Ok(value));
-                has_location = !changes.is_empty();
-                if has_location {
-                    // What is learned from here on is news for the next commit.
-                    takes_location |= self.location_is_news.swap(false, Ordering::Relaxed);
-                    changes.extend(self.location_change(tables).filter(|_| takes_location));
-                }
-                Ok(changes)
-            }
-            Err(Error::Store(error)) => Err(*error),
-            Err(error) => {
-                has_location = false;
-                decided = Some(Err(error));
-                Ok(Vec::new())
-            }
-        });
-        if takes_location && (committed.is_err() || !has_location) {
-            self.location_is_news.store(true, Ordering::Relaxed);
-        }
-        committed?;
-        self.hub.wake();
-        decided.unwrap_or_else(|| {
-            let reason = "it committed without asking for the changes";
-            Err(StoreError::new(StoreErrorKind::Io, reason).into())
-        })
+    ) -> Result<(Arc<StoredUser>, AccessToken)> {
+        self.retry_persist(deadline);
+        self.logged_in(user, deadline)
     }
 
     /// Sends a route that carries the user's access token, and returns the answer if it is a
@@ -188,31 +155,17 @@ impl Inner {
         debug_assert_eq!(route.bearer, Bearer::Refresh);
         let mut last_chance = false;
         loop {
-            let (record, _) = self.logged_in_to_send(user, deadline)?;
+            let (record, _) = self.logged_in_for_request(user, deadline)?;
             let Some(token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
-            let flight = || {
-                let flight = self.store.lock_refresh(user, deadline)?;
-                let what = "a refresh by another process";
-                flight.ok_or_else(|| Error::from(out_of_time(&self.base_url, what)))
-            };
-            if self.has_unsaved(&record) {
-                let _flight = flight()?;
-                self.store_unsaved(user, deadline)?;
-                continue;
-            }
             let answer = self.send(route, Some(token.expose()), deadline)?;
             if !wire::refuses_session(&answer) {
                 return success(route, answer);
             }
             let error = wire::refusal(route, &answer);
-            // A refresh on its way may have made the backend forget this token: wait for what it
-            // brings.
-            let _flight = flight()?;
-            if self.has_unsaved(&record) {
-                continue;
-            }
+            // A refresh in progress may have rotated this token: wait for its outcome.
+            let _lock = self.lock_refresh(user, deadline)?;
             match self.end_login(&record, token, &error, deadline)? {
                 LogoutCheck::LoggedOut => return Err(Error::LoginEnded(Box::new(error))),
                 LogoutCheck::TokenReplaced if last_chance => return Err(error.into()),
@@ -230,13 +183,30 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // No later call of this session can do it.
+        self.persist_all(Deadline::after(LAST_LIMIT));
         self.hub.close();
     }
 }
 
-/// Returns a user's record in a commit's decision; a user without one is not known here.
-pub(super) fn known(tables: &dyn StoreView, user: &UserId) -> Result<Arc<StoredUser>> {
-    tables.user(user)?.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
+/// Returns the record of a user who is known here.
+pub(super) fn known(user: &UserId, record: Option<Arc<StoredUser>>) -> Result<Arc<StoredUser>> {
+    record.ok_or_else(|| LocalState::UnknownUser(user.clone()).into())
+}
+
+/// Returns the record and the access token of a user who is logged in.
+pub(super) fn logged_in(
+    user: &UserId,
+    record: Option<Arc<StoredUser>>,
+) -> Result<(Arc<StoredUser>, AccessToken)> {
+    let record = known(user, record)?;
+    match &record.access_token {
+        Some(token) if record.is_logged_in() => {
+            let token = token.clone();
+            Ok((record, token))
+        }
+        _ => Err(LocalState::NotLoggedIn(user.clone()).into()),
+    }
 }
 
 pub(super) fn out_of_time(at: &BaseUrl, waiting_for: &'static str) -> TransportError {

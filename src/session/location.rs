@@ -1,6 +1,6 @@
 //! Where the backend is: what it says itself, and what is done when that does not hold any more.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::wire::{self, Route};
 const REST: Duration = Duration::from_secs(10);
 
 /// Where the backend is.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Location {
     pub(super) host: BaseUrl,
     /// What the backend said, as the store remembers it; nothing if it does not know the question.
@@ -28,6 +28,19 @@ pub(super) struct Location {
     pub(super) websocket: String,
     /// Until when this serves, by the monotonic clock, where the backend was not able to say.
     until: Option<Duration>,
+    /// Whether it was asked for here and no commit has stored it yet.
+    is_news: AtomicBool,
+}
+
+impl Location {
+    /// Returns the change that stores it, unless the store has it.
+    pub(super) fn change(&self, stored: &dyn StoreView) -> Option<Change> {
+        (stored.location() != self.said).then(|| Change::Location(self.said.clone()))
+    }
+
+    pub(super) fn mark_stored(&self) {
+        self.is_news.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Inner {
@@ -135,18 +148,15 @@ impl Inner {
         serves.then(|| known.clone())
     }
 
-    /// Remembers it here, and has it stored if it is news and serves for good.
-    fn remember_location(&self, location: &Arc<Location>, is_news: bool) {
-        *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
-        // After it is there: a commit that comes in between would take nothing for the news.
-        let is_news = is_news && location.until.is_none();
-        self.location_is_news.store(is_news, Ordering::Relaxed);
+    /// Returns the location if the next commit has to store it.
+    pub(super) fn unstored_location(&self) -> Option<Arc<Location>> {
+        self.known_location().filter(|known| known.is_news.load(Ordering::Relaxed))
     }
 
-    /// A location that was learned here is remembered with whatever is committed next.
-    pub(super) fn location_change(&self, tables: &dyn StoreView) -> Option<Change> {
-        let said = self.known_location()?.said.clone();
-        (tables.location() != said).then_some(Change::Location(said))
+    /// Remembers it here, and has the next commit store it if it is news and has no end.
+    fn remember_location(&self, location: &Arc<Location>, is_news: bool) {
+        location.is_news.store(is_news && location.until.is_none(), Ordering::Relaxed);
+        *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
     }
 
     /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
@@ -177,7 +187,13 @@ impl Inner {
                     safe(&url, "wss:").then_some(url)
                 });
                 let websocket = websocket.unwrap_or_else(|| host.websocket()) + &self.sync_path();
-                Location { host, said: Some(said), websocket, until: None }
+                Location {
+                    host,
+                    said: Some(said),
+                    websocket,
+                    until: None,
+                    is_news: AtomicBool::new(false),
+                }
             }
             _ => self.at_base_url(true),
         }
@@ -186,7 +202,8 @@ impl Inner {
     fn at_base_url(&self, is_certain: bool) -> Location {
         let websocket = self.base_url.websocket() + &self.sync_path();
         let until = (!is_certain).then(|| self.clock.monotonic().saturating_add(REST));
-        Location { host: self.base_url.clone(), said: None, websocket, until }
+        let host = self.base_url.clone();
+        Location { host, said: None, websocket, until, is_news: AtomicBool::new(false) }
     }
 
     fn sync_path(&self) -> String {

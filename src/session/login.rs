@@ -134,6 +134,7 @@ impl Inner {
             record.last_used_commit = tables.number();
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
+            record.refresh_token_rotated = None;
             // Not to be ended for an earlier log-out, if the backend brings the same one again.
             record.pending_revocation.take_if(|ended| *ended == login.refresh_token);
             record.clock_skew_ms = skew;
@@ -184,7 +185,7 @@ impl Inner {
             .send(&route, Some(token.expose()), network_part(deadline))
             .and_then(|answer| wire::profile(success(&route, answer)?.body(), user));
         let newest = |tables: &dyn StoreView| {
-            let record = known(tables, user)?;
+            let record = known(user, tables.user(user)?)?;
             if record.epoch != before.epoch {
                 return Err(Error::from(LocalState::NotLoggedIn(user.clone())));
             }
@@ -224,14 +225,11 @@ impl Inner {
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.send_as(user, &Route::delete_user(), network_part(deadline))?;
         let deleted = self.commit(deadline, |tables| match tables.user(user)? {
-            Some(record) => {
-                Ok((remove(tables, &record, RemovalReason::Deleted)?, Some(record.epoch)))
-            }
-            None => Ok((Vec::new(), None)),
+            Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
+            None => Ok((Vec::new(), ())),
         });
-        if let Some(epoch) = deleted.map_err(Error::mark_backend_changed)? {
-            self.clear_login_state(user, epoch);
-        }
+        deleted.map_err(Error::mark_backend_changed)?;
+        self.clear_login_state(user);
         Ok(())
     }
 
@@ -260,17 +258,15 @@ impl Inner {
         changes: impl Fn(&dyn StoreView, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let sealed = self.store.is_sealed();
-        let (tokens, kept, epoch) = self.commit(deadline, |tables| {
-            let record = known(tables, user)?;
+        let (tokens, kept) = self.commit(deadline, |tables| {
+            let record = known(user, tables.user(user)?)?;
             let mut changes = changes(tables, &record)?;
-            let lost = self.lost_token(&record);
+            let earlier = record.pending_revocation.clone();
             if changes.is_empty() {
                 // Logged out already; perhaps the backend was not told yet.
-                let kept = record.pending_revocation.clone();
-                let tokens: Vec<_> = kept.clone().into_iter().chain(lost).collect();
-                return Ok((changes, (tokens, kept, record.epoch)));
+                return Ok((changes, (Vec::from_iter(earlier.clone()), earlier)));
             }
-            let token = self.unsaved_token(&record).or_else(|| record.refresh_token.clone());
+            let token = record.refresh_token.clone();
             let mut kept = None;
             for change in &mut changes {
                 if let Change::Put(left) = change
@@ -282,11 +278,10 @@ impl Inner {
                 }
             }
             // That of an earlier log-out as well: nobody else will tell it now.
-            let tokens: Vec<_> =
-                record.pending_revocation.clone().into_iter().chain(lost).chain(token).collect();
-            Ok((changes, (tokens, kept, record.epoch)))
+            Ok((changes, (earlier.into_iter().chain(token).collect(), kept)))
         })?;
-        self.clear_login_state(user, epoch);
+        self.clear_login_state(user);
+        self.revoke_orphans(deadline);
         let mut outcome = Ok(());
         for token in &tokens {
             let told = self.end_server_session(token, deadline);
@@ -313,7 +308,7 @@ impl Inner {
     /// Makes a logged-in user current.
     pub(super) fn switch_to(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.commit(deadline, |tables| {
-            let record = known(tables, user)?;
+            let record = known(user, tables.user(user)?)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }

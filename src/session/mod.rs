@@ -3,6 +3,7 @@
 
 mod backend_clock;
 mod builder;
+mod commit;
 mod events;
 mod inner;
 mod location;

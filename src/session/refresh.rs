@@ -4,8 +4,8 @@
 //! processes, checked at use and never by a timer; a log-out wins; only a definite answer ends a
 //! login.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::backend_clock::ClockReading;
@@ -15,10 +15,10 @@ use super::single_flight::{Role, WaitResult};
 use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
-use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode};
+use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode, StoreError};
 use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
-use crate::store::{Change, RefreshLock, StoredUser};
+use crate::store::{RefreshLock, StoredUser};
 use crate::token::{AccessToken, Freshness, RefreshToken};
 use crate::wire::{self, Route};
 
@@ -35,9 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often a refresh lock may be lost in one call.
 const MOST_LOST: u32 = 3;
 
-/// How long a refresh whose answer has come may still wait for the store, although the session is
-/// shut down meanwhile.
-const LAST_RESPITE: Duration = Duration::from_secs(5);
+/// The longest that a session which ends waits for the store to keep its unpersisted tokens.
+pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The outcome of a flight, as its passengers get it.
 #[derive(Clone)]
@@ -101,8 +100,7 @@ impl Inner {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        let (record, token) = self.logged_in_to_send(user, deadline)?;
-        self.try_to_store_unsaved(&record, deadline);
+        let (record, token) = self.logged_in_for_request(user, deadline)?;
         match self.freshness(&record, &token, self.moment()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
@@ -113,7 +111,7 @@ impl Inner {
     /// Returns the access token if nothing is to be done or waited for to know it and it is fresh.
     pub(crate) fn fresh_token(&self, user: &UserId) -> Option<AccessToken> {
         self.shutdown.check().ok()?;
-        if self.has_any_unsaved.load(Ordering::Relaxed) {
+        if !self.unpersisted.is_empty() {
             return None;
         }
         let record = self.store.user(user, Deadline::passed()).ok()??;
@@ -132,7 +130,7 @@ impl Inner {
     /// fails: for the backend it has expired, whatever the clock here says.
     pub(super) fn note_refused(&self, user: &UserId, token: &AccessToken) {
         // A slow answer about a token that was replaced meanwhile says nothing of its successor.
-        let record = self.store.user(user, Deadline::passed()).ok().flatten();
+        let record = self.user(user, Deadline::passed()).ok().flatten();
         if record.is_some_and(|record| record.access_token.as_ref() != Some(token)) {
             return;
         }
@@ -274,40 +272,29 @@ impl Inner {
     }
 
     /// One flight: alone for this user among all processes, with the newest record. A rotated
-    /// refresh token, without which the login would be lost, is stored until `at_last`.
+    /// refresh token may take part of the time of the whole call to be stored.
     fn run_refresh(
         &self,
         user: &UserId,
         stale: &AccessToken,
         why: RefreshReason,
         deadline: Deadline,
-        at_last: Deadline,
+        call: Deadline,
     ) -> Result<AccessToken> {
         let mut lock = self.lock_refresh(user, deadline)?;
-        let (mut last_chance, mut times_lost, mut stale) = (false, 0, stale.clone());
+        let (mut last_chance, mut times_lost) = (false, 0);
         loop {
-            let (record, token) = self.logged_in_to_send(user, deadline)?;
+            let (record, token) = self.logged_in(user, deadline)?;
             // What is learned from the answer is learned for this moment: by no other may the token
             // be found old, or a clock that is set for moments could do so again and again.
             let now = self.moment();
-            if self.is_usable(&record, &token, &stale, why, now) {
+            if self.is_usable(&record, &token, stale, why, now) {
                 return Ok(token);
             }
-            let Some(refresh_token) = &record.refresh_token else {
-                return Err(LocalState::NotLoggedIn(user.clone()).into());
-            };
-            if let Some(stored) = self.store_unsaved(user, deadline)? {
-                // It may have waited for hours, and is judged like any other. Whoever asked for
-                // another one did not mean this.
-                if why == RefreshReason::Explicit {
-                    stale = stored;
-                }
-                continue;
-            }
-            let route = Route::refresh();
+            self.protect_stored_token(&record, &lock, deadline)?;
             // Nothing that takes long may come between this question and the request.
             self.location(deadline)?;
-            if !lock.is_held() {
+            if lock.as_ref().is_ok_and(|lock| !lock.is_held()) {
                 note!(warn, "the refresh lock of {user:?} was lost, taking it again");
                 drop(lock);
                 times_lost += 1;
@@ -317,117 +304,110 @@ impl Inner {
                 lock = self.lock_refresh(user, deadline)?;
                 continue;
             }
-            let answer = self.send(&route, Some(refresh_token.expose()), network_part(deadline))?;
-            if is_success(&answer) {
-                let refreshed = wire::refreshed(answer.body(), user)?;
-                let claims = refreshed.access_token.claims();
-                let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
-                let is_rotated = refreshed.refresh_token.is_some();
-                let (epoch, replaces) = (record.epoch, refresh_token.clone());
-                let brought = UnpersistedTokens { epoch, replaces, refreshed, skew };
-                if !is_rotated {
-                    return self.store_refreshed(user, brought, deadline);
-                }
-                let stored = self.store_refreshed(user, brought, at_last);
-                if stored.is_err() && self.shutdown.check().is_err() {
-                    // No call after this one can store it.
-                    let last = at_last.without_shutdown().at_most(LAST_RESPITE);
-                    if let Some(token) = self.store_unsaved(user, last)? {
-                        return Ok(token);
-                    }
-                }
-                return stored;
-            }
-            let error = wire::refusal(&route, &answer);
-            let expired =
-                self.has_definitely_expired(refresh_token.claims(), record.clock_skew_ms, &answer);
-            if !wire::ends_login(&answer, expired) {
-                return Err(error.into());
-            }
-            match self.end_login(&record, refresh_token, &error, deadline)? {
-                LogoutCheck::LoggedOut => return Err(Error::LoginEnded(Box::new(error))),
-                LogoutCheck::TokenReplaced if last_chance => return Err(error.into()),
-                LogoutCheck::TokenReplaced => last_chance = true,
+            match self.request_tokens(&record, now, deadline)? {
+                Ok(tokens) => return self.persist_refreshed(tokens, deadline, call),
+                Err(refusal) if last_chance => return Err(refusal.into()),
+                Err(_) => last_chance = true,
             }
         }
     }
 
-    fn lock_refresh(&self, user: &UserId, deadline: Deadline) -> Result<RefreshLock> {
-        let lock = self.store.lock_refresh(user, deadline)?;
-        lock.ok_or_else(|| out_of_time(&self.base_url, "a refresh by another process").into())
-    }
-
-    /// Stores what a refresh brought, unless the user has logged out or in since it set out, or
-    /// somebody else has stored a newer refresh token.
-    pub(super) fn store_refreshed(
+    /// Waits for the right to refresh, alone among all processes. The inner error says why a store
+    /// that cannot be written cannot grant it.
+    pub(super) fn lock_refresh(
         &self,
         user: &UserId,
-        brought: UnpersistedTokens,
         deadline: Deadline,
-    ) -> Result<AccessToken> {
-        let UnpersistedTokens { refreshed, skew, epoch, .. } = &brought;
-        let mut is_over = false;
-        let stored = self.commit(deadline, |tables| {
-            let record = tables.user(user)?;
-            is_over = record.as_ref().is_none_or(|record| {
-                // A backend may give the next login the same token.
-                let is_held = record.refresh_token == refreshed.refresh_token;
-                !record.is_logged_in() || record.epoch != *epoch && !is_held
-            });
-            let record = record.ok_or_else(|| LocalState::UnknownUser(user.clone()))?;
-            if !record.is_logged_in() {
-                return Err(LocalState::NotLoggedIn(user.clone()).into());
-            }
-            if !brought.continues(&record) {
-                // What this flight brought belongs to a login that is over, or is older than what
-                // is here, which has an access token of its own.
-                let token = record.access_token.clone();
-                return Ok((
-                    Vec::new(),
-                    token.ok_or_else(|| Error::from(LocalState::NotLoggedIn(user.clone())))?,
-                ));
-            }
-            let token = refreshed.access_token.clone();
-            let event =
-                Event::TokenRefreshed { user: user.clone(), expires_at: token.expires_at() };
-            let mut record = StoredUser::clone(&record);
-            record.access_token = Some(token.clone());
-            record.clock_skew_ms = *skew;
-            if let Some(rotated) = &refreshed.refresh_token {
-                record.refresh_token = Some(rotated.clone());
-            }
-            let warning = self.warning(&mut record);
-            let mut changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
-            changes.extend(warning.map(Change::Emit));
-            Ok((changes, token))
-        });
-        match &stored {
-            Ok(_) => note!(debug, "the access token of {user:?} was refreshed"),
-            Err(error) => {
-                note!(warn, "a refreshed token of {user:?} was not kept: {}", Brief(error))
-            }
+    ) -> Result<Result<RefreshLock, StoreError>> {
+        match self.store.lock_refresh(user, deadline) {
+            Ok(Some(lock)) => Ok(Ok(lock)),
+            Ok(None) => Err(out_of_time(&self.base_url, "a refresh by another process").into()),
+            Err(error) if error.kind.is_unwritable() => Ok(Err(error)),
+            Err(error) => Err(error.into()),
         }
-        if let Some(rotated) = &refreshed.refresh_token {
-            let is_unsaved = matches!(stored, Err(Error::Store(_)));
-            let rotated = rotated.clone();
-            self.remember_unsaved(user, brought, is_unsaved);
-            if is_over && !is_unsaved {
-                // Who ended the login told the backend of the one that this has replaced.
-                let _ = self.end_server_session(&rotated, deadline);
-            }
-        }
-        stored
     }
 
-    /// Forgets what is remembered of a login that is over, and of no later one of the same user.
-    pub(super) fn clear_login_state(&self, user: &UserId, epoch: u64) {
-        self.drop_unpersisted(user, epoch);
+    /// Refuses to use up the refresh token in the store while the store cannot keep its successor:
+    /// the next process would be logged out.
+    fn protect_stored_token(
+        &self,
+        record: &StoredUser,
+        lock: &Result<RefreshLock, StoreError>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        if record.refresh_token_rotated == Some(false) || self.unpersisted.has_rotated(&record.id) {
+            return Ok(());
+        }
+        let writable = match lock {
+            Ok(_) => self.store.check_writable(deadline),
+            Err(error) => Err(error.clone()),
+        };
+        writable.map_err(|error| {
+            let reason = "the access token was not refreshed, since the backend may replace the \
+                          refresh token and the store cannot keep a new one, make the store \
+                          writable";
+            let mut refused = StoreError::new(error.kind, reason);
+            refused.path.clone_from(&error.path);
+            refused.because(error).into()
+        })
+    }
+
+    /// Sends the refresh token, and returns the new tokens. A definite refusal ends the login; it
+    /// is returned if the store has another refresh token by now.
+    fn request_tokens(
+        &self,
+        record: &Arc<StoredUser>,
+        now: ClockReading,
+        deadline: Deadline,
+    ) -> Result<Result<UnpersistedTokens, ServerError>> {
+        let Some(token) = &record.refresh_token else {
+            return Err(LocalState::NotLoggedIn(record.id.clone()).into());
+        };
+        let route = Route::refresh();
+        let answer = self.send(&route, Some(token.expose()), network_part(deadline))?;
+        if is_success(&answer) {
+            let response = wire::refreshed(answer.body(), &record.id)?;
+            let claims = response.access_token.claims();
+            let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
+            return Ok(Ok(UnpersistedTokens::new(Arc::clone(record), response, skew)));
+        }
+        let error = wire::refusal(&route, &answer);
+        let expired = self.has_definitely_expired(token.claims(), record.clock_skew_ms, &answer);
+        if !wire::ends_login(&answer, expired) {
+            return Err(error.into());
+        }
+        match self.end_login(record, token, &error, deadline)? {
+            LogoutCheck::LoggedOut => Err(Error::LoginEnded(Box::new(error))),
+            LogoutCheck::TokenReplaced => Ok(Err(error)),
+        }
+    }
+
+    /// Stores new tokens within half of the time, which leaves the call the other half if the store
+    /// is busy.
+    fn persist_refreshed(
+        &self,
+        tokens: UnpersistedTokens,
+        deadline: Deadline,
+        call: Deadline,
+    ) -> Result<AccessToken> {
+        let is_rotated = tokens.rotated().is_some();
+        let until = if is_rotated { call } else { deadline };
+        let token = self.persist(tokens, until.at_most(until.remaining() / 2));
+        if is_rotated && self.shutdown.check().is_err() {
+            // No later call of this session can do it.
+            self.persist_all(call.without_shutdown().at_most(LAST_LIMIT));
+        }
+        token
+    }
+
+    /// Forgets what is remembered of a login that is over.
+    pub(super) fn clear_login_state(&self, user: &UserId) {
         self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
         self.forget_refused(user, None);
     }
 
-    /// Returns what to tell about a login that will end soon, once a day.
-    fn warning(&self, record: &mut StoredUser) -> Option<Event> {
+    /// Returns the event for a login that will end soon, once a day.
+    pub(super) fn expiry_warning(&self, record: &mut StoredUser) -> Option<Event> {
         const DAY: i64 = 24 * 3600 * 1000;
         let token = record.refresh_token.as_ref()?;
         let now = self.now().saturating_add(record.clock_skew_ms);
@@ -467,7 +447,7 @@ impl Inner {
             Ok((super::login::log_out(tables, &record, reason)?, LogoutCheck::LoggedOut))
         });
         if matches!(ended, Ok(LogoutCheck::LoggedOut)) {
-            self.clear_login_state(&refused.id, refused.epoch);
+            self.clear_login_state(&refused.id);
             note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
         }
         ended

@@ -1,132 +1,287 @@
-//! Rotated refresh tokens that could not be stored when they came: kept in memory until they are,
-//! since the backend may accept no other.
+//! Unpersisted tokens: the result of a refresh that the store could not keep.
+//!
+//! This process uses them in place of the stored tokens, and its next commit that succeeds stores
+//! them, whatever else that commit is for. They are dropped if another process has stored newer
+//! tokens or has ended the login.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::inner::Inner;
+use super::inner::{Inner, logged_in};
 use crate::deadline::Deadline;
+use crate::diagnostics::{Brief, note};
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::id::UserId;
 use crate::store::StoredUser;
 use crate::token::{AccessToken, RefreshToken};
 use crate::wire::RefreshResponse;
 
-/// What a refresh brought, for the login that it set out for.
+/// The longest that a call waits to store tokens of an earlier call.
+const RETRY_LIMIT: Duration = Duration::from_millis(100);
+
+/// The longest that a call waits to revoke the tokens of a login that ended elsewhere.
+const REVOKE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The new tokens of a login, until the store has confirmed them.
 #[derive(Clone)]
 pub(super) struct UnpersistedTokens {
-    pub(super) epoch: u64,
-    /// The refresh token that it was had with.
-    pub(super) replaces: RefreshToken,
-    pub(super) refreshed: RefreshResponse,
-    pub(super) skew: i64,
+    /// The record that the refresh started from.
+    base: Arc<StoredUser>,
+    /// The same record with the new tokens.
+    renewed: Arc<StoredUser>,
+}
+
+/// What new tokens mean for the record that the store has by now.
+pub(super) enum Validity {
+    /// They are the newest ones of this login. This is the record with them.
+    Newest(Box<StoredUser>),
+    /// The store has newer ones.
+    Superseded,
+    /// The login has ended.
+    LoginEnded,
+}
+
+/// The unpersisted tokens of a session.
+#[derive(Default)]
+pub(super) struct Unpersisted {
+    state: Mutex<State>,
+    /// Fast check: `state` may hold something.
+    any: AtomicBool,
+    /// Held by the one call that tries to store them.
+    retrying: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    tokens: HashMap<UserId, UnpersistedTokens>,
+    /// Rotated refresh tokens of logins that ended elsewhere, to be revoked.
+    orphans: Vec<RefreshToken>,
 }
 
 impl UnpersistedTokens {
-    /// Tells whether the record is still what it set out from: of the same login, and nobody else
-    /// has replaced the refresh token meanwhile.
-    pub(super) fn continues(&self, record: &StoredUser) -> bool {
-        record.epoch == self.epoch && record.refresh_token.as_ref() == Some(&self.replaces)
+    pub(super) fn new(base: Arc<StoredUser>, response: RefreshResponse, skew: i64) -> Self {
+        let mut renewed = StoredUser::clone(&base);
+        renewed.access_token = Some(response.access_token);
+        renewed.refresh_token = response.refresh_token.or(renewed.refresh_token);
+        renewed.refresh_token_rotated = Some(renewed.refresh_token != base.refresh_token);
+        renewed.clock_skew_ms = skew;
+        Self { base, renewed: Arc::new(renewed) }
+    }
+
+    /// Returns the tokens of a record that the store has applied but not confirmed.
+    pub(super) fn unconfirmed(record: StoredUser) -> Self {
+        let record = Arc::new(record);
+        Self { base: Arc::clone(&record), renewed: record }
+    }
+
+    /// Returns the new refresh token if the backend may accept no other.
+    pub(super) fn rotated(&self) -> Option<&RefreshToken> {
+        let token = &self.renewed.refresh_token;
+        token.as_ref().filter(|_| *token != self.base.refresh_token)
+    }
+
+    /// Compares them with the record that the store has now.
+    pub(super) fn validity(&self, stored: Option<&StoredUser>) -> Validity {
+        let Self { base, renewed } = self;
+        let Some(stored) = stored.filter(|stored| stored.is_logged_in()) else {
+            return Validity::LoginEnded;
+        };
+        let has_new = stored.refresh_token == renewed.refresh_token;
+        if stored.epoch != base.epoch {
+            // A backend may return the same refresh token for the next login.
+            return if has_new { Validity::Superseded } else { Validity::LoginEnded };
+        }
+        // A link replaces the access token alone.
+        let keeps_access =
+            [&base.access_token, &renewed.access_token].contains(&&stored.access_token);
+        if has_new && !keeps_access || !has_new && stored.refresh_token != base.refresh_token {
+            return Validity::Superseded;
+        }
+        let mut record = stored.clone();
+        record.refresh_token.clone_from(&renewed.refresh_token);
+        record.refresh_token_rotated = renewed.refresh_token_rotated;
+        if keeps_access {
+            record.access_token.clone_from(&renewed.access_token);
+            record.clock_skew_ms = renewed.clock_skew_ms;
+        }
+        Validity::Newest(Box::new(record))
+    }
+}
+
+impl Unpersisted {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Relaxed)
+    }
+
+    /// Returns a stored record as this process uses it.
+    pub(super) fn renew(&self, stored: Arc<StoredUser>) -> Arc<StoredUser> {
+        match self.is_empty() {
+            true => stored,
+            false => renew(&self.state().tokens, stored),
+        }
+    }
+
+    /// Returns `true` if the refresh token in the store has been used up.
+    pub(super) fn has_rotated(&self, user: &UserId) -> bool {
+        self.state().tokens.get(user).is_some_and(|tokens| tokens.rotated().is_some())
+    }
+
+    /// Returns what a commit has to store: all of them, and new ones.
+    pub(super) fn tokens_and(
+        &self,
+        new: Option<&UnpersistedTokens>,
+    ) -> HashMap<UserId, UnpersistedTokens> {
+        let mut tokens = match self.is_empty() {
+            true => HashMap::new(),
+            false => self.state().tokens.clone(),
+        };
+        if let Some(new) = new {
+            insert(&mut tokens, new.clone());
+        }
+        tokens
+    }
+
+    /// Removes what a commit has stored or found outdated, unless it was replaced meanwhile.
+    pub(super) fn remove(
+        &self,
+        done: &HashMap<UserId, UnpersistedTokens>,
+        orphans: Vec<RefreshToken>,
+    ) {
+        if done.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        state.tokens.retain(|user, tokens| {
+            done.get(user).is_none_or(|done| !Arc::ptr_eq(&done.renewed, &tokens.renewed))
+        });
+        state.orphans.extend(orphans);
+        self.update_any(&state);
+    }
+
+    /// Adds tokens of a user. Returns `true` if there were none.
+    fn add(&self, tokens: UnpersistedTokens) -> bool {
+        let mut state = self.state();
+        let is_first = insert(&mut state.tokens, tokens);
+        self.update_any(&state);
+        is_first
+    }
+
+    fn take_orphans(&self) -> Vec<RefreshToken> {
+        let mut state = self.state();
+        let orphans = std::mem::take(&mut state.orphans);
+        self.update_any(&state);
+        orphans
+    }
+
+    fn update_any(&self, state: &State) {
+        let any = !state.tokens.is_empty() || !state.orphans.is_empty();
+        self.any.store(any, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// Remembers what a refresh brought until it is stored, since the backend may accept no other
-    /// refresh token any more; or forgets it.
-    pub(super) fn remember_unsaved(
+    /// Stores new tokens, and returns the access token that the user has now: another one if newer
+    /// tokens were stored meanwhile. A log-out wins.
+    ///
+    /// If the store cannot keep them, they become unpersisted tokens.
+    pub(super) fn persist(
         &self,
-        user: &UserId,
-        brought: UnpersistedTokens,
-        is_unsaved: bool,
-    ) {
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = &brought.refreshed.refresh_token;
-        if is_unsaved {
-            unsaved.insert(user.clone(), brought);
-        } else if unsaved.get(user).is_some_and(|kept| kept.refreshed.refresh_token == *own) {
-            unsaved.remove(user);
-        }
-        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
-    }
-
-    /// Forgets it if it belongs to a login that is over, and not to a later one.
-    pub(super) fn drop_unpersisted(&self, user: &UserId, epoch: u64) {
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsaved.get(user).is_some_and(|kept| kept.epoch <= epoch) {
-            unsaved.remove(user);
-        }
-        self.has_any_unsaved.store(!unsaved.is_empty(), Ordering::Relaxed);
-    }
-
-    /// Tells whether there is a newer refresh token of this login than the store has.
-    pub(super) fn has_unsaved(&self, record: &StoredUser) -> bool {
-        if !self.has_any_unsaved.load(Ordering::Relaxed) {
-            return false;
-        }
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        unsaved.get(&record.id).is_some_and(|kept| kept.continues(record))
-    }
-
-    /// Stores that one, if the user has one: before anything else is asked of the backend for this
-    /// user, who may not accept the stored one any more. For whoever is alone at the user's refresh.
-    pub(super) fn store_unsaved(
-        &self,
-        user: &UserId,
+        tokens: UnpersistedTokens,
         deadline: Deadline,
-    ) -> Result<Option<AccessToken>> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        // It stays there until it is stored, so that nobody else goes by the stored one.
-        let kept = unsaved.get(user).cloned();
-        drop(unsaved);
-        kept.map(|kept| self.store_refreshed(user, kept, deadline)).transpose()
-    }
-
-    /// Returns the refresh token that the store could not keep, for whoever leaves with it, if it is
-    /// the newest one of the record's login.
-    pub(super) fn unsaved_token(&self, record: &StoredUser) -> Option<RefreshToken> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = unsaved.get(&record.id).filter(|kept| kept.continues(record))?;
-        kept.refreshed.refresh_token.clone()
-    }
-
-    /// Returns it if it is of an earlier login, which somebody else has ended without knowing it.
-    pub(super) fn lost_token(&self, record: &StoredUser) -> Option<RefreshToken> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = unsaved.get(&record.id).filter(|kept| kept.epoch < record.epoch)?;
-        let token = kept.refreshed.refresh_token.clone();
-        // A backend may give the next login the same one.
-        token.filter(|token| record.refresh_token.as_ref() != Some(token))
-    }
-
-    /// As [`logged_in`](Self::logged_in), where the network may be used: of a login that somebody
-    /// else has ended here, the backend does not know yet that its newest token is over.
-    pub(crate) fn logged_in_to_send(
-        &self,
-        user: &UserId,
-        deadline: Deadline,
-    ) -> Result<(Arc<StoredUser>, AccessToken)> {
-        const LIMIT: Duration = Duration::from_secs(1);
-        let found = self.logged_in(user, deadline);
-        if matches!(found, Err(Error::LocalState(_)))
-            && self.has_any_unsaved.load(Ordering::Relaxed)
-        {
-            // At little cost to the caller, who has the answer.
-            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-            let _ = self.store_unsaved(user, deadline);
-        }
-        found
-    }
-
-    /// Stores what an earlier refresh brought and could not be stored, as well as it goes: a
-    /// program must not end with it in memory alone.
-    pub(super) fn try_to_store_unsaved(&self, record: &StoredUser, deadline: Deadline) {
-        const LIMIT: Duration = Duration::from_secs(1);
-        if self.has_unsaved(record) {
-            let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
-            if let Ok(Some(_flight)) = self.store.lock_refresh(&record.id, deadline) {
-                let _ = self.store_unsaved(&record.id, deadline);
+    ) -> Result<AccessToken> {
+        let user = &tokens.base.id.clone();
+        let current = |record| logged_in(user, record).map(|(_, token)| token);
+        let persisted = self.commit_with(Some(&tokens), deadline, |view| {
+            Ok((Vec::new(), current(view.user(user)?)))
+        });
+        match persisted {
+            Ok(token) => {
+                note!(debug, "the access token of {user:?} was refreshed");
+                self.revoke_orphans(deadline);
+                token
             }
+            Err(error @ Error::Store(_)) => {
+                let record = Arc::clone(&tokens.renewed);
+                self.keep_unpersisted(tokens, &error);
+                current(Some(record))
+            }
+            Err(error) => Err(error),
         }
     }
+
+    /// Keeps tokens in memory that the store could not keep, and emits one event for as long as it
+    /// cannot.
+    pub(super) fn keep_unpersisted(&self, tokens: UnpersistedTokens, error: &Error) {
+        let user = tokens.base.id.clone();
+        note!(warn, "new tokens of {user:?} are kept in memory: {}", Brief(error));
+        if self.unpersisted.add(tokens) {
+            let reason = error.to_string();
+            self.hub.push_to_all(&Event::TokensUnpersisted { user, reason });
+        }
+    }
+
+    /// Tries to store the tokens that an earlier call could not store, best effort. One call does
+    /// so at a time, for a tenth of a second or a quarter of its time at most.
+    pub(super) fn retry_persist(&self, deadline: Deadline) {
+        if self.unpersisted.is_empty() {
+            return;
+        }
+        let quarter = deadline.remaining() / 4;
+        match self.unpersisted.retrying.try_lock() {
+            Err(TryLockError::WouldBlock) => return,
+            _retrying => self.persist_all(deadline.at_most(RETRY_LIMIT.min(quarter))),
+        }
+        self.revoke_orphans(deadline.at_most(REVOKE_LIMIT.min(quarter)));
+    }
+
+    /// Stores all unpersisted tokens, best effort.
+    pub(super) fn persist_all(&self, deadline: Deadline) {
+        if !self.unpersisted.is_empty() {
+            let _ = self.commit(deadline, |_| Ok((Vec::new(), ())));
+        }
+    }
+
+    /// Revokes refresh tokens whose login was ended by a caller that did not know them, best
+    /// effort.
+    pub(super) fn revoke_orphans(&self, deadline: Deadline) {
+        if self.unpersisted.is_empty() {
+            return;
+        }
+        for token in self.unpersisted.take_orphans() {
+            let _ = self.end_server_session(&token, deadline);
+        }
+    }
+}
+
+/// Returns a stored record with the user's unpersisted tokens, if they are its newest ones.
+pub(super) fn renew(
+    tokens: &HashMap<UserId, UnpersistedTokens>,
+    stored: Arc<StoredUser>,
+) -> Arc<StoredUser> {
+    match tokens.get(&stored.id).map(|tokens| tokens.validity(Some(&stored))) {
+        Some(Validity::Newest(record)) => Arc::new(*record),
+        _ => stored,
+    }
+}
+
+/// Inserts tokens of a user. Returns `true` if there were none.
+fn insert(all: &mut HashMap<UserId, UnpersistedTokens>, mut tokens: UnpersistedTokens) -> bool {
+    let user = tokens.base.id.clone();
+    let earlier = all.remove(&user);
+    if let Some(earlier) = &earlier
+        && earlier.renewed.epoch == tokens.base.epoch
+        && earlier.renewed.refresh_token == tokens.base.refresh_token
+    {
+        // The store still has the record that the earlier refresh started from.
+        tokens.base = Arc::clone(&earlier.base);
+    }
+    all.insert(user, tokens);
+    earlier.is_none()
 }

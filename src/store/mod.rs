@@ -61,6 +61,10 @@ pub struct StoredUser {
     /// Present while logged in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<RefreshToken>,
+    /// Whether the last refresh of this login replaced the refresh token. `None` before the first
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token_rotated: Option<bool>,
     /// How many milliseconds the backend's clock is ahead of the wall clock here.
     #[serde(default)]
     pub clock_skew_ms: i64,
@@ -170,7 +174,8 @@ pub trait Lease: Send {
 ///
 /// 1. `commit` calls `decide` on the newest state while nobody else can commit, applies what it
 ///    returns as a whole or not at all, and returns when that would survive a power cut (as far as
-///    the store keeps anything). An error means that nothing was changed.
+///    the store keeps anything). An error means that nothing was changed, unless its kind is
+///    [`Unconfirmed`](StoreErrorKind::Unconfirmed).
 /// 2. Each commit that changes something has the number of the one before plus one, across all who
 ///    share the store. Reads through one handle never go back behind a commit that was made or seen
 ///    through it. Other commits are seen after [`staleness`](Self::staleness) at the latest, and in
@@ -252,6 +257,15 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Checks, at little cost, that a commit is likely to succeed: a commit has to be able to wait
+    /// for the same locks, open the same files and find room on the disk.
+    ///
+    /// The session asks before it sends a refresh token that the backend may replace. Defaults to a
+    /// commit without changes.
+    fn check_writable(&self, deadline: Deadline) -> Result<(), StoreError> {
+        self.commit(deadline, &mut |_| Ok(Vec::new())).map(drop)
+    }
+
     /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
     /// that has passed it is tried once. `None` means that somebody else held it all the time.
     fn lock_refresh(
@@ -272,6 +286,7 @@ impl StoredUser {
             last_used_commit: 0,
             access_token: None,
             refresh_token: None,
+            refresh_token_rotated: None,
             clock_skew_ms: 0,
             device_id: None,
             identities: Vec::new(),
@@ -324,6 +339,7 @@ impl fmt::Debug for StoredUser {
             .field("last_used_commit", &self.last_used_commit)
             .field("access_token", &self.access_token)
             .field("refresh_token", &self.refresh_token)
+            .field("refresh_token_rotated", &self.refresh_token_rotated)
             .field("clock_skew_ms", &self.clock_skew_ms)
             .field("device_id", &self.device_id)
             .field("identities", &self.identities)

@@ -148,6 +148,14 @@ impl Files {
         write_private(&path, bytes).map_err(|error| failed("write the snapshot", &path, error))
     }
 
+    /// Checks that the disk has room for a commit: a segment of the database and the snapshot.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        const ROOM: usize = 1024 * 1024;
+        let written = self.write_next_snapshot(&vec![0xa5; ROOM]);
+        self.discard_next_snapshot();
+        written
+    }
+
     /// Removes the next snapshot again.
     pub(super) fn discard_next_snapshot(&self) {
         let _ = std::fs::remove_file(self.next_snapshot());

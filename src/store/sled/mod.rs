@@ -319,6 +319,15 @@ impl Store for SledStore {
         Ok(RecentEvents { instance: self.lives.load(Ordering::Relaxed), ..recent })
     }
 
+    fn check_writable(&self, deadline: Deadline) -> Result<(), StoreError> {
+        self.check_process()?;
+        // Under the lock, since the name of the file is that of the next snapshot.
+        let writer = Writer::open(self, deadline)?;
+        let has_room = self.files.check_room();
+        self.install(writer.view());
+        has_room
+    }
+
     fn is_sealed(&self) -> bool {
         self.secrecy.is_sealed()
     }

@@ -1,0 +1,161 @@
+//! Commits: what the caller decides, with unpersisted tokens and a new location stored along.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::inner::Inner;
+use super::location::Location;
+use super::unpersisted::{UnpersistedTokens, Validity, renew};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result, StoreError, StoreErrorKind};
+use crate::event::Event;
+use crate::id::UserId;
+use crate::store::{Change, StoreView, StoredUser};
+use crate::token::RefreshToken;
+
+/// What a commit stores beside the changes of its caller.
+#[derive(Default)]
+struct Extra {
+    tokens: HashMap<UserId, UnpersistedTokens>,
+    location: Option<Arc<Location>>,
+    /// Rotated refresh tokens whose login has ended, to be revoked.
+    orphans: Vec<RefreshToken>,
+    /// The records with tokens, the caller's included.
+    logged_in: Vec<StoredUser>,
+}
+
+/// The view of a store, with unpersisted tokens in the records.
+struct RenewedView<'a> {
+    stored: &'a dyn StoreView,
+    tokens: &'a HashMap<UserId, UnpersistedTokens>,
+}
+
+impl Inner {
+    /// Commits what `decide` returns for the newest state, and returns its value. If it returns an
+    /// error, nothing is changed.
+    pub(super) fn commit<T>(
+        &self,
+        deadline: Deadline,
+        decide: impl FnMut(&dyn StoreView) -> Result<(Vec<Change>, T)>,
+    ) -> Result<T> {
+        self.commit_with(None, deadline, decide)
+    }
+
+    /// As [`commit`](Self::commit); stores new tokens of a user as well, which the decision sees.
+    pub(super) fn commit_with<T>(
+        &self,
+        new: Option<&UnpersistedTokens>,
+        deadline: Deadline,
+        mut decide: impl FnMut(&dyn StoreView) -> Result<(Vec<Change>, T)>,
+    ) -> Result<T> {
+        let (mut decided, mut extra) = (None, Extra::default());
+        let committed = self.store.commit(deadline, &mut |stored| {
+            extra = Extra { tokens: self.unpersisted.tokens_and(new), ..Extra::default() };
+            match decide(&RenewedView { stored, tokens: &extra.tokens }) {
+                Ok((changes, value)) => {
+                    decided = Some(Ok(value));
+                    self.add_extra(&mut extra, stored, changes)
+                }
+                Err(Error::Store(error)) => Err(*error),
+                Err(error) => {
+                    decided = Some(Err(error));
+                    extra = Extra::default();
+                    Ok(Vec::new())
+                }
+            }
+        });
+        match committed {
+            Ok(_) => self.unpersisted.remove(&extra.tokens, extra.orphans),
+            // The changes are made, and would not survive a failure of the store yet.
+            Err(error) if error.kind == StoreErrorKind::Unconfirmed => {
+                let error = Error::from(error);
+                for record in extra.logged_in {
+                    self.keep_unpersisted(UnpersistedTokens::unconfirmed(record), &error);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(location) = extra.location {
+            location.mark_stored();
+        }
+        self.hub.wake();
+        decided.unwrap_or_else(|| {
+            let reason = "it committed without asking for the changes";
+            Err(StoreError::new(StoreErrorKind::Io, reason).into())
+        })
+    }
+
+    /// Returns the changes of a commit: unpersisted tokens, what its caller decided, and the
+    /// location.
+    fn add_extra(
+        &self,
+        extra: &mut Extra,
+        stored: &dyn StoreView,
+        decided: Vec<Change>,
+    ) -> Result<Vec<Change>, StoreError> {
+        let mut changes = Vec::new();
+        for (user, tokens) in &extra.tokens {
+            let record = stored.user(user)?;
+            match tokens.validity(record.as_deref()) {
+                Validity::Newest(renewed) => {
+                    let is_new = record.as_deref() != Some(&renewed);
+                    changes.extend(self.renewal(renewed, is_new));
+                }
+                Validity::Superseded => {}
+                Validity::LoginEnded => extra.orphans.extend(tokens.rotated().cloned()),
+            }
+        }
+        changes.extend(decided);
+        extra.logged_in = changes.iter().filter_map(with_tokens).cloned().collect();
+        if !changes.is_empty() {
+            extra.location = self.unstored_location();
+            changes.extend(extra.location.as_ref().and_then(|location| location.change(stored)));
+        }
+        Ok(changes)
+    }
+
+    /// The changes that store new tokens.
+    fn renewal(&self, mut record: Box<StoredUser>, is_new: bool) -> Vec<Change> {
+        let mut events = Vec::new();
+        if let Some(token) = record.access_token.as_ref().filter(|_| is_new) {
+            let (user, expires_at) = (record.id.clone(), token.expires_at());
+            events.push(Change::Emit(Event::TokenRefreshed { user, expires_at }));
+            events.extend(self.expiry_warning(&mut record).map(Change::Emit));
+        }
+        events.insert(0, Change::Put(record));
+        events
+    }
+}
+
+impl StoreView for RenewedView<'_> {
+    fn number(&self) -> u64 {
+        self.stored.number()
+    }
+
+    fn current(&self) -> Option<UserId> {
+        self.stored.current()
+    }
+
+    fn location(&self) -> Option<String> {
+        self.stored.location()
+    }
+
+    fn user(&self, id: &UserId) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        Ok(self.stored.user(id)?.map(|record| renew(self.tokens, record)))
+    }
+
+    fn last_used(
+        &self,
+        wanted: &dyn Fn(&StoredUser) -> bool,
+    ) -> Result<Option<Arc<StoredUser>>, StoreError> {
+        Ok(self.stored.last_used(wanted)?.map(|record| renew(self.tokens, record)))
+    }
+}
+
+/// Returns the record that a change stores, if the user is logged in.
+fn with_tokens(change: &Change) -> Option<&StoredUser> {
+    match change {
+        Change::Put(record) if record.is_logged_in() => Some(record),
+        _ => None,
+    }
+}
