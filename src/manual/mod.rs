@@ -85,5 +85,8 @@ pub mod network {}
 #[doc = include_str!("speed.md")]
 pub mod speed {}
 
+#[doc = include_str!("systems.md")]
+pub mod systems {}
+
 #[doc = include_str!("changes.md")]
 pub mod changes {}

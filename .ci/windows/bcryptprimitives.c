@@ -1,0 +1,15 @@
+/* Wine 8 has no bcryptprimitives.dll, from which Rust's standard library takes random numbers.
+ * This one passes the request on to RtlGenRandom, whose exported name is SystemFunction036. */
+#include <windows.h>
+
+BOOLEAN WINAPI SystemFunction036(PVOID buffer, ULONG length);
+
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE buffer, SIZE_T length) {
+    while (length > 0) {
+        ULONG part = length > 0x10000000 ? 0x10000000 : (ULONG)length;
+        if (!SystemFunction036(buffer, part)) return FALSE;
+        buffer += part;
+        length -= part;
+    }
+    return TRUE;
+}
