@@ -20,8 +20,8 @@ struct Extra {
     location: Option<Arc<Location>>,
     /// Rotated refresh tokens whose login has ended, to be revoked.
     orphans: Vec<RefreshToken>,
-    /// The records with tokens, the caller's included.
-    logged_in: Vec<StoredUser>,
+    /// The records with tokens, the caller's included, each with the one that it replaces.
+    logged_in: Vec<(Option<Arc<StoredUser>>, StoredUser)>,
 }
 
 /// The view of a store, with unpersisted tokens in the records.
@@ -69,8 +69,9 @@ impl Inner {
             // The changes are made, and would not survive a failure of the store yet.
             Err(error) if error.kind == StoreErrorKind::Unconfirmed => {
                 let error = Error::from(error);
-                for record in extra.logged_in {
-                    self.keep_unpersisted(UnpersistedTokens::unconfirmed(record), &error);
+                for (before, record) in extra.logged_in {
+                    let tokens = UnpersistedTokens::unconfirmed(before, record);
+                    self.keep_unpersisted(tokens, &error);
                 }
             }
             Err(error) => return Err(error.into()),
@@ -106,7 +107,9 @@ impl Inner {
             }
         }
         changes.extend(decided);
-        extra.logged_in = changes.iter().filter_map(with_tokens).cloned().collect();
+        for record in changes.iter().filter_map(with_tokens) {
+            extra.logged_in.push((stored.user(&record.id)?, record.clone()));
+        }
         if !changes.is_empty() {
             extra.location = self.unstored_location();
             changes.extend(extra.location.as_ref().and_then(|location| location.change(stored)));

@@ -291,6 +291,13 @@ impl Inner {
             if self.is_usable(&record, &token, stale, why, now) {
                 return Ok(token);
             }
+            if let Err(error) = &lock
+                && why == RefreshReason::Due
+                && self.freshness(&record, &token, now) != Freshness::Expired
+            {
+                // Without the lock many processes would refresh: only when the token is of no use.
+                return Err(error.clone().into());
+            }
             self.protect_stored_token(&record, &lock, deadline)?;
             // Nothing that takes long may come between this question and the request.
             self.location(deadline)?;

@@ -71,10 +71,12 @@ impl UnpersistedTokens {
         Self { base, renewed: Arc::new(renewed) }
     }
 
-    /// Returns the tokens of a record that the store has applied but not confirmed.
-    pub(super) fn unconfirmed(record: StoredUser) -> Self {
-        let record = Arc::new(record);
-        Self { base: Arc::clone(&record), renewed: record }
+    /// Returns the tokens of a record that the store has applied but not confirmed. It may go back
+    /// to the record before.
+    pub(super) fn unconfirmed(before: Option<Arc<StoredUser>>, record: StoredUser) -> Self {
+        let renewed = Arc::new(record);
+        let before = before.filter(|before| before.epoch == renewed.epoch && before.is_logged_in());
+        Self { base: before.unwrap_or_else(|| Arc::clone(&renewed)), renewed }
     }
 
     /// Returns the new refresh token if the backend may accept no other.
