@@ -267,9 +267,6 @@ pub enum StoreErrorKind {
     NewerVersion,
     /// The data directory lies on a network file system, where locks and syncs cannot be relied on.
     NotLocal,
-    /// The commit was applied, but too few replicas of the server have received it: it is lost if
-    /// the server fails now.
-    NotReplicated,
     /// The store has lost commits that this process had seen. Nothing was changed by the call.
     RolledBack,
     /// The changes were made, and would not survive a failure of the store yet: too few replicas

@@ -143,8 +143,9 @@ impl RedisStoreBuilder {
     /// Waits after each commit until this many replicas have received it, for at most a second.
     /// Defaults to 0.
     ///
-    /// If too few have, a rotated refresh token counts as not persisted: the session keeps it in
-    /// memory and stores it again with a later call.
+    /// If too few have, the commit is made and reported as
+    /// [`Unconfirmed`](crate::StoreErrorKind::Unconfirmed): the session goes on, keeps new tokens in
+    /// memory, and stores them again with its next commits.
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
@@ -217,7 +218,6 @@ impl RedisStoreBuilder {
                 history: History::new(self.replicas > 0, self.on_rollback),
                 copies: Copies::new(self.local_copies),
                 writers: Default::default(),
-                unconfirmed: Mutex::default(),
                 codec: Mutex::new(RecordCodec::default()),
             }))
         };

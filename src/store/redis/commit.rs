@@ -90,7 +90,6 @@ impl Inner {
             let changes = decide(&attempt)?;
             validate(&changes)?;
             if changes.is_empty() {
-                attempt.confirm_earlier()?;
                 return Ok(attempt.head.number);
             }
             if let Applied::Yes = attempt.apply(&changes)? {
@@ -294,7 +293,7 @@ impl Attempt<'_> {
         Ok((head, arguments))
     }
 
-    /// What is to be done after a commit was applied.
+    /// Waits for replicas and remembers a commit that was applied.
     fn finish(mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let (number, since) = (self.head.number, Instant::now());
         let store = self.store;
@@ -304,26 +303,15 @@ impl Attempt<'_> {
         }
         store.history.note_commit(&self.head, self.verdict);
         store.copies.apply(number, changes, since);
-        let rotated = self.rotated(changes);
-        if is_safe || rotated.is_empty() {
+        if is_safe {
             return Ok(number);
         }
-        store.unconfirmed().extend(rotated);
-        Err(self.not_replicated())
-    }
-
-    /// Returns the users whose refresh token was replaced within a login: the one before is of no
-    /// use any more, and losing the new one ends the login.
-    fn rotated(&self, changes: &[Change]) -> Vec<UserId> {
-        let records = self.records.borrow();
-        let rotated = changes.iter().filter_map(|change| {
-            let Change::Put(user) = change else { return None };
-            let before = records.get(&user.id)?.as_ref()?;
-            let is_rotated =
-                before.epoch == user.epoch && before.refresh_token != user.refresh_token;
-            is_rotated.then(|| user.id.clone())
-        });
-        rotated.collect()
+        let reason = format!(
+            "the commit was applied, but fewer than {} replicas of the Redis server at {} have it",
+            store.replicas,
+            store.pool.address()
+        );
+        Err(StoreError::new(StoreErrorKind::Unconfirmed, reason))
     }
 
     /// Waits until enough replicas have what was written on this connection, and says so in the
@@ -340,7 +328,6 @@ impl Attempt<'_> {
         if count < self.store.replicas {
             return false;
         }
-        self.store.unconfirmed().clear();
         let (number, field) = (number.to_string(), mark_field(number));
         let arguments = [number.as_bytes(), mark, field.as_bytes()];
         let mut connection = self.connection.borrow_mut();
@@ -350,32 +337,6 @@ impl Attempt<'_> {
             *connection = confirmed.is_ok().then_some(pooled);
         }
         true
-    }
-
-    /// Where this decision looked at tokens that were not acknowledged before, asks whether they
-    /// are by now. A connection waits for its own writes only, so it has to write something.
-    fn confirm_earlier(&mut self) -> Result<(), StoreError> {
-        let looked_at = |id| self.records.borrow().contains_key(id);
-        if !self.store.unconfirmed().iter().any(looked_at) {
-            return Ok(());
-        }
-        self.release();
-        let mut touch = ::redis::cmd("HINCRBY");
-        touch.arg(&self.store.keys.head).arg("confirmations").arg(1);
-        self.ask::<i64>(&touch)?;
-        match self.wait_for_replicas(self.head.number, &self.head.mark) {
-            true => Ok(()),
-            false => Err(self.not_replicated()),
-        }
-    }
-
-    fn not_replicated(&self) -> StoreError {
-        let reason = format!(
-            "the commit was applied, but fewer than {} replicas of the Redis server at {} have it",
-            self.store.replicas,
-            self.store.pool.address()
-        );
-        StoreError::new(StoreErrorKind::NotReplicated, reason)
     }
 
     /// Gives the lock back, unless the script did.

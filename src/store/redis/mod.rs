@@ -19,9 +19,8 @@ mod resolver;
 mod scripts;
 mod tls;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,8 +101,6 @@ struct Inner {
     copies: Copies,
     leases: Arc<Leases>,
     writers: FairMutex,
-    /// Users whose rotated refresh token too few replicas have acknowledged.
-    unconfirmed: Mutex<HashSet<UserId>>,
     codec: Mutex<RecordCodec>,
 }
 
@@ -298,10 +295,6 @@ impl Inner {
             thread::sleep(jittered(wait));
             sleep = (sleep * 2).min(LOCK_SLEEP.1);
         }
-    }
-
-    fn unconfirmed(&self) -> MutexGuard<'_, HashSet<UserId>> {
-        self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
