@@ -116,3 +116,36 @@ fn flushed_server_is_rollback() {
     // The copy has tokens that the backend still accepts.
     assert_eq!(call(&user).unwrap(), 7);
 }
+
+/// Each machine refreshes for itself, once its token has expired, and only because the backend did not
+/// rotate before.
+#[test]
+#[ignore = "needs redis-server"]
+fn expired_token_is_refreshed_without_server() {
+    for rotates in [false, true] {
+        let mut server = RedisServer::start();
+        let (script, clock, _, user) = fleet(&server);
+        let now = clock.clone();
+        script.on(REFRESH, move |_| {
+            let token = jwt("a2", now.seconds(), now.seconds() + 1800);
+            let mut body = json!({"access_token": token});
+            if rotates {
+                body["refresh_token"] = refresh("r2").into();
+            }
+            Ok(json_answer(201, &body))
+        });
+        clock.advance(MINUTE * 31);
+        assert_eq!(call(&user).unwrap(), 7);
+        server.kill();
+        script.clear();
+        // Due, and not expired: the old token serves.
+        clock.advance(MINUTE * 27);
+        assert_eq!(call(&user).unwrap(), 7);
+        assert_eq!(script.count(REFRESH), 0);
+        clock.advance(MINUTE * 10);
+        let outcome = call(&user);
+        assert_eq!(script.count(REFRESH), usize::from(!rotates));
+        assert_eq!(outcome.is_ok(), !rotates, "{outcome:?}");
+        assert!(outcome.err().is_none_or(|error| !error.needs_login()));
+    }
+}

@@ -115,6 +115,47 @@ impl RedisServer {
         signal_process(self.pid(), signal);
     }
 
+    /// Makes this server a replica, and waits until it has the data of the primary.
+    pub fn follow(&self, primary: &Self) {
+        self.run::<()>(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
+        self.wait_for_link();
+    }
+
+    /// Waits until the replica is connected to its primary.
+    pub fn wait_for_link(&self) {
+        self.wait_for("master_link_status:up");
+    }
+
+    /// Waits until the server is a primary.
+    pub fn wait_for_promotion(&self) {
+        self.wait_for("role:master");
+    }
+
+    fn wait_for(&self, text: &str) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self
+            .try_run::<String>(&["INFO", "replication"])
+            .is_ok_and(|info| info.contains(text))
+        {
+            assert!(Instant::now() < until, "{text} does not come");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until somebody subscribes to the commits of [`NAMESPACE`].
+    pub fn wait_for_subscriber(&self) {
+        let channel = format!("{{{NAMESPACE}}}:commits");
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let found: (String, u32) = self.run(&["PUBSUB", "NUMSUB", &channel]);
+            if found.1 > 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "nobody subscribes");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until the server answers; `false` if it has ended.
     fn answers(&mut self) -> bool {
         let until = Instant::now() + Duration::from_secs(20);
@@ -128,6 +169,64 @@ impl RedisServer {
             thread::sleep(Duration::from_millis(10));
         }
         false
+    }
+}
+
+/// A Sentinel of the test's own, which promotes a replica half a second after the primary went.
+pub struct Sentinel {
+    child: Child,
+    port: u16,
+}
+
+impl Sentinel {
+    /// Watches a primary with one replica under the name `fleet`.
+    pub fn watch(primary: &RedisServer) -> Self {
+        let port = free_port();
+        let file = primary.dir.join("sentinel.conf");
+        let settings = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor fleet 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds fleet 500\nsentinel failover-timeout fleet 5000\n",
+            primary.port
+        );
+        std::fs::write(&file, settings).unwrap();
+        let child = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server can be started");
+        let sentinel = Self { child, port };
+        let until = Instant::now() + Duration::from_secs(60);
+        while !sentinel.knows_replica() {
+            assert!(Instant::now() < until, "the sentinel does not find the replica");
+            thread::sleep(Duration::from_millis(20));
+        }
+        sentinel
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn knows_replica(&self) -> bool {
+        let client = redis::Client::open(self.url()).unwrap();
+        let Ok(mut connection) = client.get_connection_with_timeout(Duration::from_secs(1)) else {
+            return false;
+        };
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("replicas").arg("fleet");
+        question
+            .query::<Vec<redis::Value>>(&mut connection)
+            .is_ok_and(|replicas| !replicas.is_empty())
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
