@@ -135,6 +135,7 @@ fn give_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
 
 /// Takes the rights of other users from a file or directory. On a file system that has no modes, or
 /// its own, there is a warning instead: who may read there is for the mount to say.
+#[cfg(any(unix, feature = "server"))]
 pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     #[cfg(unix)]
     {
