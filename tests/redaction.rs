@@ -266,7 +266,8 @@ fn the_redis_store(shown: &mut Shown) {
 
     let key = EncryptionKey::from_slice(&secret("0123456789").as_bytes()[..32]).unwrap();
     let password = Secret::new(secret("redis-password"));
-    let builder = || RedisStore::builder("redis://127.0.0.1:1").password(password.clone());
+    let builder =
+        || RedisStore::builder("redis://127.0.0.1:1").namespace("n").password(password.clone());
     shown.debug(&builder().encryption(key));
     shown.debug(&OnRollback::default());
     // Nothing is connected before the first use.
