@@ -66,8 +66,9 @@ impl Tree {
             Self::Leaf(value) => Bson::try_from(value).ok(),
             Self::List(items) => items.into_iter().map(Self::into_bson).collect(),
             Self::Fields(fields) if fields.iter().any(|(name, _)| is_wrapper(name)) => {
-                wrapped(fields)
+                wrapped(current_form(fields))
             }
+            Self::Fields(fields) if is_legacy_regex(&fields) => wrapped(current_form(fields)),
             Self::Fields(fields) => document(fields).map(Bson::Document),
         }
     }
@@ -80,6 +81,61 @@ impl Tree {
                 fields.into_iter().map(|(name, value)| (name, value.into_json())).collect()
             }
         }
+    }
+}
+
+/// Returns `true` for a regular expression as MongoDB wrote it up to version 4.0.
+fn is_legacy_regex(fields: &[(String, Tree)]) -> bool {
+    let is_text = |(name, value): &(String, Tree)| {
+        matches!(name.as_str(), "$regex" | "$options")
+            && matches!(value, Tree::Leaf(Value::String(_)))
+    };
+    fields.len() == 2 && fields.iter().all(is_text) && fields[0].0 != fields[1].0
+}
+
+/// Turns a wrapper as older servers write it into what the specification says.
+fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
+    let text = |text: &str| Tree::Leaf(text.into());
+    match fields.as_slice() {
+        [(name, Tree::Leaf(Value::Number(number)))]
+            if matches!(
+                name.as_str(),
+                "$numberDecimal" | "$numberDouble" | "$numberInt" | "$numberLong"
+            ) =>
+        {
+            vec![(name.clone(), text(&number.to_string()))]
+        }
+        [(first, Tree::Leaf(a)), (second, Tree::Leaf(b))] => {
+            let legacy = |one: &str, two: &str| match () {
+                () if first == one && second == two => Some((a, b)),
+                () if first == two && second == one => Some((b, a)),
+                () => None,
+            };
+            if let Some((Value::String(base64), subtype)) = legacy("$binary", "$type") {
+                let subtype = match subtype {
+                    Value::String(subtype) => subtype.clone(),
+                    number => {
+                        number.as_u64().map(|number| format!("{number:02x}")).unwrap_or_default()
+                    }
+                };
+                let inner = vec![
+                    ("base64".to_owned(), text(base64)),
+                    ("subType".to_owned(), text(&subtype)),
+                ];
+                return vec![("$binary".to_owned(), Tree::Fields(inner))];
+            }
+            if let Some((Value::String(pattern), Value::String(options))) =
+                legacy("$regex", "$options")
+            {
+                let inner = vec![
+                    ("pattern".to_owned(), text(pattern)),
+                    ("options".to_owned(), text(options)),
+                ];
+                return vec![("$regularExpression".to_owned(), Tree::Fields(inner))];
+            }
+            fields
+        }
+        _ => fields,
     }
 }
 
@@ -228,5 +284,30 @@ mod tests {
             let theirs = Bson::try_from(serde_json::from_str::<Value>(text).unwrap()).ok();
             assert_eq!(read(text), theirs, "{text}");
         }
+    }
+
+    /// What MongoDB wrote up to version 4.0.
+    #[test]
+    fn legacy_forms_are_read() {
+        for (legacy, current) in [
+            (r#"{"$numberInt":5}"#, r#"{"$numberInt":"5"}"#),
+            (r#"{"$numberLong":5}"#, r#"{"$numberLong":"5"}"#),
+            (r#"{"$numberDouble":1.5}"#, r#"{"$numberDouble":"1.5"}"#),
+            (
+                r#"{"$binary":"AQI=","$type":"05"}"#,
+                r#"{"$binary":{"base64":"AQI=","subType":"05"}}"#,
+            ),
+            (r#"{"$type":5,"$binary":"AQI="}"#, r#"{"$binary":{"base64":"AQI=","subType":"05"}}"#),
+            (
+                r#"{"$options":"i","$regex":"^a"}"#,
+                r#"{"$regularExpression":{"pattern":"^a","options":"i"}}"#,
+            ),
+        ] {
+            assert!(read(current).is_some(), "{current}");
+            assert_eq!(read(legacy), read(current), "{legacy}");
+        }
+        assert_eq!(read(r#"{"$binary":"AQI=","$type":-1}"#), None);
+        let query = read(r#"{"$regex":{"a":1},"$options":"i"}"#);
+        assert!(matches!(query, Some(Bson::Document(_))), "{query:?}");
     }
 }

@@ -181,11 +181,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
         if !matches!(&*key, "$numberInt" | "$numberLong" | "$numberDouble" | NUMBER) {
             return self.visitor.visit_map(ExtendedMap { first: Some(key), rest: fields });
         }
-        let digits: Cow<'de, str> = fields.next_value()?;
+        let Digits(digits) = fields.next_value()?;
         if fields.next_key::<Cow<'de, str>>()?.is_some() {
             return Err(A::Error::custom(format_args!("expected nothing beside {key}")));
         }
-        let wrong = || A::Error::custom(format_args!("expected a number as text in {key}"));
+        let wrong =
+            || A::Error::custom(format_args!("expected a number, or one as text, in {key}"));
         if key == NUMBER
             && let Ok(whole) = digits.parse::<u64>()
         {
@@ -194,7 +195,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
         if key == "$numberDouble" || key == NUMBER && digits.parse::<i64>().is_err() {
             number(self, float(&digits).ok_or_else(wrong)?)
         } else {
-            self.visitor.visit_i64(digits.parse().map_err(|_| wrong())?)
+            self.visitor.visit_i64(integer(&digits).ok_or_else(wrong)?)
         }
     }
 
@@ -213,6 +214,58 @@ fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V
         return to.visitor.visit_i64(value as i64);
     }
     to.visitor.visit_f64(value)
+}
+
+/// The number in a wrapper, as text. Older servers write a JSON number there.
+struct Digits<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Digits<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Digits<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or one as text")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Digits<'de>, E> {
+                Ok(Digits(text.into()))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Digits<'de>, E> {
+                Ok(Digits(text.to_owned().into()))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Digits<'de>, E> {
+                Ok(Digits(number.to_string().into()))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Digits<'de>, E> {
+                Ok(Digits(number.to_string().into()))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Digits<'de>, E> {
+                Ok(Digits(number.to_string().into()))
+            }
+
+            // A number, where serde_json's feature `arbitrary_precision` is on.
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Digits<'de>, A::Error> {
+                match fields.next_key::<Cow<'de, str>>()? {
+                    Some(key) if key == NUMBER => fields.next_value().map(Digits),
+                    _ => Err(A::Error::custom("expected a number, or one as text")),
+                }
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
+}
+
+/// Reads a whole number that came as text, or as a JSON number without a fraction.
+fn integer(digits: &str) -> Option<i64> {
+    digits.strip_suffix(".0").unwrap_or(digits).parse().ok()
 }
 
 /// Reads a float that came as text. It is not finite only if it says so: digits beyond every float
@@ -336,6 +389,10 @@ mod tests {
             r#"{"$numberInt":"5"}"#,
             r#" {"$numberLong":"5"} "#,
             r#"{"$numberDouble":"5.0"}"#,
+            r#"{"$numberInt":5}"#,
+            r#"{"$numberLong":5}"#,
+            r#"{"$numberDouble":5}"#,
+            r#"{"$numberDouble":5.0}"#,
         ] {
             assert_eq!(read::<i64>(text), 5, "{text}");
             assert_eq!(read::<u8>(text), 5, "{text}");
@@ -444,7 +501,10 @@ mod tests {
     fn wrong_wrappers_are_errors() {
         for text in [
             r#"{"$numberInt":"x"}"#,
-            r#"{"$numberInt":5}"#,
+            r#"{"$numberInt":true}"#,
+            r#"{"$numberInt":1.5}"#,
+            r#"{"$numberInt":{}}"#,
+            r#"{"$numberLong":18446744073709551615}"#,
             r#"{"$numberInt":"1","more":1}"#,
             r#"{"$numberLong":"99999999999999999999"}"#,
             r#"{"$numberDouble":"1.5"}"#,

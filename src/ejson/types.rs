@@ -37,7 +37,8 @@ pub struct Double(pub f64);
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Decimal128(pub String);
 
-/// Bytes, written as `{"$binary":{"base64":"…","subType":"00"}}`.
+/// Bytes, written as `{"$binary":{"base64":"…","subType":"00"}}`. Also read from `{"$uuid":"…"}`, and
+/// from `{"$binary":"…","$type":"00"}`, as MongoDB wrote it up to version 4.0.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Binary {
     /// What kind of bytes: 0 is any, 4 is a UUID.
@@ -227,32 +228,92 @@ impl<'de> Deserialize<'de> for Decimal128 {
         #[derive(Deserialize)]
         struct Wrapper {
             #[serde(rename = "$numberDecimal")]
-            digits: String,
+            digits: TextOrNumber,
         }
-        Wrapper::deserialize(from).map(|wrapper| Self(wrapper.digits))
+        Wrapper::deserialize(from).map(|wrapper| Self(wrapper.digits.into_text()))
+    }
+}
+
+/// What the specification writes as text and older servers also write as a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Whole(Int64),
+    Number(Double),
+}
+
+impl TextOrNumber {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Whole(number) => number.0.to_string(),
+            Self::Number(number) => number.0.to_string(),
+        }
+    }
+
+    /// Reads a subtype of binary data: hexadecimal as text, and decimal as a number.
+    fn into_subtype(self) -> Option<u8> {
+        match self {
+            Self::Text(text) => u8::from_str_radix(&text, 16).ok(),
+            Self::Whole(number) => number.0.try_into().ok(),
+            Self::Number(_) => None,
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Binary {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Inner {
-            base64: String,
-            #[serde(rename = "subType")]
-            subtype: String,
+        #[serde(untagged)]
+        enum Content {
+            /// As MongoDB wrote it up to version 4.0, with `$type` beside it.
+            Legacy(String),
+            Current {
+                base64: String,
+                #[serde(rename = "subType")]
+                subtype: TextOrNumber,
+            },
         }
         #[derive(Deserialize)]
         struct Wrapper {
             #[serde(rename = "$binary")]
-            binary: Inner,
+            binary: Option<Content>,
+            #[serde(rename = "$type")]
+            subtype: Option<TextOrNumber>,
+            #[serde(rename = "$uuid")]
+            uuid: Option<String>,
         }
-        let Inner { base64, subtype } = Wrapper::deserialize(from)?.binary;
-        let wrong = || D::Error::custom("expected base64 and a hexadecimal subType in $binary");
-        Ok(Self {
-            subtype: u8::from_str_radix(&subtype, 16).map_err(|_| wrong())?,
-            bytes: STANDARD.decode(base64).map_err(|_| wrong())?,
-        })
+        let wrong =
+            || D::Error::custom("expected $binary with base64 and a subtype, or $uuid with a UUID");
+        let Wrapper { binary, subtype, uuid } = Wrapper::deserialize(from)?;
+        let (base64, subtype) = match (binary, subtype, uuid) {
+            (Some(Content::Current { base64, subtype }), None, None) => (base64, Some(subtype)),
+            (Some(Content::Legacy(base64)), subtype, None) => (base64, subtype),
+            (None, None, Some(uuid)) => {
+                let bytes = uuid_bytes(&uuid).ok_or_else(wrong)?;
+                return Ok(Self { subtype: UUID, bytes });
+            }
+            _ => return Err(wrong()),
+        };
+        let subtype = subtype.map_or(Some(0), TextOrNumber::into_subtype);
+        let bytes = STANDARD.decode(base64).map_err(|_| wrong())?;
+        Ok(Self { subtype: subtype.ok_or_else(wrong)?, bytes })
     }
+}
+
+/// The subtype of a UUID.
+const UUID: u8 = 4;
+
+/// Reads a UUID: 32 hexadecimal digits, in groups or not.
+fn uuid_bytes(text: &str) -> Option<Vec<u8>> {
+    let grouped = text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+    let digits: String = text.chars().filter(|c| !grouped || *c != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
+    (0..32).step_by(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -289,6 +350,45 @@ mod tests {
         assert_eq!(date(r#"{"$date":1500}"#), 1500);
         assert_eq!(date(r#"{"$date":{"$numberDouble":"1500.0"}}"#), 1500);
         assert_eq!(from_slice::<Double>(b"2").unwrap(), Double(2.0));
+    }
+
+    /// What MongoDB wrote up to version 4.0, and what tools write.
+    #[test]
+    fn legacy_forms_are_read() {
+        let date = |text: &str| from_slice::<DateTime>(text.as_bytes()).unwrap().millis();
+        assert_eq!(date(r#"{"$date":{"$numberLong":1500}}"#), 1500);
+        assert_eq!(date(r#"{"$date":"1970-01-01T00:00:01.500+0000"}"#), 1500);
+        let decimal = |text: &str| from_slice::<Decimal128>(text.as_bytes()).unwrap().0;
+        assert_eq!(decimal(r#"{"$numberDecimal":1.5}"#), "1.5");
+        assert_eq!(decimal(r#"{"$numberDecimal":7}"#), "7");
+        let binary = |text: &str| from_slice::<Binary>(text.as_bytes());
+        for text in [
+            r#"{"$binary":"AQI=","$type":"05"}"#,
+            r#"{"$type":"5","$binary":"AQI="}"#,
+            r#"{"$binary":"AQI=","$type":5}"#,
+            r#"{"$binary":{"base64":"AQI=","subType":5}}"#,
+            r#"{"$binary":{"base64":"AQI=","subType":{"$numberInt":"5"}}}"#,
+        ] {
+            assert_eq!(binary(text).unwrap(), Binary { subtype: 5, bytes: vec![1, 2] }, "{text}");
+        }
+        for text in [
+            r#"{"$uuid":"00112233-4455-6677-8899-aabbccddeeff"}"#,
+            r#"{"$uuid":"00112233445566778899AABBCCDDEEFF"}"#,
+        ] {
+            let bytes = (0..16).map(|n| n * 0x11).collect();
+            assert_eq!(binary(text).unwrap(), Binary { subtype: 4, bytes }, "{text}");
+        }
+        for text in [
+            "{}",
+            r#"{"$type":"00"}"#,
+            r#"{"$uuid":"0011"}"#,
+            r#"{"$uuid":"0-0112233445566778899aabbccddeeff"}"#,
+            r#"{"$uuid":"\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"}"#,
+            r#"{"$binary":"AQI=","$type":300}"#,
+            r#"{"$binary":"AQI=","$uuid":"00112233445566778899aabbccddeeff"}"#,
+        ] {
+            assert!(binary(text).is_err(), "{text}");
+        }
     }
 
     #[test]
