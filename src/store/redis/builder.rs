@@ -92,7 +92,7 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Stores tokens and profiles unencrypted: whoever can read the server's memory, its files, its
+    /// Stores tokens and profiles unencrypted: anybody who can read the server's memory, its files, its
     /// replicas or its backups can act as the users.
     pub fn plaintext(mut self) -> Self {
         self.protection = Some(Protection::Plaintext);
