@@ -398,7 +398,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::Mutex;
-    use std::time::Instant;
 
     use ureq::config::Config;
     use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -545,12 +544,12 @@ mod tests {
         let (alive, _) = server();
         let (transport, book) = at(&[dead, alive]);
         let host = ("backend.invalid".to_owned(), 80);
-        let begin = Instant::now();
+        let begin = std::time::Instant::now();
         transport.send(&request()).unwrap();
         let first = begin.elapsed();
         assert!(first >= Duration::from_millis(250) && first < Duration::from_secs(3), "{first:?}");
         assert_eq!(book.get(&host).unwrap(), [alive, dead]);
-        let begin = Instant::now();
+        let begin = std::time::Instant::now();
         for _ in 0..20 {
             transport.send(&request()).unwrap();
             // Looked up again, it is still known which address works.
@@ -565,7 +564,7 @@ mod tests {
         let (dead, _listener, _queue) = black_hole();
         let (transport, _) = at(&[dead, dead, dead]);
         let deadline = Deadline::after(Duration::from_secs(1));
-        let begin = Instant::now();
+        let begin = std::time::Instant::now();
         let error = transport.send(&Request { deadline, ..request() }).unwrap_err();
         assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
