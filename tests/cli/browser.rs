@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::io::Write;
+#[cfg(unix)]
 use std::net::TcpListener;
 use std::process::{ChildStdin, Stdio};
+#[cfg(unix)]
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::command::{APP_ID, Backend, Dir, Place, Running, assert_error};
-use crate::support::provider::{Form, TestProvider, authorization, get, json_reply, split};
+#[cfg(unix)]
+use crate::support::provider::split;
+use crate::support::provider::{Form, TestProvider, authorization, get, json_reply};
 #[cfg(target_os = "linux")]
 use crate::terminal::{Attached, Terminal};
 
