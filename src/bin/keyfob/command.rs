@@ -56,7 +56,7 @@ pub(crate) enum Command {
     RetryConfirmation {
         email: String,
     },
-    Serve(Serve),
+    Serve(Box<Serve>),
     Switch(UserId),
     /// Help, or the version.
     Text(String),

@@ -243,7 +243,7 @@ pub(crate) fn serve(words: &mut Words) -> Result<Command, Stop> {
     if serve.jwt_jwks.is_some() && serve.jwt_secret_file.is_some() {
         return usage("--jwt-jwks and --jwt-secret-file exclude each other");
     }
-    Ok(Command::Serve(serve))
+    Ok(Command::Serve(Box::new(serve)))
 }
 
 fn provider(name: &str) -> Result<AuthProvider, Stop> {
