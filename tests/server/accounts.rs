@@ -84,7 +84,7 @@ fn an_unknown_app_is_not_found() {
 fn registration_answers_201_and_creates_no_user() {
     let (server, client) = start();
     let answer = client.register("ada@example.org", "hunter22");
-    assert_eq!((answer.status, answer.text.as_str()), (201, "{}"));
+    assert_eq!((answer.status, answer.text.as_str()), (201, r#"{"status":"success"}"#));
     assert!(server.journal().iter().all(|entry| entry.user_id.is_none()));
 }
 
