@@ -91,7 +91,7 @@ fn poll(
         let attempted = attempt();
         match attempted {
             Ok(amount) if amount > 0 => return Ok(amount),
-            // Whatever the socket says then: on Windows a read is told of an orderly end.
+            // Ignore what the socket returns then: on Windows the read reports an orderly end.
             _ if ended.load(Ordering::SeqCst) => return Err(ErrorKind::ConnectionAborted.into()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,

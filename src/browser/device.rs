@@ -34,7 +34,7 @@ const MAX_USER_CODE: usize = 64;
 /// What to show the person who signs in on another device.
 ///
 /// Show the name of your program beside it, and tell people to enter only codes that they asked
-/// for: whoever makes someone else enter a code is signed in as that person.
+/// for: an attacker who makes a person enter a code is signed in as that person.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeviceCode {

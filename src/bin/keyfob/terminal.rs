@@ -185,7 +185,7 @@ impl<'a> Prompt<'a> {
                     tcgetattr(&self.input)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whoever started the program made its input non-blocking.
+                // The parent process made the input non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -251,7 +251,7 @@ fn have_effect(signal: i32) {
     }
 }
 
-/// Returns `true` if the process may read from the terminal; also if there is no job control.
+/// Returns `true` if the process may read from the terminal, or if there is no job control.
 fn is_in_foreground(terminal: &File) -> bool {
     tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
