@@ -88,9 +88,7 @@ fn kill(rounds: u32, role: &str, dir: Dir) {
         while let Some(line) = child.hear() {
             heard = line.parse().unwrap();
         }
-        if data.join("generation").exists() {
-            unfinished += u32::from(generation(&data).0 % 2 == 1);
-        }
+        unfinished += u32::from(is_unfinished(&data));
         acknowledged += heard - reached;
         // Who repairs: a reader that was there, one that comes, or the next writer.
         let found = match round % 3 {

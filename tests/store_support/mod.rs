@@ -405,6 +405,16 @@ pub fn generation(dir: &Path) -> (u64, u64) {
     (word(0), word(1))
 }
 
+/// Tells whether a writer that was killed or cut off had begun a commit and not finished it.
+pub fn is_unfinished(dir: &Path) -> bool {
+    match std::fs::metadata(dir.join("generation")) {
+        Err(_) => false,
+        // The first commit of a store creates the file before it writes to it.
+        Ok(file) if file.len() == 0 => true,
+        Ok(_) => generation(dir).0 % 2 == 1,
+    }
+}
+
 /// Writes `generation` in place, as a writer does.
 pub fn set_generation(dir: &Path, count: u64, database: u64) {
     let words = [count, database, !count, !database];
