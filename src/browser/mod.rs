@@ -21,7 +21,7 @@
 //! [`SignIn::loopback`] and [`SignIn::device`] return the tokens alone, for
 //! [`Session::log_in`](crate::Session::log_in) and [`User::link`](crate::User::link). The manual
 //! has a complete program, and what has to be registered with the provider: page
-//! [`browser`](crate::manual::browser).
+//! [`browser`](crate::manual::guide::browser).
 //!
 //! # What is checked
 //!

@@ -1,5 +1,5 @@
-//! The manual. [`guide`] is for users; the other pages describe the design: how refreshes, storage,
-//! network and events work, what was measured, and what changed.
+//! The manual, in two parts: the [`guide`] is for people who write programs with keyfob, and
+//! [`design`] describes how keyfob works, how fast it is and what changed.
 
 /// The guide, for users: first steps, concepts, how-tos, and help when something fails.
 ///
@@ -19,6 +19,10 @@ pub mod guide {
 
     #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/desktop.md"))]
     pub mod desktop {}
+
+    // Its programs need the feature.
+    #[cfg_attr(any(feature = "browser", not(doctest)), doc = include_str!("guide/browser.md"))]
+    pub mod browser {}
 
     #[doc = include_str!("guide/command_line.md")]
     pub mod command_line {}
@@ -41,53 +45,53 @@ pub mod guide {
     #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/listening.md"))]
     pub mod listening {}
 
+    // Its programs need the feature.
+    #[cfg_attr(any(feature = "redis", not(doctest)), doc = include_str!("guide/redis.md"))]
+    pub mod redis {}
+
     #[doc = include_str!("guide/backends.md")]
     pub mod backends {}
 
     #[doc = include_str!("guide/migration.md")]
     pub mod migration {}
 
+    #[doc = include_str!("guide/flutter.md")]
+    pub mod flutter {}
+
     #[doc = include_str!("guide/troubleshooting.md")]
     pub mod troubleshooting {}
 }
 
-#[doc = include_str!("refresh.md")]
-pub mod refresh {}
+/// The design: how keyfob works, and why. For people who want to know what they can rely on, and
+/// for those who change keyfob.
+pub mod design {
+    #[doc = include_str!("design/refresh.md")]
+    pub mod refresh {}
 
-#[doc = include_str!("answers.md")]
-pub mod answers {}
+    #[doc = include_str!("design/storage.md")]
+    pub mod storage {}
 
-// Its programs need the feature.
-#[cfg_attr(any(feature = "browser", not(doctest)), doc = include_str!("browser.md"))]
-pub mod browser {}
+    #[doc = include_str!("design/network.md")]
+    pub mod network {}
 
-#[doc = include_str!("events.md")]
-pub mod events {}
+    #[doc = include_str!("design/answers.md")]
+    pub mod answers {}
 
-#[doc = include_str!("flutter.md")]
-pub mod flutter {}
+    #[doc = include_str!("design/protocol.md")]
+    pub mod protocol {}
 
-#[doc = include_str!("lessons.md")]
-pub mod lessons {}
+    #[doc = include_str!("design/events.md")]
+    pub mod events {}
 
-#[doc = include_str!("storage.md")]
-pub mod storage {}
+    #[doc = include_str!("design/systems.md")]
+    pub mod systems {}
 
-// Its programs need the feature.
-#[cfg_attr(any(feature = "redis", not(doctest)), doc = include_str!("redis.md"))]
-pub mod redis {}
+    #[doc = include_str!("design/speed.md")]
+    pub mod speed {}
 
-#[doc = include_str!("protocol.md")]
-pub mod protocol {}
+    #[doc = include_str!("design/lessons.md")]
+    pub mod lessons {}
 
-#[doc = include_str!("network.md")]
-pub mod network {}
-
-#[doc = include_str!("speed.md")]
-pub mod speed {}
-
-#[doc = include_str!("systems.md")]
-pub mod systems {}
-
-#[doc = include_str!("changes.md")]
-pub mod changes {}
+    #[doc = include_str!("design/changes.md")]
+    pub mod changes {}
+}

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// The page itself.
-pub const PAGE: &str = include_str!("../../src/manual/answers.md");
+pub const PAGE: &str = include_str!("../../src/manual/design/answers.md");
 
 const HALF_AN_HOUR: i64 = 1800;
 const DAY: i64 = 86_400;

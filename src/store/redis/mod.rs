@@ -64,7 +64,7 @@ const LOCK_ANSWER: Duration = Duration::from_secs(5);
 /// A store that any number of machines share on a Redis server.
 ///
 /// Cloning is cheap: clones share connections, copies and everything else. The manual's page
-/// [`redis`](crate::manual::redis) says when to use it, how to configure the server, and what each
+/// [`redis`](crate::manual::guide::redis) says when to use it, how to configure the server, and what each
 /// failure does.
 ///
 /// # Examples

@@ -1,7 +1,7 @@
 //! A store on disk that any number of threads and processes share.
 //!
 //! The truth is a sled database, opened only to commit, or to reach a user that the snapshot has
-//! no room for. Readers look at two small files. `manual/storage.md` tells the whole; in short:
+//! no room for. Readers look at two small files. `manual/design/storage.md` tells the whole; in short:
 //!
 //! | module | what |
 //! | --- | --- |
