@@ -48,7 +48,7 @@
 //! | `browser` | [`browser`]: sign-in with Google or any OpenID Connect provider, in the browser or on another device; implies `tls` | open, ring |
 //! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
 //! | `testing` | `store::contract`: the laws of a store as a test suite | |
-//! | `cli` | the `keyfob` command | lexopt, signal-hook; rustix, on Windows rpassword |
+//! | `cli` | the `keyfob` command | clap, clap_complete, clap_mangen, signal-hook; rustix, on Windows rpassword |
 
 #![cfg_attr(
     not(all(feature = "browser", feature = "server")),

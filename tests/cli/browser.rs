@@ -274,17 +274,26 @@ fn unusable_options_are_usage_errors() {
     let browser = ["login", "--browser", "https://id.example.org", "--client-id", "c"];
     for (arguments, part) in [
         (vec!["login", "--browser", "google"], "--client-id"),
-        (vec!["login", "--client-id", "c"], "goes with --browser"),
-        (vec!["login", "--port", "1"], "goes with --browser"),
-        (vec!["login", "--email", "e", "--device"], "goes with --browser"),
-        ([&browser[..], &["--email", "e"]].concat(), "more than one way"),
-        ([&browser[..], &["--device", "--no-browser"]].concat(), "--device starts no browser"),
-        ([&browser[..], &["--device", "--port", "1"]].concat(), "--device starts no browser"),
-        ([&browser[..], &["--port", "0"]].concat(), "--port is not a number"),
-        ([&browser[..], &["--port", "65536"]].concat(), "--port is not a number"),
+        (vec!["login", "--client-id", "c"], "--browser"),
+        (vec!["login", "--port", "1"], "--browser"),
+        (vec!["login", "--email", "e", "--device"], "--device needs --browser"),
+        (
+            [&browser[..], &["--email", "e"]].concat(),
+            "--browser cannot be used together with --email",
+        ),
+        (
+            [&browser[..], &["--device", "--no-browser"]].concat(),
+            "--device cannot be used together with",
+        ),
+        (
+            [&browser[..], &["--device", "--port", "1"]].concat(),
+            "--device cannot be used together with",
+        ),
+        ([&browser[..], &["--port", "0"]].concat(), "--port needs a number"),
+        ([&browser[..], &["--port", "65536"]].concat(), "--port needs a number"),
         ([&browser[..], &["--scope", "a b"]].concat(), "--scope cannot be used"),
         ([&browser[..], &["--client-secret-file", "/nonexistent"]].concat(), "/nonexistent"),
-        ([&browser[..], &["--new"]].concat(), "--new goes with --anonymous"),
+        ([&browser[..], &["--new"]].concat(), "--new needs --anonymous"),
         ([&browser[..], &["hunter22"]].concat(), "argument"),
         (
             vec!["login", "--browser", "http://id.example.org", "--client-id", "c"],

@@ -52,7 +52,11 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
         run.stderr
     };
     assert!(usage(&[]).contains("keyfob --help"));
-    assert!(usage(&["frobnicate"]).contains("frobnicate"));
+    let unknown = usage(&["whoamI"]);
+    assert!(unknown.contains("did you mean whoami?") && !unknown.contains("whoamI"), "{unknown}");
+    let unknown = usage(&["login", "--anonymus"]);
+    assert!(unknown.contains("did you mean --anonymous?"), "{unknown}");
+    assert!(usage(&["api-keys", "burn"]).contains("create, list, get"));
     assert!(usage(&["login"]).contains("--anonymous"));
     assert!(usage(&["--timeout", "-1", "users"]).contains("--timeout"));
     let no_app = usage(&["users"]);

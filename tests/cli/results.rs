@@ -305,7 +305,9 @@ fn help_and_version_are_results() {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         let help = finish(keyfob(&[command, "--help"]), "");
         assert_eq!((help.code, &*help.stderr), (0, ""));
-        assert!(help.stdout.contains(&format!("Usage: keyfob [OPTION…] {command}")));
+        assert!(help.stdout.contains(&format!("Usage: keyfob {command}")), "{help:?}");
+        let same = finish(keyfob(&["help", command]), "");
+        assert_eq!((same.code, same.stdout, same.stderr), (0, help.stdout, String::new()));
     }
     let version = finish(keyfob(&["--version"]), "");
     assert_eq!(version.stdout, concat!("keyfob ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -1,305 +1,467 @@
-//! The commands: what each may be told, and its help.
-//!
-//! Each command is one entry of [`COMMANDS`], help included. But for the name of a command that
-//! there is not, no message repeats what was not expected: it may be a secret in the wrong place.
+//! The command line: commands, options and their help, as clap derives them.
 
-use std::ffi::{OsStr, OsString};
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::iter;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use keyfob::UserId;
+use clap::parser::ValueSource;
+use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use keyfob::Secret;
 
-use crate::command::{Command, Invocation};
+use crate::browser::BrowserArgs;
 use crate::failure::Failure;
-use crate::parsing;
-use crate::words::{SESSION, Stop, Word, Words, help_of_options, unexpected, usage};
+use crate::json::Json;
+use crate::serve::ServeArgs;
+use crate::unprintable::trim;
+use crate::usage::{self, Reason};
 
-/// Parses the arguments, without the name of the program.
+/// The longest time that is accepted as a number of seconds: ten years.
+const LONGEST: u64 = 10 * 365 * 24 * 3600;
+
+/// The commands that open no session, each with the common options that it uses.
+const WITHOUT_SESSION: [(&str, &[&str]); 2] = [("demo", &["json"]), ("serve", &["app_id", "json"])];
+
+/// Keeps users logged in to an App Services-compatible backend.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keyfob",
+    version,
+    after_help = "Passwords, keys and tokens to log in with are read from standard input or prompted for, never \
+                  taken from arguments.\n\n\
+                  Exit codes: 0 done; 1 the backend refused; 2 usage; 3 not logged in, or the login has ended; \
+                  4 backend unreachable or out of time; 5 the store cannot be used.\n\n\
+                  `keyfob help COMMAND` shows the help of a command.",
+    args_override_self = true,
+    subcommand_required = true,
+    arg_required_else_help = false
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The options that commands have in common.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// The client app id of the app (or KEYFOB_APP_ID)
+    #[arg(long, value_name = "ID", global = true)]
+    app_id: Option<String>,
+    /// The URL of the backend (or KEYFOB_BASE_URL)
+    #[arg(long, value_name = "URL", global = true)]
+    base_url: Option<String>,
+    #[arg(long, value_name = STORE, global = true, help = STORE_HELP)]
+    store: Option<PathBuf>,
+    /// How long the command may take [default: 60]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        global = true,
+        allow_negative_numbers = true,
+        value_parser = seconds
+    )]
+    pub(crate) timeout: Option<Duration>,
+    /// Print the result, and errors, as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What `--store` takes.
+const STORE: &str = if cfg!(feature = "redis") { "DIR|URL" } else { "DIR" };
+
+const STORE_HELP: &str = if cfg!(feature = "redis") {
+    "Where users and tokens are stored (or KEYFOB_STORE): a directory, or redis://USER@HOST:PORT or \
+     rediss://…, with the password in KEYFOB_REDIS_PASSWORD; by default, the platform's directory \
+     for application data"
+} else {
+    "The directory for users and tokens (or KEYFOB_STORE); by default, the platform's directory for \
+     application data"
+};
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what keyfob does, step by step, on a backend of its own
+    ///
+    /// Needs no network, and leaves nothing behind.
+    #[command(
+        after_help = "JSON: {\"steps\"}, the titles of the steps; the steps themselves go to standard error."
+    )]
+    Demo,
+    /// Run a backend for development and tests, until interrupted
+    #[command(after_help = crate::serve::HELP)]
+    Serve(Box<ServeArgs>),
+    /// Register an e-mail address; the password is read from standard input
+    #[command(
+        after_help = "JSON: {}, or {\"status\":\"pending\"} if the address has to be confirmed first."
+    )]
+    Register(Email),
+    /// Confirm an e-mail address with the pair from the confirmation mail
+    #[command(after_help = PAIR)]
+    Confirm(MailToken),
+    /// Request another confirmation mail
+    #[command(after_help = "JSON: {}")]
+    ResendConfirmation(Email),
+    /// Run the app's own confirmation function again
+    #[command(after_help = "JSON: {}")]
+    RetryConfirmation(Email),
+    /// Request a mail with which a new password can be set
+    #[command(after_help = "JSON: {}")]
+    ResetPassword(Email),
+    /// Set a new password, read from standard input, with the pair from the reset mail
+    #[command(after_help = PAIR)]
+    CompleteReset(MailToken),
+    /// Call the app's own reset function with a new password, read from standard input
+    #[command(
+        after_help = "JSON: {\"status\"}: done, pending (the old password is still valid) or unknown (the \
+                            backend does not say)."
+    )]
+    CallReset {
+        #[command(flatten)]
+        email: Email,
+        #[command(flatten)]
+        arguments: Arguments,
+    },
+    /// Log in, and make that user the current user
+    ///
+    /// The password, key, token or code is read from standard input.
+    #[command(after_help = "JSON: {\"user_id\",\"provider\"}; with --browser, {\"url\"} or \
+                            {\"user_code\",\"verification_uri\"} comes first, on a line of standard error.")]
+    #[command(override_usage = "keyfob login [OPTIONS] <WAY>")]
+    Login(Box<LoginArgs>),
+    /// Attach another account to the current user
+    ///
+    /// The password, key, token or code is read from standard input.
+    #[command(after_help = "JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}")]
+    #[command(override_usage = "keyfob link [OPTIONS] <WAY>")]
+    Link(Box<Account>),
+    /// Show the current user; uses no network
+    #[command(
+        after_help = "JSON: {\"user_id\",\"state\",\"identities\":[{\"id\",\"provider\"}],\"profile\",\
+                            \"custom_data\"}"
+    )]
+    Whoami,
+    /// List all users of this store; uses no network
+    #[command(after_help = "JSON: [{\"user_id\",\"state\",\"current\"}]")]
+    Users,
+    /// Make another user the current user; uses no network
+    #[command(after_help = "JSON: {\"user_id\"}")]
+    Switch {
+        /// The id of the user
+        #[arg(value_name = "USER")]
+        user: String,
+    },
+    /// Log a user out, by default the current user
+    ///
+    /// The user is logged out here in any case. If the backend is unreachable, a later command revokes the session
+    /// there; for this, an encrypted store keeps the refresh token. An unencrypted store does not, and neither does it
+    /// for an anonymous user: then the message and the exit code say that the backend was not notified.
+    ///
+    /// An anonymous user is removed: nobody can log in as that user again.
+    #[command(after_help = "JSON: {\"user_id\"}")]
+    Logout(OneUser),
+    /// Remove a user from this store, by default the current user
+    ///
+    /// The account stays on the backend. Exit code 4 means: either the user is removed here and the backend could not
+    /// be notified, or the store was busy and nothing was done. The message says which.
+    #[command(after_help = "JSON: {\"user_id\"}")]
+    Remove(OneUser),
+    /// Delete the account of a user, on the backend and here; by default that of the current user
+    ///
+    /// The account is deleted permanently; --yes confirms that.
+    #[command(after_help = "JSON: {\"user_id\"}")]
+    Delete {
+        #[command(flatten)]
+        user: OneUser,
+        /// Delete the account permanently
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show the profile of the current user; uses no network without --refresh
+    #[command(after_help = "JSON: the document")]
+    Profile(Refresh),
+    /// Show the custom data of the current user; uses no network without --refresh
+    #[command(after_help = "JSON: the document, or null if there is none")]
+    CustomData(Refresh),
+    /// Create and manage the API keys of the current user
+    #[command(subcommand)]
+    ApiKeys(ApiKeys),
+    /// Print an access token of the current user, refreshed if it is due
+    #[command(after_help = "JSON: {\"access_token\",\"expires_at\"}, in seconds since the epoch")]
+    Token,
+    /// Call a function as the current user, and print its result as extended JSON
+    #[command(after_help = "JSON: the result")]
+    Call {
+        /// The name of the function
+        name: String,
+        #[command(flatten)]
+        arguments: Arguments,
+    },
+    /// Print changes to users, including those by other processes, until interrupted
+    #[command(after_help = "JSON, with and without --json: one event a line")]
+    Watch,
+}
+
+/// The help of commands that take the pair from a mail, the only secret that is an argument.
+const PAIR: &str =
+    "Other users of this machine may see arguments; the pair can be used once.\n\nJSON: {}";
+
+#[derive(Args, Debug)]
+pub(crate) struct Email {
+    /// The e-mail address
+    #[arg(long, value_name = "E")]
+    pub(crate) email: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Arguments of the function: (extended) JSON, or else strings; what follows `--` is never an option
+    #[arg(value_name = "ARG", allow_negative_numbers = true, value_parser = json_or_string)]
+    pub(crate) arguments: Vec<Json>,
+}
+
+/// The pair from a mail.
+#[derive(Args, Debug)]
+pub(crate) struct MailToken {
+    /// The token
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = secret)]
+    pub(crate) token: Secret,
+    /// The id of the token
+    #[arg(long, value_name = "I", allow_hyphen_values = true, value_parser = trimmed)]
+    pub(crate) token_id: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LoginArgs {
+    /// Use no account: log in as the anonymous user of this store, or as a new one
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) anonymous: bool,
+    /// With --anonymous: log in as a new user in any case
+    #[arg(long)]
+    pub(crate) new: bool,
+    #[command(flatten)]
+    pub(crate) account: Account,
+}
+
+/// The options of which one is required.
+pub(crate) const WAYS: &str = "Ways to log in, of which one is required";
+
+/// An account that exists elsewhere. Secrets are not here: they are read from standard input.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("how").required(true)))]
+pub(crate) struct Account {
+    /// Use a registered e-mail address and its password
+    #[arg(long, value_name = "E", group = "how", help_heading = WAYS)]
+    pub(crate) email: Option<String>,
+    /// Use an API key
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) api_key: bool,
+    /// Use a JWT from an external identity provider
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) jwt: bool,
+    /// Use an ID token from Google
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) google_id_token: bool,
+    /// Use an authorization code from Google
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) google_auth_code: bool,
+    /// Use an ID token from Apple
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) apple: bool,
+    /// Use an access token from Facebook
+    #[arg(long, group = "how", help_heading = WAYS)]
+    pub(crate) facebook: bool,
+    /// Use the app's own authentication function, with this argument
+    #[arg(long, value_name = "JSON", group = "how", help_heading = WAYS, value_parser = object)]
+    pub(crate) function: Option<Json>,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OneUser {
+    /// The id of the user
+    #[arg(value_name = "USER")]
+    pub(crate) user: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Refresh {
+    /// Request it from the backend first
+    #[arg(long)]
+    pub(crate) refresh: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiKeys {
+    /// Create a key; it is printed once, now
+    #[command(after_help = "JSON: {\"id\",\"name\",\"enabled\",\"key\"}")]
+    Create {
+        /// The name of the key
+        name: String,
+    },
+    /// List the keys
+    #[command(after_help = "JSON: [{\"id\",\"name\",\"enabled\"}]")]
+    List,
+    /// Show a key
+    #[command(after_help = "JSON: {\"id\",\"name\",\"enabled\"}, or null if there is none")]
+    Get(KeyId),
+    /// Enable a key
+    #[command(after_help = "JSON: {}")]
+    Enable(KeyId),
+    /// Disable a key
+    #[command(after_help = "JSON: {}")]
+    Disable(KeyId),
+    /// Delete a key
+    #[command(after_help = "JSON: {}")]
+    Delete(KeyId),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct KeyId {
+    /// The id of the key
+    pub(crate) id: String,
+}
+
+/// Parses the arguments, without the name of the program. Returns `None` if help or the version was
+/// asked for, and has been printed.
 ///
 /// # Errors
 /// [`Failure::Usage`] with what is wrong, and where the help is.
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Invocation, Failure> {
-    let mut words = Words::new(arguments);
-    let mut entry = None;
-    let command = match command(&mut words, &mut entry) {
-        Ok(command) => command,
-        Err(Stop::Help) => Command::Text(entry.map_or_else(help, help_of)),
-        Err(Stop::Version) => Command::Text(format!("keyfob {}", env!("CARGO_PKG_VERSION"))),
-        Err(Stop::Usage(message)) => {
-            let of = entry.map(|entry| format!(" {}", entry.name())).unwrap_or_default();
-            return Err(Failure::Usage(format!("{message} (see `keyfob{of} --help`)")));
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
+    let mut command = command();
+    let words = iter::once(OsString::from("keyfob")).chain(arguments.iter().cloned());
+    let parsed = command.try_get_matches_from_mut(words).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) if error.use_stderr() => {
+            return Err(usage::failure(&error, &mut command, arguments));
         }
+        Err(help) => return help.print().map(|()| None).map_err(Failure::Output),
     };
-    Ok(Invocation { command, settings: words.into_settings() })
+    let name = matches.subcommand_name().unwrap_or_default();
+    if let Some(message) = cli.command.contradiction() {
+        return Err(Failure::Usage(format!("{message}; see `keyfob {name} --help`")));
+    }
+    if let Some((_, used)) = WITHOUT_SESSION.iter().find(|(command, _)| *command == name)
+        && let Some(unused) = command.get_arguments().find(|option| {
+            let id = option.get_id().as_str();
+            matches.value_source(id) == Some(ValueSource::CommandLine) && !used.contains(&id)
+        })
+    {
+        let option = unused.get_long().unwrap_or_default();
+        return Err(Failure::Usage(format!(
+            "--{option} has no effect on `{name}`; see `keyfob {name} --help`"
+        )));
+    }
+    Ok(Some(cli))
 }
 
-/// Tells whether errors are wanted as JSON, for arguments that could not be parsed.
+impl Command {
+    /// Describes options that have no effect without others. To `requires`, a group that excludes
+    /// what is required is enough.
+    fn contradiction(&self) -> Option<String> {
+        let account = match self {
+            Self::Login(args) if args.new && !args.anonymous => {
+                return Some("--new needs --anonymous".to_owned());
+            }
+            Self::Login(args) => &args.account,
+            Self::Link(account) => account,
+            _ => return None,
+        };
+        account.browser.unused().map(|option| format!("{option} needs --browser"))
+    }
+}
+
+/// Returns the command line that is accepted.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    let common: Vec<_> = command.get_arguments().cloned().collect();
+    for (name, used) in WITHOUT_SESSION {
+        let unused = common.iter().filter(|option| !used.contains(&option.get_id().as_str()));
+        let hidden: Vec<_> = unused.map(|option| option.clone().hide(true)).collect();
+        command = command.mut_subcommand(name, |subcommand| subcommand.args(hidden));
+    }
+    command
+}
+
+/// Returns whether errors are wanted as JSON, for arguments that could not be parsed.
 pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
     arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
 
-fn command(words: &mut Words, entry: &mut Option<&'static Entry>) -> Result<Command, Stop> {
-    let name = match words.next()? {
-        Some(Word::Value(name)) => name,
-        Some(word) => return unexpected(word),
-        None => return usage("there is no command"),
-    };
-    let Some(found) = COMMANDS.iter().find(|entry| name == OsStr::new(entry.name())) else {
-        return usage(format!("there is no command {name:?}"));
-    };
-    *entry = Some(found);
-    let command = (found.parse)(words)?;
-    match words.given_beyond(found.options) {
-        Some(option) => usage(format!("{option} means nothing to `{}`", found.name())),
-        None => Ok(command),
+impl Common {
+    /// Returns the app id, from the option or the environment.
+    pub(crate) fn app_id(&self) -> Result<Option<String>, Failure> {
+        or_environment(self.app_id.as_deref(), "KEYFOB_APP_ID")
+    }
+
+    /// Returns the base URL, from the option or the environment.
+    pub(crate) fn base_url(&self) -> Result<Option<String>, Failure> {
+        or_environment(self.base_url.as_deref(), "KEYFOB_BASE_URL")
+    }
+
+    /// Returns where the store is, from the option or the environment.
+    pub(crate) fn store(&self) -> Option<PathBuf> {
+        let environment = || std::env::var_os("KEYFOB_STORE").filter(|dir| !dir.is_empty());
+        self.store.clone().or_else(|| environment().map(PathBuf::from))
     }
 }
 
-/// A command, with its help.
-struct Entry {
-    usage: &'static str,
-    about: &'static str,
-    details: &'static str,
-    /// The common options that mean something to the command.
-    options: &'static [&'static str],
-    parse: fn(&mut Words) -> Result<Command, Stop>,
+/// An empty variable counts as not set.
+fn or_environment(option: Option<&str>, variable: &str) -> Result<Option<String>, Failure> {
+    if let Some(option) = option {
+        return Ok(Some(option.to_owned()));
+    }
+    let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    value.into_string().map(Some).map_err(|_| Failure::Usage(format!("{variable} is not UTF-8")))
 }
 
-impl Entry {
-    fn name(&self) -> &'static str {
-        self.usage.split(' ').next().unwrap_or_default()
+/// Parses a time span, fractions included.
+fn seconds(text: &str) -> Result<Duration, Reason> {
+    match text.parse::<f64>() {
+        // NaN, infinity and everything below zero are not in this range.
+        Ok(seconds) if (0.0..=LONGEST as f64).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(Reason::new(format!("needs a number of seconds from 0 to {LONGEST}"))),
     }
 }
 
-/// The help of what takes a pair from a mail, the one secret that is an argument.
-const PAIR: &str = "Others who use this machine may see arguments; the pair is good for one use.\n\n\
-                    JSON: {}";
-
-const COMMANDS: &[Entry] = &[
-    Entry {
-        usage: "demo",
-        about: "Run the whole story on a backend of its own, step by step",
-        details: "Needs no options and no network, and leaves nothing behind when it ends.\n\n\
-                  JSON: {\"steps\"}, the titles of the steps; the story goes to standard error.",
-        options: &["--json"],
-        parse: |words| words.end().map(|()| Command::Demo),
-    },
-    Entry {
-        usage: "serve [--data DIR] [--addr HOST:PORT] [--access-ttl S] [--refresh-ttl S] [--mail] \
-                [--jwt-secret-file FILE | --jwt-jwks URL] [--google-client-id ID]… \
-                [--disable PROVIDER]… \
-                [--no-registration] [--public-url URL] [--trusted-proxy ADDR]… [--no-rate-limits]",
-        about: "Run a backend for development and tests, until interrupted",
-        details: "  --data DIR        keep users in DIR; without it they go when the backend ends\n\
-                  \x20 --addr HOST:PORT  listen there (default 127.0.0.1:9090; port 0 takes a free one)\n\
-                  \x20 --access-ttl S    access tokens live S seconds\n\
-                  \x20 --refresh-ttl S   refresh tokens live S seconds\n\
-                  \x20 --mail            addresses have to be confirmed, with the pair from a mail\n\
-                  \x20 --jwt-secret-file FILE  accept JWTs signed with the secret in FILE (HS256)\n\
-                  \x20 --jwt-jwks URL    accept JWTs signed with a key of the set at URL\n\
-                  \x20 --google-client-id ID  accept ID tokens that Google made for this client;\n\
-                  \x20                   repeatable\n\
-                  \x20 --disable PROVIDER  switch off anon-user, api-key, local-userpass or another\n\
-                  \x20                   provider; repeatable\n\
-                  \x20 --no-registration  nobody can register an e-mail address\n\
-                  \x20 --public-url URL  the URL by which clients reach a proxy in front\n\
-                  \x20 --trusted-proxy ADDR  take the client's address from X-Forwarded-For if the\n\
-                  \x20                   connection comes from ADDR; repeatable\n\
-                  \x20 --no-rate-limits  allow any number of log-ins, registrations and mails\n\n\
-                  Within 15 minutes an address may log in anonymously 500 times, register 100 e-mail\n\
-                  addresses, and fail to log in 100 times (with a password 200 times, 20 for an\n\
-                  account); in an hour an e-mail address may get 10 mails. Beyond that requests are\n\
-                  refused with status 429.\n\
-                  A JWT needs `aud`, the app id; `sub`, who it is; and `exp`, when it ends.\n\
-                  Mails, to confirm an address or to reset a password, are not sent but printed with\n\
-                  their link. Functions to call: sum, echo, whoami.\n\
-                  Exit codes: 2 an option cannot be used; 4 the address cannot be had; 5 DIR cannot\n\
-                  be used, or another backend has it.\n\n\
-                  JSON: {\"base_url\",\"app_id\"} on the first line, then\n\
-                  {\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.",
-        options: &["--app-id", "--json"],
-        parse: parsing::serve,
-    },
-    Entry {
-        usage: "register --email E",
-        about: "Register an e-mail address; the password is read from standard input",
-        details: "JSON: {}, or {\"status\":\"pending\"} if the address has to be confirmed first",
-        options: SESSION,
-        parse: |words| Ok(Command::Register { email: parsing::email(words)? }),
-    },
-    Entry {
-        usage: "confirm --token T --token-id I",
-        about: "Confirm an e-mail address with the pair from the confirmation mail",
-        details: PAIR,
-        options: SESSION,
-        parse: |words| parsing::mail_token(words).map(Command::Confirm),
-    },
-    Entry {
-        usage: "resend-confirmation --email E",
-        about: "Have the confirmation mail sent again",
-        details: "JSON: {}",
-        options: SESSION,
-        parse: |words| Ok(Command::ResendConfirmation { email: parsing::email(words)? }),
-    },
-    Entry {
-        usage: "retry-confirmation --email E",
-        about: "Have the app's own confirmation function run again",
-        details: "JSON: {}",
-        options: SESSION,
-        parse: |words| Ok(Command::RetryConfirmation { email: parsing::email(words)? }),
-    },
-    Entry {
-        usage: "reset-password --email E",
-        about: "Have a mail sent with which the password can be set anew",
-        details: "JSON: {}",
-        options: SESSION,
-        parse: |words| Ok(Command::ResetPassword { email: parsing::email(words)? }),
-    },
-    Entry {
-        usage: "complete-reset --token T --token-id I",
-        about: "Set a new password, read from standard input, with the pair from the reset mail",
-        details: PAIR,
-        options: SESSION,
-        parse: |words| parsing::mail_token(words).map(Command::CompleteReset),
-    },
-    Entry {
-        usage: "call-reset --email E [ARG…]",
-        about: "Have the app's own function set a new password, read from standard input",
-        details: "Each ARG is (extended) JSON, or else a string.\n\nJSON: {\"status\"}: done, pending (the old password still counts) or unknown (the backend does\nnot say)",
-        options: SESSION,
-        parse: parsing::call_reset,
-    },
-    Entry {
-        usage: "login HOW",
-        about: "Log in, and make that user current; secrets are read from standard input",
-        details: parsing::HOW_TO_LOG_IN,
-        options: SESSION,
-        parse: |words| parsing::login(words).map(Command::LogIn),
-    },
-    Entry {
-        usage: "link HOW",
-        about: "Attach another account to the current user; HOW as for login",
-        details: "HOW is what `keyfob login --help` says, but for --anonymous, which is no account.\n\n\
-                  JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}",
-        options: SESSION,
-        parse: |words| parsing::link(words).map(Command::Link),
-    },
-    Entry {
-        usage: "whoami",
-        about: "Show the current user; uses no network",
-        details: "JSON: {\"user_id\",\"state\",\"identities\":[{\"id\",\"provider\"}],\"profile\",\
-                  \"custom_data\"}",
-        options: SESSION,
-        parse: |words| words.end().map(|()| Command::Whoami),
-    },
-    Entry {
-        usage: "users",
-        about: "List all users known here; uses no network",
-        details: "JSON: [{\"user_id\",\"state\",\"current\"}]",
-        options: SESSION,
-        parse: |words| words.end().map(|()| Command::Users),
-    },
-    Entry {
-        usage: "switch ID",
-        about: "Make another user current; uses no network",
-        details: "JSON: {\"user_id\"}",
-        options: SESSION,
-        parse: |words| {
-            let id = words.one("the ID of a user")?;
-            words.end()?;
-            Ok(Command::Switch(UserId::new(id)))
-        },
-    },
-    Entry {
-        usage: "logout [ID]",
-        about: "Log a user out, the current one without ID",
-        details: "The log-out stands here in any case. A backend that does not answer is told by a \
-                  later\ncommand; if the store is in the clear it is not, and the message and the \
-                  exit code say so.\nAn anonymous user is forgotten: there is no way to come back as \
-                  the same one, and no\ntelling the backend later.\n\nJSON: {\"user_id\"}",
-        options: SESSION,
-        parse: |words| words.perhaps_a_user().map(Command::LogOut),
-    },
-    Entry {
-        usage: "remove [ID]",
-        about: "Forget a user here, the current one without ID",
-        details: "The account stays on the backend. Exit code 4: either the user is removed here and \
-                  the\nbackend could not be told, or the store was busy and nothing was done; the \
-                  message says\nwhich.\n\nJSON: {\"user_id\"}",
-        options: SESSION,
-        parse: |words| words.perhaps_a_user().map(Command::Remove),
-    },
-    Entry {
-        usage: "delete [ID] --yes",
-        about: "Delete a user on the backend and here, the current one without ID",
-        details: "The account is gone for good; --yes says that this is meant.\n\n\
-                  JSON: {\"user_id\"}",
-        options: SESSION,
-        parse: parsing::delete,
-    },
-    Entry {
-        usage: "profile [--refresh]",
-        about: "Show the current user's profile; uses no network without --refresh",
-        details: "JSON: the document",
-        options: SESSION,
-        parse: |words| Ok(Command::Profile { refresh: parsing::refresh(words)? }),
-    },
-    Entry {
-        usage: "custom-data [--refresh]",
-        about: "Show the current user's custom data; uses no network without --refresh",
-        details: "JSON: the document, null if there is none",
-        options: SESSION,
-        parse: |words| Ok(Command::CustomData { refresh: parsing::refresh(words)? }),
-    },
-    Entry {
-        usage: "api-keys create NAME | list | get ID | enable ID | disable ID | delete ID",
-        about: "Make and manage the current user's API keys",
-        details: "A key is shown once, when it is made.\n\n\
-                  JSON: {\"id\",\"name\",\"enabled\"}, at creation with \"key\"; a list of them; null \
-                  if there is none;\n{} for enable, disable and delete",
-        options: SESSION,
-        parse: |words| parsing::api_keys(words).map(Command::ApiKeys),
-    },
-    Entry {
-        usage: "token",
-        about: "Print an access token that the backend accepts, refreshed if need be",
-        details: "JSON: {\"access_token\",\"expires_at\"}, in seconds since the epoch",
-        options: SESSION,
-        parse: |words| words.end().map(|()| Command::Token),
-    },
-    Entry {
-        usage: "call NAME [ARG…]",
-        about: "Call a function as the current user, and print its result as extended JSON",
-        details: "Each ARG is (extended) JSON, or else a string. Options after `--` are arguments.\n\n\
-                  JSON: the result",
-        options: SESSION,
-        parse: parsing::call,
-    },
-    Entry {
-        usage: "watch",
-        about: "Print what happens to the users, other processes included, until interrupted",
-        details: "JSON, with and without --json: one event a line",
-        options: SESSION,
-        parse: |words| words.end().map(|()| Command::Watch),
-    },
-];
-
-fn help() -> String {
-    let commands: String =
-        COMMANDS.iter().map(|entry| format!("  {:20}{}\n", entry.name(), entry.about)).collect();
-    format!(
-        "Keeps users logged in to an App Services-compatible backend.\n\n\
-         Usage: keyfob [OPTION…] COMMAND\n\nCommands:\n{commands}\n{}\n\
-         Passwords, keys and tokens to log in with are read from standard input, never from\n\
-         arguments; the token pair from a mail is two options.\n\n\
-         Exit codes: 0 done; 1 the backend refused; 2 usage; 3 not logged in, or the login has\n\
-         ended; 4 backend unreachable or out of time; 5 the store cannot be used.\n",
-        help_of_options(SESSION)
-    )
+/// Parses the lifetime of a token.
+pub(crate) fn lifetime(text: &str) -> Result<Duration, Reason> {
+    match text.parse() {
+        Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Reason::new(format!("needs a whole number of seconds from 1 to {LONGEST}"))),
+    }
 }
 
-fn help_of(entry: &Entry) -> String {
-    let Entry { usage, about, details, options, .. } = entry;
-    let options = help_of_options(options);
-    format!("{about}.\n\nUsage: keyfob [OPTION…] {usage}\n\n{details}\n\n{options}")
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(trim(text)))
+}
+
+fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(trim(text).to_owned())
+}
+
+fn json_or_string(argument: &str) -> Result<Json, Infallible> {
+    Ok(serde_json::from_str(argument).unwrap_or_else(|_| Json::Text(argument.to_owned())))
+}
+
+fn object(text: &str) -> Result<Json, Reason> {
+    match serde_json::from_str(text) {
+        Ok(value @ Json::Object(_)) => Ok(value),
+        _ => Err(Reason::new("needs a JSON object")),
+    }
 }
 
 #[cfg(test)]
@@ -309,55 +471,61 @@ mod tests {
 
     use super::*;
 
-    fn parse(line: &[&str]) -> Result<Invocation, String> {
-        super::parse(line.iter().map(OsString::from).collect()).map_err(|failure| {
-            assert_eq!(failure.exit_code(), 2);
-            failure.message()
-        })
+    fn parse(line: &[&str]) -> Result<Cli, String> {
+        let arguments: Vec<_> = line.iter().map(OsString::from).collect();
+        match super::parse(&arguments) {
+            Ok(cli) => Ok(cli.expect("help was not asked for")),
+            Err(failure) => {
+                assert_eq!(failure.exit_code(), 2);
+                Err(failure.message())
+            }
+        }
     }
 
     fn refused(line: &[&str]) -> String {
-        parse(line).map(|invocation| panic!("{invocation:?}")).unwrap_err()
+        parse(line).map(|cli| panic!("{cli:?}")).unwrap_err()
     }
 
     #[test]
-    fn options_for_all_stand_before_or_after_the_command() {
+    fn definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn common_options_stand_anywhere() {
         for line in
             [&["--json", "--timeout", "1.5", "users"], &["users", "--json", "--timeout", "1.5"]]
         {
-            let Invocation { command, settings } = parse(line).unwrap();
+            let Cli { command, common } = parse(line).unwrap();
             assert!(matches!(command, Command::Users));
-            assert!(settings.json);
-            assert_eq!(settings.timeout, Some(Duration::from_millis(1500)));
+            assert!(common.json);
+            assert_eq!(common.timeout, Some(Duration::from_millis(1500)));
         }
+        let twice = ["--json", "--timeout", "1", "users", "--json", "--timeout", "2"];
+        assert_eq!(parse(&twice).unwrap().common.timeout, Some(Duration::from_secs(2)));
     }
 
     #[test]
-    fn arguments_of_a_function_are_json_or_else_strings() {
+    fn function_arguments_are_json_or_strings() {
         let line =
             ["call", "f", "1", "-2.5", "{\"z\":1,\"a\":-1}", "ada", "null", "[1", "--", "--json"];
-        let Invocation { command, settings } = parse(&line).unwrap();
+        let Cli { command, common } = parse(&line).unwrap();
         let Command::Call { name, arguments } = command else { panic!("{command:?}") };
         assert_eq!(name, "f");
-        let arguments = serde_json::to_string(&arguments).unwrap();
+        let arguments = serde_json::to_string(&arguments.arguments).unwrap();
         assert_eq!(arguments, r#"[1,-2.5,{"z":1,"a":-1},"ada",null,"[1","--json"]"#);
-        assert!(!settings.json);
+        assert!(!common.json);
     }
 
     #[test]
-    fn every_command_has_help() {
-        assert!(matches!(parse(&["--help"]), Ok(Invocation { command: Command::Text(_), .. })));
-        for entry in COMMANDS {
-            let Ok(Invocation { command: Command::Text(text), .. }) = parse(&[entry.name(), "-h"])
-            else {
-                panic!("{}", entry.name())
-            };
-            assert!(text.contains(entry.usage), "{text}");
-        }
+    fn mailed_token_may_begin_with_hyphen() {
+        let line = ["confirm", "--token", "-a ", "--token-id", "-b"];
+        let Command::Confirm(pair) = parse(&line).unwrap().command else { panic!() };
+        assert_eq!((pair.token.expose(), &*pair.token_id), ("-a", "-b"));
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn unusable_command_lines_are_refused() {
         for line in [
             &[][..],
             &["--json"],
@@ -365,8 +533,6 @@ mod tests {
             &["confirm", "--token", "t"],
             &["confirm", "--token-id", "i"],
             &["reset-password"],
-            &["delete"],
-            &["delete", "id"],
             &["login", "--jwt", "--api-key"],
             &["login", "--function", "7"],
             &["login", "--function", "{"],
@@ -400,6 +566,7 @@ mod tests {
             &["serve", "--data", ""],
             &["serve", "--base-url", "http://127.0.0.1:1"],
             &["demo", "--store", "dir"],
+            &["--store", "dir", "demo"],
             &["users", "--store", ""],
             &["users", "--timeout", "-1"],
             &["users", "--timeout", "nan"],
@@ -411,22 +578,50 @@ mod tests {
         }
     }
 
+    /// A secret in every wrong place of every command, and what looks like a command or an option.
     #[test]
-    fn secrets_in_the_wrong_place_are_not_repeated() {
-        for line in [
-            &["login", "--email", "ada@example.org", "hunter22"][..],
-            &["login", "--email", "ada@example.org", "--password=hunter22"],
-            &["login", "--email", "ada@example.org", "--password", "hunter22"],
-            &["login", "--email", "ada@example.org", "-phunter22"],
-            &["login", "--anonymous=hunter22"],
-            &["login", "--api-key", "hunter22"],
-            &["login", "--jwt=hunter22"],
-            &["login", "--function", "hunter22"],
-            &["link", "--apple", "hunter22"],
-            &["complete-reset", "--token", "t", "--token-id", "i", "hunter22"],
-            &["register", "--email=ada@example.org", "hunter22"],
-        ] {
-            assert!(!refused(line).contains("hunter22"), "{line:?}");
+    fn misplaced_secrets_are_not_repeated() {
+        let secret = "hunter22";
+        let mut refusals = 0;
+        let mut check = |line: &[&str]| {
+            let arguments: Vec<_> = line.iter().map(OsString::from).collect();
+            if let Err(failure) = super::parse(&arguments) {
+                let message = failure.message();
+                assert!(!message.contains(secret), "{line:?}: {message}");
+                refusals += 1;
+            }
+        };
+        let keyfob = command();
+        let mut paths = vec![(vec![], &keyfob)];
+        for top in keyfob.get_subcommands() {
+            paths.push((vec![top.get_name()], top));
+            let subs = top.get_subcommands();
+            paths.extend(subs.map(|sub| (vec![top.get_name(), sub.get_name()], sub)));
         }
+        for (path, subcommand) in &paths {
+            let options = subcommand.get_arguments().filter_map(clap::Arg::get_long);
+            let mut words: Vec<_> = options.map(|name| format!("--{name}={secret}")).collect();
+            words.extend(
+                ["", "-x", "--", "--password=", "--\u{1b}"].map(|it| format!("{it}{secret}")),
+            );
+            for word in &words {
+                check(&[&path[..], &[word]].concat());
+                check(&[&path[..], &["a", "b", word]].concat());
+                check(&[&path[..], &["--email", "a", word]].concat());
+            }
+            check(&[&path[..], &["--", secret, secret, secret]].concat());
+        }
+        for line in [
+            &["login", "--email", "ada@example.org", "--password", secret][..],
+            &["login", "--api-key", secret],
+            &["login", "--function", secret],
+            &["link", "--apple", secret],
+            &["complete-reset", "--token", "t", "--token-id", "i", secret],
+            &["api-keys", "create", "ci", secret],
+        ] {
+            refused(line);
+            check(line);
+        }
+        assert!(refusals > 400, "{refusals}");
     }
 }

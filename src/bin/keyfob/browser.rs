@@ -4,14 +4,16 @@ use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 use std::thread;
 
+use clap::Args;
 use keyfob::browser::{DeviceCode, Page, ProviderTokens, SignIn, can_open_browser};
 use keyfob::{Error, Provider, Secret, Session, User};
 use serde_json::json;
 
+use crate::args::{Common, WAYS};
 use crate::failure::Failure;
 use crate::output::{Output, note, note_json};
 use crate::unprintable::trim;
-use crate::words::{Settings, Stop, Words, usage};
+use crate::usage::Reason;
 
 /// The provider that needs no issuer.
 const GOOGLE: &str = "google";
@@ -19,71 +21,83 @@ const GOOGLE: &str = "google";
 /// The longest line that is read as a redirect URL, in bytes.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// The options, as they are found.
-#[derive(Debug, Default)]
-pub(crate) struct Options {
+/// Sign-in in a browser.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Options for --browser")]
+pub(crate) struct BrowserArgs {
+    /// Use a browser to sign in with Google (google), or with any OpenID provider (https://…)
+    ///
+    /// You have 5 minutes, or as long as --timeout says. Where no browser can be started, open the URL
+    /// that is shown in any browser, and paste the address of the page on which that browser ends.
+    #[arg(
+        long = "browser",
+        value_name = "PROVIDER",
+        group = "how",
+        requires = "client_id",
+        help_heading = WAYS
+    )]
     provider: Option<String>,
+    /// The client id that the provider knows this program by
+    #[arg(long, value_name = "ID")]
     client_id: Option<String>,
-    secret_file: Option<PathBuf>,
+    /// The file with the secret of the client; Google's desktop clients have one
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
+    /// Request this scope beside openid, in place of email and profile; repeatable
+    #[arg(long = "scope", value_name = "S")]
     scopes: Vec<String>,
+    /// Listen on this port of 127.0.0.1 [default: a free port]
+    #[arg(long, value_name = "N", value_parser = port)]
     port: Option<u16>,
+    /// Start no browser: open the URL yourself
+    #[arg(long)]
     no_browser: bool,
+    /// Sign in on another device, with a code
+    ///
+    /// Never enter a code that somebody else gave you: they would be signed in as you.
+    #[arg(long, conflicts_with_all = ["no_browser", "port"])]
     device: bool,
-    /// The last option that means something only with `--browser`.
-    last: Option<String>,
 }
 
-/// How to sign in.
+fn port(text: &str) -> Result<u16, Reason> {
+    match text.parse() {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(Reason::new("needs a number from 1 to 65535")),
+    }
+}
+
+/// A sign-in with a provider.
 #[derive(Debug)]
-pub(crate) struct BrowserLogin {
+pub(crate) struct BrowserLogin<'a> {
     /// `google` or an issuer.
-    provider: String,
-    client_id: String,
-    options: Options,
+    provider: &'a str,
+    client_id: &'a str,
+    options: &'a BrowserArgs,
 }
 
-impl Options {
-    /// Takes in an option and its value. Returns `false` if it is another's.
-    pub(crate) fn take(&mut self, option: &str, words: &mut Words) -> Result<bool, Stop> {
-        match option {
-            "--browser" => {
-                self.provider = Some(words.text(option)?);
-                return Ok(true);
-            }
-            "--client-id" => self.client_id = Some(words.text(option)?),
-            "--client-secret-file" => self.secret_file = Some(words.path(option)?),
-            "--device" => self.device = true,
-            "--no-browser" => self.no_browser = true,
-            "--port" => match words.text(option)?.parse() {
-                Ok(port @ 1..) => self.port = Some(port),
-                _ => return usage("--port is not a number from 1 to 65535"),
-            },
-            "--scope" => self.scopes.push(words.text(option)?),
-            _ => return Ok(false),
-        }
-        self.last = Some(option.to_owned());
-        Ok(true)
-    }
-
+impl BrowserArgs {
     /// Returns how to sign in, if that is wanted.
-    pub(crate) fn finish(mut self) -> Result<Option<BrowserLogin>, Stop> {
-        let Some(provider) = self.provider.take() else {
-            return match self.last {
-                Some(option) => usage(format!("{option} goes with --browser")),
-                None => Ok(None),
-            };
-        };
-        if self.device && (self.no_browser || self.port.is_some()) {
-            return usage("--device starts no browser and listens on no port");
-        }
-        match self.client_id.take() {
-            Some(client_id) => Ok(Some(BrowserLogin { provider, client_id, options: self })),
-            None => usage("--browser needs --client-id, the id that the provider knows you by"),
-        }
+    pub(crate) fn login(&self) -> Option<BrowserLogin<'_>> {
+        let (provider, client_id) = (self.provider.as_deref()?, self.client_id.as_deref()?);
+        Some(BrowserLogin { provider, client_id, options: self })
+    }
+
+    /// Returns an option that has no effect without `--browser`, if it was given without.
+    pub(crate) fn unused(&self) -> Option<&'static str> {
+        let given = [
+            ("--client-id", self.client_id.is_some()),
+            ("--client-secret-file", self.client_secret_file.is_some()),
+            ("--scope", !self.scopes.is_empty()),
+            ("--port", self.port.is_some()),
+            ("--no-browser", self.no_browser),
+            ("--device", self.device),
+        ];
+        let mut given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.next().map(|(name, _)| name).filter(|_| self.provider.is_none())
     }
 }
 
-impl BrowserLogin {
+impl BrowserLogin<'_> {
     /// Returns the backend's provider that the sign-in is for.
     pub(crate) fn provider(&self) -> Provider {
         if self.provider == GOOGLE { Provider::Google } else { Provider::Jwt }
@@ -93,10 +107,10 @@ impl BrowserLogin {
     pub(crate) fn log_in(
         &self,
         session: &Session,
-        settings: &Settings,
+        common: &Common,
         out: &Output,
     ) -> Result<User, Failure> {
-        let sign_in = self.sign_in(settings, out)?;
+        let sign_in = self.sign_in(common, out)?;
         match self.options.device {
             true => sign_in.device().and_then(|tokens| session.log_in(&tokens.credentials())),
             false => session.sign_in(&sign_in),
@@ -105,13 +119,8 @@ impl BrowserLogin {
     }
 
     /// Links an account to a user, while the browser waits.
-    pub(crate) fn link(
-        &self,
-        user: &User,
-        settings: &Settings,
-        out: &Output,
-    ) -> Result<(), Failure> {
-        let sign_in = self.sign_in(settings, out)?;
+    pub(crate) fn link(&self, user: &User, common: &Common, out: &Output) -> Result<(), Failure> {
+        let sign_in = self.sign_in(common, out)?;
         let link = |tokens: ProviderTokens| user.link(&tokens.credentials());
         match self.options.device {
             true => sign_in.device().and_then(link),
@@ -120,13 +129,13 @@ impl BrowserLogin {
         .map_err(named)
     }
 
-    fn sign_in(&self, settings: &Settings, out: &Output) -> Result<SignIn, Failure> {
+    fn sign_in(&self, common: &Common, out: &Output) -> Result<SignIn, Failure> {
         let Self { provider, client_id, options } = self;
-        let mut sign_in = match provider.as_str() {
-            GOOGLE => SignIn::google(client_id),
-            issuer => SignIn::oidc(issuer, client_id),
+        let mut sign_in = match *provider {
+            GOOGLE => SignIn::google(*client_id),
+            issuer => SignIn::oidc(issuer, *client_id),
         };
-        if let Some(file) = &options.secret_file {
+        if let Some(file) = &options.client_secret_file {
             sign_in = sign_in.client_secret(secret(file)?);
         }
         if !options.scopes.is_empty() {
@@ -139,7 +148,7 @@ impl BrowserLogin {
         if options.no_browser {
             sign_in = sign_in.open_nothing();
         }
-        if let Some(timeout) = settings.timeout {
+        if let Some(timeout) = common.timeout {
             sign_in = sign_in.deadline(timeout);
         }
         let is_json = out.is_json();

@@ -3,48 +3,51 @@
 //!
 //! Results go to standard output and everything else to standard error. Passwords, keys and the
 //! tokens of log-ins are read from standard input, or prompted for, and never taken as arguments;
-//! the token pair from a mail, good for one use, is. Exit codes: 0 done, 1 the backend refused, 2
-//! usage, 3 not logged in or the login has ended, 4 the backend was not reached or the time was up,
-//! 5 the store cannot be used.
+//! the token pair from a mail, which can be used once, is. Exit codes: 0 done, 1 the backend refused,
+//! 2 usage, 3 not logged in or the login has ended, 4 backend unreachable or out of time, 5 the store
+//! cannot be used.
 
 mod accounts;
+mod api_keys;
 mod args;
 mod browser;
-mod command;
-mod commands;
+mod calls;
 mod demo;
 mod failure;
 mod input;
 mod json;
+mod login;
 mod output;
-mod parsing;
 mod serve;
+mod session;
 mod signals;
 mod store;
 #[cfg(unix)]
 mod terminal;
 #[path = "../../unprintable.rs"]
 mod unprintable;
-mod words;
+mod usage;
+mod users;
 
 use std::process::ExitCode;
 
-use self::command::{Command, Invocation};
+use self::args::{Cli, Command};
 use self::failure::Failure;
 use self::output::Output;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let result = match args::parse(arguments.clone()) {
-        Ok(invocation) => {
-            let json = invocation.settings.json;
-            run(invocation).map_err(|failure| (failure, json))
+    let (result, json) = match args::parse(&arguments) {
+        Ok(None) => (Ok(()), false),
+        Ok(Some(cli)) => {
+            let json = cli.common.json;
+            (run(cli), json)
         }
-        Err(failure) => Err((failure, args::asks_for_json(&arguments))),
+        Err(failure) => (Err(failure), args::asks_for_json(&arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err((failure, json)) => {
+        Err(failure) => {
             if let Failure::Interrupted(signal) = failure {
                 signals::end_by(signal);
             }
@@ -54,12 +57,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(Invocation { command, settings }: Invocation) -> Result<(), Failure> {
-    let out = Output::new(settings.json);
+fn run(Cli { common, command }: Cli) -> Result<(), Failure> {
+    let out = &Output::new(common.json);
+    let session = || session::open(&common);
     match command {
-        Command::Demo => demo::run(&out),
-        Command::Serve(options) => serve::run(&settings, &options, &out),
-        Command::Text(text) => out.text(&text),
-        command => commands::run(command, &settings, &out),
+        Command::Demo => demo::run(out),
+        Command::Serve(options) => serve::run(&common, &options, out),
+        Command::Register(email) => accounts::register(&session()?, &email, out),
+        Command::Confirm(pair) => accounts::confirm(&session()?, &pair, out),
+        Command::ResendConfirmation(email) => {
+            accounts::resend_confirmation(&session()?, &email, out)
+        }
+        Command::RetryConfirmation(email) => accounts::retry_confirmation(&session()?, &email, out),
+        Command::ResetPassword(email) => accounts::reset_password(&session()?, &email, out),
+        Command::CompleteReset(pair) => accounts::complete_reset(&session()?, &pair, out),
+        Command::CallReset { email, arguments } => {
+            accounts::call_reset(&session()?, &email, &arguments, out)
+        }
+        Command::Login(args) => login::log_in(&session()?, *args, &common, out),
+        Command::Link(account) => login::link(&session()?, *account, &common, out),
+        Command::Whoami => users::whoami(&session()?, out),
+        Command::Users => users::list(&session()?, out),
+        Command::Switch { user } => users::switch(&session()?, &user, out),
+        Command::Logout(one) => users::log_out(&session()?, one.user.as_deref(), out),
+        Command::Remove(one) => users::remove(&session()?, one.user.as_deref(), out),
+        Command::Delete { user, yes } => users::delete(&session()?, user.user.as_deref(), yes, out),
+        Command::Profile(which) => calls::profile(&session()?, which.refresh, out),
+        Command::CustomData(which) => calls::custom_data(&session()?, which.refresh, out),
+        Command::ApiKeys(command) => api_keys::run(&session()?, command, out),
+        Command::Token => calls::token(&session()?, out),
+        Command::Call { name, arguments } => {
+            calls::call(&session()?, &name, &arguments.arguments, out)
+        }
+        Command::Watch => calls::watch(&session()?, out),
     }
 }

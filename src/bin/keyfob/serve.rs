@@ -1,13 +1,15 @@
 //! `keyfob serve`: a backend in the foreground, until a signal ends it.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use keyfob::Secret;
 use keyfob::server::{
     AuthProvider, Confirmation, CustomJwt, Google, JwtKeys, Mail, MailKind, RateLimits, Server,
@@ -15,11 +17,11 @@ use keyfob::server::{
 };
 use serde_json::json;
 
-use crate::command::Serve;
+use crate::args::{Common, lifetime};
 use crate::failure::{Failure, Obstacle};
 use crate::output::{Output, note, printable};
 use crate::signals;
-use crate::words::Settings;
+use crate::usage::Reason;
 
 /// How many mails wait to be printed at most.
 const MOST_UNPRINTED: usize = 1024;
@@ -29,8 +31,69 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the mails that were sent during a shutdown may take to be printed.
 const LAST_MAILS: Duration = Duration::from_secs(1);
 
+/// What backend to run.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Keep users in DIR; without this option they are kept in memory until the backend ends
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Listen on this address of this machine; port 0 takes a free port
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9090", value_parser = address)]
+    addr: SocketAddr,
+    /// The lifetime of access tokens in seconds [default: 1800]
+    #[arg(long, value_name = "S", value_parser = lifetime)]
+    access_ttl: Option<Duration>,
+    /// The lifetime of refresh tokens in seconds [default: 60 days]
+    #[arg(long, value_name = "S", value_parser = lifetime)]
+    refresh_ttl: Option<Duration>,
+    /// Require that e-mail addresses are confirmed, with the pair from a mail
+    #[arg(long)]
+    mail: bool,
+    /// Accept JWTs that are signed with the secret in FILE (HS256)
+    #[arg(long, value_name = "FILE", conflicts_with = "jwt_jwks")]
+    jwt_secret_file: Option<PathBuf>,
+    /// Accept JWTs that are signed with a key of the JWK set at URL
+    #[arg(long, value_name = "URL")]
+    jwt_jwks: Option<String>,
+    /// Accept ID tokens from Google for this client; repeatable
+    #[arg(long = "google-client-id", value_name = "ID")]
+    google_client_ids: Vec<String>,
+    /// Switch a provider off; repeatable
+    #[arg(long = "disable", value_name = "PROVIDER", value_parser = provider())]
+    disabled: Vec<AuthProvider>,
+    /// Accept no registrations of e-mail addresses
+    #[arg(long)]
+    no_registration: bool,
+    /// The URL by which clients reach a proxy in front of this backend
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// Take the address of clients from X-Forwarded-For on connections from ADDR; repeatable
+    #[arg(long = "trusted-proxy", value_name = "ADDR", value_parser = proxy)]
+    trusted_proxies: Vec<IpAddr>,
+    /// Allow any number of log-ins, registrations and mails
+    #[arg(long)]
+    no_rate_limits: bool,
+}
+
+/// What the options do not say.
+pub(crate) const HELP: &str = "\
+Within 15 minutes, one client address may log in anonymously 500 times, register 100 e-mail \
+addresses, and fail to log in 100 times (with a password 200 times, and 20 times for one account). \
+Within an hour, one e-mail address may get 10 mails. Further requests are refused with status 429.
+
+A JWT needs `aud`, the app id; `sub`, the user; and `exp`, its expiry.
+
+Mails, to confirm an address or to reset a password, are not sent: they are printed here, with \
+their link. Functions to call: sum, echo, whoami.
+
+Exit codes: 2 an option cannot be used; 4 cannot listen on the address; 5 cannot use DIR, or \
+another backend uses it.
+
+JSON: {\"base_url\",\"app_id\"} on the first line, then \
+{\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.";
+
 /// Runs a backend until SIGINT or SIGTERM, then lets the requests in progress complete.
-pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<(), Failure> {
+pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<(), Failure> {
     // Before anybody can know that the backend runs.
     let stop = signals::shutdown_flag().map_err(|error| Failure::Serve(Obstacle::Other, error))?;
     // Mails are printed by a thread of their own, so that the backend goes on if nobody reads the
@@ -40,7 +103,7 @@ pub(crate) fn run(settings: &Settings, options: &Serve, out: &Output) -> Result<
         .addr(options.addr)
         .built_in_functions()
         .on_mail(move |mail| drop(queue.try_send(mail.clone())));
-    if let Some(app_id) = settings.app_id()? {
+    if let Some(app_id) = common.app_id()? {
         builder = builder.app_id(app_id);
     }
     if let Some(dir) = &options.data {
@@ -119,7 +182,7 @@ fn print_all(mails: Receiver<Mail>, out: Output) -> Receiver<()> {
 }
 
 /// Says which option it was that no backend could be started with.
-fn cannot_start(options: &Serve, error: io::Error) -> Failure {
+fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
     let text = error.to_string();
     let is_about = |what: String| text.starts_with(&what);
     let data = options.data.clone().map_or(Obstacle::Other, Obstacle::Data);
@@ -179,3 +242,26 @@ fn secret(file: &Path) -> Result<Secret, Failure> {
 
 /// How many bytes [`JwtKeys::hs256`] demands.
 const SHORTEST_SECRET: usize = 32;
+
+fn provider() -> impl TypedValueParser<Value = AuthProvider> {
+    PossibleValuesParser::new(AuthProvider::ALL.map(AuthProvider::as_str)).try_map(|name| {
+        let found = AuthProvider::ALL.into_iter().find(|provider| provider.as_str() == name);
+        found.ok_or_else(|| Reason::new("needs the name of a provider"))
+    })
+}
+
+fn proxy(text: &str) -> Result<IpAddr, Reason> {
+    text.parse().map_err(|_| Reason::new("needs an IP address, such as 127.0.0.1"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, Reason> {
+    let addresses = text.to_socket_addrs();
+    match addresses.ok().and_then(|mut addresses| addresses.next()) {
+        Some(address) if address.ip().to_canonical().is_loopback() => Ok(address),
+        Some(_) => Err(Reason::new(
+            "needs an address of this machine alone, such as 127.0.0.1:9090: nothing is encrypted, and \
+             other machines could connect to this one",
+        )),
+        None => Err(Reason::new("needs HOST:PORT, such as 127.0.0.1:9090")),
+    }
+}

@@ -1,0 +1,53 @@
+//! Commands that act as the current user.
+
+use std::time::UNIX_EPOCH;
+
+use keyfob::Session;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+use crate::json::Json;
+use crate::output::{Output, note};
+use crate::session::current;
+
+pub(crate) fn profile(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
+    let user = current(session)?;
+    let profile = if refresh { user.refresh_profile() } else { user.profile() }?;
+    out.json_line(profile.data())
+}
+
+pub(crate) fn custom_data(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
+    let user = current(session)?;
+    let data: Option<Box<RawValue>> =
+        if refresh { user.refresh_custom_data() } else { user.custom_data() }?;
+    out.json_line(&data)
+}
+
+pub(crate) fn token(session: &Session, out: &Output) -> Result<(), Failure> {
+    let token = current(session)?.valid_access_token()?;
+    let expires_at = token.expires_at().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    out.result(&json!({"access_token": token.expose(), "expires_at": expires_at}), token.expose())
+}
+
+pub(crate) fn call(
+    session: &Session,
+    name: &str,
+    arguments: &[Json],
+    out: &Output,
+) -> Result<(), Failure> {
+    // Checked to be JSON, and not read as anything else.
+    let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
+    out.json_line(&result)
+}
+
+pub(crate) fn watch(session: &Session, out: &Output) -> Result<(), Failure> {
+    let events = session.events()?;
+    if !out.is_json() {
+        note("watching; interrupt to end");
+    }
+    for event in events {
+        out.json_line(&event)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! `login` and `link`.
+
+use keyfob::{Credentials, Provider, Session};
+use serde_json::json;
+
+use crate::args::{Account, Common, LoginArgs};
+use crate::failure::Failure;
+use crate::input;
+use crate::output::Output;
+use crate::session::current;
+use crate::users::shown;
+
+pub(crate) fn log_in(
+    session: &Session,
+    args: LoginArgs,
+    common: &Common,
+    out: &Output,
+) -> Result<(), Failure> {
+    let (user, provider) = if args.anonymous {
+        let credentials = match args.new {
+            false => Credentials::anonymous(),
+            true => Credentials::new_anonymous(),
+        };
+        (session.log_in(&credentials)?, Provider::Anonymous)
+    } else if let Some(browser) = args.account.browser.login() {
+        (browser.log_in(session, common, out)?, browser.provider())
+    } else {
+        let credentials = credentials(args.account)?;
+        (session.log_in(&credentials)?, credentials.provider())
+    };
+    out.result(
+        &json!({"user_id": user.id(), "provider": provider}),
+        format_args!("logged in as {} ({provider})", shown(&user)),
+    )
+}
+
+pub(crate) fn link(
+    session: &Session,
+    account: Account,
+    common: &Common,
+    out: &Output,
+) -> Result<(), Failure> {
+    let user = current(session)?;
+    let provider = if let Some(browser) = account.browser.login() {
+        browser.link(&user, common, out)?;
+        browser.provider()
+    } else {
+        let credentials = credentials(account)?;
+        user.link(&credentials)?;
+        credentials.provider()
+    };
+    out.result(
+        &json!({"user_id": user.id(), "identities": user.identities()?}),
+        format_args!("linked to {} ({provider})", shown(&user)),
+    )
+}
+
+/// Reads the secret that goes with a way to log in.
+fn credentials(account: Account) -> Result<Credentials, Failure> {
+    Ok(match account {
+        Account { email: Some(email), .. } => {
+            Credentials::email_password(email, input::password(false)?)
+        }
+        Account { function: Some(payload), .. } => Credentials::function(payload)?,
+        Account { api_key: true, .. } => Credentials::api_key(input::token("API key")?),
+        Account { apple: true, .. } => Credentials::apple(input::token("token")?),
+        Account { facebook: true, .. } => Credentials::facebook(input::token("token")?),
+        Account { google_auth_code: true, .. } => {
+            Credentials::google_auth_code(input::token("code")?)
+        }
+        Account { google_id_token: true, .. } => {
+            Credentials::google_id_token(input::token("token")?)
+        }
+        // One way is required, and this is the only one that is left.
+        _ => Credentials::jwt(input::token("token")?),
+    })
+}
