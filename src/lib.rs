@@ -72,6 +72,8 @@ pub mod ejson;
 mod email_password;
 mod error;
 mod event;
+#[cfg(any(feature = "browser", feature = "server"))]
+mod form;
 mod fs;
 mod functions;
 mod hash;

@@ -12,11 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use super::endpoints::{ClientAuth, Endpoints};
 use super::id_token::{self, Expected};
 use super::tokens::TokenResponse;
-use super::{ProviderTokens, SignIn, endpoints, form};
+use super::{ProviderTokens, SignIn, endpoints};
 use crate::clock::{Clock, SystemClock, milliseconds};
 use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind, TransportError};
+use crate::form;
 use crate::secret::Secret;
 use crate::transport::{Method, Request, Response, Transport, UreqTransport};
 

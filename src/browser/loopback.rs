@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::attempt::{Attempt, POLL};
 use super::connection::Held;
 use super::endpoints::Endpoints;
-use super::form::{self, Parameters};
 use super::listener::{Listener, Poll};
 use super::page::Outcome;
 use super::request::Refusal;
@@ -16,6 +15,7 @@ use super::{ProviderTokens, SignIn, random};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind};
+use crate::form::{self, Parameters};
 use crate::secret::Secret;
 
 /// How soon the listener is looked at again after it had something to do.

@@ -42,7 +42,6 @@ mod attempt;
 mod connection;
 mod device;
 mod endpoints;
-mod form;
 mod id_token;
 mod inbox;
 mod launch;

@@ -1,5 +1,5 @@
 //! `application/x-www-form-urlencoded`: the query of an authorization request and of its response,
-//! and the bodies of token requests.
+//! and the bodies of token requests, on both sides.
 //!
 //! Pure. Source: the URL Standard, section 5; RFC 6749, section 3.1 and appendix B.
 
@@ -7,7 +7,7 @@
 const MAX_PARAMETERS: usize = 64;
 
 /// The parameters of a response, each name once. No `Debug`: a code is among them.
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     /// Parses a query or a form body.
@@ -15,7 +15,7 @@ impl Parameters {
     /// # Errors
     /// With what is wrong: RFC 6749 forbids to repeat a parameter, so a repeated one is not from
     /// the provider or the provider is broken.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let mut parameters = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -34,14 +34,15 @@ impl Parameters {
     }
 
     /// Returns a parameter. RFC 6749 treats one without a value as absent.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(other, _)| other == name)?;
         Some(value.as_str()).filter(|value| !value.is_empty())
     }
 }
 
 /// Returns the values of one parameter of a text that [`Parameters::parse`] may refuse.
-pub(super) fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+#[cfg(feature = "browser")]
+pub(crate) fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
     text.split('&').filter_map(move |pair| {
         let (other, value) = pair.split_once('=')?;
         decode(value).filter(|_| decode(other).as_deref() == Some(name))
@@ -49,7 +50,7 @@ pub(super) fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = S
 }
 
 /// Encodes parameters as a query or a form body.
-pub(super) fn encode<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+pub(crate) fn encode<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = String::new();
     for (name, value) in parameters {
         if !text.is_empty() {
@@ -64,7 +65,7 @@ pub(super) fn encode<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)
 
 /// Percent-encodes everything but the unreserved characters; a space becomes `%20`, which is right
 /// in a query and in a body.
-pub(super) fn encode_into(text: &mut String, value: &str) {
+pub(crate) fn encode_into(text: &mut String, value: &str) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in value.bytes() {
         match byte {
@@ -137,6 +138,7 @@ mod tests {
         assert!(Parameters::parse(&many).is_err());
     }
 
+    #[cfg(feature = "browser")]
     #[test]
     fn values_survive_duplicates() {
         let all: Vec<_> = values("state=a&state=b&x=%zz&state=%zz", "state").collect();
