@@ -6,27 +6,27 @@ use serde_json::Value;
 
 use crate::Secret;
 
-/// How the server confirms a registered e-mail address.
+/// How a registered e-mail address is confirmed.
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Confirmation {
-    /// Without asking.
+    /// At once.
     #[default]
     Automatic,
-    /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
+    /// With a token that is mailed to it: see [`Server::outbox`](super::Server::outbox).
     Email,
-    /// By a function that decides, or that sends the token in its own way.
+    /// By a function that decides, or passes the token on in its own way.
     Function(Box<ConfirmationFunction>),
 }
 
-/// How the server replaces a forgotten password.
+/// How a forgotten password is replaced.
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Reset {
-    /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
+    /// With a token that is mailed: see [`Server::outbox`](super::Server::outbox).
     #[default]
     Email,
-    /// By a function that decides, or that sends the token in its own way.
+    /// By a function that decides, or passes the token on in its own way.
     Function(Box<ResetFunction>),
 }
 
@@ -68,15 +68,15 @@ pub struct ResetCall {
     pub arguments: Vec<Value>,
 }
 
-/// What a confirmation or reset function decides.
+/// What a function decides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Refuse.
+    /// Do not.
     Fail,
-    /// Wait until the client sends the token.
+    /// Wait for the token.
     Pending,
-    /// Confirm the address, or replace the password, now.
+    /// Do it now.
     Success,
 }
 

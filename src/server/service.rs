@@ -20,9 +20,10 @@ use super::http::{
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
-use super::providers::Providers;
+use super::providers::{Providers, Time};
 use super::random::Ids;
 use super::state::State;
+use super::test_provider::{self, TestProvider};
 use super::throttle::Throttle;
 use super::token::Tokens;
 use crate::{Clock, UserId};
@@ -53,6 +54,7 @@ pub(super) struct Service {
     /// Seconds.
     pub rotation_grace: i64,
     pub state: State,
+    pub test_provider: Option<TestProvider>,
     pub throttle: Throttle,
     pub tokens: Tokens,
     pub trusted_proxies: TrustedProxies,
@@ -245,6 +247,16 @@ impl Service {
 }
 
 impl Service {
+    /// Answers a request to the test identity provider, if there is one.
+    fn ask_test_provider(&self, request: &Request) -> Option<Response> {
+        let provider = self.test_provider.as_ref()?;
+        let path = request.path.strip_prefix(test_provider::PATH)?;
+        let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
+        let mut response = provider.respond(request, path, time);
+        response.headers.push(("Date", http_date(self.clock.now())));
+        Some(response)
+    }
+
     /// Answers a request that was refused before its body was read.
     fn refuse(&self, line: Option<&Line>, error: ApiError) -> Response {
         let (route, method, path) = match line {
@@ -306,13 +318,17 @@ impl Handler for Service {
             return outcome;
         }
         let mut caller = Caller::default();
-        // The app's functions run in here. One that panics is answered, written down and spoiled
-        // like all others.
-        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
-        let answer = answer.unwrap_or_else(|_| Err(ApiError::internal("internal server error")));
-        let preflight = request.method == "OPTIONS";
-        let host = request.header("host");
-        let response = self.respond(answer, &entry.request_id, host, preflight);
+        let response = self.ask_test_provider(request).unwrap_or_else(|| {
+            // The app's functions run in here. One that panics is answered, written down and spoiled
+            // like all others.
+            let answer =
+                catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
+            let answer =
+                answer.unwrap_or_else(|_| Err(ApiError::internal("internal server error")));
+            let preflight = request.method == "OPTIONS";
+            let host = request.header("host");
+            self.respond(answer, &entry.request_id, host, preflight)
+        });
         (entry.status, entry.user_id) = (response.status, caller.user_id);
         // Before it is written: whoever has the answer finds it in the journal.
         self.recorder.add(entry);

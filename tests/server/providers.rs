@@ -75,6 +75,7 @@ fn a_token_of_each_algorithm_logs_in() {
             Key::Hs256(_) => Key::Hs256("x".repeat(32)),
             Key::Rs256(_) => Key::rsa(),
             Key::Es256(_) => Key::ec(),
+            Key::Ed25519(_) => Key::ed(),
         };
         assert_refused(&try_jwt(&client, &forger.token(&claims())));
     }
@@ -208,22 +209,33 @@ fn key_sets_that_cannot_be_had_are_no_fault_of_the_client() {
     let key = Key::rsa();
     let stub = Stub::start(&json!({}));
     let (_server, client, clock) = start(jwt(JwtKeys::jwks(&stub.url)));
-    let message = "what 'custom-token' needs could not be fetched";
     let token = key.token_with(&json!({"alg": "RS256", "kid": "1"}), &claims());
-    for (status, answer) in [
-        (200, json!({})),
-        (500, json!({"keys": [key.jwk("1")]})),
-        (302, json!({"keys": [key.jwk("1")]})),
-        (200, json!({"keys": [key.jwk("1")], "x": "x".repeat(300_000)})),
+    for (status, answer, reason) in [
+        (200, json!({}), "its keys are no key set"),
+        (500, json!({"keys": [key.jwk("1")]}), "the status of its keys is not 200"),
+        (302, json!({"keys": [key.jwk("1")]}), "the status of its keys is not 200"),
+        (
+            200,
+            json!({"keys": [key.jwk("1")], "x": "x".repeat(300_000)}),
+            "its response is too large, or breaks off",
+        ),
     ] {
         stub.set(status, answer);
-        try_jwt(&client, &token).assert_error(503, "InternalServerError", message);
+        let message = format!("what 'custom-token' needs could not be fetched: {reason}");
+        try_jwt(&client, &token).assert_error(503, "InternalServerError", &message);
         clock.advance(5);
     }
     stub.set(200, json!({"keys": [key.jwk("1")]}));
     assert_eq!(try_jwt(&client, &token).status, 200);
     stub.set(500, "");
-    assert_eq!(try_jwt(&client, &token).status, 200, "it is kept");
+    let later = |exp: i64| {
+        let header = json!({"alg": "RS256", "kid": "1"});
+        key.token_with(&header, &with("exp", json!(NOW + exp)))
+    };
+    clock.advance(2 * 3600);
+    assert_eq!(try_jwt(&client, &later(3 * 3600)).status, 200, "it is kept for a day");
+    clock.advance(24 * 3600);
+    assert_eq!(try_jwt(&client, &later(48 * 3600)).status, 503);
 }
 
 #[test]

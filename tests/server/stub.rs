@@ -1,5 +1,6 @@
 //! What the providers need from elsewhere: keys, tokens signed with them, and servers to ask.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,8 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 
 /// A key to sign with.
 pub enum Key {
+    Ed25519(Ed25519KeyPair),
     Es256(EcdsaKeyPair),
     Hs256(String),
     Rs256(Box<RsaKeyPair>),
@@ -31,8 +34,13 @@ impl Key {
         Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
+    pub fn ed() -> Self {
+        Self::Ed25519(Ed25519KeyPair::generate().unwrap())
+    }
+
     pub fn algorithm(&self) -> &'static str {
         match self {
+            Self::Ed25519(_) => "EdDSA",
             Self::Es256(_) => "ES256",
             Self::Hs256(_) => "HS256",
             Self::Rs256(_) => "RS256",
@@ -43,7 +51,7 @@ impl Key {
         let der: PublicKeyX509Der = match self {
             Self::Es256(key) => key.public_key().as_der().unwrap(),
             Self::Rs256(key) => key.public_key().as_der().unwrap(),
-            Self::Hs256(_) => panic!("a secret has no public key"),
+            Self::Ed25519(_) | Self::Hs256(_) => panic!("it is in no PEM form"),
         };
         der.as_ref().to_vec()
     }
@@ -71,6 +79,10 @@ impl Key {
                 let (x, y) = (text(&point[1..33]), text(&point[33..]));
                 json!({"kty": "EC", "crv": "P-256", "kid": id, "x": x, "y": y})
             }
+            Self::Ed25519(key) => {
+                let x = text(key.public_key().as_ref());
+                json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": id, "x": x})
+            }
             Self::Hs256(secret) => json!({"kty": "oct", "kid": id, "k": text(secret.as_bytes())}),
         }
     }
@@ -83,6 +95,7 @@ impl Key {
         let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let text = format!("{}.{}", part(header), part(claims));
         let signature = match self {
+            Self::Ed25519(key) => key.sign(text.as_bytes()).as_ref().to_vec(),
             Self::Hs256(secret) => {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
                 hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
@@ -109,31 +122,50 @@ pub struct Asked {
     pub body: String,
 }
 
-/// A server that answers everything in the same way, which can be changed.
+/// A server that answers everything in the same way but for some paths, which can be changed.
 pub struct Stub {
     pub url: String,
-    answer: Arc<Mutex<(u16, String)>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+struct Answers {
+    usual: (u16, String),
+    by_path: HashMap<String, (u16, String)>,
+    /// Requests wait while this is locked.
+    gate: Arc<Mutex<()>>,
 }
 
 impl Stub {
     pub fn start(answer: &Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let answer = Arc::new(Mutex::new((200, answer.to_string())));
+        let usual = (200, answer.to_string());
+        let by_path = HashMap::new();
+        let answers = Arc::new(Mutex::new(Answers { usual, by_path, gate: Arc::default() }));
         let asked = Arc::default();
-        let (answers, log) = (Arc::clone(&answer), Arc::clone(&asked));
+        let (replies, log) = (Arc::clone(&answers), Arc::clone(&asked));
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                serve(stream, &answers, &log);
+                serve(stream, &replies, &log);
             }
         });
-        Self { url, answer, asked }
+        Self { url, answers, asked }
     }
 
     pub fn set(&self, status: u16, answer: impl ToString) {
-        *self.answer.lock().unwrap() = (status, answer.to_string());
+        self.answers.lock().unwrap().usual = (status, answer.to_string());
+    }
+
+    pub fn set_path(&self, path: &str, status: u16, answer: impl ToString) {
+        let answer = (status, answer.to_string());
+        self.answers.lock().unwrap().by_path.insert(path.to_owned(), answer);
+    }
+
+    /// Returns what holds answers back while it is locked.
+    pub fn gate(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.answers.lock().unwrap().gate)
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -141,7 +173,7 @@ impl Stub {
     }
 }
 
-fn serve(stream: TcpStream, answer: &Mutex<(u16, String)>, log: &Mutex<Vec<Asked>>) {
+fn serve(stream: TcpStream, answers: &Mutex<Answers>, log: &Mutex<Vec<Asked>>) {
     let mut reader = BufReader::new(stream);
     let mut asked =
         Asked { line: String::new(), authorization: String::new(), body: String::new() };
@@ -160,8 +192,14 @@ fn serve(stream: TcpStream, answer: &Mutex<(u16, String)>, log: &Mutex<Vec<Asked
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     asked.body = String::from_utf8(body).unwrap();
+    let path = asked.line.split(' ').nth(1).unwrap_or_default().to_owned();
     log.lock().unwrap().push(asked);
-    let (status, text) = answer.lock().unwrap().clone();
+    let gate = Arc::clone(&answers.lock().unwrap().gate);
+    drop(gate.lock().unwrap());
+    let (status, text) = {
+        let answers = answers.lock().unwrap();
+        answers.by_path.get(&path).unwrap_or(&answers.usual).clone()
+    };
     let head = format!(
         "HTTP/1.1 {status} S\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",

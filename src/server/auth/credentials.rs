@@ -62,9 +62,9 @@ impl Service {
         let ProviderIdentity { id, data } = match proved {
             Ok(proved) => proved,
             Err(ProviderError::Refused) => return Err(ApiError::auth_error("unauthorized")),
-            Err(ProviderError::Unreachable) => {
+            Err(ProviderError::Unreachable(reason)) => {
                 attempt.abandoned();
-                let message = format!("what '{provider}' needs could not be fetched");
+                let message = format!("what '{provider}' needs could not be fetched: {reason}");
                 return Err(ApiError::new(503, "InternalServerError", message));
             }
         };
@@ -84,8 +84,8 @@ impl Service {
         let field = |name| credential(request, name);
         Ok(match provider {
             CUSTOM_TOKEN => {
-                let jwt = providers.custom_jwt.as_ref().ok_or_else(unsupported)?;
-                jwt.identify(field("token")?.expose(), time)
+                let tokens = providers.custom_token.as_ref().ok_or_else(unsupported)?;
+                tokens.identify(field("token")?.expose(), time)
             }
             APPLE => {
                 let apple = providers.apple.as_ref().ok_or_else(unsupported)?;
@@ -94,7 +94,7 @@ impl Service {
             GOOGLE => {
                 let google = providers.google.as_ref().ok_or_else(unsupported)?;
                 match optional_credential(request, "id_token")? {
-                    Some(token) => google.tokens.identify(token.expose(), time),
+                    Some(token) => google.identify(token.expose(), time),
                     None => google.identify_code(field("authCode")?.expose(), time),
                 }
             }

@@ -21,9 +21,9 @@ pub(super) struct Remote {
     agent: Agent,
 }
 
-/// That there was no answer, or none that could be read.
-#[derive(Debug)]
-pub(super) struct Unreachable;
+/// That there was no answer, or none that could be read, and why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreachable(pub &'static str);
 
 impl Remote {
     /// Takes `https` to anywhere, and `http` to this machine.
@@ -72,10 +72,10 @@ impl Remote {
 fn read(
     answer: Result<ureq::http::Response<Body>, ureq::Error>,
 ) -> Result<(u16, Value), Unreachable> {
-    let mut answer = answer.map_err(|_| Unreachable)?;
+    let mut answer = answer.map_err(|_| Unreachable("it does not respond"))?;
     let status = answer.status().as_u16();
     let body = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-    let body = body.map_err(|_| Unreachable)?;
+    let body = body.map_err(|_| Unreachable("its response is too large, or breaks off"))?;
     Ok((status, untrusted_json::from_slice(&body).unwrap_or_default()))
 }
 

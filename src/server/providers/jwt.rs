@@ -2,14 +2,20 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Validation;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
 use super::{ProviderError, ProviderIdentity, is_identity_id};
+use crate::server::test_provider::TestProvider;
 use crate::server::token::is_readable;
+use crate::untrusted_json;
 
 /// A token may have this many bytes.
 const MAX_TOKEN: usize = 64 * 1024;
@@ -83,8 +89,10 @@ impl CustomJwt {
         let verifier = Verifier {
             keys: self.keys.open()?,
             audiences: vec![self.audience.unwrap_or_else(|| app_id.to_owned())],
+            any_audience: false,
             issuers: self.issuer.into_iter().collect(),
             leeway: self.leeway.as_secs_f64(),
+            kind: TokenKind::Any,
         };
         Ok(JwtProvider { verifier, fields: self.fields })
     }
@@ -111,29 +119,39 @@ impl MetadataField {
     }
 }
 
-/// The provider `custom-token`, in use.
-pub(in crate::server) struct JwtProvider {
+/// Copies claims into a profile.
+pub(super) fn copy_fields(
+    fields: &[MetadataField],
+    claims: &Map<String, Value>,
+    data: &mut Map<String, Value>,
+) -> Result<(), ProviderError> {
+    for field in fields {
+        match field.find(claims) {
+            Some(value) => {
+                data.insert(field.field_name.clone(), value.clone());
+            }
+            None if field.required => return Err(ProviderError::Refused),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tokens of one's own for the provider `custom-token`, in use.
+pub(super) struct JwtProvider {
     verifier: Verifier,
     fields: Vec<MetadataField>,
 }
 
 impl JwtProvider {
-    pub(in crate::server) fn identify(
+    pub(super) fn identify(
         &self,
         token: &str,
         time: Time,
     ) -> Result<ProviderIdentity, ProviderError> {
         let claims = self.verifier.verify(token, time)?;
         let mut data = Map::new();
-        for field in &self.fields {
-            match field.find(&claims) {
-                Some(value) => {
-                    data.insert(field.field_name.clone(), value.clone());
-                }
-                None if field.required => return Err(ProviderError::Refused),
-                None => {}
-            }
-        }
+        copy_fields(&self.fields, &claims, &mut data)?;
         Ok(ProviderIdentity { id: subject(&claims)?.to_owned(), data })
     }
 }
@@ -147,30 +165,63 @@ pub(in crate::server) struct Time {
 }
 
 /// Decides whether a token is good.
-pub(super) struct Verifier {
-    pub keys: Keys,
+pub(in crate::server) struct Verifier {
+    pub(super) keys: Keys,
     /// One of these must be among the token's.
-    pub audiences: Vec<String>,
+    pub(super) audiences: Vec<String>,
+    /// Any audience is good if there are none: of the test identity provider alone.
+    pub(super) any_audience: bool,
     /// The token's must be one of these, if there are any.
-    pub issuers: Vec<String>,
+    pub(super) issuers: Vec<String>,
     /// Seconds.
-    pub leeway: f64,
+    pub(super) leeway: f64,
+    pub(super) kind: TokenKind,
+}
+
+/// Which tokens are good, beyond what is checked of all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum TokenKind {
+    Any,
+    /// Those of OpenID Connect Core section 2, and no other token of the same issuer: access tokens
+    /// (RFC 9068), logout tokens and security events (RFC 8417).
+    Id,
 }
 
 impl Verifier {
+    /// Takes ID tokens of the test identity provider, for any client if there are no audiences.
+    pub(super) fn of_test_provider(provider: &TestProvider, audiences: Vec<String>) -> Self {
+        Self {
+            keys: Keys::Test(Arc::clone(provider.key())),
+            any_audience: audiences.is_empty(),
+            audiences,
+            issuers: vec![provider.issuer().to_owned()],
+            leeway: 0.0,
+            kind: TokenKind::Id,
+        }
+    }
+
+    /// Takes its access tokens.
+    pub(in crate::server) fn of_access_tokens(provider: &TestProvider, audience: String) -> Self {
+        Self { kind: TokenKind::Any, ..Self::of_test_provider(provider, vec![audience]) }
+    }
+
     /// Returns the claims of a token that is good. It has a subject.
-    pub(super) fn verify(
+    pub(in crate::server) fn verify(
         &self,
         token: &str,
         time: Time,
     ) -> Result<Map<String, Value>, ProviderError> {
-        if token.len() > MAX_TOKEN || !is_readable(token) {
+        if !is_parsable(token) {
             return Err(ProviderError::Refused);
         }
         // Fails for `none`, which is no algorithm.
         let header = jsonwebtoken::decode_header(token).map_err(|_| ProviderError::Refused)?;
         // Extensions that must be understood are not (RFC 7515 section 4.1.11).
         if header.crit.is_some() {
+            return Err(ProviderError::Refused);
+        }
+        let is_jwt = |typ: &str| typ.eq_ignore_ascii_case("jwt");
+        if self.kind == TokenKind::Id && !header.typ.as_deref().is_none_or(is_jwt) {
             return Err(ProviderError::Refused);
         }
         let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
@@ -193,7 +244,7 @@ impl Verifier {
             Some(_) => number(claims, "nbf").is_some_and(|nbf| nbf <= now + self.leeway),
         };
         let names = |name: &Value| {
-            name.as_str().is_some_and(|name| self.audiences.iter().any(|known| known == name))
+            name.as_str().is_some_and(|name| self.any_audience || self.is_audience(name))
         };
         let ours = match claims.get("aud") {
             Some(Value::Array(audiences)) => audiences.iter().any(names),
@@ -203,8 +254,23 @@ impl Verifier {
         let issuer = claims.get("iss").and_then(Value::as_str);
         let issued = self.issuers.is_empty()
             || issuer.is_some_and(|issuer| self.issuers.iter().any(|known| known == issuer));
-        let all = lasts && begun && ours && issued && subject(claims).is_ok();
+        let is_kind = self.kind == TokenKind::Any || self.is_id_token(claims, now);
+        let all = lasts && begun && ours && issued && is_kind && subject(claims).is_ok();
         if all { Ok(()) } else { Err(ProviderError::Refused) }
+    }
+
+    fn is_audience(&self, name: &str) -> bool {
+        self.audiences.iter().any(|known| known == name)
+    }
+
+    /// Source: OpenID Connect Core section 3.1.3.7; Back-Channel Logout section 2.4 for `events`.
+    fn is_id_token(&self, claims: &Map<String, Value>, now: f64) -> bool {
+        let issued = number(claims, "iat").is_some_and(|iat| iat <= now + self.leeway);
+        let several = matches!(claims.get("aud"), Some(Value::Array(names)) if names.len() > 1);
+        let party = claims.get("azp").and_then(Value::as_str);
+        issued
+            && (!several || party.is_some_and(|party| self.is_audience(party)))
+            && !claims.contains_key("events")
     }
 }
 
@@ -215,6 +281,21 @@ impl fmt::Debug for Verifier {
             .field("issuers", &self.issuers)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the issuer that a token names. Nothing shows that it is right.
+pub(super) fn claimed_issuer(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        iss: String,
+    }
+    let claims = token.split('.').nth(1).filter(|_| is_parsable(token))?;
+    let claims: Claims = untrusted_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    Some(claims.iss)
+}
+
+fn is_parsable(token: &str) -> bool {
+    token.len() <= MAX_TOKEN && is_readable(token)
 }
 
 /// Returns who the token is about.

@@ -1,7 +1,7 @@
 //! Keys that other servers sign with.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
@@ -12,8 +12,10 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
 use super::ProviderError;
+use super::discovery::Discovery;
 use super::fetch::{Remote, Unreachable};
 use crate::Secret;
+use crate::server::test_provider::SigningKey;
 
 /// A key that is not in the set makes it be fetched again, at most this often.
 const REFETCH: Duration = Duration::from_secs(60);
@@ -21,6 +23,8 @@ const REFETCH: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 /// A set older than this is fetched again, so that keys can be withdrawn.
 const MAX_AGE: Duration = Duration::from_secs(3600);
+/// A set that could not be fetched again for so long is not used any more.
+const MAX_STALE: Duration = Duration::from_secs(24 * 3600);
 /// Keys of a set beyond these are not looked at.
 const MAX_KEYS: usize = 100;
 
@@ -37,6 +41,9 @@ enum Source {
     Es256(String),
     Url(String),
 }
+
+/// The algorithms that the keys of a set are used with.
+const SET_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 impl JwtKeys {
     /// Takes tokens signed with a shared secret (HS256): at least 32 bytes.
@@ -55,12 +62,13 @@ impl JwtKeys {
         Self(Source::Es256(pem.into()))
     }
 
-    /// Takes tokens signed (RS256, ES256) with a key of the set at this URL: `https`, or `http` to
-    /// this machine.
+    /// Takes tokens signed (RS256, ES256, EdDSA with Ed25519) with a key of the set at this URL:
+    /// `https`, or `http` to this machine.
     ///
-    /// The set is fetched when it is first needed, again after an hour, and again for a key that is
-    /// not in it, at most once a minute by the server's clock. A log-in waits for it, for 5 seconds
-    /// at most.
+    /// The server fetches the set when it is first needed, again after an hour, and again for a key
+    /// that is not in it, at most once a minute by the server's clock. A log-in that needs the set
+    /// waits for it, for 5 seconds at most; log-ins with a key that is known do not wait. If the set
+    /// cannot be fetched again, the keys of the last one are used for a day.
     pub fn jwks(url: impl Into<String>) -> Self {
         Self(Source::Url(url.into()))
     }
@@ -88,9 +96,7 @@ impl JwtKeys {
                     .ok_or_else(|| invalid("not the PEM form of a P-256 public key"))?;
                 Ok(Keys::One(Algorithm::ES256, DecodingKey::from_ec_der(&der)))
             }
-            Source::Url(url) => {
-                Ok(Keys::Set(KeySet { remote: Remote::new(url)?, cached: Mutex::default() }))
-            }
+            Source::Url(url) => Ok(Keys::Set(KeySet::new(Location::Url(Remote::new(url)?)))),
         }
     }
 }
@@ -99,12 +105,22 @@ impl JwtKeys {
 pub(super) enum Keys {
     One(Algorithm, DecodingKey),
     Set(KeySet),
+    /// That of the test identity provider of this server.
+    Test(Arc<SigningKey>),
 }
 
-/// A key set at a URL.
+/// A key set of another server.
 pub(super) struct KeySet {
-    remote: Remote,
+    location: Location,
     cached: Mutex<Cached>,
+    /// A fetch has ended.
+    fetched: Condvar,
+}
+
+/// Where a key set is.
+enum Location {
+    Url(Remote),
+    Issuer(Discovery),
 }
 
 /// What is known of a key set. Times are monotonic.
@@ -113,7 +129,10 @@ struct Cached {
     keys: Vec<SetKey>,
     fetched: Option<Duration>,
     attempted: Option<Duration>,
-    failed: bool,
+    /// Why the last attempt failed.
+    failure: Option<Unreachable>,
+    /// Somebody is fetching the set.
+    is_fetching: bool,
 }
 
 struct SetKey {
@@ -123,6 +142,11 @@ struct SetKey {
 }
 
 impl Keys {
+    /// Returns the keys of an issuer, which its discovery document names.
+    pub(super) fn of_issuer(discovery: Discovery) -> Self {
+        Self::Set(KeySet::new(Location::Issuer(discovery)))
+    }
+
     /// Returns the key for a token with this header. `now` is monotonic time.
     pub(super) fn find(
         &self,
@@ -132,46 +156,96 @@ impl Keys {
     ) -> Result<DecodingKey, ProviderError> {
         match self {
             Self::One(only, key) if *only == algorithm => Ok(key.clone()),
-            Self::One(..) => Err(ProviderError::Refused),
-            Self::Set(_) if !matches!(algorithm, Algorithm::RS256 | Algorithm::ES256) => {
-                Err(ProviderError::Refused)
-            }
-            Self::Set(set) => set.find(algorithm, id, now),
+            Self::Set(set) if SET_ALGORITHMS.contains(&algorithm) => set.find(algorithm, id, now),
+            Self::Test(key) if algorithm == Algorithm::RS256 => key.decoding_key(id),
+            _ => Err(ProviderError::Refused),
         }
     }
 }
 
 impl KeySet {
+    fn new(location: Location) -> Self {
+        Self { location, cached: Mutex::default(), fetched: Condvar::new() }
+    }
+
     fn find(
         &self,
         algorithm: Algorithm,
         id: Option<&str>,
         now: Duration,
     ) -> Result<DecodingKey, ProviderError> {
-        // Held while fetching, so that those who come meanwhile get the same answer.
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = cached.fetched.map(|at| now.saturating_sub(at));
-        let fresh = age.is_some_and(|age| age < MAX_AGE);
-        if let (true, Some(key)) = (fresh, cached.find(algorithm, id)) {
-            return Ok(key);
+        let mut cached = self.cached();
+        loop {
+            if let (true, Some(key)) = (cached.is_younger(MAX_AGE, now), cached.find(algorithm, id))
+            {
+                return Ok(key);
+            }
+            // One fetches, outside the lock; those who need the same set wait for it.
+            if !cached.is_fetching {
+                break;
+            }
+            cached = self.fetched.wait(cached).unwrap_or_else(PoisonError::into_inner);
         }
-        let wait = if cached.failed { RETRY } else { REFETCH };
+        let wait = if cached.failure.is_some() { RETRY } else { REFETCH };
         if cached.attempted.is_none_or(|at| now.saturating_sub(at) >= wait) {
             cached.attempted = Some(now);
-            let answer = self.remote.get(&[], None).and_then(|answer| read_set(&answer));
-            cached.failed = answer.is_err();
-            if let Ok(keys) = answer {
-                cached.keys = keys;
-                cached.fetched = Some(now);
+            cached.is_fetching = true;
+            drop(cached);
+            let fetch = Fetch(self);
+            let keys = self.location.fetch();
+            cached = self.cached();
+            match keys {
+                Ok(keys) => {
+                    (cached.keys, cached.fetched, cached.failure) = (keys, Some(now), None);
+                }
+                Err(failure) => cached.failure = Some(failure),
             }
+            fetch.end(&mut cached);
         }
-        let missing =
-            if cached.failed { ProviderError::Unreachable } else { ProviderError::Refused };
-        cached.find(algorithm, id).ok_or(missing)
+        let key = cached.find(algorithm, id).filter(|_| cached.is_younger(MAX_STALE, now));
+        key.ok_or(match cached.failure {
+            Some(Unreachable(reason)) => ProviderError::Unreachable(reason),
+            None => ProviderError::Refused,
+        })
+    }
+
+    fn cached(&self) -> MutexGuard<'_, Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fetch in progress. If it panics, the next one who needs the set tries again.
+struct Fetch<'a>(&'a KeySet);
+
+impl Fetch<'_> {
+    fn end(self, cached: &mut Cached) {
+        cached.is_fetching = false;
+        self.0.fetched.notify_all();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Fetch<'_> {
+    fn drop(&mut self) {
+        self.0.cached().is_fetching = false;
+        self.0.fetched.notify_all();
+    }
+}
+
+impl Location {
+    fn fetch(&self) -> Result<Vec<SetKey>, Unreachable> {
+        match self {
+            Self::Url(remote) => read_set(&remote.get(&[], None)?),
+            Self::Issuer(discovery) => read_set(&discovery.jwks()?.get(&[], None)?),
+        }
     }
 }
 
 impl Cached {
+    fn is_younger(&self, age: Duration, now: Duration) -> bool {
+        self.fetched.is_some_and(|at| now.saturating_sub(at) < age)
+    }
+
     /// Returns the key with this id. Without an id there must be only one it can be.
     fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Option<DecodingKey> {
         let mut keys = self.keys.iter().filter(|key| {
@@ -185,9 +259,9 @@ impl Cached {
 /// Reads a key set. Keys of kinds we have no use for are left out.
 fn read_set((status, body): &(u16, Value)) -> Result<Vec<SetKey>, Unreachable> {
     if *status != 200 {
-        return Err(Unreachable);
+        return Err(Unreachable("the status of its keys is not 200"));
     }
-    let keys = body["keys"].as_array().ok_or(Unreachable)?;
+    let keys = body["keys"].as_array().ok_or(Unreachable("its keys are no key set"))?;
     Ok(keys.iter().take(MAX_KEYS).filter_map(read_key).collect())
 }
 
@@ -201,6 +275,9 @@ fn read_key(key: &Value) -> Option<SetKey> {
         AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
         AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
             (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
         }
         // A shared secret in a public place is none.
         _ => return None,

@@ -1,13 +1,15 @@
 //! Ways to log in that others vouch for: tokens, OAuth, functions, and the app's own API keys.
 //!
-//! `keys` has the keys of tokens, `jwt` what makes a token good, `oauth` the three companies,
-//! `fetch` the requests this takes. What the answer is to the client is not decided here.
+//! `keys` has the keys of tokens, `jwt` what makes a token good, `oauth` the three companies, `oidc`
+//! any OpenID Connect provider, `discovery` where its keys are, `fetch` the requests this takes. What the answer is to the client is not decided here.
 
+mod discovery;
 mod fetch;
 mod function;
 mod jwt;
 mod keys;
 mod oauth;
+mod oidc;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,12 +19,15 @@ use serde_json::{Map, Value};
 pub(super) use self::function::AuthFunction;
 pub use self::function::AuthFunctionAnswer;
 pub use self::jwt::{CustomJwt, MetadataField};
-pub(super) use self::jwt::{JwtProvider, Time};
+pub(super) use self::jwt::{Time, Verifier};
 pub use self::keys::JwtKeys;
 pub use self::oauth::{Apple, Facebook, Google};
 pub(super) use self::oauth::{FacebookProvider, GoogleProvider, TokenProvider};
+pub(super) use self::oidc::CustomToken;
+pub use self::oidc::Oidc;
 use super::digest;
 use super::state::{ANONYMOUS, API_KEY, EMAIL_PASSWORD, Identity};
+use super::test_provider::TestProvider;
 use super::text::is_plain;
 use crate::Secret;
 
@@ -96,6 +101,7 @@ pub(super) struct Settings {
     pub facebook: Option<Facebook>,
     pub function: Option<Box<AuthFunction>>,
     pub google: Option<Google>,
+    pub oidc: Vec<Oidc>,
     pub registration_disabled: bool,
     pub server_keys: Vec<(String, Secret)>,
 }
@@ -103,7 +109,7 @@ pub(super) struct Settings {
 /// The providers, in use. Those that are not configured are not there.
 pub(super) struct Providers {
     pub apple: Option<TokenProvider>,
-    pub custom_jwt: Option<JwtProvider>,
+    pub custom_token: Option<CustomToken>,
     disabled: Vec<AuthProvider>,
     pub facebook: Option<FacebookProvider>,
     pub function: Option<Box<AuthFunction>>,
@@ -123,8 +129,14 @@ pub(super) struct ProviderIdentity {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ProviderError {
     Refused,
-    /// Somebody who must be asked for that does not answer.
-    Unreachable,
+    /// A server that must be asked did not answer what was asked, and why.
+    Unreachable(&'static str),
+}
+
+impl From<fetch::Unreachable> for ProviderError {
+    fn from(fetch::Unreachable(reason): fetch::Unreachable) -> Self {
+        Self::Unreachable(reason)
+    }
 }
 
 /// Returns `true` if a provider's name for somebody can be the id of an identity.
@@ -133,7 +145,7 @@ pub(super) fn is_identity_id(id: &str) -> bool {
 }
 
 impl Settings {
-    pub(super) fn open(self, app_id: &str) -> io::Result<Providers> {
+    pub(super) fn open(self, app_id: &str, test: Option<&TestProvider>) -> io::Result<Providers> {
         let mut server_keys = HashMap::new();
         for (name, key) in self.server_keys {
             if !is_identity_id(&name) || key.expose().chars().count() < MIN_SERVER_KEY {
@@ -148,11 +160,14 @@ impl Settings {
         }
         Ok(Providers {
             apple: self.apple.map(Apple::open).transpose()?,
-            custom_jwt: self.custom_jwt.map(|jwt| jwt.open(app_id)).transpose()?,
+            custom_token: CustomToken::open(self.custom_jwt, self.oidc, test, app_id)?,
             disabled: self.disabled,
             facebook: self.facebook.map(Facebook::open).transpose()?,
             function: self.function,
-            google: self.google.map(Google::open).transpose()?,
+            google: match self.google {
+                Some(google) => Some(google.open(test)?),
+                None => test.map(GoogleProvider::of_test_provider),
+            },
             registration_disabled: self.registration_disabled,
             server_keys,
         })

@@ -5,11 +5,12 @@ use std::io;
 use serde_json::{Map, Value};
 
 use super::fetch::Remote;
-use super::jwt::{CustomJwt, Time, Verifier, subject};
+use super::jwt::{CustomJwt, Time, TokenKind, Verifier, claimed_issuer, subject};
 use super::keys::JwtKeys;
 use super::{ProviderError, ProviderIdentity, is_identity_id};
 use crate::Secret;
 use crate::server::digest;
+use crate::server::test_provider::TestProvider;
 
 /// How the provider `oauth2-google` takes log-ins: with an `id_token`, or with an `authCode` if
 /// there is a [client secret](Self::client_secret).
@@ -97,7 +98,8 @@ impl Google {
         self
     }
 
-    pub(super) fn open(self) -> io::Result<GoogleProvider> {
+    pub(super) fn open(self, test: Option<&TestProvider>) -> io::Result<GoogleProvider> {
+        let test = test.map(|test| TestTokens::new(test, self.client_ids.clone()));
         let exchange = self.client_secret.map(|secret| {
             let client_id = self.client_ids.first().cloned().unwrap_or_default();
             let endpoint = Remote::new(self.token_url)?;
@@ -110,7 +112,8 @@ impl Google {
         });
         Ok(GoogleProvider {
             exchange: exchange.transpose()?,
-            tokens: TokenProvider(verifier(self.keys, self.client_ids, self.issuers)?),
+            tokens: Some(TokenProvider(verifier(self.keys, self.client_ids, self.issuers)?)),
+            test,
         })
     }
 }
@@ -199,8 +202,23 @@ impl TokenProvider {
 }
 
 pub(in crate::server) struct GoogleProvider {
-    pub tokens: TokenProvider,
+    /// Google's own.
+    tokens: Option<TokenProvider>,
     exchange: Option<Exchange>,
+    test: Option<TestTokens>,
+}
+
+/// Tokens of the test identity provider, which stands in for Google.
+struct TestTokens {
+    issuer: String,
+    tokens: TokenProvider,
+}
+
+impl TestTokens {
+    fn new(test: &TestProvider, audiences: Vec<String>) -> Self {
+        let tokens = TokenProvider(Verifier::of_test_provider(test, audiences));
+        Self { issuer: test.issuer().to_owned(), tokens }
+    }
 }
 
 struct Exchange {
@@ -211,6 +229,25 @@ struct Exchange {
 }
 
 impl GoogleProvider {
+    /// Takes tokens of the test identity provider alone, for any client.
+    pub(super) fn of_test_provider(test: &TestProvider) -> Self {
+        let test = Some(TestTokens::new(test, Vec::new()));
+        Self { tokens: None, exchange: None, test }
+    }
+
+    pub(in crate::server) fn identify(
+        &self,
+        token: &str,
+        time: Time,
+    ) -> Result<ProviderIdentity, ProviderError> {
+        match &self.test {
+            Some(test) if claimed_issuer(token).as_deref() == Some(&test.issuer) => {
+                test.tokens.identify(token, time)
+            }
+            _ => self.tokens.as_ref().ok_or(ProviderError::Refused)?.identify(token, time),
+        }
+    }
+
     /// Exchanges a code for a token, and takes that.
     ///
     /// Source: RFC 6749 section 4.1.3, OpenID Connect Core section 3.1.3.
@@ -227,8 +264,8 @@ impl GoogleProvider {
             ("client_secret", exchange.secret.expose()),
             ("redirect_uri", &exchange.redirect_uri),
         ]);
-        let body = accepted(answer.map_err(|_| ProviderError::Unreachable)?)?;
-        self.tokens.identify(body["id_token"].as_str().ok_or(ProviderError::Unreachable)?, time)
+        let body = accepted(answer?)?;
+        self.identify(body["id_token"].as_str().ok_or(NO_TOKEN)?, time)
     }
 }
 
@@ -255,20 +292,24 @@ impl FacebookProvider {
             Some(proof) => self.me.get(&[fields, ("appsecret_proof", proof)], Some(token)),
             None => self.me.get(&[fields], Some(token)),
         };
-        let body = accepted(answer.map_err(|_| ProviderError::Unreachable)?)?;
-        let Value::Object(user) = body else { return Err(ProviderError::Unreachable) };
+        let body = accepted(answer?)?;
+        let Value::Object(user) = body else { return Err(NO_USER) };
         match user.get("id").and_then(Value::as_str) {
             Some(id) if is_identity_id(id) => {
                 Ok(ProviderIdentity { id: id.to_owned(), data: profile(&user) })
             }
-            _ => Err(ProviderError::Unreachable),
+            _ => Err(NO_USER),
         }
     }
 }
 
+const NO_TOKEN: ProviderError = ProviderError::Unreachable("its response has no ID token");
+const NO_USER: ProviderError = ProviderError::Unreachable("its response names no user");
+
 fn verifier(keys: JwtKeys, audiences: Vec<String>, issuers: Vec<String>) -> io::Result<Verifier> {
     let leeway = CustomJwt::DEFAULT_LEEWAY.as_secs_f64();
-    Ok(Verifier { keys: keys.open()?, audiences, issuers, leeway })
+    let (keys, kind) = (keys.open()?, TokenKind::Any);
+    Ok(Verifier { keys, audiences, any_audience: false, issuers, leeway, kind })
 }
 
 /// Tells the provider's refusals from its failures.
@@ -276,7 +317,7 @@ fn accepted((status, body): (u16, Value)) -> Result<Value, ProviderError> {
     match status {
         200..300 => Ok(body),
         400..500 if status != 429 => Err(ProviderError::Refused),
-        _ => Err(ProviderError::Unreachable),
+        _ => Err(ProviderError::Unreachable("it responds with an error of its own")),
     }
 }
 
@@ -284,7 +325,7 @@ fn accepted((status, body): (u16, Value)) -> Result<Value, ProviderError> {
 ///
 /// Source: OpenID Connect Core section 5.1 for the names on the left, the service's profile for
 /// those on the right.
-fn profile(claims: &Map<String, Value>) -> Map<String, Value> {
+pub(super) fn profile(claims: &Map<String, Value>) -> Map<String, Value> {
     const NAMES: [(&str, &str); 9] = [
         ("birthdate", "birthday"),
         ("email", "email"),

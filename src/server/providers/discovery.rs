@@ -1,0 +1,48 @@
+//! The discovery document of an OpenID Connect provider: where its keys are.
+//!
+//! Source: OpenID Connect Discovery 1.0, sections 3 and 4.
+
+use std::io;
+
+use super::fetch::{Remote, Unreachable};
+
+/// Longer issuers are refused: identities are kept with them.
+const MAX_ISSUER: usize = 512;
+
+/// An issuer, whose discovery document is fetched when it is needed.
+pub(super) struct Discovery {
+    issuer: String,
+    remote: Remote,
+}
+
+impl Discovery {
+    /// Takes an issuer as its tokens name it: `https`, or `http` to this machine.
+    pub(super) fn new(issuer: String) -> io::Result<Self> {
+        let is_url_character = |byte: u8| byte.is_ascii_graphic() && !b"?#\\@".contains(&byte);
+        if issuer.len() > MAX_ISSUER || !issuer.bytes().all(is_url_character) {
+            let what = "cannot be an issuer: it is a URL without a user name, query and fragment";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{issuer:?} {what}")));
+        }
+        let base = issuer.strip_suffix('/').unwrap_or(&issuer);
+        let remote = Remote::new(format!("{base}/.well-known/openid-configuration"))?;
+        Ok(Self { issuer, remote })
+    }
+
+    /// Fetches the document, and returns where the keys are.
+    pub(super) fn jwks(&self) -> Result<Remote, Unreachable> {
+        let (status, document) = self.remote.get(&[], None)?;
+        if status != 200 {
+            return Err(Unreachable("the status of its discovery document is not 200"));
+        }
+        if document["issuer"].as_str() != Some(&self.issuer) {
+            return Err(Unreachable("its discovery document names another issuer"));
+        }
+        let unusable = Unreachable("its discovery document names no usable URL of keys");
+        let url = document["jwks_uri"].as_str().ok_or(unusable)?;
+        // A provider elsewhere must not make this server ask itself or its neighbours.
+        if self.issuer.starts_with("https:") && !url.starts_with("https:") {
+            return Err(unusable);
+        }
+        Remote::new(url.to_owned()).map_err(|_| unusable)
+    }
+}
