@@ -15,13 +15,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use keyfob::browser::{Endpoints, Page, RedirectHost, SignIn};
-use keyfob::server::{CustomJwt, JwtKeys, Server};
+use keyfob::server::{Google, Server};
 use keyfob::store::MemoryStore;
 use keyfob::{Credentials, Error, Provider, Session, SignInErrorKind};
 use serde_json::Value;
 use support::Dir;
 use support::net::{raw, read_request, serve};
-use support::oidc::{Oidc, browse, chromium};
+use support::oidc::{Oidc, browse, chromium, chromium_acts};
 
 /// The pages on which the scripted browser ended.
 #[derive(Clone, Default)]
@@ -51,12 +51,15 @@ fn native(provider: &Oidc) -> SignIn {
     SignIn::oidc(provider.text("issuer"), "native").deadline(Duration::from_secs(60))
 }
 
+/// Whom the backend knows as Ada.
+fn ada(provider: &Oidc) -> String {
+    format!("{}#ada-lovelace", provider.text("issuer"))
+}
+
 /// A backend that accepts the provider's ID tokens, and a session on it.
 fn backend(provider: &Oidc) -> (Server, Session) {
-    let jwt = CustomJwt::new(JwtKeys::jwks(provider.text("jwks_url")))
-        .issuer(provider.text("issuer"))
-        .audience("native");
-    let server = Server::builder().custom_jwt(jwt).start().unwrap();
+    let accepted = keyfob::server::Oidc::new(provider.text("issuer"), "native");
+    let server = Server::builder().oidc(accepted).start().unwrap();
     let session = Session::builder(server.app_id(), server.base_url())
         .store(MemoryStore::new())
         .open()
@@ -96,7 +99,7 @@ fn real_provider_signs_in_by_redirect_and_form() {
     let user = session.sign_in(&sign_in).unwrap();
     assert_eq!(session.current_user().unwrap().as_ref(), Some(&user));
     let identity = &user.identities().unwrap()[0];
-    assert_eq!((&identity.provider, identity.id.as_str()), (&Provider::Jwt, "ada-lovelace"));
+    assert_eq!((&identity.provider, &identity.id), (&Provider::Jwt, &ada(&provider)));
     let page = browser.page();
     assert!(page["text"].as_str().unwrap().contains("You are signed in"), "{page}");
 
@@ -122,7 +125,7 @@ fn real_provider_signs_in_on_another_device() {
     });
     let tokens = sign_in.device().unwrap();
     let user = session.log_in(&tokens.credentials()).unwrap();
-    assert_eq!(user.identities().unwrap()[0].id, "ada-lovelace");
+    assert_eq!(user.identities().unwrap()[0].id, ada(&provider));
     let page = pages.lock().unwrap().pop().unwrap().join().unwrap();
     assert!(page["text"].as_str().unwrap().contains("Sign-in Success"), "{page}");
 
@@ -240,8 +243,72 @@ fn chromium_signs_in_by_redirect_and_form() {
             *opened.lock().unwrap() = Some(thread::spawn(move || chromium(&url, &profile)));
         });
         let user = session.sign_in(&sign_in).unwrap();
-        assert_eq!(user.identities().unwrap()[0].id, "ada-lovelace");
+        assert_eq!(user.identities().unwrap()[0].id, ada(&provider));
         let page = page.lock().unwrap().take().unwrap().join().unwrap();
         assert!(page.contains("You are signed in") && page.contains("Notes"), "{page}");
+    }
+}
+
+/// A test identity provider in place of Google, the sign-in of a program with it, and the session.
+fn in_place_of_google() -> (Server, SignIn, Session) {
+    let google = Google::new("1234.apps.googleusercontent.com");
+    let server = Server::builder().google(google).test_identity_provider().start().unwrap();
+    let sign_in = SignIn::google("1234.apps.googleusercontent.com")
+        .client_secret("GOCSPX-x")
+        .issuer(server.test_issuer().unwrap())
+        .deadline(Duration::from_secs(60))
+        .page(Page::new("Notes"))
+        .on_url(|_| {});
+    let session = Session::builder(server.app_id(), server.base_url())
+        .store(MemoryStore::new())
+        .open()
+        .unwrap();
+    (server, sign_in, session)
+}
+
+#[test]
+#[ignore = "needs Node.js, Chromium, and `npm ci` in .ci/oidc"]
+fn chromium_picks_and_types_names_at_test_provider() {
+    let (_server, sign_in, session) = in_place_of_google();
+    let dir = Dir::new();
+    let pick = "[...document.querySelectorAll('button')]
+        .find((button) => button.textContent.includes('Grace Hopper')).click()";
+    let typed = "const field = document.querySelector('input[name=name]');
+        field.value = '<b>Eve</b>'; field.form.querySelector('button').click()";
+    let refuse = "document.querySelector('button[name=refuse]').click()";
+    for (number, (script, form_post, host, name)) in [
+        (pick, false, RedirectHost::Ipv4, Some("Grace Hopper")),
+        (pick, true, RedirectHost::Ipv4, Some("Grace Hopper")),
+        (typed, false, RedirectHost::Localhost, Some("<b>Eve</b>")),
+        (typed, true, RedirectHost::Ipv6, Some("<b>Eve</b>")),
+        (pick, false, RedirectHost::Ipv6, Some("Grace Hopper")),
+        (refuse, false, RedirectHost::Ipv4, None),
+        (refuse, true, RedirectHost::Ipv4, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ended = Arc::new(Mutex::new(None));
+        let (opened, profile) = (ended.clone(), dir.path().join(number.to_string()));
+        let sign_in =
+            sign_in.clone().form_post(form_post).redirect_host(host).open_with(move |url| {
+                let (url, profile) = (url.to_owned(), profile.clone());
+                let browse = move || chromium_acts(&url, &profile, script);
+                *opened.lock().unwrap() = Some(thread::spawn(browse));
+            });
+        let outcome = session.sign_in(&sign_in);
+        let page = ended.lock().unwrap().take().unwrap().join().unwrap();
+        match (outcome, name) {
+            (Ok(user), Some(name)) => {
+                assert_eq!(user.identities().unwrap()[0].provider, Provider::Google);
+                assert_eq!(user.profile().unwrap().name(), Some(name));
+                assert!(page.contains("You are signed in"), "{number}: {page}");
+            }
+            (Err(error), None) => {
+                assert_kind(&error, SignInErrorKind::Refused);
+                assert!(page.contains("You are not signed in"), "{number}: {page}");
+            }
+            (outcome, _) => panic!("{number}: {outcome:?} {page}"),
+        }
     }
 }

@@ -9,15 +9,15 @@ mod support;
 
 use std::time::{Duration, SystemTime};
 
-use keyfob::server::{CustomJwt, Google, JwtKeys, MetadataField, Server, ServerBuilder};
+use keyfob::server::{CustomJwt, Google, JwtKeys, MetadataField, Oidc, Server, ServerBuilder};
 use keyfob::{Clock, SystemClock};
 use serde_json::{Value, json};
-use support::oidc::Oidc;
+use support::oidc::{Oidc as Process, real_client};
 
 const APP: &str = "oidc-abcde";
 
 /// The provider, and the settings of a server that accepts its tokens.
-struct Provider(Oidc);
+struct Provider(Process);
 
 impl Provider {
     fn text(&self, name: &str) -> &str {
@@ -83,7 +83,7 @@ fn assert_refused(answer: (u16, Value)) {
 #[test]
 #[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
 fn tokens_of_a_real_openid_provider_log_in() {
-    let provider = Provider(Oidc::start(APP));
+    let provider = Provider(Process::start(APP));
     let token = |name: &str| json!({"token": provider.text(name)});
 
     let field = MetadataField::new("client_id", "client").required(true);
@@ -127,4 +127,54 @@ fn tokens_of_a_real_openid_provider_log_in() {
     assert_refused(log_in(&server, "oauth2-google", &code));
     let server = start(|builder| builder.google(provider.google().issuer("https://other")));
     assert_refused(log_in(&server, "oauth2-google", &id_token));
+}
+
+#[test]
+#[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
+fn id_tokens_of_a_real_openid_provider_log_in_by_discovery() {
+    let provider = Provider(Process::start(APP));
+    let issuer = provider.text("issuer");
+    let oidc = Oidc::new(issuer, "other").client_id(provider.text("client_id"));
+    let server = start(|builder| builder.oidc(oidc));
+    let token = |name: &str| json!({"token": provider.text(name)});
+    let (status, user) = log_in(&server, "custom-token", &token("id_token"));
+    assert_eq!(status, 200, "{user}");
+    let (_, profile) = ask(&server, "/auth/profile", user["access_token"].as_str(), None);
+    assert_eq!(profile["identities"][0]["id"], format!("{issuer}#ada-lovelace"));
+    assert_eq!(
+        profile["data"],
+        json!({"name": "Ada Lovelace", "first_name": "Ada", "email": "ada@example.org"})
+    );
+    // Its access tokens are for somebody else, even if they name a client of ours.
+    for name in ["access_token", "access_token_es256", "access_token_ps256"] {
+        assert_refused(log_in(&server, "custom-token", &token(name)));
+    }
+    let server = start(|builder| builder.oidc(Oidc::new(issuer, APP)));
+    assert_refused(log_in(&server, "custom-token", &token("access_token")));
+    assert_refused(log_in(&server, "custom-token", &token("id_token")));
+    let server = start(|builder| builder.clock(Ahead).oidc(Oidc::new(issuer, "keyfob")));
+    assert_refused(log_in(&server, "custom-token", &token("id_token")));
+    drop(provider);
+}
+
+#[test]
+#[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
+fn real_client_signs_in_with_test_provider() {
+    let google = Google::new("notes desktop/1");
+    let server = start(|builder| builder.google(google).test_identity_provider());
+    let issuer = server.test_issuer().expect("it is on");
+    let got = real_client(issuer, "notes desktop/1");
+    assert_eq!(got["refused"], "access_denied");
+    let mut users = Vec::new();
+    for way in ["by_redirect", "by_form", "with_secret", "on_device"] {
+        let claims = &got[way]["claims"];
+        assert_eq!((&claims["iss"], &claims["aud"]), (&json!(issuer), &json!("notes desktop/1")));
+        assert_eq!(claims["email"], "ada.lovelace@example.org", "{way}");
+        let body = json!({"id_token": got[way]["id_token"]});
+        let (status, user) = log_in(&server, "oauth2-google", &body);
+        assert_eq!(status, 200, "{way}: {user}");
+        users.push(user["user_id"].clone());
+    }
+    assert!(users.iter().all(|user| *user == users[0]), "{users:?}");
+    assert_eq!(got["by_redirect"]["info"]["name"], "Ada Lovelace");
 }

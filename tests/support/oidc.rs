@@ -67,6 +67,13 @@ pub fn browse(url: &str, more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// Signs in with a provider by a client that was not written for it, and returns what it got.
+pub fn real_client(issuer: &str, client_id: &str) -> Value {
+    let output = node("client.mjs").args([issuer, client_id]).output().expect("node");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 /// Opens a URL with Chromium, and returns the document on which it ended.
 pub fn chromium(url: &str, profile: &Path) -> String {
     let mut command = Command::new("chromium");
@@ -83,5 +90,14 @@ pub fn chromium(url: &str, profile: &Path) -> String {
     ]);
     command.arg(format!("--user-data-dir={}", profile.display())).arg(url);
     let output = command.output().unwrap_or_else(|error| panic!("chromium: {error}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Opens a URL with Chromium, runs a script on the page, and returns the document of the next origin.
+pub fn chromium_acts(url: &str, profile: &Path, script: &str) -> String {
+    let mut command = node("chromium.mjs");
+    command.arg(url).arg(profile).arg(script);
+    let output = command.output().expect("node");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
