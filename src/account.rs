@@ -7,31 +7,30 @@ use serde_json::{Map, Value};
 use crate::credentials::Provider;
 use crate::id::ApiKeyId;
 
-/// Whether a user is logged in on this device; returned by [`User::state`](crate::User::state).
+/// Whether a user can make calls from here.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum UserState {
-    /// The user has tokens here.
+    /// Has tokens.
     #[serde(rename = "logged-in")]
     LoggedIn,
-    /// The user is known here, with profile and identities, but without tokens.
+    /// Known here, with profile and identities, but without tokens.
     #[serde(rename = "logged-out")]
     LoggedOut,
-    /// The user is not known here any more. A handle stays in this state until the same user logs
-    /// in.
+    /// Not known here any more. A handle in this state stays in it until the same user logs in.
     #[serde(rename = "removed")]
     Removed,
 }
 
-/// Whether the backend has done what it accepted, if it says so; returned by
+/// What became of a request that the backend accepted, as far as the backend says; returned by
 /// [`EmailPassword`](crate::EmailPassword).
 ///
-/// Source: `status` in the responses of Flowerbase and of keyfob's own server. App Services returns
-/// an empty object.
+/// Source: `status` in the answers of Flowerbase and of keyfob's own server. App Services answers
+/// with an empty object.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// The backend has done it.
+    /// It was done.
     Done,
     /// It is not done yet: the address or the new password has to be confirmed first.
     Pending,
@@ -51,43 +50,20 @@ pub struct Identity {
     pub provider: Provider,
 }
 
-/// An API key without its secret, which only [`ApiKeys::create`](crate::ApiKeys::create) returns.
+/// What is known of an API key. The key itself is given out once, by
+/// [`ApiKeys::create`](crate::ApiKeys::create).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct ApiKey {
-    /// The id.
+    /// Its id.
     pub id: ApiKeyId,
-    /// The name, unique among the user's keys.
+    /// Its name, unique for the user.
     pub name: String,
-    /// Whether log-ins with the key are allowed.
+    /// Whether it can be used to log in.
     pub is_enabled: bool,
 }
 
-/// What the backend knows about a user: name, e-mail address, and whatever else the providers
-/// supply; returned by [`User::profile`](crate::User::profile).
-///
-/// # Examples
-///
-/// ```
-/// # #[cfg(feature = "server")]
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
-/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
-/// #     .store(keyfob::store::MemoryStore::new())
-/// #     .open()?;
-/// # session.email_password().register("ada@example.org", "correct horse")?;
-/// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
-/// # let user = session.log_in(&ada)?;
-/// let profile = user.profile()?;
-/// assert_eq!(profile.email(), Some("ada@example.org"));
-/// for (field, value) in profile.data() {
-///     println!("{field}: {value}");
-/// }
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "server"))]
-/// # fn main() {}
-/// ```
+/// What the backend keeps about a user: name, e-mail address and whatever else its providers give.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Profile {
     #[serde(default)]
@@ -123,7 +99,7 @@ impl Profile {
         &self.data
     }
 
-    /// Returns the kind of user, such as `normal` or `server`, if the backend names one.
+    /// Returns the kind of user, such as `normal` or `server`, if the backend says it.
     pub fn kind(&self) -> Option<&str> {
         self.kind.as_deref()
     }
@@ -138,7 +114,7 @@ impl Profile {
         self.text(&["email"])
     }
 
-    /// Returns the URL of a picture.
+    /// Returns the address of a picture.
     pub fn picture_url(&self) -> Option<&str> {
         self.text(&["picture_url", "pictureUrl", "picture"])
     }

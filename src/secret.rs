@@ -8,19 +8,16 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A secret text: a password, a token, the value of an API key. Clones share one copy of it, which
-/// is overwritten when the last clone is dropped, as far as safe Rust allows.
+/// A secret text: a password, a token, the value of an API key. Clones share one copy of it.
 ///
-/// `Debug` prints `Secret(..)`, and there is no `Display`: only [`Secret::expose`] returns the
-/// text, so a search for that word finds every place where a program uses it.
+/// `Debug` prints `Secret(..)` and there is no `Display`: only [`Secret::expose`] returns the text,
+/// so that a search for that word finds every place where it leaves its wrapper.
 ///
 /// # Examples
 ///
 /// ```
-/// use keyfob::Secret;
-///
-/// let password = Secret::new("correct horse");
-/// assert_eq!(password.expose(), "correct horse");
+/// let password = keyfob::Secret::new("hunter22");
+/// assert_eq!(password.expose(), "hunter22");
 /// assert_eq!(format!("{password:?}"), "Secret(..)");
 /// ```
 #[derive(Clone, Eq, Hash, PartialEq)]

@@ -20,8 +20,8 @@ pub mod guide {
     #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/desktop.md"))]
     pub mod desktop {}
 
-    // Its programs need the feature.
-    #[cfg_attr(any(feature = "browser", not(doctest)), doc = include_str!("guide/browser.md"))]
+    // Its programs need the features.
+    #[cfg_attr(any(all(feature = "browser", feature = "server"), not(doctest)), doc = include_str!("guide/browser.md"))]
     pub mod browser {}
 
     #[doc = include_str!("guide/command_line.md")]

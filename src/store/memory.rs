@@ -15,29 +15,9 @@ use crate::id::UserId;
 /// How many users are listed at once.
 const PAGE: usize = 256;
 
-/// A store in memory, for tests and for programs that keep nothing. It is dropped with its last
-/// clone; clones share everything. It keeps the laws of [`Store`], except that nothing survives the
-/// process.
+/// A store that lives as long as the process, or as its last clone. Clones share everything.
 ///
-/// # Examples
-///
-/// ```
-/// # #[cfg(feature = "server")]
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
-/// use keyfob::store::MemoryStore;
-/// use keyfob::{Credentials, Session};
-///
-/// let store = MemoryStore::new();
-/// let open = || Session::builder(server.app_id(), server.base_url()).store(store.clone()).open();
-/// let user = open()?.log_in(&Credentials::anonymous())?;
-/// // Another session on the same store knows the same users.
-/// assert_eq!(open()?.current_user()?, Some(user));
-/// # Ok(())
-/// # }
-/// # #[cfg(not(feature = "server"))]
-/// # fn main() {}
-/// ```
+/// It keeps the laws of [`Store`], durability aside.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Inner>);
 
@@ -74,7 +54,7 @@ struct WriteLock {
 }
 
 impl MemoryStore {
-    /// Creates an empty store.
+    /// Returns an empty store.
     pub fn new() -> Self {
         Self::default()
     }
