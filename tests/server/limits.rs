@@ -313,6 +313,22 @@ fn stopping_lets_a_request_in_progress_end() {
 }
 
 #[test]
+fn waiting_connections_do_not_delay_stop() {
+    let timeout = Duration::from_secs(30);
+    let server = Server::builder().shutdown_timeout(timeout).start().unwrap();
+    let [mut idle, mut midway] = [(); 2].map(|()| connect(&server));
+    for stream in [&mut idle, &mut midway] {
+        stream.write_all(HEALTH).unwrap();
+        assert_eq!(statuses(&read_answer(stream)), [200]);
+    }
+    midway.write_all(&HEALTH[..10]).unwrap();
+    let begin = Instant::now();
+    server.shut_down();
+    assert!(begin.elapsed() < timeout / 3, "{:?}", begin.elapsed());
+    assert_eq!(read_to_end(&mut idle), "");
+}
+
+#[test]
 fn stopping_gives_up_on_a_stuck_function() {
     let (release, stuck) = mpsc::channel::<()>();
     let (entered, wait) = mpsc::channel();

@@ -1,12 +1,12 @@
 //! Reading a request off a stream: bytes until they make a head, then a body.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Limits;
 use super::request::{Framing, Head, Rejection, has_lone_line_feed};
+use super::socket::Socket;
 
 /// How much is read at once.
 const BUFFER: usize = 16 * 1024;
@@ -33,7 +33,7 @@ pub(super) enum Failure {
 
 /// What was read so far, and what may still be read.
 pub(super) struct Reader<'a> {
-    stream: &'a TcpStream,
+    socket: &'a Socket,
     limits: &'a Limits,
     /// Bytes that came. Those from `start` on were not consumed yet; the next request may begin in
     /// them.
@@ -42,7 +42,6 @@ pub(super) struct Reader<'a> {
     /// Where the stream puts what comes next.
     chunk: Box<[u8]>,
     deadline: Instant,
-    timeout: Duration,
     /// Reads since the request began.
     reads: usize,
     /// How many bytes the last one brought.
@@ -50,15 +49,14 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(stream: &'a TcpStream, limits: &'a Limits) -> Self {
+    pub(super) fn new(socket: &'a Socket, limits: &'a Limits) -> Self {
         Self {
-            stream,
+            socket,
             limits,
             buffer: Vec::new(),
             start: 0,
             chunk: vec![0; BUFFER].into(),
             deadline: Instant::now(),
-            timeout: Duration::ZERO,
             reads: 0,
             last_read: 0,
         }
@@ -139,8 +137,8 @@ impl<'a> Reader<'a> {
         }
         let waits = expects_continue && framing != Framing::Length(0);
         if waits && self.unread().is_empty() {
-            let mut stream = self.stream;
-            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Failure::Gone)?;
+            let granted = b"HTTP/1.1 100 Continue\r\n\r\n";
+            self.socket.write_all(granted, self.deadline).map_err(|_| Failure::Gone)?;
         }
         match framing {
             Framing::Chunked => self.chunks(limit),
@@ -243,19 +241,9 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&mut self, timeout: Duration) -> io::Result<()> {
-        if timeout != self.timeout {
-            self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
-            self.timeout = timeout;
-        }
         self.buffer.drain(..self.start);
         self.start = 0;
-        let read = loop {
-            let mut stream = self.stream;
-            match stream.read(&mut self.chunk) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let read = self.socket.read(&mut self.chunk, timeout)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -1,14 +1,14 @@
 //! One connection, from its first request to its last.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::body::{Failure, Reader, pause_after};
 use super::connections::{Phase, Progress};
 use super::request::{Framing, Head, Rejection, Request};
-use super::response::{Outcome, Response, write_by};
+use super::response::{Outcome, Response};
+use super::socket::Socket;
 use super::{Handler, Limits, SMALL_BODY};
 use crate::server::budget::{Budget, Reservation};
 
@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// A connection and all that answering its requests needs.
 pub(super) struct Connection<'a> {
-    pub stream: &'a TcpStream,
+    pub socket: &'a Socket,
     pub peer: IpAddr,
     pub progress: &'a Progress,
     pub limits: &'a Limits,
@@ -34,12 +34,7 @@ pub(super) struct Connection<'a> {
 impl Connection<'_> {
     /// Answers the requests, one after the other, until either side has had enough.
     pub(super) fn serve(&self) {
-        // Without this a response may wait 40 ms for the acknowledgement of an earlier one.
-        let _ = self.stream.set_nodelay(true);
-        if self.stream.set_write_timeout(Some(self.limits.response)).is_err() {
-            return;
-        }
-        let mut reader = Reader::new(self.stream, self.limits);
+        let mut reader = Reader::new(self.socket, self.limits);
         loop {
             let may_wait = !(self.stopping)() && self.progress.enter(Phase::Idle);
             if !may_wait || !reader.wait() || !self.progress.enter(Phase::Head) {
@@ -56,11 +51,11 @@ impl Connection<'_> {
                 }
             };
             if lingers {
-                linger(self.stream, LINGER_BYTES, LINGER);
+                linger(self.socket, LINGER_BYTES, LINGER);
             }
             break;
         }
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.socket.shutdown(Shutdown::Both);
     }
 
     /// Reads a request and answers it. Returns `true` if the connection can be used for another
@@ -179,39 +174,35 @@ impl Connection<'_> {
     }
 
     fn write_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut stream = self.stream;
-        write_by(&mut stream, bytes, Instant::now() + self.limits.response)
-            .and_then(|()| stream.flush())
-            .map_err(|_| Failure::Gone)
+        let deadline = Instant::now() + self.limits.response;
+        self.socket.write_all(bytes, deadline).map_err(|_| Failure::Gone)
     }
 }
 
 /// Refuses a connection for which there is no room.
-pub(super) fn turn_away(stream: &TcpStream, handler: &dyn Handler) {
+pub(super) fn turn_away(socket: &Socket, handler: &dyn Handler) {
     let briefly = Duration::from_millis(20);
     let response = handler.reject(&Rejection::new(503, "too many open connections"));
-    let mut out = stream;
-    if stream.set_write_timeout(Some(briefly)).is_ok()
-        && response.write_to(&mut out, Some("close"), true, Instant::now() + briefly).is_ok()
-    {
-        linger(stream, 64 * 1024, briefly);
+    let written = response.to_bytes(Some("close"), true);
+    if socket.write_all(&written, Instant::now() + briefly).is_ok() {
+        linger(socket, 64 * 1024, briefly);
     }
 }
 
 /// Ends our side and discards what the client is still sending. A socket that is closed with
 /// unread bytes in it resets the connection, and the reset can overtake the response. A client that
 /// has nothing to send closes at once, so this takes no time.
-fn linger(mut stream: &TcpStream, at_most: usize, time: Duration) {
+fn linger(socket: &Socket, at_most: usize, time: Duration) {
     let deadline = Instant::now() + time;
     let mut left = at_most;
     let mut sink = [0; 16 * 1024];
-    let _ = stream.shutdown(Shutdown::Write);
+    socket.shutdown(Shutdown::Write);
     loop {
         let time = deadline.saturating_duration_since(Instant::now());
-        if time.is_zero() || left == 0 || stream.set_read_timeout(Some(time)).is_err() {
+        if time.is_zero() || left == 0 {
             return;
         }
-        match stream.read(&mut sink) {
+        match socket.read(&mut sink, time) {
             Ok(0) | Err(_) => return,
             Ok(read) => {
                 left = left.saturating_sub(read);

@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Limits;
+use super::socket::Socket;
 
 /// Connections that were closed to make room and whose threads have not ended yet, at most.
 const MAX_CLOSING: usize = 64;
@@ -58,7 +59,7 @@ struct Table {
 }
 
 struct Open {
-    stream: Arc<TcpStream>,
+    socket: Arc<Socket>,
     client: IpAddr,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
@@ -184,7 +185,7 @@ impl Connections {
             let Some((open, state)) = self.victim(table, client) else { return false };
             let closed = open.progress.close(state);
             if closed {
-                let _ = open.stream.shutdown(Shutdown::Both);
+                open.socket.shutdown(Shutdown::Both);
             }
             closed
         })
@@ -215,19 +216,19 @@ impl Connections {
 
     /// Registers a connection and starts its thread. The lock is held over the start, so that the
     /// thread cannot end before its handle is where it looks for it.
-    pub(super) fn add<F>(&self, stream: TcpStream, peer: IpAddr, start: F)
+    pub(super) fn add<F>(&self, socket: Socket, peer: IpAddr, start: F)
     where
-        F: FnOnce(u64, Arc<TcpStream>, Arc<Progress>) -> Option<JoinHandle<()>>,
+        F: FnOnce(u64, Arc<Socket>, Arc<Progress>) -> Option<JoinHandle<()>>,
     {
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
-        let stream = Arc::new(stream);
+        let socket = Arc::new(socket);
         let progress = Arc::new(Progress::new(self.epoch));
         // Without a thread the connection is dropped, which closes it.
-        if let Some(thread) = start(id, Arc::clone(&stream), Arc::clone(&progress)) {
+        if let Some(thread) = start(id, Arc::clone(&socket), Arc::clone(&progress)) {
             let client = client_of(peer);
-            table.open.insert(id, Open { stream, client, progress, thread: Some(thread) });
+            table.open.insert(id, Open { socket, client, progress, thread: Some(thread) });
         }
     }
 
@@ -248,14 +249,14 @@ impl Connections {
     pub(super) fn stop_waiting(&self) {
         for open in self.table().open.values() {
             if matches!(open.progress.phase(), Phase::Idle | Phase::Head) {
-                let _ = open.stream.shutdown(Shutdown::Read);
+                open.socket.shutdown(Shutdown::Read);
             }
         }
     }
 
     pub(super) fn close_all(&self) {
         for open in self.table().open.values() {
-            let _ = open.stream.shutdown(Shutdown::Both);
+            open.socket.shutdown(Shutdown::Both);
         }
     }
 
@@ -303,7 +304,7 @@ fn client_of(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::thread;
 
     const A: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
@@ -342,12 +343,13 @@ mod tests {
             let stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = self.listener.accept().unwrap();
             let mut shared = None;
-            self.connections.add(accepted, peer, |id, stream, progress| {
+            let socket = Socket::new(accepted).unwrap();
+            self.connections.add(socket, peer, |id, socket, progress| {
                 shared = Some(Arc::clone(&progress));
                 let connections = Arc::clone(&self.connections);
                 let serve = move || {
                     let _registration = connections.registration(id);
-                    let _ = (&*stream).read(&mut [0]);
+                    let _ = socket.read(&mut [0], Duration::from_secs(60));
                 };
                 thread::Builder::new().spawn(serve).ok()
             });

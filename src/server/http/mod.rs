@@ -15,6 +15,7 @@ mod connections;
 mod date;
 mod request;
 mod response;
+mod socket;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use self::connection::{Connection, turn_away};
 use self::connections::Connections;
+use self::socket::Socket;
 use super::budget::Budget;
 pub(super) use date::http_date;
 #[cfg(test)]
@@ -152,13 +154,13 @@ impl Shared {
     }
 
     /// Gives a connection its thread.
-    fn admit(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) {
-        self.connections.add(stream, peer, |id, stream, progress| {
+    fn admit(self: &Arc<Self>, socket: Socket, peer: IpAddr) {
+        self.connections.add(socket, peer, |id, socket, progress| {
             let shared = Arc::clone(self);
             let serve = move || {
                 let _registration = shared.connections.registration(id);
                 let connection = Connection {
-                    stream: &stream,
+                    socket: &socket,
                     peer,
                     progress: &progress,
                     limits: &shared.limits,
@@ -173,7 +175,7 @@ impl Shared {
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<TcpStream>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<Socket>) {
     loop {
         let accepted = listener.accept();
         if shared.is_stopping() {
@@ -182,11 +184,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<Tcp
         shared.connections.join_ended();
         match accepted {
             Ok((stream, peer)) => {
+                let Ok(socket) = Socket::new(stream) else { continue };
                 if shared.connections.make_room(peer.ip()) {
-                    shared.admit(stream, peer.ip());
+                    shared.admit(socket, peer.ip());
                 } else {
                     // Closed without a response if too many wait for theirs.
-                    let _ = refused.try_send(stream);
+                    let _ = refused.try_send(socket);
                 }
             }
             // The client gave up before it was accepted.
@@ -203,10 +206,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<Tcp
 
 /// Answers the connections for which there is no room, on a thread of its own: a client that does
 /// not take its response must not keep others from being accepted.
-fn refuse(refused: &Receiver<TcpStream>, shared: &Shared) {
-    for stream in refused {
+fn refuse(refused: &Receiver<Socket>, shared: &Shared) {
+    for socket in refused {
         if !shared.is_stopping() {
-            turn_away(&stream, &*shared.handler);
+            turn_away(&socket, &*shared.handler);
         }
     }
 }

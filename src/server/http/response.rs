@@ -1,7 +1,6 @@
 //! What goes back over a connection.
 
-use std::io::{self, Write};
-use std::time::Instant;
+use std::io::Write;
 
 /// How an exchange ends. All but the first are misbehaviour on purpose, after which the connection
 /// is closed.
@@ -30,17 +29,6 @@ pub(in crate::server) struct Response {
 }
 
 impl Response {
-    /// Writes the whole answer by `deadline`.
-    pub(super) fn write_to(
-        &self,
-        out: &mut impl Write,
-        connection: Option<&str>,
-        with_body: bool,
-        deadline: Instant,
-    ) -> io::Result<()> {
-        write_by(out, &self.to_bytes(connection, with_body), deadline)
-    }
-
     /// Returns the first half of what is written last: the body, or the head if there is no body.
     pub(super) fn half(&self, with_body: bool) -> Vec<u8> {
         let mut bytes = self.to_bytes(Some("close"), with_body);
@@ -75,27 +63,6 @@ impl Response {
     }
 }
 
-/// Writes all of `bytes`, giving up once `deadline` has passed. A single write is bounded by the
-/// socket's own time-out; this bounds a reader that takes one byte at a time.
-pub(super) fn write_by(
-    out: &mut impl Write,
-    mut bytes: &[u8],
-    deadline: Instant,
-) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match out.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if !bytes.is_empty() && Instant::now() >= deadline {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
-}
-
 /// Returns the phrase that goes with a status. Nothing depends on it.
 fn reason(status: u16) -> &'static str {
     match status {
@@ -124,13 +91,9 @@ fn reason(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn written(response: &Response, with_body: bool) -> String {
-        let mut bytes = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(1);
-        response.write_to(&mut bytes, Some("close"), with_body, deadline).unwrap();
-        String::from_utf8(bytes).unwrap()
+        String::from_utf8(response.to_bytes(Some("close"), with_body)).unwrap()
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! The socket of a connection: each wait has a limit, and another thread can end it.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+#[cfg(not(windows))]
+use self::blocking as system;
+#[cfg(windows)]
+use self::polled as system;
+
+/// A connection that one thread reads and writes, and that others may shut down.
+pub(super) struct Socket(system::Stream);
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+        // Without this a response may wait 40 ms for the acknowledgement of an earlier one.
+        let _ = stream.set_nodelay(true);
+        system::new(stream).map(Self)
+    }
+
+    /// Reads some bytes. Zero bytes are the end of the stream, or of reading.
+    pub(super) fn read(&self, bytes: &mut [u8], at_most: Duration) -> io::Result<usize> {
+        loop {
+            match system::read(&self.0, bytes, at_most) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
+    /// Writes all bytes by the deadline, however slowly the client takes them.
+    pub(super) fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match system::write(&self.0, bytes, left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends reads or writes or both, including those in progress in other threads. An error means
+    /// that the connection has ended already.
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        let _ = self.0.shutdown(how);
+    }
+}
+
+/// A shutdown wakes a thread that waits for this socket.
+#[cfg(not(windows))]
+mod blocking {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    pub(super) type Stream = TcpStream;
+
+    /// The shortest time-out that a socket can have.
+    const SHORTEST: Duration = Duration::from_millis(1);
+
+    pub(super) fn new(stream: TcpStream) -> io::Result<Stream> {
+        Ok(stream)
+    }
+
+    pub(super) fn read(
+        mut stream: &Stream,
+        bytes: &mut [u8],
+        at_most: Duration,
+    ) -> io::Result<usize> {
+        stream.set_read_timeout(Some(at_most.max(SHORTEST)))?;
+        stream.read(bytes)
+    }
+
+    pub(super) fn write(mut stream: &Stream, bytes: &[u8], at_most: Duration) -> io::Result<usize> {
+        stream.set_write_timeout(Some(at_most.max(SHORTEST)))?;
+        stream.write(bytes)
+    }
+}
+
+/// A shutdown wakes nobody on Windows.
+#[cfg(windows)]
+mod polled {
+    use super::*;
+    use crate::polled_stream::PolledStream;
+
+    pub(super) type Stream = PolledStream;
+
+    pub(super) fn new(stream: TcpStream) -> io::Result<Stream> {
+        PolledStream::new(stream)
+    }
+
+    pub(super) fn read(stream: &Stream, bytes: &mut [u8], at_most: Duration) -> io::Result<usize> {
+        match stream.read(bytes, at_most) {
+            // As on Unix.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(0),
+            read => read,
+        }
+    }
+
+    pub(super) fn write(stream: &Stream, bytes: &[u8], at_most: Duration) -> io::Result<usize> {
+        stream.write(bytes, at_most)
+    }
+}
