@@ -526,7 +526,7 @@ mod tests {
 
     /// An address where nothing answers: a queue of connections that is full. It is one for as long
     /// as the rest is there.
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", windows))]
     fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", windows))]
     fn dead_first_address_delays_first_call_only() {
         let (dead, _listener, _queue) = black_hole();
         let (alive, _) = server();
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", windows))]
     fn silent_addresses_hold_up_nobody_beyond_the_deadline() {
         let (dead, _listener, _queue) = black_hole();
         let (transport, _) = at(&[dead, dead, dead]);
