@@ -585,9 +585,12 @@ fn no_error_prints_what_moves_a_cursor_or_turns_a_line() {
     #[serde(deny_unknown_fields)]
     struct Strict {}
     clean(&user.functions().call::<Strict>("f", ()).unwrap_err());
-    clean(&Session::builder(evil.as_str(), URL).data_dir("/dev/null/x").open().unwrap_err());
+    let dir = Dir::new();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    clean(&Session::builder(evil.as_str(), URL).data_dir(file.join("x")).open().unwrap_err());
     clean(&Session::builder(APP, format!("http://{evil}")).open().unwrap_err());
-    clean(&Session::builder(APP, URL).data_dir(format!("/dev/null/{evil}")).open().unwrap_err());
+    clean(&Session::builder(APP, URL).data_dir(file.join(&evil)).open().unwrap_err());
     let accounts = session.email_password();
     script.reply("POST /auth/providers/local-userpass/confirm", 400, body);
     clean(&accounts.confirm(Secret::new(evil.as_str()), &evil).unwrap_err());

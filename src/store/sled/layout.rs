@@ -30,6 +30,10 @@ impl Files {
     pub(super) fn new(dir: &Path) -> Result<Self, StoreError> {
         // Absolute, so that a later change of the working directory is no change of the store.
         let dir = absolute(dir).map_err(|error| failed("find the directory", dir, error))?;
+        if leads_through_file(&dir) {
+            let error = ErrorKind::NotADirectory.into();
+            return Err(failed("use the data directory", &dir, error));
+        }
         Ok(Self { dir, data_dir: None })
     }
 
@@ -175,6 +179,13 @@ impl Files {
             names => names.map_err(|error| failed("list the directory", &self.dir, error)),
         }
     }
+}
+
+/// Returns `true` if the path, or a part of it, is a file. Windows reports a path below a file as not
+/// found, so a store there would be taken for a new one. Other systems report what it is.
+fn leads_through_file(path: &Path) -> bool {
+    let nearest = || path.ancestors().find_map(|path| std::fs::metadata(path).ok());
+    cfg!(windows) && nearest().is_some_and(|nearest| !nearest.is_dir())
 }
 
 /// Takes other people's rights from what sled made: its files are 0644 under the usual umask.
