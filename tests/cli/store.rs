@@ -4,9 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-#[cfg(unix)]
-use crate::command::Place;
-use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, finish, keyfob};
+use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, finish, keyfob};
 
 #[test]
 fn secrets_are_read_from_standard_input_and_shown_nowhere() {
@@ -125,17 +123,19 @@ fn command_that_only_reads_creates_nothing() {
     }
 }
 
-#[cfg(target_os = "linux")]
+/// With a user name that is not ASCII in it.
+#[cfg(any(target_os = "linux", windows))]
 #[test]
 fn without_a_store_option_the_platform_says_where() {
     let backend = Backend::start(&[]);
     let dir = Dir::new("platform-home");
     let here = ["--app-id", APP_ID, "--base-url", &backend.base_url, "login", "--anonymous"];
     let mut command = keyfob(&here);
-    command.env("XDG_DATA_HOME", &dir.0);
+    let variable = if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_DATA_HOME" };
+    command.env(variable, dir.0.join("Zoë 日本"));
     let run = finish(command, "");
     assert_eq!(run.code, 0, "{run:?}");
-    let names = fs::read_dir(dir.0.join("keyfob")).unwrap();
+    let names = fs::read_dir(dir.0.join("Zoë 日本/keyfob")).unwrap();
     let names: Vec<_> =
         names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().any(|name| name == "key"), "{names:?}");
@@ -154,6 +154,20 @@ fn the_environment_says_what_the_options_do_not() {
     command.env("KEYFOB_APP_ID", "an-option-wins").env("KEYFOB_BASE_URL", &backend.base_url);
     command.env("KEYFOB_STORE", &dir.0);
     assert_eq!(finish(command, "").json()["user_id"], user["user_id"]);
+}
+
+#[test]
+fn arguments_and_passwords_may_be_unicode() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("unicode-store");
+    let at = Place { store: at.store.join("Ωmega 🗝"), ..at };
+    let (email, password) = ("zoë@例え.org", "пароль-密码");
+    at.json_with(password, &["register", "--email", email]);
+    at.json_with(password, &["login", "--email", email]);
+    assert_eq!(at.json(&["profile"])["email"], email);
+    assert_eq!(at.json(&["call", "echo", "日本 🗝"]), "日本 🗝");
+    assert!(at.store.is_dir());
+    assert_eq!(at.refused_with(1, "другой", &["login", "--email", email])["status"], 401);
 }
 
 #[test]
