@@ -375,6 +375,15 @@ fn errors_go_to_the_program() {
     assert!(page.text.contains(&format!("action=\"{CALLBACK}\"")), "{}", page.text);
     assert!(page.text.contains("name=\"state\" value=\"st&amp;te\""), "{}", page.text);
     assert!(page.text.contains("name=\"code\""), "{}", page.text);
+    assert!(page.text.contains("<script>"), "{}", page.text);
+
+    // Before a person has acted, no form is sent: the page of a stranger may have opened this URL.
+    let wrong = request(&[post[0], ("scope", "email")]);
+    let page = browser.get(&wrong);
+    assert!(page.text.contains("value=\"invalid_scope\""), "{}", page.text);
+    assert!(!page.text.contains("<script"), "{}", page.text);
+    assert!(page.header("content-security-policy").unwrap().contains("script-src 'none'"));
+    assert!(browser.send("POST", &wrong, &[], "name=Ada").text.contains("<script>"));
 }
 
 #[test]

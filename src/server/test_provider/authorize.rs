@@ -40,7 +40,9 @@ impl TestProvider {
             Err(error) => return page::failure(error.1),
         };
         if let Err(error) = authorization.wanted() {
-            return self.refuse(&authorization, &error);
+            // Nobody has acted yet: a page of a stranger must not make this origin send forms to
+            // other programs of this machine.
+            return self.refuse(&authorization, &error, false);
         }
         let names = self.grants().names();
         let hint = authorization.parameters.get("login_hint").unwrap_or_default();
@@ -58,11 +60,11 @@ impl TestProvider {
         };
         let wanted = match authorization.wanted() {
             Ok(wanted) => wanted,
-            Err(error) => return self.refuse(&authorization, &error),
+            Err(error) => return self.refuse(&authorization, &error, true),
         };
         if form.get("refuse").is_some() {
             let error = OAuthError("access_denied", "the person refused");
-            return self.refuse(&authorization, &error);
+            return self.refuse(&authorization, &error, true);
         }
         let Some(person) = form.get("name").and_then(Person::new) else {
             return page::failure(page::BAD_NAME);
@@ -76,24 +78,34 @@ impl TestProvider {
             challenge: wanted.challenge,
         };
         match self.grants().add_code(grant, time.monotonic) {
-            Ok(code) => self.redirect(&authorization, &[("code", &code)]),
-            Err(_) => self.refuse(&authorization, &SERVER_ERROR),
+            Ok(code) => self.redirect(&authorization, &[("code", &code)], true),
+            Err(_) => self.refuse(&authorization, &SERVER_ERROR, true),
         }
     }
 
-    fn refuse(&self, authorization: &Authorization, error: &OAuthError) -> Response {
+    fn refuse(
+        &self,
+        authorization: &Authorization,
+        error: &OAuthError,
+        has_acted: bool,
+    ) -> Response {
         let fields = [("error", error.0), ("error_description", error.1)];
-        self.redirect(authorization, &fields)
+        self.redirect(authorization, &fields, has_acted)
     }
 
-    /// Sends the browser back to the program.
-    fn redirect(&self, authorization: &Authorization, fields: &[(&str, &str)]) -> Response {
+    /// Sends the browser back to the program. `has_acted` if a person has chosen something here.
+    fn redirect(
+        &self,
+        authorization: &Authorization,
+        fields: &[(&str, &str)],
+        has_acted: bool,
+    ) -> Response {
         let state = authorization.parameters.get("state").map(|state| ("state", state));
         let own = [("iss", self.issuer())];
         let fields: Vec<_> = fields.iter().copied().chain(state).chain(own).collect();
         let redirect_uri = &authorization.redirect_uri;
         if authorization.parameters.get("response_mode") == Some("form_post") {
-            return page::form_post(redirect_uri, &fields);
+            return page::form_post(redirect_uri, &fields, has_acted);
         }
         let separator = if redirect_uri.contains('?') { '&' } else { '?' };
         page::redirect(format!("{redirect_uri}{separator}{}", form::encode(fields)))

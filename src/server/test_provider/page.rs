@@ -47,8 +47,8 @@ pub(super) fn redirect(url: String) -> Response {
     response
 }
 
-/// Sends a form to the program.
-pub(super) fn form_post(redirect_uri: &str, fields: &[(&str, &str)]) -> Response {
+/// Sends a form to the program, at once or when somebody presses the button.
+pub(super) fn form_post(redirect_uri: &str, fields: &[(&str, &str)], at_once: bool) -> Response {
     let mut body = format!(
         "<h1>Return to the program</h1><form method=\"post\" action=\"{}\">",
         escaped(redirect_uri)
@@ -59,7 +59,7 @@ pub(super) fn form_post(redirect_uri: &str, fields: &[(&str, &str)]) -> Response
     }
     body.push_str("<button>Continue</button></form>");
     let target = form_target(&origin(redirect_uri).unwrap_or_default());
-    page(200, "Sign in", &body, SUBMIT, &target)
+    page(200, "Sign in", &body, if at_once { SUBMIT } else { "" }, &target)
 }
 
 pub(super) fn failure(reason: &str) -> Response {
@@ -191,7 +191,7 @@ mod tests {
         for response in [
             sign_in(evil, "http://127.0.0.1:1/", evil, &names),
             device(evil, &names),
-            form_post("http://127.0.0.1:1/?a=b&c", &[(evil, evil)]),
+            form_post("http://127.0.0.1:1/?a=b&c", &[(evil, evil)], true),
             failure(evil),
             done(evil, evil),
         ] {
@@ -210,7 +210,7 @@ mod tests {
         let (head, html) = parts(&sign_in("x", "http://127.0.0.1:4711/callback", "", &[]));
         assert!(head.contains("form-action 'self' http://127.0.0.1:4711;"), "{head}");
         assert!(head.contains("script-src 'none'") && !html.contains("<script"), "{head}");
-        let (head, html) = parts(&form_post("http://[::1]:4711/callback", &[("code", "c")]));
+        let (head, html) = parts(&form_post("http://[::1]:4711/callback", &[("code", "c")], true));
         assert!(head.contains("form-action http:;"), "{head}");
         assert!(html.contains(&format!("<script>{SUBMIT}</script>")), "{html}");
         let (head, _) = parts(&redirect("http://127.0.0.1:1/".to_owned()));
