@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
-use std::{env, fs, io, process};
+use std::{env, fs, io, process, thread};
 
+use keyfob::browser::SignIn;
 use keyfob::server::{Route, Server};
 use keyfob::transport::Request;
 use keyfob::{
@@ -22,6 +23,7 @@ use crate::signals::Interrupts;
 const APP_ID: &str = "keyfob-demo";
 const EMAIL: &str = "ada@example.org";
 const OTHER_EMAIL: &str = "eve@example.org";
+const NAME: &str = "Grace Hopper";
 const PASSWORD: &str = "correct horse battery staple";
 const ACCESS_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
@@ -58,6 +60,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         .access_token_lifetime(ACCESS_LIFETIME)
         .clock(clock.clone())
         .built_in_functions()
+        .test_identity_provider()
         .start()
         .map_err(|error| Failure::Serve(Obstacle::Other, error))?;
     story.tell(format_args!("app {} at {}", server.app_id(), server.base_url()));
@@ -180,8 +183,18 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         Ok(_) => return unmet("the deleted account can still log in"),
     }
 
+    story.step("Grace signs in with the browser, at a test provider in place of Google")?;
+    let grace = sign_in(&server, &session)?;
+    let identity = grace.identities()?.into_iter().next();
+    let identity = identity.filter(|identity| identity.provider == Provider::Google);
+    let identity = identity.ok_or_else(|| Failure::Demo("she has no identity".to_owned()))?;
+    ensure(grace.profile()?.name() == Some(NAME), "the name is another one")?;
+    ensure(current(&session)? == grace, "Grace is not the current user")?;
+    story.tell(format_args!("{}, {} {}", NAME, identity.provider, identity.id));
+
     story.step("A listener has heard it all, in order")?;
     let (ada, guest, eve) = (ada.id().clone(), guest.id().clone(), eve.id().clone());
+    let grace = grace.id().clone();
     let change = |from: Option<_>, to: Option<_>| Event::CurrentUserChanged { from, to };
     let expected = [
         Event::TokenRefreshed { user: ada.clone(), expires_at },
@@ -198,6 +211,8 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         Event::LoggedIn { user: eve.clone(), provider: Provider::EmailPassword },
         Event::Removed { user: eve.clone(), reason: RemovalReason::Deleted },
         change(Some(eve), None),
+        Event::LoggedIn { user: grace.clone(), provider: Provider::Google },
+        change(None, Some(grace)),
     ];
     for expected in expected {
         let heard = events.next_timeout(PATIENCE);
@@ -207,6 +222,27 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         story.tell(json!(expected));
     }
     Ok(())
+}
+
+/// Signs somebody in as a desktop program does. In place of a browser and a person, a thread submits
+/// the form of the provider's page and follows the redirect.
+fn sign_in(server: &Server, session: &Session) -> Result<User, Failure> {
+    let issuer = server.test_issuer().unwrap_or_default();
+    let sign_in = SignIn::google("keyfob-demo.apps.googleusercontent.com")
+        .issuer(issuer)
+        .deadline(PATIENCE)
+        .on_url(|_| {})
+        .open_with(|url| {
+            let url = url.to_owned();
+            let agent: ureq::Agent = ureq::Agent::config_builder()
+                .proxy(None)
+                .timeout_global(Some(PATIENCE))
+                .build()
+                .into();
+            // If it fails, the sign-in runs out of time.
+            thread::spawn(move || agent.post(url).send_form([("name", NAME)]));
+        });
+    Ok(session.sign_in(&sign_in)?)
 }
 
 fn sum(user: &User) -> Result<i64, Failure> {
