@@ -299,3 +299,71 @@ fn serve_accepts_google_for_client_ids() {
     let error = at.refused_with(1, "no token", &["login", "--google-id-token"]);
     assert_error(&error, "server", json!(404), json!("AuthProviderNotFound"));
 }
+
+/// Each client id belongs to the issuer before it. Nothing is fetched for a token that is none.
+#[test]
+fn serve_accepts_openid_providers() {
+    let issuers =
+        ["--oidc", "https://a.example", "--oidc-client-id", "x", "--oidc-client-id", "y", "--oidc"];
+    let backend =
+        Backend::start(&[&issuers[..], &["http://127.0.0.1:1", "--oidc-client-id", "z"]].concat());
+    let at = backend.place("oidc-store");
+    let error = at.refused_with(1, "no token", &["login", "--jwt"]);
+    assert_error(&error, "server", json!(401), json!("AuthError"));
+    for (arguments, expected) in [
+        (&["--oidc-client-id", "x", "--oidc", "https://a.example"][..], "after the --oidc"),
+        (&["--oidc", "https://a.example"], "--oidc-client-id after it"),
+        (
+            &[
+                "--oidc",
+                "https://a.example",
+                "--oidc",
+                "https://b.example",
+                "--oidc-client-id",
+                "x",
+            ],
+            "--oidc-client-id after it",
+        ),
+        (&["--oidc", "http://a.example", "--oidc-client-id", "x"], "--oidc cannot be used: "),
+        (&["--oidc", "https://a.example?x", "--oidc-client-id", "x"], "--oidc cannot be used: "),
+        (&["--oidc", "https://a.example", "--oidc-client-id", ""], "--oidc cannot be used: "),
+    ] {
+        let run = finish(keyfob(&[&["serve", "--addr", "127.0.0.1:0"], arguments].concat()), "");
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.stderr.contains(expected), "{run:?}");
+    }
+}
+
+/// From the command's URL through the page of the test provider to a user, without a browser.
+#[test]
+fn test_provider_of_serve_signs_in() {
+    let warning = "WARNING: anyone who can reach this backend can sign in as anyone";
+    let serve = ["--json", "serve", "--addr", "127.0.0.1:0", "--test-idp"];
+    let mut served = Running::start(keyfob(&serve));
+    let ready: Value = serde_json::from_str(&served.stdout.next()).unwrap();
+    let (base_url, app_id) =
+        (ready["base_url"].as_str().unwrap(), ready["app_id"].as_str().unwrap());
+    let issuer = ready["test_issuer"].as_str().unwrap();
+    assert!(issuer.starts_with(base_url), "{ready}");
+    assert!(served.stderr.next().contains(warning));
+
+    let dir = Dir::new("test-idp");
+    let mut login = keyfob(&["--json", "--app-id", app_id, "--base-url", base_url]);
+    login.arg("--store").arg(&dir.0);
+    login.args(["login", "--no-browser", "--browser", issuer, "--client-id", "notes"]);
+    login.stdin(Stdio::null());
+    let mut login = Running::start(login);
+    let shown: Value = serde_json::from_str(&login.stderr.next()).unwrap();
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let page = agent.post(shown["url"].as_str().unwrap()).send_form([("name", "Ada")]);
+    let page = page.unwrap().body_mut().read_to_string().unwrap();
+    assert!(page.contains("You are signed in"), "{page}");
+    let user: Value = serde_json::from_str(&login.stdout.next()).unwrap();
+    assert_eq!(user["provider"], "custom-token");
+
+    let refused = finish(
+        keyfob(&["serve", "--addr", "127.0.0.1:0", "--test-idp", "--public-url", "https://h"]),
+        "",
+    );
+    assert_eq!(refused.code, 2, "{refused:?}");
+}

@@ -564,6 +564,8 @@ mod tests {
             &["serve", "--access-ttl", "1.5"],
             &["serve", "--refresh-ttl", "18446744073709551616"],
             &["serve", "--data", ""],
+            &["serve", "--test-idp", "--public-url", "https://h"],
+            &["serve", "--oidc"],
             &["serve", "--base-url", "http://127.0.0.1:1"],
             &["demo", "--store", "dir"],
             &["--store", "dir", "demo"],

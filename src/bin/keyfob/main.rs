@@ -17,6 +17,7 @@ mod failure;
 mod input;
 mod json;
 mod login;
+mod oidc;
 mod output;
 mod serve;
 mod session;

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::args::{Common, lifetime};
 use crate::failure::{Failure, Obstacle};
+use crate::oidc::OidcArgs;
 use crate::output::{Output, note, printable};
 use crate::signals;
 use crate::usage::Reason;
@@ -58,6 +59,11 @@ pub(crate) struct ServeArgs {
     /// Accept ID tokens from Google for this client; repeatable
     #[arg(long = "google-client-id", value_name = "ID")]
     google_client_ids: Vec<String>,
+    #[command(flatten)]
+    oidc: OidcArgs,
+    /// Run a test identity provider, in place of Google: ANYONE can sign in as anyone
+    #[arg(long, conflicts_with = "public_url")]
+    test_idp: bool,
     /// Switch a provider off; repeatable
     #[arg(long = "disable", value_name = "PROVIDER", value_parser = provider())]
     disabled: Vec<AuthProvider>,
@@ -89,7 +95,12 @@ their link. Functions to call: sum, echo, whoami.
 Exit codes: 2 an option cannot be used; 4 cannot listen on the address; 5 cannot use DIR, or \
 another backend uses it.
 
-JSON: {\"base_url\",\"app_id\"} on the first line, then \
+--test-idp is for development. Anyone who can reach this backend can sign in as anyone with it, by \
+picking or typing a name, and log in with Google's provider and with custom tokens. It is for this \
+machine only, and it accepts the client ids of --google-client-id and --oidc-client-id, or any \
+without these options.
+
+JSON: {\"base_url\",\"app_id\"} on the first line, with --test-idp \"test_issuer\", too; then \
 {\"mail\":{\"to\",\"kind\",\"token\",\"token_id\",\"link\"}} for each mail.";
 
 /// Runs a backend until SIGINT or SIGTERM, then lets the requests in progress complete.
@@ -141,16 +152,32 @@ pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<
         let google = Google::new(first);
         builder = builder.google(others.iter().fold(google, Google::client_id));
     }
+    for provider in options.oidc.providers()? {
+        builder = builder.oidc(provider);
+    }
+    if options.test_idp {
+        builder = builder.test_identity_provider();
+    }
     let server = builder.start().map_err(|error| cannot_start(options, error))?;
     let (app_id, base_url) = (server.app_id(), server.base_url());
-    out.result(
-        &json!({"base_url": base_url, "app_id": app_id}),
-        format_args!("keyfob: serving app {app_id} at {base_url}"),
-    )?;
+    let mut json = json!({"base_url": base_url, "app_id": app_id});
+    if let Some(issuer) = server.test_issuer() {
+        json["test_issuer"] = issuer.into();
+        note(format_args!(
+            "WARNING: anyone who can reach this backend can sign in as anyone, at the test identity \
+             provider {issuer}"
+        ));
+    }
+    out.result(&json, format_args!("keyfob: serving app {app_id} at {base_url}"))?;
     if !out.is_json() && !options.disabled.contains(&AuthProvider::Anonymous) {
         note(format_args!(
             "in another terminal: KEYFOB_APP_ID={app_id} KEYFOB_BASE_URL={base_url} \
              keyfob login --anonymous"
+        ));
+    }
+    if let (false, Some(issuer)) = (out.is_json(), server.test_issuer()) {
+        note(format_args!(
+            "to sign in with the browser, log in with --browser {issuer} --client-id test"
         ));
     }
     let printed = print_all(mails, *out);
@@ -195,6 +222,9 @@ fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
     match (&options.jwt_jwks, &options.data) {
         (Some(url), _) if is_about(format!("{url:?}")) => {
             Failure::Usage(format!("--jwt-jwks cannot be used: {text}"))
+        }
+        _ if is_about("the issuer".to_owned()) => {
+            Failure::Usage(format!("--oidc cannot be used: {text}"))
         }
         _ if is_about("the public URL".to_owned()) => {
             Failure::Usage(format!("--public-url cannot be used: {text}"))

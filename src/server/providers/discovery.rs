@@ -9,6 +9,11 @@ use super::fetch::{Remote, Unreachable};
 /// Longer issuers are refused: identities are kept with them.
 const MAX_ISSUER: usize = 512;
 
+/// Says what is wrong with the settings of an issuer.
+pub(super) fn invalid(issuer: &str, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("the issuer {issuer:?} {what}"))
+}
+
 /// An issuer, whose discovery document is fetched when it is needed.
 pub(super) struct Discovery {
     issuer: String,
@@ -20,11 +25,12 @@ impl Discovery {
     pub(super) fn new(issuer: String) -> io::Result<Self> {
         let is_url_character = |byte: u8| byte.is_ascii_graphic() && !b"?#\\@".contains(&byte);
         if issuer.len() > MAX_ISSUER || !issuer.bytes().all(is_url_character) {
-            let what = "cannot be an issuer: it is a URL without a user name, query and fragment";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{issuer:?} {what}")));
+            return Err(invalid(&issuer, "is not a URL without a user name, query and fragment"));
         }
         let base = issuer.strip_suffix('/').unwrap_or(&issuer);
-        let remote = Remote::new(format!("{base}/.well-known/openid-configuration"))?;
+        let remote = Remote::new(format!("{base}/.well-known/openid-configuration"));
+        let remote =
+            remote.map_err(|error| invalid(&issuer, &format!("cannot be asked: {error}")))?;
         Ok(Self { issuer, remote })
     }
 

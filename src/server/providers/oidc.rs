@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::discovery::Discovery;
+use super::discovery::{Discovery, invalid};
 use super::jwt::{
     CustomJwt, JwtProvider, MetadataField, Time, TokenKind, Verifier, claimed_issuer, copy_fields,
     subject,
@@ -98,9 +98,8 @@ impl Oidc {
     fn open(self) -> io::Result<OidcProvider> {
         let is_client_id = |id: &String| !id.is_empty() && is_plain(id);
         if !self.client_ids.iter().all(is_client_id) {
-            let what =
-                format!("a client id of {:?} is empty or has control characters", self.issuer);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            let what = "has a client id that is empty or has control characters";
+            return Err(invalid(&self.issuer, what));
         }
         let verifier = Verifier {
             keys: Keys::of_issuer(Discovery::new(self.issuer.clone())?),
@@ -154,8 +153,7 @@ impl CustomToken {
         let mut opened: Vec<OidcProvider> = Vec::new();
         for oidc in issuers {
             if opened.iter().any(|other| other.issuer == oidc.issuer) {
-                let what = format!("{:?} is added twice: give one all client ids", oidc.issuer);
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+                return Err(invalid(&oidc.issuer, "is added twice: give one all client ids"));
             }
             opened.push(oidc.open()?);
         }
