@@ -7,30 +7,31 @@ use serde_json::{Map, Value};
 use crate::credentials::Provider;
 use crate::id::ApiKeyId;
 
-/// Whether a user can make calls from here.
+/// Whether a user is logged in on this device; returned by [`User::state`](crate::User::state).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum UserState {
-    /// Has tokens.
+    /// The user has tokens here.
     #[serde(rename = "logged-in")]
     LoggedIn,
-    /// Known here, with profile and identities, but without tokens.
+    /// The user is known here, with profile and identities, but without tokens.
     #[serde(rename = "logged-out")]
     LoggedOut,
-    /// Not known here any more. A handle in this state stays in it until the same user logs in.
+    /// The user is not known here any more. A handle stays in this state until the same user logs
+    /// in.
     #[serde(rename = "removed")]
     Removed,
 }
 
-/// What became of a request that the backend accepted, as far as the backend says; returned by
+/// Whether the backend has done what it accepted, if it says so; returned by
 /// [`EmailPassword`](crate::EmailPassword).
 ///
-/// Source: `status` in the answers of Flowerbase and of keyfob's own server. App Services answers
-/// with an empty object.
+/// Source: `status` in the responses of Flowerbase and of keyfob's own server. App Services returns
+/// an empty object.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// It was done.
+    /// The backend has done it.
     Done,
     /// It is not done yet: the address or the new password has to be confirmed first.
     Pending,
@@ -50,20 +51,43 @@ pub struct Identity {
     pub provider: Provider,
 }
 
-/// What is known of an API key. The key itself is given out once, by
-/// [`ApiKeys::create`](crate::ApiKeys::create).
+/// An API key without its secret, which only [`ApiKeys::create`](crate::ApiKeys::create) returns.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct ApiKey {
-    /// Its id.
+    /// The id.
     pub id: ApiKeyId,
-    /// Its name, unique for the user.
+    /// The name, unique among the user's keys.
     pub name: String,
-    /// Whether it can be used to log in.
+    /// Whether log-ins with the key are allowed.
     pub is_enabled: bool,
 }
 
-/// What the backend keeps about a user: name, e-mail address and whatever else its providers give.
+/// What the backend knows about a user: name, e-mail address, and whatever else the providers
+/// supply; returned by [`User::profile`](crate::User::profile).
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// # session.email_password().register("ada@example.org", "correct horse")?;
+/// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+/// # let user = session.log_in(&ada)?;
+/// let profile = user.profile()?;
+/// assert_eq!(profile.email(), Some("ada@example.org"));
+/// for (field, value) in profile.data() {
+///     println!("{field}: {value}");
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Profile {
     #[serde(default)]
@@ -99,7 +123,7 @@ impl Profile {
         &self.data
     }
 
-    /// Returns the kind of user, such as `normal` or `server`, if the backend says it.
+    /// Returns the kind of user, such as `normal` or `server`, if the backend names one.
     pub fn kind(&self) -> Option<&str> {
         self.kind.as_deref()
     }
@@ -114,7 +138,7 @@ impl Profile {
         self.text(&["email"])
     }
 
-    /// Returns the address of a picture.
+    /// Returns the URL of a picture.
     pub fn picture_url(&self) -> Option<&str> {
         self.text(&["picture_url", "pictureUrl", "picture"])
     }

@@ -8,13 +8,43 @@ use crate::transport::Response;
 use crate::user::User;
 use crate::wire::{self, Route};
 
-/// The client for a user's API keys; returned by [`User::api_keys`].
+/// The client for a user's API keys; returned by [`User::api_keys`]. A machine logs in with such a
+/// key as the user who created it.
 ///
-/// Each call blocks for one request, within the session's deadline. Their common errors:
-/// [`Error::LocalState`] if the user is not logged in,
-/// [`Error::LoginEnded`] if the backend ended the login (these calls
-/// carry the refresh token), [`Error::Server`] if it refused otherwise,
-/// [`Error::Transport`] if no answer came.
+/// Each call blocks for one request, within the session's deadline. All calls can return these
+/// errors: [`Error::LocalState`] if the user is not logged in; [`Error::LoginEnded`] if the backend
+/// ended the login (these calls carry the refresh token); [`Error::Server`] if it refused
+/// otherwise; [`Error::Transport`] if no usable response came back.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// # session.email_password().register("ada@example.org", "correct horse")?;
+/// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+/// # let user = session.log_in(&ada)?;
+/// use keyfob::Credentials;
+///
+/// let keys = user.api_keys();
+/// let (key, secret) = keys.create("build-machine")?;
+/// assert_eq!(keys.list()?, [key.clone()]);
+/// assert_eq!(session.log_in(&Credentials::api_key(&secret))?, user);
+/// session.log_in(&ada)?;
+///
+/// keys.disable(&key.id)?;
+/// assert!(session.log_in(&Credentials::api_key(&secret)).is_err());
+/// keys.delete(&key.id)?;
+/// assert_eq!(keys.get(&key.id)?, None);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
+/// ```
 ///
 /// Source: realm-core `app.cpp`, `UserAPIKeyProviderClient`.
 #[derive(Debug)]
@@ -27,22 +57,64 @@ impl<'a> ApiKeys<'a> {
         Self { user }
     }
 
-    /// Makes a key, and returns it: it is shown this once. Log in with it by
-    /// [`Credentials::api_key`](crate::Credentials::api_key).
+    /// Creates a key, and returns it with its secret. This is the only time that the backend
+    /// returns the secret; log in with it by [`Credentials::api_key`](crate::Credentials::api_key).
     ///
     /// # Errors
-    /// With code `InvalidParameter` if the name has other characters than ASCII letters, digits,
-    /// `_` and `-`; [`ApiKeyAlreadyExists`](ServerErrorCode::ApiKeyAlreadyExists) if the name is taken. If
-    /// [`is_ambiguous`](Error::is_ambiguous), the key may have been made all the same, and
-    /// nobody knows it: delete it by its name in [`ApiKeys::list`].
+    /// Code `InvalidParameter` if the name has characters other than ASCII letters, digits, `_` and
+    /// `-`; [`ApiKeyAlreadyExists`](ServerErrorCode::ApiKeyAlreadyExists) if the name is taken. If
+    /// the error [`is_ambiguous`](Error::is_ambiguous), the key may have been created, and nobody
+    /// knows its secret: delete the key that has this name in [`ApiKeys::list`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let (key, secret) = user.api_keys().create("build-machine")?;
+    /// println!("created {}; copy the key now: {}", key.name, secret.expose());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn create(&self, name: &str) -> Result<(ApiKey, Secret)> {
         wire::created_api_key(self.send(&Route::create_api_key(name))?.body())
     }
 
-    /// Lists the keys.
+    /// Returns the user's keys, without their secrets.
     ///
     /// # Errors
-    /// The common ones.
+    /// Those of all calls, see [`ApiKeys`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// user.api_keys().create("laptop")?;
+    /// for key in user.api_keys().list()? {
+    ///     println!("{} {} {}", key.id.as_str(), key.name, key.is_enabled);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn list(&self) -> Result<Vec<ApiKey>> {
         wire::api_keys(self.send(&Route::list_api_keys())?.body())
     }
@@ -50,7 +122,27 @@ impl<'a> ApiKeys<'a> {
     /// Returns a key, or `None` if the user has none with this id.
     ///
     /// # Errors
-    /// The common ones.
+    /// Those of all calls, see [`ApiKeys`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let (key, _) = user.api_keys().create("laptop")?;
+    /// assert_eq!(user.api_keys().get(&key.id)?, Some(key));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn get(&self, id: &ApiKeyId) -> Result<Option<ApiKey>> {
         check(id)?;
         match self.send(&Route::get_api_key(id)) {
@@ -60,28 +152,95 @@ impl<'a> ApiKeys<'a> {
         }
     }
 
-    /// Lets a key be used to log in again; does nothing if the key is enabled already.
+    /// Allows log-ins with a key again; does nothing if the key is already enabled.
     ///
     /// # Errors
-    /// With code `ApiKeyNotFound` if the user has no such key.
+    /// Code `ApiKeyNotFound` if the user has no such key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let (key, _) = user.api_keys().create("laptop")?;
+    /// user.api_keys().disable(&key.id)?;
+    /// user.api_keys().enable(&key.id)?;
+    /// assert!(user.api_keys().get(&key.id)?.unwrap().is_enabled);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn enable(&self, id: &ApiKeyId) -> Result<()> {
         check(id)?;
         self.send(&Route::enable_api_key(id, true)).map(|_| ())
     }
 
-    /// Stops a key from being used to log in. Whoever is logged in with it stays logged in.
+    /// Refuses log-ins with a key from now on. Users who logged in with it earlier stay logged in.
     ///
     /// # Errors
-    /// With code `ApiKeyNotFound` if the user has no such key.
+    /// Code `ApiKeyNotFound` if the user has no such key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::Credentials;
+    ///
+    /// let (key, secret) = user.api_keys().create("laptop")?;
+    /// user.api_keys().disable(&key.id)?;
+    /// let error = session.log_in(&Credentials::api_key(&secret)).unwrap_err();
+    /// assert_eq!(error.status(), Some(401));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn disable(&self, id: &ApiKeyId) -> Result<()> {
         check(id)?;
         self.send(&Route::enable_api_key(id, false)).map(|_| ())
     }
 
-    /// Deletes a key. A key that is not there is deleted already.
+    /// Deletes a key. If the user has no such key, this succeeds.
     ///
     /// # Errors
-    /// The common ones; status 403 for the key that the user is logged in with.
+    /// Those of all calls, see [`ApiKeys`]; status 403 for the key that the user is logged in with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let (key, _) = user.api_keys().create("laptop")?;
+    /// user.api_keys().delete(&key.id)?;
+    /// assert!(user.api_keys().list()?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn delete(&self, id: &ApiKeyId) -> Result<()> {
         check(id)?;
         match self.send(&Route::delete_api_key(id)) {

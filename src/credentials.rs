@@ -15,7 +15,7 @@ use crate::unprintable::trim;
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Provider {
-    /// No account at all.
+    /// No account: the backend creates a user whom nobody can log in as again.
     Anonymous,
     /// A key made for a user or by the operator.
     ApiKey,
@@ -35,10 +35,21 @@ pub enum Provider {
     Other(String),
 }
 
-/// One log-in attempt's input. `Debug` shows the provider and no secret.
+/// The input of one log-in attempt, for [`Session::log_in`](crate::Session::log_in) and
+/// [`User::link`](crate::User::link). `Debug` shows the provider and no secret.
 ///
-/// Blanks, line ends, a byte order mark and other characters that cannot be seen are removed from
-/// both ends of a key, token or code. A password is kept byte for byte.
+/// Whitespace, line ends, a byte order mark and other invisible characters are removed from both
+/// ends of a key, token or code. A password is sent byte for byte.
+///
+/// # Examples
+///
+/// ```
+/// use keyfob::{Credentials, Provider};
+///
+/// let credentials = Credentials::email_password("ada@example.org", "correct horse");
+/// assert_eq!(credentials.provider(), Provider::EmailPassword);
+/// assert!(!format!("{credentials:?}").contains("horse"));
+/// ```
 #[derive(Clone)]
 pub struct Credentials(pub(crate) Kind);
 
@@ -80,69 +91,249 @@ impl Provider {
 }
 
 impl Credentials {
-    /// Credentials to log in without an account. A session that has a logged-in anonymous user already reuses
-    /// it, without network; see [`Credentials::new_anonymous`].
+    /// Creates credentials to log in without an account. If an anonymous user is already logged in,
+    /// the log-in returns that user, without network; see also [`Credentials::new_anonymous`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// assert_eq!(session.log_in(&Credentials::anonymous())?, user);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn anonymous() -> Self {
         Self(Kind::Anonymous { reuse: true })
     }
 
-    /// Credentials to log in without an account, always as a new user.
+    /// Creates credentials to log in without an account, always as a new user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// let first = session.log_in(&Credentials::new_anonymous())?;
+    /// let second = session.log_in(&Credentials::new_anonymous())?;
+    /// assert_ne!(first, second);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn new_anonymous() -> Self {
         Self(Kind::Anonymous { reuse: false })
     }
 
-    /// Credentials of an e-mail address and a password that were registered before
-    /// ([`EmailPassword::register`](crate::EmailPassword::register)).
+    /// Creates credentials from an e-mail address and a password. The address must have been
+    /// registered ([`EmailPassword::register`](crate::EmailPassword::register)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// session.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn email_password(email: impl Into<String>, password: impl Into<Secret>) -> Self {
         Self(Kind::EmailPassword { email: email.into(), password: password.into() })
     }
 
-    /// Credentials of an API key: a user's ([`ApiKeys::create`](crate::ApiKeys::create)) or one of
-    /// the operator's.
+    /// Creates credentials from an API key: one that a user created
+    /// ([`ApiKeys::create`](crate::ApiKeys::create)), or one that the operator created for the app.
+    ///
+    /// Read the key from a secret of the machine, such as an environment variable of the build
+    /// system. Do not put it into the source.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::Credentials;
+    ///
+    /// let (_, key) = user.api_keys().create("build-machine")?;
+    /// // On the other machine: `Credentials::api_key(std::env::var("APP_API_KEY")?)`
+    /// assert_eq!(session.log_in(&Credentials::api_key(&key))?, user);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn api_key(key: impl Into<Secret>) -> Self {
         Self(Kind::ApiKey(trimmed(key)))
     }
 
-    /// Credentials of the identity token that Sign in with Apple gave.
+    /// Creates credentials from the identity token of Sign in with Apple.
+    ///
+    /// On macOS and iOS, Apple's framework returns the token
+    /// (`ASAuthorizationAppleIDCredential.identityToken`, as text). Other programs need a relay;
+    /// see the manual page [`browser`](crate::manual::guide::browser).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(session: keyfob::Session, identity_token: String) -> keyfob::Result<()> {
+    /// let user = session.log_in(&keyfob::Credentials::apple(identity_token))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn apple(id_token: impl Into<Secret>) -> Self {
         Self(Kind::Apple(trimmed(id_token)))
     }
 
-    /// Credentials of the access token that Facebook's log-in gave.
+    /// Creates credentials from the access token that Facebook's own SDK returned after its log-in
+    /// (`AccessToken.tokenString`).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(session: keyfob::Session, access_token: String) -> keyfob::Result<()> {
+    /// let user = session.log_in(&keyfob::Credentials::facebook(access_token))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn facebook(access_token: impl Into<Secret>) -> Self {
         Self(Kind::Facebook(trimmed(access_token)))
     }
 
-    /// Credentials of the authorisation code for servers that Google's log-in gave.
+    /// Creates credentials from the server authorization code that Google's SDK for Android or iOS
+    /// returned (`serverAuthCode`). The backend exchanges the code with Google.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(session: keyfob::Session, server_auth_code: String) -> keyfob::Result<()> {
+    /// let user = session.log_in(&keyfob::Credentials::google_auth_code(server_auth_code))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn google_auth_code(code: impl Into<Secret>) -> Self {
         Self(Kind::GoogleAuthCode(trimmed(code)))
     }
 
-    /// Credentials of the OpenID Connect identity token that Google's log-in gave.
+    /// Creates credentials from an OpenID Connect ID token of Google.
+    ///
+    /// A desktop program gets one through the system browser, with `Session::sign_in` (feature
+    /// `browser`), which also logs in. Google's SDKs for other platforms return it as `idToken`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(session: keyfob::Session, id_token: String) -> keyfob::Result<()> {
+    /// let user = session.log_in(&keyfob::Credentials::google_id_token(id_token))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn google_id_token(id_token: impl Into<Secret>) -> Self {
         Self(Kind::GoogleIdToken(trimmed(id_token)))
     }
 
-    /// Credentials of a token by somebody else whom the app is configured to trust.
+    /// Creates credentials from a JWT of an issuer that the app is configured to trust: an OpenID
+    /// Connect provider's ID token, or a token that your own server signs.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(session: keyfob::Session, token: String) -> keyfob::Result<()> {
+    /// // `token` comes from the identity provider, or from your own server.
+    /// let user = session.log_in(&keyfob::Credentials::jwt(token))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn jwt(token: impl Into<Secret>) -> Self {
         Self(Kind::Jwt(trimmed(token)))
     }
 
-    /// Credentials for the app's own authentication function, which gets this payload: anything that
-    /// serialises to an object, written as canonical extended JSON with its fields in their order.
-    /// Its field `options` is the protocol's and is replaced. Numbers, dates, ids and whatever else
-    /// extended JSON wraps in an object are none.
+    /// Creates credentials for the app's own authentication function, which receives `payload`.
+    ///
+    /// The payload is anything that serialises to an object, such as a struct or a map; it is sent
+    /// as canonical extended JSON, with its fields in their order. The protocol uses the field
+    /// `options` for itself and replaces it. Values that extended JSON writes as an object, such as
+    /// numbers, dates and ids, are no payload.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the payload is no object.
+    /// [`Error::Decode`] if the payload is not an object.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use keyfob::server::{AuthFunctionAnswer, Server};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Session};
+    /// use serde_json::json;
+    ///
+    /// let server = Server::builder()
+    ///     .auth_function(|payload| match payload["badge"].as_str() {
+    ///         Some(badge) => Ok(AuthFunctionAnswer::new(badge)),
+    ///         None => Err("no badge".into()),
+    ///     })
+    ///     .start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// session.log_in(&Credentials::function(json!({"badge": "A-113"}))?)?;
+    /// assert!(Credentials::function("A-113").is_err());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn function(payload: impl Serialize) -> Result<Self> {
         object(&payload).map(|payload| Self(Kind::Function(payload)))
     }
 
-    /// Credentials for a provider that this version does not know, with the fields that it wants.
+    /// Creates credentials for a provider that this version of keyfob does not know, with the
+    /// fields that the provider expects.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the fields are no object.
+    /// [`Error::Decode`] if the fields are not an object.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::{Credentials, Provider};
+    ///
+    /// let credentials = Credentials::other("oauth2-new", serde_json::json!({"code": "4/P7q7W91"}))?;
+    /// assert_eq!(credentials.provider(), Provider::Other("oauth2-new".to_owned()));
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     pub fn other(provider: impl Into<String>, fields: impl Serialize) -> Result<Self> {
         object(&fields).map(|fields| Self(Kind::Other(provider.into(), fields)))
     }

@@ -9,11 +9,11 @@ use crate::secret::Secret;
 use crate::session::Session;
 use crate::wire::{self, Route};
 
-/// The client for accounts that the backend keeps by e-mail address and password;
-/// returned by [`Session::email_password`].
+/// The client for accounts that the backend keeps by e-mail address and password; returned by
+/// [`Session::email_password`].
 ///
-/// Nothing here needs a user or changes who is logged in. Each call blocks for one request (and the
-/// look-up of the host before the first), within the session's deadline.
+/// No method needs a user or changes who is logged in. Each call blocks for one request, and for
+/// the look-up of the backend's location before the first request, within the session's deadline.
 #[derive(Debug)]
 pub struct EmailPassword<'a> {
     session: &'a Session,
@@ -24,19 +24,39 @@ impl<'a> EmailPassword<'a> {
         Self { session }
     }
 
-    /// Registers an address with a password. It does not log in; that is
-    /// [`Session::log_in`] with
-    /// [`Credentials::email_password`](crate::Credentials::email_password), once the address is
-    /// confirmed if the app asks for that.
+    /// Registers an address with a password.
     ///
-    /// Passwords have 6 to 128 characters on App Services; the backend judges. Blocks for two
-    /// requests at most, within the session's deadline.
+    /// This does not log in. Log in with [`Session::log_in`] and
+    /// [`Credentials::email_password`](crate::Credentials::email_password), after the address was
+    /// confirmed if the app requires that. The backend decides which passwords it accepts; App
+    /// Services accepts 6 to 128 characters.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `AccountNameInUse` if the address is registered,
-    /// `InvalidParameter` if the backend takes no such address or password;
-    /// [`Error::Transport`] if the backend could not be reached; if
-    /// [`is_ambiguous`](Error::is_ambiguous), the address may be registered all the same.
+    /// - [`Error::Server`] with code `AccountNameInUse` if the address is already registered, or
+    ///   `InvalidParameter` if the backend does not accept the address or the password.
+    /// - [`Error::Transport`] if the backend could not be reached. If the error
+    ///   [`is_ambiguous`](Error::is_ambiguous), the address may have been registered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::ServerErrorCode;
+    ///
+    /// let accounts = session.email_password();
+    /// accounts.register("ada@example.org", "correct horse")?;
+    /// let again = accounts.register("ada@example.org", "another horse").unwrap_err();
+    /// assert_eq!(again.server_code(), Some(&ServerErrorCode::AccountNameInUse));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::register_email`.
     pub fn register(&self, email: &str, password: impl Into<Secret>) -> Result<()> {
@@ -44,10 +64,35 @@ impl<'a> EmailPassword<'a> {
     }
 
     /// Registers an address as [`register`](Self::register) does, and returns whether the address
-    /// can log in now or has to be confirmed first, as far as the backend says.
+    /// can log in now or has to be confirmed first, if the backend says so.
     ///
     /// # Errors
     /// As [`EmailPassword::register`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use keyfob::server::{Confirmation, Server};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{RequestOutcome, Session};
+    ///
+    /// let server = Server::builder().confirmation(Confirmation::Email).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// let outcome =
+    ///     session.email_password().register_with_outcome("ada@example.org", "correct horse")?;
+    /// if outcome == RequestOutcome::Pending {
+    ///     println!("open the link in the mail to ada@example.org");
+    /// }
+    /// # assert_eq!(outcome, RequestOutcome::Pending);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn register_with_outcome(
         &self,
         email: &str,
@@ -61,54 +106,166 @@ impl<'a> EmailPassword<'a> {
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used, older than 30 minutes or replaced by that of a newer mail, `UserAlreadyConfirmed` if
-    /// there is nothing left to confirm.
+    /// used, older than 30 minutes, or replaced by a newer mail's; with code `UserAlreadyConfirmed`
+    /// if the address is already confirmed.
     ///
-    /// Source: `UsernamePasswordProviderClient::confirm_user`.
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::server::{Confirmation, MailKind, Server};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Deadline, Session};
+    ///
+    /// let server = Server::builder().confirmation(Confirmation::Email).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// // A person copies both from the link in the mail; a test takes the mail from the server.
+    /// let deadline = Deadline::after(Duration::from_secs(5));
+    /// let mail = server.wait_for_mail("ada@example.org", MailKind::Confirmation, deadline).unwrap();
+    /// session.email_password().confirm(mail.token, &mail.token_id)?;
+    /// session.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::confirm_user`.
     pub fn confirm(&self, token: impl Into<Secret>, token_id: &str) -> Result<()> {
         self.send(&Route::confirm(self.app(), &token.into(), token_id))
     }
 
-    /// Has the confirmation mail sent again.
+    /// Asks the backend to send the confirmation mail again.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address,
-    /// `UserAlreadyConfirmed` if it is confirmed; without a code if the app confirms in another way.
+    /// [`Error::Server`] with code `UserNotFound` if the address is not registered, with code
+    /// `UserAlreadyConfirmed` if it is already confirmed, and without a code if the app does not
+    /// confirm by mail.
     ///
-    /// Source: `UsernamePasswordProviderClient::resend_confirmation_email`.
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use keyfob::Session;
+    /// use keyfob::server::{Confirmation, Server};
+    /// use keyfob::store::MemoryStore;
+    ///
+    /// let server = Server::builder().confirmation(Confirmation::Email).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// session.email_password().resend_confirmation("ada@example.org")?;
+    /// assert_eq!(server.outbox().len(), 2);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::resend_confirmation_email`.
     pub fn resend_confirmation(&self, email: &str) -> Result<()> {
         self.send(&Route::resend_confirmation(self.app(), email))
     }
 
-    /// Has the app's own confirmation function run again for an address that is still pending. The
-    /// address may be pending after it, too.
+    /// Asks the backend to run the app's own confirmation function again, for an address that is
+    /// still pending. The function may leave the address pending.
     ///
     /// # Errors
     /// As [`EmailPassword::resend_confirmation`].
     ///
-    /// Source: `UsernamePasswordProviderClient::retry_custom_confirmation`.
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// use keyfob::server::{Confirmation, Server, Verdict};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Session};
+    ///
+    /// // A function of the app that confirms an address when it is asked a second time.
+    /// let asked = AtomicBool::new(false);
+    /// let function = Confirmation::function(move |_| match asked.swap(true, Ordering::Relaxed) {
+    ///     true => Verdict::Success,
+    ///     false => Verdict::Pending,
+    /// });
+    /// let server = Server::builder().confirmation(function).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// session.email_password().retry_custom_confirmation("ada@example.org")?;
+    /// session.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::retry_custom_confirmation`.
     pub fn retry_custom_confirmation(&self, email: &str) -> Result<()> {
         self.send(&Route::retry_confirmation(self.app(), email))
     }
 
-    /// Has a mail sent with which the password can be set anew.
+    /// Asks the backend to send a mail with which the password can be replaced.
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address; without a code
-    /// if the app resets passwords in another way.
+    /// [`Error::Server`] with code `UserNotFound` if the address is not registered, and without a
+    /// code if the app does not reset passwords by mail.
     ///
-    /// Source: `UsernamePasswordProviderClient::send_reset_password_email`.
+    /// # Examples
+    ///
+    /// The whole way, from the forgotten password to the new one:
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::server::MailKind;
+    /// use keyfob::{Credentials, Deadline};
+    ///
+    /// session.email_password().send_reset("ada@example.org")?;
+    /// // A person copies both from the link in the mail; a test takes the mail from the server.
+    /// let deadline = Deadline::after(Duration::from_secs(5));
+    /// let mail = server.wait_for_mail("ada@example.org", MailKind::PasswordReset, deadline).unwrap();
+    /// session.email_password().complete_reset("new horse", mail.token, &mail.token_id)?;
+    /// session.log_in(&Credentials::email_password("ada@example.org", "new horse"))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::send_reset_password_email`.
     pub fn send_reset(&self, email: &str) -> Result<()> {
         self.send(&Route::send_reset(self.app(), email))
     }
 
-    /// Sets a new password with the `token` and `tokenId` from the link in the reset mail.
+    /// Sets a new password with the `token` and `tokenId` from the link in the reset mail; see
+    /// [`send_reset`](Self::send_reset) for an example.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used, older than 30 minutes or replaced by that of a newer mail.
+    /// used, older than 30 minutes, or replaced by a newer mail's.
     ///
-    /// Source: `UsernamePasswordProviderClient::reset_password`.
+    /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::reset_password`.
     pub fn complete_reset(
         &self,
         password: impl Into<Secret>,
@@ -119,19 +276,49 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::complete_reset(self.app(), &password, &token, token_id))
     }
 
-    /// Has the app's own reset function decide about a new password. `arguments` is a list,
-    /// as for [`Functions::call`](crate::Functions::call), and is handed to the function.
+    /// Asks the app's own reset function to decide about a new password. The function receives
+    /// `arguments`, which is a list as for [`Functions::call`](crate::Functions::call).
     ///
-    /// Returns whether the password was changed, as far as the backend says. A function can leave the
-    /// old password in place until [`complete_reset`](Self::complete_reset) is called with the pair
-    /// that it passes on in its own way: [`RequestOutcome::Pending`]. App Services does not say which
-    /// of the two it was: [`RequestOutcome::Unknown`].
+    /// Returns whether the password was changed, if the backend says so. A function can leave the
+    /// old password in place until [`complete_reset`](Self::complete_reset) is called with a token
+    /// that it sends in its own way: [`RequestOutcome::Pending`]. App Services does not say which
+    /// of the two happened: [`RequestOutcome::Unknown`].
     ///
     /// # Errors
-    /// [`Error::Server`] with code `UserNotFound` if nobody registered the address, `BadRequest` if
-    /// the function refused.
+    /// [`Error::Server`] with code `UserNotFound` if the address is not registered, or `BadRequest`
+    /// if the function refused.
     ///
-    /// Source: `UsernamePasswordProviderClient::call_reset_password_function`.
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use keyfob::server::{Reset, Server, Verdict};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, RequestOutcome, Session};
+    ///
+    /// // A function of the app that asks for the name of a pet.
+    /// let function = Reset::function(|call| match call.arguments.first() {
+    ///     Some(pet) if pet == "Byron" => Verdict::Success,
+    ///     _ => Verdict::Fail,
+    /// });
+    /// let server = Server::builder().reset(function).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// let accounts = session.email_password();
+    /// accounts.register("ada@example.org", "correct horse")?;
+    /// let outcome = accounts.call_reset_function("ada@example.org", "new horse", ("Byron",))?;
+    /// assert_eq!(outcome, RequestOutcome::Done);
+    /// session.log_in(&Credentials::email_password("ada@example.org", "new horse"))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// Source: realm-core `app.cpp`,
+    /// `UsernamePasswordProviderClient::call_reset_password_function`.
     pub fn call_reset_function(
         &self,
         email: &str,

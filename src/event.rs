@@ -7,20 +7,40 @@ use serde::{Deserialize, Serialize};
 use crate::credentials::Provider;
 use crate::id::UserId;
 
-/// Something that happened to the users of a session, here or in another process that shares its
-/// store. The order per user is the order of the commits.
+/// A change to the users of a session, made here or by another process that shares the store. The
+/// events of one user come in the order of the commits.
+///
+/// The manual page [`events`](crate::manual::design::events) lists which operation emits which
+/// events. Serialised, an event is an object with the field `event`.
+///
+/// # Examples
+///
+/// ```
+/// use keyfob::{Event, LogoutReason};
+///
+/// fn describe(event: &Event) -> String {
+///     match event {
+///         Event::LoggedIn { user, provider } => format!("{user} logged in with {provider}"),
+///         Event::LoggedOut { user, reason: LogoutReason::Requested } => format!("{user} left"),
+///         Event::LoggedOut { user, .. } => format!("{user} has to log in again"),
+///         Event::Lagged => "read everything again".to_owned(),
+///         other => format!("{other:?}"),
+///     }
+/// }
+/// # assert_eq!(describe(&Event::Lagged), "read everything again");
+/// ```
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    /// Another user is current now.
+    /// Another user, or nobody, is current now.
     CurrentUserChanged {
         /// Who was current, if anybody.
         from: Option<UserId>,
         /// Who is current now, if anybody.
         to: Option<UserId>,
     },
-    /// An account was attached to a user, or was attached already; identities and profile are up to
+    /// An account was attached to a user, or was attached already. Identities and profile are up to
     /// date.
     IdentityLinked {
         /// The user.
@@ -28,10 +48,9 @@ pub enum Event {
         /// The account's provider.
         provider: Provider,
     },
-    /// Events were lost: more happened than the store remembers, before they were read here. Read
-    /// again what matters.
+    /// Events were lost: more happened than the queue or the store holds. Read the state again.
     Lagged,
-    /// A user has logged in; profile and identities are there.
+    /// A user has logged in. Profile and identities are stored.
     LoggedIn {
         /// The user.
         user: UserId,
@@ -46,7 +65,7 @@ pub enum Event {
         reason: LogoutReason,
     },
     /// A user's login will end soon: the refresh token has less than a week left, or a tenth of its
-    /// life if that is shorter, and only another log-in replaces it. Told at most once a day.
+    /// lifetime if that is shorter. Only another log-in replaces it. Emitted at most once a day.
     LoginEnding {
         /// The user.
         user: UserId,
@@ -59,21 +78,21 @@ pub enum Event {
         /// The user.
         user: UserId,
     },
-    /// A user is not known here any more.
+    /// A user is no longer known here.
     Removed {
         /// The user.
         user: UserId,
         /// Why.
         reason: RemovalReason,
     },
-    /// The database was damaged. The session goes on with what the snapshot held: the users that
-    /// were used last, as they were at the last commit that it knew. Others may be missing.
+    /// The database was damaged. The session goes on with the users in the snapshot: those who were
+    /// used last, as of the last commit that the snapshot has. Other users may be missing.
     StoreDamaged {
         /// Where the damaged database is kept.
         kept: String,
     },
-    /// The store has lost commits that this session had seen: a server went back to an earlier
-    /// state. Users and tokens may be older, or missing.
+    /// The store has lost commits that this session had seen, because a server went back to an
+    /// earlier state. Users and tokens may be older, or missing.
     StoreRolledBack,
     /// A user has a new access token.
     TokenRefreshed {
@@ -84,12 +103,12 @@ pub enum Event {
         #[serde(with = "seconds")]
         expires_at: SystemTime,
     },
-    /// A user's new tokens could not be stored. This process keeps them in memory and uses them,
-    /// and its next commit that succeeds stores them and emits
+    /// A user's new tokens could not be stored. This process keeps them in memory and uses them;
+    /// its next commit that succeeds stores them and emits
     /// [`TokenRefreshed`](Self::TokenRefreshed).
     ///
     /// Emitted once when this begins, to listeners of this process only. If the process ends before
-    /// that and the backend rotates refresh tokens, the user has to log in again.
+    /// the tokens are stored and the backend rotates refresh tokens, the user has to log in again.
     TokensUnpersisted {
         /// The user.
         user: UserId,
@@ -105,9 +124,9 @@ pub enum Event {
 pub enum LogoutReason {
     /// The program asked for it.
     Requested,
-    /// The backend refused the refresh token for good: it has expired or was revoked.
+    /// The backend definitely refused the refresh token: it has expired or was revoked.
     SessionEnded,
-    /// The backend says that the user is disabled.
+    /// The backend has disabled the user.
     UserDisabled,
 }
 
@@ -116,7 +135,7 @@ pub enum LogoutReason {
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum RemovalReason {
-    /// An anonymous user logged out: there is no way to come back as the same one.
+    /// An anonymous user logged out: nobody can log in as the same one again.
     AnonymousLogout,
     /// The user was deleted on the backend, by this program.
     Deleted,
@@ -125,7 +144,7 @@ pub enum RemovalReason {
 }
 
 impl Event {
-    /// Returns the user that the event is about; `None` for the session's own events.
+    /// Returns the user that the event is about; `None` for events about the session.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Self::CurrentUserChanged { .. }

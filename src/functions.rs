@@ -16,7 +16,7 @@ use crate::untrusted_json;
 use crate::user::User;
 use crate::wire::Route;
 
-/// The client for a user's function calls; returned by [`User::functions`].
+/// The client for the app's functions, called as a user; returned by [`User::functions`].
 #[derive(Debug)]
 pub struct Functions<'a> {
     user: &'a User,
@@ -30,6 +30,31 @@ impl<'a> Functions<'a> {
 
     /// Returns the client for the functions of one of the app's services, by the service's name.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use keyfob::server::Server;
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Session};
+    /// use serde_json::json;
+    ///
+    /// let server = Server::builder()
+    ///     .service_function("clock", "zone", |_, _| Ok(json!("Europe/Berlin")))
+    ///     .start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// let zone: String = user.functions().of_service("clock").call("zone", ())?;
+    /// assert_eq!(zone, "Europe/Berlin");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// Source: the field `service` of a call, realm-core `app.cpp`, `App::call_function`.
     #[must_use]
     pub fn of_service(self, service: impl Into<String>) -> Self {
@@ -38,41 +63,66 @@ impl<'a> Functions<'a> {
 
     /// Calls a function and returns its result.
     ///
-    /// `arguments` is a list: a tuple, an array, a slice or a `Vec`; `()` for none. The types of the
-    /// arguments and of the result are not checked against the function: the backend does not
-    /// publish them.
+    /// `arguments` is a list: a tuple, an array, a slice or a `Vec`; `()` for none. keyfob does not
+    /// check the arguments and the result against the function, because the backend does not
+    /// publish its signature.
     ///
-    /// The result is read into the type that the caller names, in `let sum: i64 = …` or in
-    /// `call::<i64>(…)`. `call::<()>` accepts any result and ignores it. `serde_json::Value` takes any
-    /// result; number wrappers are plain numbers in it. Numbers are sent as extended JSON and read
-    /// back from it, so `i64` and `f64` keep every digit.
+    /// The result is decoded into the type that the caller names, in `let sum: i64 = …` or in
+    /// `call::<i64>(…)`. `call::<()>` accepts any result and ignores it. `serde_json::Value`
+    /// accepts any result, with plain numbers in place of extended JSON's number wrappers. Numbers
+    /// are sent and received as extended JSON, so `i64` and `f64` keep every digit; the module
+    /// [`ejson`] has types for dates, ids, decimals and bytes.
     ///
-    /// An access token that is due is refreshed first. If the backend refuses it all the same, it
-    /// is refreshed once and the call is sent once more: a refused call was not run. Blocks for the
-    /// call and, if need be, one refresh, within the session's deadline.
+    /// An access token that is due is refreshed first. If the backend refuses the token all the
+    /// same, keyfob refreshes it once and sends the call once more, which is safe because a refused
+    /// call did not run. Blocks for the call, and for a refresh if it is due, within the session's
+    /// deadline.
     ///
     /// # Errors
-    /// [`Error::Server`] if the function failed (`FunctionExecutionError`), does not exist
-    /// (`FunctionNotFound`) or may not be called; [`Error::LoginEnded`] if the backend ended the
-    /// login; [`Error::LocalState`] if the user is not logged in; [`Error::Transport`] if no answer
-    /// came, if it is larger than 64 MiB, or if the time was up before a large one was read: if it
-    /// [`is_ambiguous`](Error::is_ambiguous), the function may have run; [`Error::Decode`] if the
-    /// result does not fit `T`; [`Error::Store`] if the user
-    /// cannot be read or a new token cannot be stored; [`Error::ShutDown`] if the session was shut
-    /// down.
+    /// - [`Error::Server`] if the function failed (`FunctionExecutionError`), does not exist
+    ///   (`FunctionNotFound`) or may not be called.
+    /// - [`Error::LoginEnded`] if the backend ended the login; [`Error::LocalState`] if the user is
+    ///   not logged in.
+    /// - [`Error::Transport`] if no usable response came back, if it is larger than 64 MiB, or if
+    ///   the deadline passed before a large one was decoded. If the error
+    ///   [`is_ambiguous`](Error::is_ambiguous), the function may have run.
+    /// - [`Error::Decode`] if the result does not fit `T`. The function has run.
+    /// - [`Error::Store`] if the user cannot be read or a new token cannot be stored.
+    /// - [`Error::ShutDown`] if the session was shut down.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use serde_json::{Value, json};
+    ///
     /// let sum: i64 = user.functions().call("sum", (1, 2))?;
-    /// let longest = user.functions().call::<String>("longest", (["a", "bcd"],))?;
-    /// user.functions().call::<()>("clear_cart", ())?; // whatever the function returns
+    /// assert_eq!(sum, 3);
+    /// // One argument is a tuple with a trailing comma.
+    /// let echo = user.functions().call::<Vec<String>>("echo", (["a", "b"],))?;
+    /// assert_eq!(echo, ["a", "b"]);
+    /// let any: Value = user.functions().call("echo", (json!({"n": 1}),))?;
+    /// assert_eq!(any, json!({"n": 1}));
+    /// user.functions().call::<()>("echo", ("ignored",))?; // whatever the function returns
+    ///
+    /// let wrong = user.functions().call::<i64>("echo", ("three",)).unwrap_err();
+    /// assert_eq!(
+    ///     wrong.to_string(),
+    ///     "the result of function `echo` cannot be read: expected a whole number (i64), got a string"
+    /// );
     /// # Ok(())
     /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
     /// ```
     ///
-    /// One argument is a tuple with a trailing comma. Anything but a list does not compile:
+    /// Anything but a list of arguments does not compile:
     ///
     /// ```compile_fail
     /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
@@ -94,12 +144,30 @@ impl<'a> Functions<'a> {
         })
     }
 
-    /// Calls a function and returns the text of its result as the backend sent it, but without a
-    /// byte order mark, and with U+FFFD for unpaired surrogates, which most JSON parsers reject.
+    /// Calls a function and returns its result as the text that the backend sent, without a byte
+    /// order mark, and with U+FFFD in place of unpaired surrogates, which most JSON parsers reject.
     /// Blocks as [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let text = user.functions().call_text("sum", (1, 2))?;
+    /// assert_eq!(text, r#"{"$numberInt":"3"}"#);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn call_text(&self, name: &str, arguments: impl Arguments) -> Result<String> {
         let arguments = ejson::list(&arguments)?;
         let session = self.user.session();
@@ -108,12 +176,32 @@ impl<'a> Functions<'a> {
         String::from_utf8(text).map_err(|_| Error::decode(result_of(name), "it is not UTF-8"))
     }
 
-    /// Calls a function with BSON values, and returns its result as one: every type of BSON comes
-    /// through as it is, 32-bit numbers too, and so does the order of fields. Blocks as
-    /// [`Functions::call`] does.
+    /// Calls a function with BSON values and returns its result as one. It keeps every BSON type,
+    /// 32-bit numbers included, and the order of fields. Blocks as [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use bson::{Bson, doc};
+    ///
+    /// let order = doc! {"tea": 2_i32, "placed": bson::DateTime::now()};
+    /// let echo = user.functions().call_bson("echo", &[Bson::Document(order.clone())])?;
+    /// assert_eq!(echo, Bson::Document(order));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     #[cfg(feature = "bson")]
     pub fn call_bson(&self, name: &str, arguments: &[bson::Bson]) -> Result<bson::Bson> {
         let arguments = ejson::bson_list(arguments)

@@ -12,26 +12,54 @@ use crate::user::User;
 /// Repeats a call that failed; returned by [`Session::retry`] and [`User::retry`].
 ///
 /// A call is repeated if its error [`is_retryable`](Error::is_retryable) and is not
-/// [ambiguous](Error::is_ambiguous). An ambiguous call may have taken effect, so that repeating it
-/// could do it twice; [`idempotent`](Self::idempotent) says that this is harmless. Before each
+/// [ambiguous](Error::is_ambiguous). An ambiguous call may have taken effect, so repeating it could
+/// do it twice; [`idempotent`](Self::idempotent) declares that this is harmless. Before each
 /// repetition `Retry` sleeps for a pause that doubles each time and is shortened by up to a half at
 /// random, or for as long as the backend asked for ([`Error::retry_after`]), whichever is longer.
 ///
 /// All attempts and pauses together end within the deadline of the session
-/// ([`Session::with_deadline`]). If the next pause does not fit, the error is returned at once. A
-/// pause also ends when the session is shut down.
+/// ([`Session::with_deadline`]). If the next pause does not fit into it, the error is returned at
+/// once. A pause also ends when the session is shut down.
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # fn example(user: keyfob::User) -> keyfob::Result<()> {
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+/// use std::time::Duration;
+///
+/// use keyfob::server::{Fault, Route};
+///
+/// // The backend is busy twice, then it responds.
+/// server.faults().add(Fault::status(503).on(Route::CallFunction).times(2));
+/// let sum: i64 = user
+///     .retry()
+///     .first_pause(Duration::from_millis(1))
+///     .run(|user| user.functions().call("sum", (1, 2)))?;
+/// assert_eq!(sum, 3);
+///
+/// // The response is lost. An order must not be placed twice, so this returns the error.
+/// server.faults().add(Fault::cut_after_commit().on(Route::CallFunction));
+/// let order = user.retry().run(|user| user.functions().call::<String>("echo", ("tea",)));
+/// assert!(order.unwrap_err().is_ambiguous());
+///
 /// // Reading twice is harmless.
-/// let rates: Vec<f64> =
-///     user.retry().idempotent(true).run(|user| user.functions().call("rates", ()))?;
-/// // An order must not be placed twice: if the answer is lost, this returns the error.
-/// let order: String = user.retry().run(|user| user.functions().call("order", ("tea", 2)))?;
+/// server.faults().add(Fault::cut_after_commit().on(Route::CallFunction));
+/// let rates: Vec<f64> = user
+///     .retry()
+///     .idempotent(true)
+///     .first_pause(Duration::from_millis(1))
+///     .run(|user| user.functions().call("echo", ([1.08, 0.93],)))?;
+/// assert_eq!(rates, [1.08, 0.93]);
 /// # Ok(())
 /// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
 /// ```
 #[must_use = "nothing is called until `run`"]
 pub struct Retry<'a, H> {
@@ -60,36 +88,37 @@ impl<'a, H: Handle> Retry<'a, H> {
         }
     }
 
-    /// Sets how many attempts are made at most, the first included. Defaults to 5; zero counts as
-    /// one.
+    /// Sets the number of attempts, including the first one. Defaults to 5; zero counts as one.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Sets the pause before the second attempt, which doubles from then on. Defaults to 0.5 s.
+    /// Sets the pause before the second attempt. Each further pause is twice as long as the one
+    /// before. Defaults to 0.5 s.
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
         self
     }
 
-    /// Limits the pauses that the backend did not ask for. Defaults to 10 s.
+    /// Sets the limit of pauses that the backend did not ask for. Defaults to 10 s.
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
         self
     }
 
-    /// Declares that repeating the call is harmless even if the backend has done what was asked.
-    /// Ambiguous errors are repeated too then. Defaults to `false`.
+    /// Declares that repeating the call is harmless even if the backend has already done what was
+    /// asked, so that ambiguous errors are repeated too. Defaults to `false`.
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
         self
     }
 
-    /// Calls `call` until it succeeds, or until its error must not or need not be repeated.
+    /// Calls `call` until it succeeds, or until its error must not be repeated or cannot be helped
+    /// by repeating.
     ///
-    /// `call` receives a handle whose deadline is what is left of the session's; make the calls
-    /// with that handle. Blocks for at most the session's deadline if `call` does.
+    /// `call` receives a handle whose deadline is the rest of the session's deadline; make the
+    /// calls with that handle. Blocks for at most the session's deadline if `call` does.
     ///
     /// # Errors
     /// The last error of `call`; [`Error::ShutDown`] if the session was shut down.

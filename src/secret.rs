@@ -8,16 +8,19 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A secret text: a password, a token, the value of an API key. Clones share one copy of it.
+/// A secret text: a password, a token, the value of an API key. Clones share one copy of it, which
+/// is overwritten when the last clone is dropped, as far as safe Rust allows.
 ///
-/// `Debug` prints `Secret(..)` and there is no `Display`: only [`Secret::expose`] returns the text,
-/// so that a search for that word finds every place where it leaves its wrapper.
+/// `Debug` prints `Secret(..)`, and there is no `Display`: only [`Secret::expose`] returns the
+/// text, so a search for that word finds every place where a program uses it.
 ///
 /// # Examples
 ///
 /// ```
-/// let password = keyfob::Secret::new("hunter22");
-/// assert_eq!(password.expose(), "hunter22");
+/// use keyfob::Secret;
+///
+/// let password = Secret::new("correct horse");
+/// assert_eq!(password.expose(), "correct horse");
 /// assert_eq!(format!("{password:?}"), "Secret(..)");
 /// ```
 #[derive(Clone, Eq, Hash, PartialEq)]

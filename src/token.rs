@@ -40,14 +40,35 @@ struct Token {
     claims: Claims,
 }
 
-/// A short-lived token that goes with each request. Cloning is cheap, and `Debug` shows no secret;
-/// serialised, it is the token in the clear, for a store to write.
+/// A short-lived token that goes with each request; returned by
+/// [`User::valid_access_token`](crate::User::valid_access_token). Cloning is cheap. `Debug` shows
+/// no secret; serialised, it is the plain token, for a store to write.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+/// let token = user.valid_access_token()?;
+/// assert!(token.expires_at() > token.issued_at());
+/// let header = format!("Bearer {}", token.expose()); // keep it out of logs
+/// # assert!(header.len() > 7);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone)]
 pub struct AccessToken(Arc<Token>);
 
-/// A long-lived token that gets new access tokens. It leaves the session for the backend only and,
-/// inside a [`StoredUser`](crate::store::StoredUser), for the store. `Debug` shows no secret;
-/// serialised, it is the token in the clear, for a store to write.
+/// A long-lived token that gets new access tokens. keyfob sends it to the backend only and stores
+/// it inside a [`StoredUser`](crate::store::StoredUser). `Debug` shows no secret; serialised, it is
+/// the plain token, for a store to write.
 #[derive(Clone)]
 pub struct RefreshToken(Arc<Token>);
 

@@ -20,11 +20,11 @@ use crate::session::{Events, RefreshReason, Session, Subscription};
 use crate::store::StoredUser;
 use crate::token::AccessToken;
 
-/// A user on this device: an id and its session.
+/// A user on this device; returned by [`Session::log_in`], [`Session::current_user`] and others.
 ///
-/// A handle holds no state of its own but reads the session's store, so two handles never disagree,
-/// and what another thread or process did shows at once. It keeps its session alive. Two handles
-/// are equal if their ids are.
+/// A handle consists of an id and the session. It has no state of its own but reads the session's
+/// store, so two handles never disagree, and what another thread or process did shows at once. A
+/// handle keeps its session alive. Two handles are equal if their ids are.
 #[derive(Clone)]
 pub struct User {
     session: Session,
@@ -36,7 +36,7 @@ impl User {
         Self { session, id }
     }
 
-    /// Returns the user's id.
+    /// Returns the user's id. It is the same for every identity of the user and on every device.
     pub fn id(&self) -> &UserId {
         &self.id
     }
@@ -46,11 +46,33 @@ impl User {
         &self.session
     }
 
-    /// Returns whether the user is logged in, logged out, or not known here any more. Uses no
-    /// network.
+    /// Returns whether the user is logged in, logged out, or no longer known here. Uses no network.
     ///
     /// # Errors
     /// [`Error::Store`] if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::UserState;
+    ///
+    /// assert_eq!(user.state()?, UserState::LoggedIn);
+    /// user.log_out()?;
+    /// assert_eq!(user.state()?, UserState::LoggedOut);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn state(&self) -> Result<UserState> {
         let inner = &self.session.inner;
         let record = self.session.within(|deadline| Ok(inner.store.user(&self.id, deadline)?))?;
@@ -61,38 +83,103 @@ impl User {
     }
 
     /// Returns the accounts that are attached to the user, in the order in which they were linked,
-    /// as they were when the profile was last fetched. Uses no network.
+    /// as of the last fetch of the profile. Uses no network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::Provider;
+    ///
+    /// let identities = user.identities()?;
+    /// assert_eq!(identities[0].provider, Provider::EmailPassword);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn identities(&self) -> Result<Vec<Identity>> {
         Ok(self.record()?.identities.clone())
     }
 
-    /// Returns the profile as it was when it was last fetched: at log-in, or by
-    /// [`User::refresh_profile`]. Uses no network.
+    /// Returns the profile as of its last fetch: at log-in, or by [`User::refresh_profile`]. Uses
+    /// no network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let profile = user.profile()?;
+    /// assert_eq!(profile.email(), Some("ada@example.org"));
+    /// assert_eq!(profile.name(), None); // this backend knows no name for this account
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn profile(&self) -> Result<Profile> {
         Ok(self.record()?.profile.clone())
     }
 
-    /// Fetches profile and identities from the backend and stores them. Emits
-    /// [`Event::ProfileChanged`] if they have changed. Blocks for a request (one more if they change
-    /// meanwhile), a refresh if need be, and a commit.
+    /// Fetches the profile and the identities from the backend and stores them. Emits
+    /// [`Event::ProfileChanged`] if they have changed. Blocks for a request (two if they change
+    /// meanwhile), a refresh if it is due, and a commit.
     ///
     /// # Errors
-    /// [`Error::LocalState`] if the user is not logged in, [`Error::LoginEnded`] if the backend
-    /// ended the login, [`Error::Server`] if it refused otherwise, [`Error::Transport`] if no answer
-    /// came, [`Error::Store`] if the profile cannot be kept.
+    /// - [`Error::LocalState`] if the user is not logged in.
+    /// - [`Error::LoginEnded`] if the backend ended the login; [`Error::Server`] if it refused
+    ///   otherwise.
+    /// - [`Error::Transport`] if no usable response came back.
+    /// - [`Error::Store`] if the profile could not be stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// let profile = user.refresh_profile()?;
+    /// assert_eq!(profile.email(), Some("ada@example.org"));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `app.cpp`, `App::refresh_profile`.
     pub fn refresh_profile(&self) -> Result<Profile> {
         self.session.within(|deadline| self.session.inner.refresh_profile(&self.id, deadline))
     }
 
-    /// Returns the id that the backend gave to this device, if it gave one. It stays after a
+    /// Returns the id that the backend gave this device, if it gave one. The id stays after a
     /// log-out. Uses no network.
     ///
     /// # Errors
@@ -101,45 +188,132 @@ impl User {
         Ok(self.record()?.device_id.clone())
     }
 
-    /// Returns the custom user data: the document that the backend embedded in the access token.
-    /// It is as old as the token; `None` if there is none. Uses no network.
+    /// Returns the custom user data: a document that the app attaches to a user, and that the
+    /// backend embeds in the access token. It is as old as the token. `None` if the token has none.
+    /// Uses no network.
     ///
     /// # Errors
-    /// [`Error::LocalState`] if the user is not logged in, [`Error::Decode`] if the document does
-    /// not fit `T`, [`Error::Store`] if the store cannot be read.
+    /// - [`Error::LocalState`] if the user is not logged in.
+    /// - [`Error::Decode`] if the document does not fit `T`.
+    /// - [`Error::Store`] if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Debug, Deserialize, PartialEq)]
+    /// struct Settings {
+    ///     language: String,
+    /// }
+    ///
+    /// assert_eq!(user.custom_data::<Settings>()?, None);
+    /// // The app attaches a document; it comes with the next token.
+    /// server.set_custom_data(user.id(), Some(serde_json::json!({"language": "en"})))?;
+    /// user.refresh_access_token()?;
+    /// assert_eq!(user.custom_data()?, Some(Settings { language: "en".to_owned() }));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn custom_data<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         decode_custom_data(&self.access_token()?)
     }
 
-    /// Gets a new access token, and returns the custom user data that it brings.
+    /// Gets a new access token, and returns the custom user data that it contains.
     ///
     /// # Errors
-    /// As [`User::valid_access_token`] and [`User::custom_data`].
+    /// As [`User::refresh_access_token`] and [`User::custom_data`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// server.set_custom_data(user.id(), Some(serde_json::json!({"language": "en"})))?;
+    /// let data: Option<serde_json::Value> = user.refresh_custom_data()?;
+    /// assert_eq!(data, Some(serde_json::json!({"language": "en"})));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn refresh_custom_data<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         decode_custom_data(&self.refresh_access_token()?)
     }
 
-    /// Returns the access token that is stored, whether or not it has expired. Uses no network.
+    /// Returns the stored access token, even if it has expired. Uses no network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user is not logged in, [`Error::Store`] if the store cannot be
     /// read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let token = user.access_token()?;
+    /// // `Debug` shows no secret; `expose` returns the token.
+    /// assert!(!format!("{token:?}").contains(token.expose()));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn access_token(&self) -> Result<AccessToken> {
         Ok(self.logged_in()?.1)
     }
 
-    /// Returns an access token that the backend will accept; one that is due is refreshed first.
+    /// Returns an access token that the backend will accept, and refreshes it first if it is due.
+    /// Use it for requests of your own.
     ///
-    /// A fresh token costs one look into the store. When it is due, one caller waits for a refresh,
-    /// for five seconds at most; when it has expired, all of them wait for one, however many threads
-    /// and processes ask. In a store that is sealed, whoever refreshed it also tells the backend
-    /// of earlier log-outs, for five seconds at most. Emits [`Event::TokenRefreshed`] if it was
-    /// refreshed.
+    /// A fresh token costs one look into the store. If the token is due, one caller waits for a
+    /// refresh, for at most 5 s; if it has expired, all callers wait for one refresh, however many
+    /// threads and processes ask. With an encrypted store, the caller who refreshed also retries
+    /// pending revocations, for at most 5 s. Emits [`Event::TokenRefreshed`] after a refresh.
     ///
     /// # Errors
-    /// [`Error::LoginEnded`] if the backend refused the refresh token for good: the user is logged
-    /// out then. Any other error leaves the user logged in; [`Error::is_retryable`] tells whether
-    /// trying again can help.
+    /// [`Error::LoginEnded`] if the backend definitely refused the refresh token: the user is then
+    /// logged out. Any other error leaves the user logged in; [`Error::is_retryable`] says whether
+    /// a retry can help.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let token = user.valid_access_token()?;
+    /// let header = format!("Bearer {}", token.expose());
+    /// # assert!(header.len() > 20);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn valid_access_token(&self) -> Result<AccessToken> {
         let inner = &self.session.inner;
         match inner.fresh_token(&self.id) {
@@ -148,11 +322,30 @@ impl User {
         }
     }
 
-    /// Gets a new access token, also if the stored one is still fresh. Blocks for a request and a
-    /// commit, and shares a refresh that is under way.
+    /// Gets a new access token, even if the stored one is still fresh. Blocks for a request and a
+    /// commit. If another thread is refreshing the same user's token, this call shares the result.
     ///
     /// # Errors
     /// As [`User::valid_access_token`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let old = user.access_token()?;
+    /// let new = user.refresh_access_token()?;
+    /// assert_ne!(old.expose(), new.expose());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn refresh_access_token(&self) -> Result<AccessToken> {
         let inner = &self.session.inner;
         self.session.within(|deadline| {
@@ -161,7 +354,7 @@ impl User {
         })
     }
 
-    /// Returns when the stored access token expires, by the backend's clock.
+    /// Returns when the stored access token expires, by the backend's clock. Uses no network.
     ///
     /// # Errors
     /// As [`User::access_token`].
@@ -169,34 +362,79 @@ impl User {
         Ok(self.access_token()?.expires_at())
     }
 
-    /// Returns when the login itself ends, by the backend's clock: then only another log-in helps.
+    /// Returns when the login ends by itself, by the backend's clock. After that the user has to
+    /// log in again. Uses no network.
     ///
     /// # Errors
     /// As [`User::access_token`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let ends_at = user.refresh_token_expires_at()?;
+    /// let left = ends_at.duration_since(std::time::SystemTime::now())?;
+    /// assert!(left.as_secs() > 59 * 24 * 3600); // this backend gives 60 days
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn refresh_token_expires_at(&self) -> Result<SystemTime> {
         let (record, token) = self.logged_in()?;
         let refresh_token = record.refresh_token.as_ref();
         Ok(refresh_token.map_or(token.expires_at(), |token| token.expires_at()))
     }
 
-    /// Logs this user out here, then tells the backend.
+    /// Logs this user out here, then notifies the backend.
     ///
-    /// The tokens are gone from disk when this returns, also when the backend could not be reached
-    /// (in a store that is sealed once it was told); profile and identities stay. An anonymous user
-    /// is removed, since there is no way to log in as the same one again. Emits
-    /// [`Event::LoggedOut`] or [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user
-    /// was current; of those who are logged in, the one who was used last becomes current then.
-    /// Does nothing if the user is logged out, but for telling the backend in a store that is
-    /// sealed, if it was not told. Blocks for a commit and a request.
+    /// When this returns, the tokens have been removed from disk, even if the backend was
+    /// unreachable. With an encrypted store, the refresh token is kept until the backend has been
+    /// notified. Profile and identities stay. An anonymous user is removed instead, since nobody
+    /// can log in as the same anonymous user again.
+    ///
+    /// Emits [`Event::LoggedOut`] or [`Event::Removed`]. If the user was current, emits
+    /// [`Event::CurrentUserChanged`] too; the most recently used logged-in user then becomes
+    /// current. If the user is already logged out, this does nothing, except that with an encrypted
+    /// store it retries a pending revocation. Blocks for a commit and a request.
     ///
     /// # Errors
-    /// [`Error::Server`] or [`Error::Transport`] if the backend was not told. The log-out here
-    /// stands, whatever [`Error::is_retryable`] says: there is nothing left to tell the backend
-    /// with, and the server session lives on until its own end. In a store that is sealed this is
-    /// no error where trying again can help: the backend is told with the next log-in or refresh of
-    /// anybody, by this session or one that is opened later.
-    /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if nothing was
-    /// changed.
+    /// - [`Error::Server`] or [`Error::Transport`] if the backend could not be notified. The user
+    ///   is logged out here all the same, even if the error [`is_retryable`](Error::is_retryable):
+    ///   no token is left to notify the backend with, so its server session stays valid until it
+    ///   expires. With an encrypted store, a failure that a retry can mend is no error: keyfob
+    ///   notifies the backend with the next log-in or refresh of any user of that store.
+    /// - [`Error::LocalState`] if the user was removed.
+    /// - [`Error::Store`] if nothing was changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// user.log_out()?;
+    /// assert_eq!(session.current_user()?, None);
+    /// // The user stays known, and can log in again.
+    /// assert_eq!(session.users()?, [user.clone()]);
+    /// assert_eq!(session.log_in(&ada)?, user);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `app.cpp`, `App::log_out`.
     pub fn log_out(&self) -> Result<()> {
@@ -205,19 +443,56 @@ impl User {
 
     /// Attaches another account to this user, and makes the user current.
     ///
-    /// From then on the user can log in by either of them. An anonymous user becomes a permanent
-    /// one that a log-out keeps. Identities and profile are fetched again; one
-    /// [`Event::IdentityLinked`] follows, and [`Event::CurrentUserChanged`] if another user, or
-    /// nobody, was current before. An e-mail address has to be registered, and confirmed if the app
-    /// asks for that, before it can be linked. Blocks for two requests and, if need be, a refresh.
+    /// From then on the user can log in with either account. An anonymous user becomes a permanent
+    /// one, which a log-out keeps. An e-mail address has to be registered before it can be linked,
+    /// and confirmed if the app requires that.
+    ///
+    /// Profile and identities are fetched again. Emits [`Event::IdentityLinked`], and
+    /// [`Event::CurrentUserChanged`] if another user, or nobody, was current before. Blocks for two
+    /// requests, and for a refresh if it is due.
     ///
     /// # Errors
-    /// [`Error::LocalState`] for anonymous credentials, or if the user is not logged in; one who
-    /// logs out while the link is under way may be linked all the same.
-    /// [`Error::Server`] if the backend refused, where [`Error::link_refusal`] says what it
-    /// means; [`Error::Decode`] if the backend does not link but logged in as the other user (that
-    /// log-in is ended). If only the profile could not be had, the link stands, and the error
-    /// [is ambiguous](Error::is_ambiguous), unless it is [`Error::Decode`], whose text says so.
+    /// - [`Error::LocalState`] for anonymous credentials, or if the user is not logged in. If the
+    ///   user logs out during the call, the account may be linked all the same.
+    /// - [`Error::Server`] if the backend refused; [`Error::link_refusal`] says what the refusal
+    ///   means.
+    /// - [`Error::Decode`] if the backend does not support linking and logged in as the other user
+    ///   instead; keyfob ends that log-in.
+    ///
+    /// If the account was linked and only the new profile could not be fetched, the error [is
+    /// ambiguous](Error::is_ambiguous), except [`Error::Decode`], whose text says that the backend
+    /// had done what was asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::{Credentials, LinkRefusal};
+    ///
+    /// // An anonymous user creates an account, and keeps the same id.
+    /// let id = user.id().clone();
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// let ada = Credentials::email_password("ada@example.org", "correct horse");
+    /// user.link(&ada)?;
+    /// assert_eq!(user.identities()?.len(), 2);
+    /// user.log_out()?;
+    /// assert_eq!(session.log_in(&ada)?.id(), &id);
+    ///
+    /// // An account belongs to one user only.
+    /// let other = session.log_in(&Credentials::new_anonymous())?;
+    /// let error = other.link(&ada).unwrap_err();
+    /// assert_eq!(error.link_refusal(), Some(LinkRefusal::IdentityAlreadyInUse));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `app.cpp`, `App::link_user`.
     pub fn link(&self, credentials: &Credentials) -> Result<()> {
@@ -234,15 +509,36 @@ impl User {
         Functions::new(self)
     }
 
-    /// Returns what happens to this user from now on. See [`Events`].
+    /// Returns the events of this user from now on. See [`Events`].
     ///
     /// # Errors
     /// [`Error::Store`] if the store cannot be read or watched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::Event;
+    ///
+    /// let mut changes = user.changes()?;
+    /// user.refresh_access_token()?;
+    /// assert!(matches!(changes.next(), Some(Event::TokenRefreshed { .. })));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn changes(&self) -> Result<Events> {
         self.session.within(|deadline| self.session.inner.events(Some(self.id.clone()), deadline))
     }
 
-    /// Calls `listener` with what happens to this user from now on; see [`Session::subscribe`].
+    /// Calls `listener` with each event of this user from now on; see [`Session::subscribe`].
     ///
     /// # Errors
     /// [`Error::Store`] if the store cannot be read or watched.
@@ -253,7 +549,26 @@ impl User {
         self.changes()?.subscribe(listener)
     }
 
-    /// Returns a builder that repeats a call of this user when that can help; see [`Retry`].
+    /// Returns a builder that repeats a call of this user when repeating it can help; see
+    /// [`Retry`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let sum: i64 = user.retry().run(|user| user.functions().call("sum", (1, 2)))?;
+    /// assert_eq!(sum, 3);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn retry(&self) -> Retry<'_, Self> {
         Retry::new(self)
     }

@@ -23,10 +23,10 @@ use crate::unprintable::is_unprintable;
 /// What is attempted by a [`link`](crate::User::link), whose refusals have a meaning of their own.
 pub(crate) const LINK: &str = "link the account";
 
-/// The result of nearly everything here.
+/// The result of nearly all calls in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong.
+/// The error of nearly all calls in this crate.
 ///
 /// The variant says where a call failed. The predicates answer what a caller wants to know:
 ///
@@ -43,34 +43,40 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already done what was asked | none |
 /// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl`, `Proxy` or `Tls` | no | if a request that changes something may have arrived | none |
 ///
-/// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504, for any
-/// other 5xx if the request is harmless to repeat, and for a web page with a 5xx or with a 4xx other
-/// than 404, 405 and 410: a proxy sent that page. It is ambiguous if the request changes something
-/// and a proxy answered without having an answer of the backend, a web page came with a 5xx, or the
-/// answer was a redirect.
+/// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504; for
+/// any other 5xx if the request is harmless to repeat; and for a web page with a 5xx or with a 4xx
+/// other than 404, 405 and 410, because a proxy sent that page. It is ambiguous if the request
+/// changes something and a proxy answered without a response of the backend, a web page came with a
+/// 5xx, or the response was a redirect.
 ///
-/// `Debug` prints the message and its causes, in one line, because `fn main() -> keyfob::Result<()>`
-/// shows that text to people. Cloning is cheap: threads that waited for one refresh share its error.
+/// `Debug` prints the message and its causes, in one line, because `fn main() ->
+/// keyfob::Result<()>` shows that text to people. Cloning is cheap: threads that waited for one
+/// refresh share its error.
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use keyfob::{Credentials, Error, ServerErrorCode, Session, User};
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// use keyfob::{Credentials, Error, ServerErrorCode};
 ///
-/// fn log_in(session: &Session, email: &str, password: &str) -> keyfob::Result<Option<User>> {
-///     match session.log_in(&Credentials::email_password(email, password)) {
-///         Ok(user) => Ok(Some(user)),
-///         Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
-///             eprintln!("wrong address or password");
-///             Ok(None)
-///         }
-///         Err(error) if error.is_retryable() => {
-///             eprintln!("try again later: {error}");
-///             Ok(None)
-///         }
-///         Err(error) => Err(error),
+/// let credentials = Credentials::email_password("ada@example.org", "wrong horse");
+/// match session.log_in(&credentials) {
+///     Ok(user) => println!("welcome, {}", user.id()),
+///     Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
+///         println!("wrong address or password");
 ///     }
+///     Err(error) if error.is_retryable() => println!("try again later: {error}"),
+///     Err(error) => return Err(error.into()),
 /// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
 /// ```
 #[derive(Clone)]
 #[non_exhaustive]
@@ -87,15 +93,15 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
-    /// An answer or an argument was not of the expected form.
+    /// A response or an argument does not have the expected form.
     Decode(Box<DecodeError>),
-    /// The operation does not fit who is logged in here. Nothing was sent, unless the user left
-    /// while the call was under way.
+    /// The operation does not fit the state of the user here. Nothing was sent, unless the user
+    /// logged out during the call.
     LocalState(LocalState),
-    /// The backend ended this login: its refresh token is refused for good. The user is logged out
-    /// and kept; only another log-in helps.
+    /// The backend ended this login: it definitely refused the refresh token. The user is logged
+    /// out and stays known; only another log-in helps.
     LoginEnded(Box<ServerError>),
-    /// The backend answered, and refused.
+    /// The backend refused the request.
     Server(Box<ServerError>),
     /// The session was shut down, before the call or during it; see
     /// [`Session::shut_down`](crate::Session::shut_down).
@@ -107,18 +113,18 @@ pub enum Error {
     SignIn(Box<SignInError>),
     /// The store could not be read or written.
     Store(Box<StoreError>),
-    /// No usable answer came back.
+    /// No usable response came back.
     Transport(Box<TransportError>),
 }
 
-/// Why an operation does not fit who is logged in.
+/// Why an operation does not fit the state of a user here.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum LocalState {
     /// Anonymous credentials cannot be linked to a user.
     CannotLinkAnonymous,
-    /// No user is current. The library itself never says so ([`Session::current_user`] returns
-    /// `None`): it is for programs that need one.
+    /// No user is current. keyfob itself never returns this ([`Session::current_user`] returns
+    /// `None`): it is for programs that need a current user.
     ///
     /// [`Session::current_user`]: crate::Session::current_user
     NoCurrentUser,
@@ -140,7 +146,7 @@ pub enum LinkRefusal {
     RegisterFirst,
 }
 
-/// A refusal by the backend.
+/// The backend refused a request.
 ///
 /// Source: realm-core `object-store/sync/app_utils.cpp` for the error body.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -152,42 +158,42 @@ pub struct ServerError {
     pub status: u16,
     /// The backend's symbolic code, if it sent one.
     pub code: Option<ServerErrorCode>,
-    /// The backend's words, unchanged; `Display` escapes control characters.
+    /// The backend's message, unchanged; `Display` escapes control characters.
     pub message: String,
-    /// Where the backend keeps its log of this request, if it said so.
+    /// The URL of the backend's log of this request, if the backend sent one.
     pub log_link: Option<String>,
-    /// How long the backend asks to be left alone (`Retry-After`).
+    /// How long to wait before retrying, from the `Retry-After` header.
     pub retry_after: Option<Duration>,
-    /// The origin it sends to, such as `https://example.org`, if it was a redirect that was not
-    /// followed.
+    /// The origin that a redirect pointed to, such as `https://example.org`, if keyfob did not
+    /// follow it.
     pub sends_to: Option<String>,
-    /// Whether the request changes something and may have done so all the same: a proxy had no answer
-    /// (502, 504 without a JSON object), a web page came with another 5xx than 501, 503 and 511, or
-    /// the answer was to be found elsewhere (301, 302, 303).
+    /// Whether the request changes something and may have taken effect: a proxy had no response of
+    /// the backend (502 or 504 without a JSON object), a web page came with a 5xx other than 501,
+    /// 503 and 511, or the response was a redirect (301, 302, 303).
     pub ambiguous: bool,
-    /// Whether the same request may succeed later: the backend or what stands before it is busy or
-    /// down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to repeat), or
-    /// a web page came with a 4xx other than 404, 405 and 410, or with any 5xx.
+    /// Whether the same request may succeed later: the backend, or a proxy in front of it, is busy
+    /// or down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to
+    /// repeat), or a web page came with a 4xx other than 404, 405 and 410, or with any 5xx.
     pub retryable: bool,
 }
 
-/// An answer or an argument that is not of the expected form.
+/// A response or an argument does not have the expected form.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DecodeError {
-    /// What was being read, such as "the log-in answer".
+    /// What was being decoded, such as "the log-in answer".
     pub what: Cow<'static, str>,
-    /// What was expected and what was seen. Never the text itself, which may hold a secret.
+    /// What was expected and what was seen. Never the text itself, which may contain a secret.
     pub reason: String,
 }
 
-/// No usable answer came back.
+/// No usable response came back.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransportError {
-    /// What kind of trouble it was.
+    /// What kind of failure it was.
     pub kind: TransportErrorKind,
-    /// The origin that was asked, such as `https://example.org`.
+    /// The origin that the request was for, such as `https://example.org`.
     pub origin: String,
     /// Whether the request changes something and may have reached the backend, so that repeating
     /// it could do it twice.
@@ -200,27 +206,27 @@ pub struct TransportError {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
-    /// The answer to a request that succeeded is larger than the limit.
+    /// The response to a request that succeeded is larger than the limit.
     BodyTooLarge,
-    /// The host could not be reached, or broke off the TLS handshake. Nothing was sent.
+    /// The host could not be reached, or ended the TLS handshake. Nothing was sent.
     Connect,
-    /// A web page came as if it were a success: something between here and the backend, such as a
-    /// network that wants a sign-on, answered in its place.
+    /// A web page came as if it were a success: something between here and the backend, such as the
+    /// sign-on page of a network, responded in its place.
     Intercepted,
-    /// The connection broke after the request had been sent, at least in part.
+    /// The connection broke after at least a part of the request had been sent.
     Interrupted,
     /// The URL cannot be requested: malformed, or plain http to another machine.
     InvalidUrl,
-    /// What came back is not HTTP, or is encoded in a way that was not asked for.
+    /// The response is not HTTP, or has an encoding that keyfob did not ask for.
     Protocol,
-    /// The proxy refused to connect, with a status such as 407: it wants a user name and a password,
-    /// or others. Nothing was sent.
+    /// The proxy refused to connect, with a status such as 407 (user name or password missing or
+    /// wrong). Nothing was sent.
     Proxy,
-    /// The name of the host was not found. Nothing was sent.
+    /// The host name could not be resolved. Nothing was sent.
     Resolve,
-    /// The time was up.
+    /// The deadline passed.
     Timeout,
-    /// The server's certificate or its TLS was refused. Nothing was sent.
+    /// The server's certificate or its TLS version was rejected. Nothing was sent.
     Tls,
 }
 
@@ -228,14 +234,14 @@ pub enum TransportErrorKind {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoreError {
-    /// What kind of trouble it was.
+    /// What kind of failure it was.
     pub kind: StoreErrorKind,
     /// The file or directory concerned.
     pub path: Option<PathBuf>,
     /// What was attempted or seen.
     pub reason: Cow<'static, str>,
     /// Whether the backend had done what was asked, such as deleting a user, before the store
-    /// could not keep it.
+    /// failed to keep it.
     pub ambiguous: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -244,34 +250,36 @@ pub struct StoreError {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// The directory may not be used: its permissions or its owner forbid it, or it is no directory.
+    /// The directory may not be used: its permissions or its owner forbid it, or it is not a
+    /// directory.
     Access,
-    /// Another thread or process held a lock until the time was up.
+    /// Another thread or process held a lock until the deadline.
     Busy,
-    /// The data is damaged. The old bytes are kept; the error names where.
+    /// The data is damaged. keyfob keeps the old bytes; the error names where.
     Damaged,
-    /// The session was opened before this process was forked off. The child may open one of its
-    /// own; if the parent had written to any store by then, that one can only read, and a new
-    /// program (`exec`) is the way to write.
+    /// The session was opened before this process was forked. The child may open a session of its
+    /// own. If the parent had written to any store before the fork, that session can only read;
+    /// start a new program (`exec`) to write.
     Forked,
     /// The disk is full.
     Full,
     /// Reading or writing failed.
     Io,
-    /// The encryption key is the wrong one or cannot be had, or one was given for a store in the
-    /// clear, or none for a sealed one. Nothing was changed; with the right key it opens.
+    /// The encryption key is wrong or not available, a key was given for an unencrypted store that
+    /// the key must not encrypt, or no key was given for an encrypted store. Nothing was changed;
+    /// with the right key the store opens.
     Key,
     /// The directory holds the users of another app or backend.
     Mismatch,
     /// A newer version of keyfob wrote this.
     NewerVersion,
-    /// The data directory lies on a network file system, where locks and syncs cannot be relied on.
+    /// The data directory is on a network file system, where locks and syncs are not reliable.
     NotLocal,
-    /// The store has lost commits that this process had seen. Nothing was changed by the call.
+    /// The store has lost commits that this process had seen. The call changed nothing.
     RolledBack,
-    /// The changes were made, and would not survive a failure of the store yet: too few replicas
-    /// have acknowledged them, for example. The session takes them as made, and keeps new tokens as
-    /// unpersisted tokens, so that later commits store them again.
+    /// The changes were made, and would not survive a failure of the store yet, for example because
+    /// too few replicas have acknowledged them. The session goes on with them, and keeps new tokens
+    /// as unpersisted tokens, so that later commits store them again.
     Unconfirmed,
 }
 
@@ -292,9 +300,31 @@ impl Error {
         Self::Decode(Box::new(DecodeError { what: what.into(), reason: reason.to_string() }))
     }
 
-    /// Tells whether the same call may succeed later although nothing has changed here: trouble on
-    /// the way, a busy backend, a busy store. A [log-out](crate::User::log_out) or a
-    /// [removal](crate::Session::remove_user) is done all the same.
+    /// Returns `true` if the same call may succeed later although nothing has changed here: a
+    /// network failure, a busy backend, a busy store. A [log-out](crate::User::log_out) or a
+    /// [removal](crate::Session::remove_user) has been done here even then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    /// use keyfob::server::{Fault, Route};
+    ///
+    /// server.faults().add(Fault::status(503).on(Route::LogIn));
+    /// let error = session.log_in(&Credentials::anonymous()).unwrap_err();
+    /// assert!(error.is_retryable());
+    /// session.log_in(&Credentials::anonymous())?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Server(error) => error.retryable,
@@ -311,8 +341,30 @@ impl Error {
         }
     }
 
-    /// Tells whether the user has to log in (again) before the call can succeed. Not for one who was
-    /// removed: that was meant to go.
+    /// Returns `true` if the user has to log in (again) before the call can succeed. Returns
+    /// `false` for a removed user, because the removal was intentional.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// server.revoke_sessions(user.id())?; // the operator ends all logins of this user
+    /// let error = user.refresh_access_token().unwrap_err();
+    /// assert!(error.needs_login());
+    /// session.log_in(&ada)?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn needs_login(&self) -> bool {
         matches!(
             self,
@@ -321,9 +373,30 @@ impl Error {
         )
     }
 
-    /// Tells whether the backend may have done what was asked although the call failed: a log-in
-    /// whose answer was lost may have made a server session, a registration may have made the user,
-    /// a deletion stands although the store could not keep it.
+    /// Returns `true` if the backend may have done what was asked although the call failed. For
+    /// example, a log-in whose response was lost may have created a server session, a registration
+    /// may have created the account, and a deletion stands even if the store could not record it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::server::{Fault, Route};
+    ///
+    /// server.faults().add(Fault::cut_after_commit().on(Route::CallFunction));
+    /// let error = user.functions().call::<i64>("sum", (1, 2)).unwrap_err();
+    /// assert!(error.is_ambiguous()); // the function may have run
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Server(error) => error.ambiguous,
@@ -349,8 +422,32 @@ impl Error {
         self
     }
 
-    /// Tells whether the time was up, on the network, waiting for the store or for a person to sign
-    /// in.
+    /// Returns `true` if the deadline passed: on the network, while waiting for the store, or while
+    /// waiting for a person to sign in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::server::{Fault, Route};
+    ///
+    /// server.faults().add(Fault::hold().on(Route::Refresh));
+    /// let impatient = session.with_deadline(Duration::from_millis(100)).user(user.id())?.unwrap();
+    /// let error = impatient.refresh_access_token().unwrap_err();
+    /// assert!(error.is_timeout() && error.is_retryable());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::SignIn(error) => error.kind == SignInErrorKind::TimedOut,
@@ -360,22 +457,106 @@ impl Error {
         }
     }
 
-    /// Returns the HTTP status, if the backend answered.
+    /// Returns the HTTP status, if the backend responded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// let error = user.functions().call::<()>("missing", ()).unwrap_err();
+    /// assert_eq!(error.status(), Some(404));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn status(&self) -> Option<u16> {
         self.server().map(|error| error.status)
     }
 
-    /// Returns the backend's symbolic code, if it sent one.
+    /// Returns the backend's error code, if it sent one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::ServerErrorCode;
+    ///
+    /// let error = user.functions().call::<()>("missing", ()).unwrap_err();
+    /// assert_eq!(error.server_code(), Some(&ServerErrorCode::FunctionNotFound));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn server_code(&self) -> Option<&ServerErrorCode> {
         self.server()?.code.as_ref()
     }
 
-    /// Returns how long the backend asks to be left alone, if it said so.
+    /// Returns how long to wait before retrying, if the backend sent a `Retry-After` header.
+    /// [`Retry`](crate::Retry) obeys it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::server::{Fault, Route};
+    ///
+    /// let pause = Duration::from_secs(30);
+    /// server.faults().add(Fault::status(429).retry_after(pause).on(Route::CallFunction));
+    /// let error = user.functions().call::<i64>("sum", (1, 2)).unwrap_err();
+    /// assert_eq!(error.retry_after(), Some(pause));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn retry_after(&self) -> Option<Duration> {
         self.server()?.retry_after
     }
 
-    /// Returns what the refusal of a [`link`](crate::User::link) means, where the answer says it.
+    /// Returns what the refusal of a [`link`](crate::User::link) means, if the response says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::{Credentials, LinkRefusal};
+    ///
+    /// let unknown = Credentials::email_password("ada@example.org", "correct horse");
+    /// let error = user.link(&unknown).unwrap_err();
+    /// assert_eq!(error.link_refusal(), Some(LinkRefusal::RegisterFirst));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn link_refusal(&self) -> Option<LinkRefusal> {
         use ServerErrorCode as Code;
         let error = self.server().filter(|error| error.attempt == LINK)?;
@@ -401,13 +582,14 @@ impl Error {
 }
 
 impl TransportError {
-    /// Makes an error of a kind. It counts as ambiguous only once the session, which knows what the
-    /// request was for, has said so.
+    /// Creates an error of a kind. It becomes ambiguous only if the session, which knows what the
+    /// request was for, marks it so.
     pub fn new(kind: TransportErrorKind, origin: impl Into<String>) -> Self {
         Self { kind, origin: origin.into(), ambiguous: false, unsent: false, source: None }
     }
 
-    /// Says that it happened before anything was sent, where the kind alone does not say so.
+    /// Marks that the failure happened before anything was sent, where the kind alone does not say
+    /// so.
     #[must_use]
     pub fn before_sending(mut self) -> Self {
         self.unsent = true;
@@ -421,7 +603,7 @@ impl TransportError {
         self
     }
 
-    /// Tells whether the backend may have seen the request.
+    /// Returns `true` if the backend may have received the request.
     pub fn may_have_arrived(&self) -> bool {
         !self.unsent
             && matches!(
@@ -436,7 +618,7 @@ impl TransportError {
 }
 
 impl StoreError {
-    /// Makes an error of a kind; `reason` says what was attempted or seen.
+    /// Creates an error of a kind; `reason` says what was attempted or seen.
     pub fn new(kind: StoreErrorKind, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, path: None, reason: reason.into(), ambiguous: false, source: None }
     }

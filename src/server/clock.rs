@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::Clock;
 
-/// What time it is for a server: the clock it was [given](super::ServerBuilder::clock), and what
-/// was done to it since. Clones are the same clock.
+/// The clock of a server: the clock that the server was [given](super::ServerBuilder::clock), and
+/// how it was changed since. Clones are the same clock.
 ///
-/// All that expires on the server does so by this clock: access and refresh tokens, the grace of
-/// rotated ones, mailed tokens, failed log-ins. Time-outs of connections are real time. It is a
-/// [`Clock`] itself, so a session can be given the same one.
+/// Everything that expires on the server does so by this clock: access and refresh tokens, the
+/// grace period of rotated ones, mailed tokens, failed log-ins. Time-outs of connections use real
+/// time. It is a [`Clock`], so a session can use the same one.
 ///
 /// # Examples
 ///
@@ -61,7 +61,7 @@ impl ServerClock {
         change.passed = change.passed.saturating_add(by);
     }
 
-    /// Sets the wall clock, forward or back; it goes on from there. No time passes by that.
+    /// Sets the wall clock, forward or back. The monotonic clock does not change.
     pub fn set(&self, to: SystemTime) {
         let mut change = self.change();
         let now = change.applied_to(self.base.now());

@@ -6,27 +6,27 @@ use serde_json::Value;
 
 use crate::Secret;
 
-/// How a registered e-mail address is confirmed.
+/// How the server confirms a registered e-mail address.
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Confirmation {
-    /// At once.
+    /// Without asking.
     #[default]
     Automatic,
-    /// With a token that is mailed to it: see [`Server::outbox`](super::Server::outbox).
+    /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
     Email,
-    /// By a function that decides, or passes the token on in its own way.
+    /// By a function that decides, or that sends the token in its own way.
     Function(Box<ConfirmationFunction>),
 }
 
-/// How a forgotten password is replaced.
+/// How the server replaces a forgotten password.
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Reset {
-    /// With a token that is mailed: see [`Server::outbox`](super::Server::outbox).
+    /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
     #[default]
     Email,
-    /// By a function that decides, or passes the token on in its own way.
+    /// By a function that decides, or that sends the token in its own way.
     Function(Box<ResetFunction>),
 }
 
@@ -68,15 +68,15 @@ pub struct ResetCall {
     pub arguments: Vec<Value>,
 }
 
-/// What a function decides.
+/// What a confirmation or reset function decides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Do not.
+    /// Refuse.
     Fail,
-    /// Wait for the token.
+    /// Wait until the client sends the token.
     Pending,
-    /// Do it now.
+    /// Confirm the address, or replace the password, now.
     Success,
 }
 

@@ -11,15 +11,16 @@ use super::Route;
 use super::http::{Outcome, Response};
 use crate::Deadline;
 
-/// What a server does wrong on purpose; returned by [`Server::faults`](super::Server::faults).
+/// The faults that a server injects into its responses, so that clients can be tested against them;
+/// returned by [`Server::faults`](super::Server::faults).
 ///
-/// A request meets the first fault, in the order they were added, that is for its [route](Route)
-/// and has not met as many as it should. There is at most one fault for each request, and without
-/// one it is answered as always. A request that does not arrive whole meets none.
+/// A request triggers the first fault, in the order in which they were added, that is for its
+/// [route](Route) and has triggers left. A request triggers at most one fault; without one it is
+/// handled as usual. A request that does not arrive completely triggers none.
 ///
 /// # Examples
 ///
-/// A log-in whose answer is lost: the server logs the user in, and the client cannot know.
+/// A log-in whose response is lost: the server logs the user in, and the client cannot know.
 ///
 /// ```
 /// use keyfob::server::{Fault, Route, Server};
@@ -44,13 +45,13 @@ use crate::Deadline;
 /// ```
 pub struct Faults(Arc<Shared>);
 
-/// One thing to do wrong: for every route and once, unless [`on`](Self::on), [`times`](Self::times)
+/// One fault: for all routes and for one request, unless [`on`](Self::on), [`times`](Self::times)
 /// or [`always`](Self::always) say otherwise.
 ///
 /// With [`status`](Self::status), [`html`](Self::html), [`redirect`](Self::redirect),
 /// [`bytes`](Self::bytes), [`garbage`](Self::garbage) and
 /// [`cut_before_handling`](Self::cut_before_handling) the request has no effect. With the others it
-/// has all of its effect, and the answer suffers.
+/// has its whole effect, and only the response is wrong.
 #[derive(Clone)]
 #[must_use = "a fault does nothing until it is added"]
 pub struct Fault {
@@ -60,7 +61,7 @@ pub struct Fault {
     times: Option<usize>,
 }
 
-/// A fault that was added to a server. It stays there when this is dropped.
+/// A fault that was added to a server. Dropping this does not remove it.
 #[derive(Clone)]
 pub struct ActiveFault {
     shared: Arc<Shared>,
@@ -109,28 +110,28 @@ impl Fault {
         Self { kind, route: None, skipped: 0, times: Some(1) }
     }
 
-    /// Answers with a status and an empty body, and does nothing else.
+    /// Responds with a status and an empty body.
     pub fn status(status: u16) -> Self {
         Self::new(Kind::Answer(Vec::new(), status, Vec::new()))
     }
 
-    /// Answers with a page, as proxies and captive portals do.
+    /// Responds with a web page, as proxies and captive portals do.
     pub fn html(status: u16) -> Self {
         let page = format!("<!DOCTYPE html><html><body><h1>{status}</h1></body></html>\n");
         Self::status(status).body("text/html; charset=utf-8", page)
     }
 
-    /// Answers that what was asked for is elsewhere.
+    /// Responds with a redirect to `target`.
     pub fn redirect(status: u16, target: impl Into<String>) -> Self {
         Self::status(status).header("Location", target)
     }
 
-    /// Answers with something that is no HTTP at all, and closes the connection.
+    /// Responds with bytes that are not HTTP, and closes the connection.
     pub fn garbage() -> Self {
         Self::bytes(b"\x16\x03\x01\0\xff\xfe garbage \0\r\n\r\n\r\n".repeat(8))
     }
 
-    /// Answers with these bytes, whatever they are, and closes the connection.
+    /// Responds with these bytes, and closes the connection.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(Kind::Bytes(bytes.into()))
     }
@@ -140,38 +141,38 @@ impl Fault {
         Self::new(Kind::CutBeforeHandling)
     }
 
-    /// Does what was asked, so that it is done for good, then closes the connection without an
-    /// answer.
+    /// Handles the request, so that its effect is durable, then closes the connection without a
+    /// response.
     pub fn cut_after_commit() -> Self {
         Self::new(Kind::CutAfterCommit)
     }
 
-    /// Does what was asked and closes the connection in the middle of the answer's body; of an
-    /// answer without one, in the middle of its head.
+    /// Handles the request and closes the connection in the middle of the response's body, or of
+    /// its head if it has no body.
     pub fn cut_in_body() -> Self {
         Self::new(Kind::CutInBody)
     }
 
-    /// Does what was asked and holds the answer back for this long, in real time, or until it is
+    /// Handles the request and delays the response, in real time, or until it is
     /// [released](ActiveFault::release).
     pub fn delay(duration: Duration) -> Self {
         Self::new(Kind::Delay(Some(duration)))
     }
 
-    /// Does what was asked and holds the answer back until it is [released](ActiveFault::release)
+    /// Handles the request and holds the response back until it is [released](ActiveFault::release)
     /// or the server stops.
     pub fn hold() -> Self {
         Self::new(Kind::Delay(None))
     }
 
-    /// Does what was asked and sends the answer in pieces of so many bytes, at least one, with a
-    /// pause between them in real time. What is left is sent at once when it is
+    /// Handles the request and sends the response in pieces of so many bytes, at least one, with a
+    /// pause between them in real time. The rest is sent at once when it is
     /// [released](ActiveFault::release) or the server stops.
     pub fn drip(bytes: usize, pause: Duration) -> Self {
         Self::new(Kind::Drip(bytes.max(1), pause))
     }
 
-    /// Adds a header field to an answer made by [`status`](Self::status), [`html`](Self::html) or
+    /// Adds a header field to a response of [`status`](Self::status), [`html`](Self::html) or
     /// [`redirect`](Self::redirect).
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Kind::Answer(headers, ..) = &mut self.kind {
@@ -180,12 +181,12 @@ impl Fault {
         self
     }
 
-    /// Adds `Retry-After` to an answer, in whole seconds.
+    /// Adds `Retry-After` to a response, in whole seconds.
     pub fn retry_after(self, pause: Duration) -> Self {
         self.header("Retry-After", pause.as_secs().to_string())
     }
 
-    /// Sets the body of an answer, and what it says it is.
+    /// Sets the body of a response, and its content type.
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         if let Kind::Answer(headers, _, old) = &mut self.kind {
             headers.retain(|(name, _)| *name != "Content-Type");
@@ -195,32 +196,32 @@ impl Fault {
         self
     }
 
-    /// Sets the body of an answer to an error as the backend words it, such as
-    /// `error("InvalidSession", "invalid session")`.
+    /// Sets the body of a response to an error of the backend, such as `error("InvalidSession",
+    /// "invalid session")`.
     pub fn error(self, code: &str, message: &str) -> Self {
         let body = json!({"error": message, "error_code": code}).to_string();
         self.body("application/json", body)
     }
 
-    /// Concerns requests of this kind alone.
+    /// Limits the fault to requests of this route.
     pub fn on(mut self, route: Route) -> Self {
         self.route = Some(route);
         self
     }
 
-    /// Lets so many requests pass before it begins.
+    /// Lets so many requests pass before the first fault.
     pub fn after(mut self, requests: usize) -> Self {
         self.skipped = requests;
         self
     }
 
-    /// Concerns so many requests.
+    /// Sets how many requests trigger the fault. Defaults to one.
     pub fn times(mut self, requests: usize) -> Self {
         self.times = Some(requests);
         self
     }
 
-    /// Concerns all requests, until it is removed.
+    /// Makes all requests trigger the fault, until it is removed.
     pub fn always(mut self) -> Self {
         self.times = None;
         self
@@ -244,7 +245,7 @@ impl Faults {
         Self(Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Adds a fault, after those that are there.
+    /// Adds a fault, after those that were added before.
     pub fn add(&self, fault: Fault) -> ActiveFault {
         let armed = Arc::new(FaultState {
             fault,
@@ -255,7 +256,7 @@ impl Faults {
         ActiveFault { shared: Arc::clone(&self.0), armed }
     }
 
-    /// Removes all faults. What they hold back is released.
+    /// Removes all faults, and releases the responses that they hold back.
     pub fn clear(&self) {
         for armed in self.0.state().armed.drain(..) {
             armed.released.store(true, Ordering::Relaxed);
@@ -290,16 +291,16 @@ impl Faults {
 }
 
 impl ActiveFault {
-    /// Returns how many requests have met it.
+    /// Returns how many requests have triggered the fault.
     pub fn hits(&self) -> usize {
         self.armed.hits()
     }
 
-    /// Waits until so many requests have met it, and tells whether they have. Blocks until the
-    /// deadline at most.
+    /// Waits until so many requests have triggered the fault, and returns whether they have. Blocks
+    /// until the deadline at most.
     ///
-    /// With [`Fault::hold`] the request's effect may still be under way; the journal has it when it
-    /// is done.
+    /// With [`Fault::hold`] the request may still be in progress then; the journal has it when its
+    /// effect is complete.
     pub fn wait(&self, hits: usize, deadline: Deadline) -> bool {
         let state = self.shared.state();
         let waiting = |_: &mut State| self.hits() < hits;
@@ -309,7 +310,7 @@ impl ActiveFault {
         self.hits() >= hits
     }
 
-    /// Sends what it holds back, and holds nothing back any more.
+    /// Sends the responses that the fault holds back, and holds none back any more.
     pub fn release(&self) {
         let state = self.shared.state();
         self.armed.released.store(true, Ordering::Relaxed);
@@ -317,7 +318,7 @@ impl ActiveFault {
         self.shared.changed.notify_all();
     }
 
-    /// Removes it from the server. What it holds back is released.
+    /// Removes the fault from the server, and releases the responses that it holds back.
     pub fn remove(&self) {
         self.shared.state().armed.retain(|armed| !Arc::ptr_eq(armed, &self.armed));
         self.release();

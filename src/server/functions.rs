@@ -21,7 +21,7 @@ use crate::UserId;
 /// How long a call waits for the memory that its arguments take.
 const ARGUMENT_WAIT: Duration = Duration::from_secs(10);
 
-/// Who calls a function.
+/// The caller of a function.
 #[derive(Clone)]
 pub struct Context {
     user_id: UserId,
@@ -30,14 +30,15 @@ pub struct Context {
     access: Arc<Access>,
 }
 
-/// One of the ways in which a user logs in.
+/// One of the accounts with which a user logs in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UserIdentity {
     id: String,
     provider_type: String,
 }
 
-/// That a function failed. The message goes to the caller, with the code `FunctionExecutionError`.
+/// The failure of a function. The message goes to the caller, with the code
+/// `FunctionExecutionError`. A `&str` or a `String` converts into it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FunctionError(String);
 
@@ -79,7 +80,7 @@ impl Context {
         &self.user.data
     }
 
-    /// Returns the caller's custom user data, as it was when the access token was made.
+    /// Returns the caller's custom user data, as it was when the access token was issued.
     pub fn custom_data(&self) -> Option<&Map<String, Value>> {
         self.access.user_data.as_ref()
     }

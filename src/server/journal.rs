@@ -19,35 +19,34 @@ const MAX_PATH: usize = 512;
 /// A journal that is shown after a failure shows this many entries at most, the newest.
 const SHOWN: usize = 200;
 
-/// One request, and what became of it.
-///
-/// Query strings, header fields and bodies are where secrets travel; none of them is kept.
+/// One request, and the response to it. Query strings, header fields and bodies may contain
+/// secrets; the journal keeps none of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct JournalEntry {
-    /// What was asked, if that is anything the server knows.
+    /// The route, if the server knows it.
     pub route: Option<Route>,
     /// The method, as sent and at most 32 bytes; `-` if the request could not be read that far.
     pub method: String,
     /// The path without its query, still percent-encoded and at most 512 bytes; `-` if the request
     /// could not be read that far.
     pub path: String,
-    /// The status of the answer. With a [fault](Self::fault) that keeps the answer from the client,
-    /// the one that it would have got; zero if there was no answer at all.
+    /// The status of the response. With a [fault](Self::fault) that keeps the response from the
+    /// client, the status that the client would have got; zero if there was no response at all.
     pub status: u16,
     /// The user who asked, or who logged in. Known only if the request had a valid token or was a
     /// log-in that succeeded.
     pub user_id: Option<UserId>,
-    /// The fault that met the request, in a few words.
+    /// The fault that the request triggered, in a few words.
     pub fault: Option<&'static str>,
-    /// The id in the field `X-Appservices-Request-Id` of the answer, and in the link of an error.
+    /// The id in the response's field `X-Appservices-Request-Id`, and in the link of an error.
     pub request_id: String,
 }
 
-/// What was asked of a server up to a moment, oldest first; returned
-/// by [`Server::journal`](super::Server::journal).
+/// The requests that a server received up to a moment, oldest first; returned by
+/// [`Server::journal`](super::Server::journal).
 ///
-/// It shows as a list, one request a line; the assertions print that when they fail.
+/// `Display` shows one request a line; the assertions print that list when they fail.
 ///
 /// # Examples
 ///
@@ -72,20 +71,19 @@ pub struct JournalEntry {
 pub struct Journal(Vec<JournalEntry>);
 
 impl Journal {
-    /// Returns how many requests of a kind there were, whatever became of them.
+    /// Returns how many requests of a route there were, whatever the response.
     pub fn count(&self, route: Route) -> usize {
         self.iter().filter(|entry| entry.route == Some(route)).count()
     }
 
-    /// Returns the kinds of the requests, in their order. What is no route is left out.
+    /// Returns the routes of the requests, in order, without requests that have none.
     pub fn routes(&self) -> Vec<Route> {
         self.iter().filter_map(|entry| entry.route).collect()
     }
 
-    /// Asserts how many requests of a kind there were.
+    /// Asserts how many requests of a route there were.
     ///
     /// # Panics
-    ///
     /// If there were more or fewer, with the journal in the message.
     #[track_caller]
     pub fn assert_count(&self, route: Route, expected: usize) {
@@ -96,10 +94,9 @@ impl Journal {
         );
     }
 
-    /// Asserts which requests there were, in their order.
+    /// Asserts which routes were requested, in order.
     ///
     /// # Panics
-    ///
     /// If there were others, with the journal in the message.
     #[track_caller]
     pub fn assert_routes(&self, expected: &[Route]) {

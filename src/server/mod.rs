@@ -86,18 +86,27 @@ use self::service::Service;
 use self::test_provider::TestProvider;
 use crate::Deadline;
 
-/// A running backend. It stops when this is dropped.
+/// A running backend. Dropping it stops it, as [`shut_down`](Self::shut_down) does.
 ///
 /// # Examples
 ///
 /// ```
-/// use keyfob::server::Server;
+/// use keyfob::server::{Route, Server};
+/// use keyfob::store::MemoryStore;
+/// use keyfob::{Credentials, Session};
 ///
-/// let server = Server::builder().start()?;
+/// let server = Server::builder().built_in_functions().start()?;
 /// assert!(server.base_url().starts_with("http://127.0.0.1:"));
 /// assert_eq!(server.app_id(), "keyfob-local");
-/// server.shut_down();
-/// # Ok::<(), std::io::Error>(())
+///
+/// let session = Session::builder(server.app_id(), server.base_url())
+///     .store(MemoryStore::new())
+///     .open()?;
+/// let user = session.log_in(&Credentials::anonymous())?;
+/// let sum: i64 = user.functions().call("sum", (1, 2))?;
+/// assert_eq!(sum, 3);
+/// server.journal().assert_count(Route::CallFunction, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Server {
     service: Arc<Service>,
@@ -105,13 +114,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns the settings of a server, all at their defaults.
+    /// Creates a builder with default settings.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }
 
-    /// Returns the URL that clients are given, without a slash at its end: the
-    /// [public](ServerBuilder::public_url) one if there is one.
+    /// Returns the URL for clients, without a slash at its end: the [public
+    /// URL](ServerBuilder::public_url) if one was set.
     pub fn base_url(&self) -> &str {
         &self.service.base_url
     }
@@ -132,68 +141,129 @@ impl Server {
         &self.service.app_id
     }
 
-    /// Returns what was asked so far, in the order it was answered: the last 65,536 requests,
-    /// fewer if their paths have more than 16 MiB.
+    /// Returns the requests so far, in the order of their responses: the last 65,536 requests, or
+    /// fewer if their paths take more than 16 MiB. A request is in the journal before its response
+    /// is sent.
     ///
-    /// A request is in here before its answer goes out.
+    /// # Examples
+    ///
+    /// ```
+    /// # use keyfob::server::{Route, Server};
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// # let server = Server::builder().start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// session.log_in(&Credentials::anonymous())?;
+    /// server.journal().assert_routes(&[Route::Location, Route::LogIn, Route::Profile]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn journal(&self) -> Journal {
         self.service.recorder.journal()
     }
 
-    /// Forgets what was asked so far.
+    /// Empties the journal.
     pub fn clear_journal(&self) {
         self.service.recorder.clear();
     }
 
-    /// Returns what this server does wrong on purpose, to add to it.
+    /// Returns the faults that this server injects, to add some. See [`Faults`].
     pub fn faults(&self) -> &Faults {
         &self.service.faults
     }
 
-    /// Returns the clock that everything here expires by, to be set and advanced.
+    /// Returns the clock that everything on this server expires by. It can be set and advanced. See
+    /// [`ServerClock`].
     pub fn clock(&self) -> ServerClock {
         self.service.clock.clone()
     }
 
-    /// Ends all server sessions of a user and returns how many log-ins that ends. Refresh tokens are
-    /// refused from here on; access tokens stay good until they expire.
+    /// Ends all server sessions of a user, and returns how many log-ins that ends. From then on the
+    /// server refuses their refresh tokens; access tokens stay valid until they expire.
     ///
     /// # Errors
+    /// `NotFound` if there is no such user. Other kinds if the data directory cannot be written.
     ///
-    /// `NotFound` if there is no such user. Otherwise the data directory cannot be written.
+    /// # Examples
+    ///
+    /// ```
+    /// # use keyfob::server::Server;
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// # let server = Server::builder().start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// assert_eq!(server.revoke_sessions(user.id())?, 1);
+    /// assert!(user.refresh_access_token().unwrap_err().needs_login());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn revoke_sessions(&self, user_id: impl AsRef<str>) -> io::Result<usize> {
         let state = &self.service.state;
         state.revoke_sessions(user_id.as_ref(), self.service.now())?.ok_or_else(no_such_user)
     }
 
-    /// Disables a user: log-ins, refreshes and access tokens are refused until
-    /// [`enable_user`](Self::enable_user).
+    /// Disables a user: the server refuses log-ins, refreshes and access tokens until
+    /// [`enable_user`](Self::enable_user) is called.
     ///
     /// # Errors
+    /// `NotFound` if there is no such user. Other kinds if the data directory cannot be written.
     ///
-    /// `NotFound` if there is no such user. Otherwise the data directory cannot be written.
+    /// # Examples
+    ///
+    /// ```
+    /// # use keyfob::server::Server;
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// # let server = Server::builder().start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// server.disable_user(user.id())?;
+    /// assert!(user.refresh_access_token().unwrap_err().needs_login());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disable_user(&self, user_id: impl AsRef<str>) -> io::Result<()> {
         self.set_disabled(user_id.as_ref(), true)
     }
 
-    /// Enables a user that was disabled. Its sessions are good again.
+    /// Enables a user that was disabled. The user's sessions are valid again.
     ///
     /// # Errors
-    ///
-    /// `NotFound` if there is no such user. Otherwise the data directory cannot be written.
+    /// `NotFound` if there is no such user. Other kinds if the data directory cannot be written.
     pub fn enable_user(&self, user_id: impl AsRef<str>) -> io::Result<()> {
         self.set_disabled(user_id.as_ref(), false)
     }
 
-    /// Sets a user's custom data, or removes it with `None`. It is in the access tokens that are
-    /// made from then on, and kept with the user.
-    ///
-    /// What is set here goes before what the [source](ServerBuilder::custom_data) has.
+    /// Sets a user's custom data, or removes it with `None`. Access tokens that are issued from
+    /// then on contain it. It is stored with the user, and takes precedence over the
+    /// [source](ServerBuilder::custom_data).
     ///
     /// # Errors
+    /// `NotFound` if there is no such user; `InvalidInput` if the data is not an object, or larger
+    /// than 24 KiB as JSON. Other kinds if the data directory cannot be written.
     ///
-    /// `NotFound` if there is no such user; `InvalidInput` if the data is no object, or larger than
-    /// 24 KiB as JSON. Otherwise the data directory cannot be written.
+    /// # Examples
+    ///
+    /// ```
+    /// # use keyfob::server::Server;
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// # let server = Server::builder().start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// use serde_json::{Value, json};
+    ///
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// server.set_custom_data(user.id(), Some(json!({"language": "en"})))?;
+    /// let data: Option<Value> = user.refresh_custom_data()?;
+    /// assert_eq!(data, Some(json!({"language": "en"})));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_custom_data(&self, user_id: impl AsRef<str>, data: Option<Value>) -> io::Result<()> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
         let data = match data {
@@ -206,26 +276,45 @@ impl Server {
         found.then_some(()).ok_or_else(no_such_user)
     }
 
-    /// Returns the mails that would have been sent and were not [taken](Self::wait_for_mail) yet,
-    /// oldest first: the last 1024. They are in memory alone.
-    ///
-    /// A mail is in here before the request that caused it is answered.
+    /// Returns the mails that a mail server would have sent and that were not
+    /// [taken](Self::wait_for_mail) yet, oldest first: the last 1,024. They are only in memory. A
+    /// mail is in the outbox before the request that caused it gets its response.
     pub fn outbox(&self) -> Vec<Mail> {
         self.service.email.outbox.to_vec()
     }
 
     /// Takes the oldest mail of this kind to this address out of the outbox. Blocks until there is
-    /// one, or the deadline has passed: then `None`.
+    /// one; returns `None` if the deadline passes first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::server::{Confirmation, MailKind, Server};
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Deadline, Session};
+    ///
+    /// let server = Server::builder().confirmation(Confirmation::Email).start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// let deadline = Deadline::after(Duration::from_secs(5));
+    /// let mail = server.wait_for_mail("ada@example.org", MailKind::Confirmation, deadline).unwrap();
+    /// session.email_password().confirm(mail.token, &mail.token_id)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_for_mail(&self, to: &str, kind: MailKind, deadline: Deadline) -> Option<Mail> {
         self.service.email.outbox.take(to, kind, deadline)
     }
 
-    /// Stops the server, as dropping it does: accepts no more connections, closes those that are
-    /// idle, lets requests that are being answered end, and joins the threads.
+    /// Stops the server, as dropping it does: it accepts no more connections, closes idle ones,
+    /// lets requests in progress complete, and joins its threads.
     ///
     /// Blocks for at most the [shutdown time-out](ServerBuilder::shutdown_timeout) (5 s by default)
-    /// and a moment more; what is not done by then loses its connection. The data directory is free
-    /// for another server when this returns.
+    /// and a moment more; requests that are not complete by then lose their connection. When this
+    /// returns, another server can open the data directory.
     pub fn shut_down(self) {
         drop(self);
     }

@@ -8,7 +8,7 @@ use crate::{Deadline, Secret};
 /// Mails beyond this push the oldest ones out.
 const CAPACITY: usize = 1024;
 
-/// A mail as it would have been sent.
+/// A mail that a mail server would have sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Mail {
@@ -16,11 +16,11 @@ pub struct Mail {
     pub to: String,
     /// What the mail is for.
     pub kind: MailKind,
-    /// The secret that the mail brings.
+    /// The token that the mail contains.
     pub token: Secret,
-    /// What goes with the token.
+    /// The id that belongs to the token.
     pub token_id: String,
-    /// The link in the mail, with both in it.
+    /// The link in the mail, which contains both.
     pub link: Secret,
 }
 

@@ -28,10 +28,32 @@ use crate::transport::{Transport, UreqTransport};
 use crate::wire::{self, Device};
 
 /// How long a call may take (60 s), unless [`SessionBuilder::deadline`] or
-/// [`Session::with_deadline`] says otherwise.
+/// [`Session::with_deadline`] sets another deadline.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Describes a [`Session`]; begun by [`Session::builder`].
+/// The settings of a [`Session`]; created by [`Session::builder`].
+///
+/// Only the app id and the base URL are required. By default, users and tokens are stored
+/// unencrypted in the platform's directory for application data, in files that only their owner can
+/// read.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use keyfob::Session;
+///
+/// # let dir = std::env::temp_dir().join(format!("keyfob-doc-builder-{}", std::process::id()));
+/// let session = Session::builder("my-app-id", "https://example.org")
+///     .app_info("my-tool", env!("CARGO_PKG_VERSION"))
+///     .data_dir(&dir)
+///     .deadline(Duration::from_secs(20))
+///     .open()?;
+/// assert!(session.current_user()?.is_none());
+/// assert!(!dir.exists()); // created by the first log-in
+/// # Ok::<(), keyfob::Error>(())
+/// ```
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct SessionBuilder {
     app_id: String,
@@ -68,88 +90,156 @@ impl SessionBuilder {
         }
     }
 
-    /// Allows plain http to hosts other than this machine, where anybody on the way can read the
-    /// tokens. Defaults to `false`.
+    /// Sets whether plain http to other machines is allowed. Defaults to `false`; plain http to
+    /// this machine is always allowed.
+    ///
+    /// With plain http, anybody on the way between the two machines can read passwords and tokens,
+    /// and can act as these users.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::Session;
+    ///
+    /// let builder = || Session::builder("my-app-id", "http://backend.example");
+    /// # let builder = || builder().store(keyfob::store::MemoryStore::new());
+    /// let error = builder().open().unwrap_err();
+    /// assert!(error.to_string().starts_with("the base URL cannot be used: plain http"));
+    /// builder().allow_insecure_http(true).open()?;
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     pub fn allow_insecure_http(mut self, allow: bool) -> Self {
         self.allow_insecure_http = allow;
         self
     }
 
-    /// Names the application and its version for the backend's notes about the device. Defaults to
-    /// empty texts.
+    /// Sets the name and the version of the application, which the backend records with the device
+    /// at log-in. Both default to empty texts.
     pub fn app_info(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.app_info = Device { app_name: name.into(), app_version: version.into() };
         self
     }
 
-    /// Judges tokens by another clock. Defaults to [`SystemClock`].
+    /// Sets the clock that tokens are judged by, for tests. Defaults to [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Box::new(clock);
         self
     }
 
-    /// Keeps users and tokens in a directory below this one. It is made with all its parents, for
-    /// the owner alone, at the first commit.
+    /// Sets the directory below which users and tokens are stored. The first commit creates it,
+    /// with its parents, for the owner alone.
     ///
     /// Defaults to `keyfob` in the platform's directory for application data: `$XDG_DATA_HOME` or
-    /// `~/.local/share`, `~/Library/Application Support`, or `%LOCALAPPDATA%`.
+    /// `~/.local/share`, `~/Library/Application Support`, or `%LOCALAPPDATA%`. Apps and backends
+    /// have directories of their own below it, so different apps may share one data directory.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self
     }
 
-    /// Limits how long each call may take, everything included. Defaults to 60 s.
+    /// Sets how long each call may take, with everything that it includes. Defaults to 60 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Seals everything that is kept in the data directory with a key. Defaults to none: users and
-    /// tokens are in the clear, in files that only their owner can read.
+    /// Encrypts everything that is stored in the data directory with this key. By default users and
+    /// tokens are stored unencrypted.
     ///
-    /// A directory that is in the clear is sealed when the session is opened; see
+    /// An unencrypted store is encrypted when the session is opened; see
     /// [`SledStore::open_sealed`]. From then on it cannot be opened without the key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::{EncryptionKey, Session};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("keyfob-doc-encryption-{}", std::process::id()));
+    /// let session = Session::builder("my-app-id", "https://example.org")
+    ///     .data_dir(&dir)
+    ///     .encryption(EncryptionKey::key_file())
+    ///     .open()?;
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     #[cfg(feature = "encryption")]
     pub fn encryption(mut self, key: EncryptionKey) -> Self {
         self.encryption = Some(key);
         self
     }
 
-    /// Says whether the backend is asked where requests shall go. Turn it off where a reverse
-    /// proxy serves the protocol under another name than the backend's own. Defaults to `true`.
+    /// Sets whether keyfob asks the backend for the host that requests should be sent to. Turn it
+    /// off if a reverse proxy serves the protocol under another name than the backend's own.
+    /// Defaults to `true`.
     pub fn location_lookup(mut self, lookup: bool) -> Self {
         self.location_lookup = lookup;
         self
     }
 
-    /// Says what happens when the files of the store are damaged. Defaults to
-    /// [`OnDamage::Refuse`].
+    /// Sets what happens if the files of the store are damaged. Defaults to [`OnDamage::Refuse`].
     pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
         self.on_damage = on_damage;
         self
     }
 
-    /// Keeps users and tokens elsewhere than in a data directory: in a
-    /// [`MemoryStore`](crate::store::MemoryStore), or in a store of your own.
+    /// Sets another place for users and tokens than a data directory: a
+    /// [`MemoryStore`](crate::store::MemoryStore), a `RedisStore` (feature `redis`), or a store of
+    /// your own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::Session;
+    /// use keyfob::store::MemoryStore;
+    ///
+    /// let session = Session::builder("my-app-id", "https://example.org")
+    ///     .store(MemoryStore::new()) // everybody is forgotten when the program ends
+    ///     .open()?;
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     pub fn store(mut self, store: impl Store) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// Sends requests in another way, or with [other settings](UreqTransport::builder): proxies,
-    /// roots. Defaults to [`UreqTransport::new`].
+    /// Sets how requests are sent: with [other settings](UreqTransport::builder) for proxies and
+    /// certificates, or with a transport of your own. Defaults to [`UreqTransport::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::Session;
+    /// use keyfob::transport::UreqTransport;
+    /// # use keyfob::store::MemoryStore;
+    ///
+    /// let transport = UreqTransport::builder().no_proxy().build()?;
+    /// let session = Session::builder("my-app-id", "https://example.org")
+    ///     .transport(transport)
+    /// #   .store(MemoryStore::new())
+    ///     .open()?;
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
     }
 
-    /// Opens the session. Uses no network and creates nothing: files and directories come with the
-    /// first commit.
+    /// Opens the session. Uses no network and creates nothing on disk: the first commit creates
+    /// files and directories.
     ///
     /// # Errors
-    /// [`Error::Config`] if the app id, the base URL or the proxy that the environment names for it
-    /// cannot be used, if there is no data directory or its path is empty, or if there is a key for
-    /// a store of your own; [`Error::Store`] if the store cannot be opened.
+    /// - [`Error::Config`] if the app id, the base URL, or the proxy that the environment names for
+    ///   it cannot be used; if there is no data directory or its path is empty; or if both a store
+    ///   and an encryption key were given.
+    /// - [`Error::Store`] if the store cannot be opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::Session;
+    ///
+    /// let error = Session::builder("", "https://example.org").open().unwrap_err();
+    /// assert_eq!(error.to_string(), "the app id cannot be used: it is empty");
+    /// ```
     pub fn open(self) -> Result<Session> {
         if self.app_id.trim().is_empty() {
             return Err(Error::config("the app id", "it is empty"));

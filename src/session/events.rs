@@ -61,15 +61,46 @@ struct QueueState {
     closed: bool,
 }
 
-/// The events of a session or a user from now on: a blocking iterator, which ends with the session.
+/// The events of a session or a user from now on: a blocking iterator that ends with the session;
+/// returned by [`Session::events`](crate::Session::events) and
+/// [`User::changes`](crate::User::changes).
 ///
-/// Events wait in a queue of 1,024; whoever falls further behind gets [`Event::Lagged`]. Dropping
-/// it unsubscribes.
+/// Events are emitted after the change is on disk. They include changes by other processes that
+/// share the store, within a tenth of a second. Up to 1,024 events wait in a queue; if more happen
+/// before they are taken, [`Event::Lagged`] takes the place of the others. Dropping the iterator
+/// unsubscribes.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+/// #     .store(keyfob::store::MemoryStore::new())
+/// #     .open()?;
+/// use std::thread;
+///
+/// use keyfob::{Credentials, Event};
+///
+/// let events = session.events()?;
+/// let listener = thread::spawn(move || events.collect::<Vec<Event>>());
+/// session.log_in(&Credentials::anonymous())?;
+/// session.shut_down(); // the iterator ends after the last event
+/// let events = listener.join().unwrap();
+/// assert!(matches!(events[0], Event::LoggedIn { .. }));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
+/// ```
 pub struct Events {
     queue: Arc<Queue>,
 }
 
-/// Keeps a listener subscribed; dropping it unsubscribes. A call that is under way then goes on.
+/// Keeps a listener subscribed; dropping it unsubscribes, without waiting for a call of the
+/// listener that is in progress. Returned by [`Session::subscribe`](crate::Session::subscribe) and
+/// [`User::subscribe`](crate::User::subscribe).
 #[must_use = "dropping it unsubscribes the listener"]
 pub struct Subscription {
     queue: Weak<Queue>,
@@ -287,20 +318,61 @@ impl Queue {
 }
 
 impl Events {
-    /// Returns the next event if there is one already.
+    /// Returns the next event if there is one now. Does not block.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// let mut events = session.events()?;
+    /// assert_eq!(events.try_next(), None); // nothing has happened yet
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn try_next(&mut self) -> Option<Event> {
         self.queue.take(Some(Instant::now()))
     }
 
-    /// Tells whether there will be no more: the session has ended, and what was told by then was
+    /// Returns `true` if no more events will come: the session has ended, and all its events were
     /// taken.
     pub fn has_ended(&self) -> bool {
         let state = self.queue.lock();
         state.closed && state.events.is_empty()
     }
 
-    /// Waits for the next event, at most this long. `None` if there was none by then, or at once if
-    /// there will be [no more](Self::has_ended).
+    /// Waits for the next event, for at most `timeout`. Returns `None` if no event came by then,
+    /// and at once if [no more](Self::has_ended) will come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::Event;
+    ///
+    /// let mut events = session.events()?;
+    /// user.refresh_access_token()?;
+    /// let event = events.next_timeout(Duration::from_secs(10));
+    /// assert!(matches!(event, Some(Event::TokenRefreshed { .. })));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
         self.queue.take(Instant::now().checked_add(timeout))
     }

@@ -37,32 +37,42 @@ use crate::retry::Retry;
 use crate::store::Listing;
 use crate::user::User;
 
-/// The users of one app on one backend, as they are known on this device.
+/// The handle to one app on one backend: its users on this device, and everything that they do.
 ///
-/// Cloning is cheap: all clones, and every [`User`] that one of them returned, share one state, which goes when
-/// the last of them does. A session may be used from any number of threads, and any number of
-/// sessions and processes may share one data directory. It starts no thread of its own unless
+/// Cloning is cheap. All clones, and every [`User`] that they return, share one state, which is
+/// dropped with the last of them. A session may be used from any number of threads, and any number
+/// of sessions and processes may share one data directory. A session starts no thread unless
 /// somebody listens for events.
 ///
-/// Every call that may wait ends within the session's deadline (60 s unless
-/// [`SessionBuilder::deadline`] or [`Session::with_deadline`] say otherwise): waits for locks, the
-/// look-up of the host, a refresh of the token and a repeated request are all inside it. Opening a
-/// session, and reading who is there, use no network.
+/// Every call ends within the session's deadline: 60 s unless [`SessionBuilder::deadline`] or
+/// [`Session::with_deadline`] set another one. The deadline includes waits for locks, the look-up
+/// of the backend's location, a refresh of the token, and a repeated request. Opening a session and
+/// reading its users use no network.
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
 /// use keyfob::{Credentials, Session};
 ///
-/// # fn main() -> keyfob::Result<()> {
-/// let session = Session::builder("my-app-id", "https://example.org").open()?;
+/// # let dir = std::env::temp_dir().join(format!("keyfob-doc-session-{}", std::process::id()));
+/// # let open = || Session::builder(server.app_id(), server.base_url()).data_dir(&dir).open();
+/// # let session = open()?;
+/// // At every start: `Session::builder(APP_ID, BASE_URL).open()?`
 /// let user = match session.current_user()? {
-///     Some(user) => user, // from the device, also without network
-///     None => session.log_in(&Credentials::email_password("ada@example.org", "hunter22"))?,
+///     Some(user) => user, // from the disk, without network
+///     None => session.log_in(&Credentials::anonymous())?,
 /// };
 /// let sum: i64 = user.functions().call("sum", (1, 2))?;
+/// assert_eq!(sum, 3);
+/// # assert_eq!(open()?.current_user()?, Some(user));
+/// # std::fs::remove_dir_all(&dir)?;
 /// # Ok(())
 /// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct Session {
@@ -71,14 +81,53 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins to describe a session with an app, by its client app id, on the backend at a base
-    /// URL, such as `https://example.org` or the address that `keyfob serve` prints.
+    /// Creates a builder for a session with the app `app_id` on the backend at `base_url`.
+    ///
+    /// The app id is the client app id of the deployment. The base URL is the address of the
+    /// backend, such as `https://example.org`, or the address that `keyfob serve` prints.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::Session;
+    /// use keyfob::store::MemoryStore;
+    ///
+    /// let session = Session::builder("my-app-id", "https://example.org/")
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// assert_eq!(session.app_id(), "my-app-id");
+    /// assert_eq!(session.base_url(), "https://example.org");
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
     pub fn builder(app_id: impl Into<String>, base_url: impl Into<String>) -> SessionBuilder {
         SessionBuilder::new(app_id.into(), base_url.into())
     }
 
-    /// Returns a handle to the same session whose calls have another deadline, and those of the
-    /// users that it returns.
+    /// Returns a handle to the same session whose calls, and those of the users that it returns,
+    /// have another deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::Credentials;
+    ///
+    /// let impatient = session.with_deadline(Duration::from_secs(5));
+    /// let user = impatient.log_in(&Credentials::anonymous())?; // at most 5 s
+    /// let sum: i64 = user.functions().call("sum", (1, 2))?; // at most 5 s
+    /// # assert_eq!(sum, 3);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { inner: self.inner.clone(), limit: deadline }
@@ -89,35 +138,64 @@ impl Session {
         &self.inner.app_id
     }
 
-    /// Returns the base URL, as it was configured but for its case and trailing slashes.
+    /// Returns the base URL in its normal form: lower-case scheme and host, no default port, no
+    /// slash at the end.
     pub fn base_url(&self) -> &str {
         self.inner.base_url()
     }
 
-    /// Logs in, and makes the user current.
+    /// Logs in with `credentials`, and makes the user current.
     ///
-    /// Tokens, identities, profile and the choice of the current user are on disk when this
-    /// returns. A user who is known here already, by whatever provider, is the same user
-    /// afterwards. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another user, or
-    /// nobody, was current before. [`Credentials::anonymous`] reuses an anonymous user who is
-    /// logged in, without network and without `LoggedIn`. Concurrent log-ins with it, in any number
-    /// of threads and processes, wait for each other and return one user.
+    /// When this returns, the tokens, the identities, the profile and the choice of the current
+    /// user are on disk. If the user is already known here, by whatever provider, the same user is
+    /// logged in again. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another
+    /// user, or nobody, was current before.
     ///
-    /// Blocks for three requests (one more if it fails after the first) and a commit, and in a store
-    /// that is sealed for as long as it takes to tell the backend of earlier log-outs, five seconds
-    /// at most; all within the deadline. If the user is logged in already, the server session of
-    /// that login is not ended: it lives on the backend until its own end, and nobody has it here.
+    /// [`Credentials::anonymous`] returns an anonymous user who is already logged in, without
+    /// network and without `LoggedIn`. Concurrent log-ins with it, in any number of threads and
+    /// processes, wait for each other and return one user.
+    ///
+    /// Blocks for up to three requests (a fourth one if the log-in fails after the first) and a
+    /// commit. With an encrypted store it also retries pending revocations, for at most 5 s. If the
+    /// user was already logged in, the server session of that earlier login is not ended: it stays
+    /// valid on the backend until it expires.
     ///
     /// # Errors
-    /// [`Error::Server`](crate::Error::Server) if the backend refused, with code `InvalidPassword`
-    /// for a wrong password or an unknown address, `AuthError` for an address that is not confirmed
-    /// or a key, token or function that says no, `UserDisabled`, or `AuthProviderNotFound` if the
-    /// app does not offer the provider; with status 429 after too many failures, 404 for an unknown
-    /// app;
-    /// [`Error::Transport`](crate::Error::Transport) if it could not be reached or the answer was
-    /// lost, which [`is_ambiguous`](crate::Error::is_ambiguous) tells apart;
-    /// [`Error::Store`](crate::Error::Store) if the log-in could not be kept. Nothing is stored
-    /// after an error, and a server session that was made already is ended as well as it goes.
+    /// - [`Error::Server`](crate::Error::Server) if the backend refused. The code is
+    ///   `InvalidPassword` for a wrong password or an unknown address; `AuthError` for an address
+    ///   that is not confirmed, or a key, token or function that refused; `UserDisabled`; or
+    ///   `AuthProviderNotFound` if the app does not offer the provider. The status is 429 after too
+    ///   many failures, and 404 for an unknown app.
+    /// - [`Error::Transport`](crate::Error::Transport) if the backend could not be reached or its
+    ///   response was lost; [`is_ambiguous`](crate::Error::is_ambiguous) tells the two apart.
+    /// - [`Error::Store`](crate::Error::Store) if the log-in could not be stored.
+    ///
+    /// After an error nothing is stored. If a server session was already created, keyfob tries to
+    /// end it (best effort).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::{Credentials, ServerErrorCode};
+    ///
+    /// session.email_password().register("ada@example.org", "correct horse")?;
+    /// let user = session.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
+    /// assert_eq!(session.current_user()?, Some(user));
+    ///
+    /// let wrong = Credentials::email_password("ada@example.org", "wrong horse");
+    /// let error = session.log_in(&wrong).unwrap_err();
+    /// assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidPassword));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::log_in_with_credentials`.
     pub fn log_in(&self, credentials: &Credentials) -> Result<User> {
@@ -125,21 +203,72 @@ impl Session {
         Ok(self.handle(user))
     }
 
-    /// Returns the current user: the one who logged in, linked an account or was switched to last
-    /// and is still logged in. Uses no network.
+    /// Returns the current user: of the users who are logged in, the one who logged in, linked an
+    /// account or was switched to last. Uses no network.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read; never "nobody" then.
+    /// [`Error::Store`](crate::Error::Store) if the store cannot be read. An unreadable store is
+    /// never reported as "nobody is logged in".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// assert_eq!(session.current_user()?, None);
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// assert_eq!(session.current_user()?, Some(user));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn current_user(&self) -> Result<Option<User>> {
         let current = self.within(|deadline| Ok(self.inner.store.current(deadline)?))?;
         Ok(current.map(|user| self.handle(user)))
     }
 
-    /// Returns all users known here, logged out ones too, in the order in which they first logged
-    /// in. Uses no network. See [`users_iter`](Self::users_iter) for many of them.
+    /// Returns all users known here, including those who are logged out, in the order of their
+    /// first log-in. Uses no network.
+    ///
+    /// All users are in memory at once; [`users_iter`](Self::users_iter) reads them page by page.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::{Credentials, UserState};
+    ///
+    /// for email in ["ada@example.org", "bob@example.org"] {
+    ///     session.email_password().register(email, "correct horse")?;
+    ///     session.log_in(&Credentials::email_password(email, "correct horse"))?;
+    /// }
+    /// let users = session.users()?;
+    /// assert_eq!(users[0].profile()?.email(), Some("ada@example.org"));
+    /// assert_eq!(session.current_user()?.as_ref(), Some(&users[1]));
+    ///
+    /// users[1].log_out()?;
+    /// assert_eq!(session.users()?[1].state()?, UserState::LoggedOut);
+    /// assert_eq!(session.current_user()?.as_ref(), Some(&users[0]));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn users(&self) -> Result<Vec<User>> {
         self.within(|deadline| {
             let mut listing = Listing::default();
@@ -149,27 +278,98 @@ impl Session {
         })
     }
 
-    /// Goes through all users known here, as [`users`](Self::users) does, with what is known of
-    /// each, without having them all in memory. Uses no network.
+    /// Returns an iterator over all users known here, with the state, identities and profile of
+    /// each. It reads them page by page, so it suits any number of users. Uses no network.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// for listed in session.users_iter() {
+    ///     let listed = listed?;
+    ///     println!("{}: {}", listed.profile().email().unwrap_or("nobody"), listed.state().as_str());
+    ///     assert_eq!(listed.user(), user);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn users_iter(&self) -> Users {
         Users::new(self.clone())
     }
 
-    /// Returns the user with this id if it is known here. Uses no network.
+    /// Returns the user with this id, if it is known here. Uses no network.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # let user = session.log_in(&keyfob::Credentials::anonymous())?;
+    /// use keyfob::UserId;
+    ///
+    /// let id = user.id().to_string(); // as a program may keep it in its settings
+    /// assert_eq!(session.user(&UserId::new(id))?, Some(user));
+    /// assert_eq!(session.user(&UserId::new("somebody else"))?, None);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn user(&self, id: &UserId) -> Result<Option<User>> {
         let record = self.within(|deadline| Ok(self.inner.store.user(id, deadline)?))?;
         Ok(record.map(|record| self.handle(record.id.clone())))
     }
 
-    /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless it was already.
-    /// Uses no network; blocks for a commit.
+    /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless the user already
+    /// was. Uses no network; blocks for a commit.
     ///
     /// # Errors
-    /// [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known here;
-    /// [`Error::Store`](crate::Error::Store) if nothing was changed.
+    /// - [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known
+    ///   here.
+    /// - [`Error::Store`](crate::Error::Store) if nothing was changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// let first = session.log_in(&Credentials::new_anonymous())?;
+    /// let second = session.log_in(&Credentials::new_anonymous())?;
+    /// assert_eq!(session.current_user()?.as_ref(), Some(&second));
+    ///
+    /// session.switch_user(&first)?;
+    /// assert_eq!(session.current_user()?.as_ref(), Some(&first));
+    /// // A user need not be current to make calls.
+    /// let sum: i64 = second.functions().call("sum", (1, 2))?;
+    /// # assert_eq!(sum, 3);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn switch_user(&self, user: &User) -> Result<()> {
         self.within(|deadline| self.inner.switch_to(user.id(), deadline))
     }
@@ -177,49 +377,124 @@ impl Session {
     /// Forgets a user on this device, logged in or not, and ends its server session. The account
     /// stays on the backend.
     ///
-    /// Tokens, profile and identities are gone from disk when this returns, also when the backend
-    /// could not be reached; the id stays in the recent events, and the directory of the user's
-    /// synced realms until you delete it ([`unused_sync_dirs`](Self::unused_sync_dirs)). Blocks for
-    /// a commit and a request. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
-    /// current; of those who are logged in, the one who was used last becomes current then.
+    /// When this returns, the tokens, profile and identities have been removed from disk, even if
+    /// the backend was unreachable. The id stays in the recent events. The directory of the user's
+    /// synced realms stays until you delete it ([`unused_sync_dirs`](Self::unused_sync_dirs)).
+    /// Emits [`Event::Removed`]. If the user was current, emits [`Event::CurrentUserChanged`] too;
+    /// the most recently used logged-in user then becomes current. Blocks for a commit and a
+    /// request.
     ///
     /// # Errors
-    /// [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport) if
-    /// the backend was not told. The removal stands, whatever
-    /// [`is_retryable`](crate::Error::is_retryable) says: there is nothing left here to tell it
-    /// with, and the server session lives on until its own end.
-    /// [`Error::LocalState`](crate::Error::LocalState) if the user is not known here,
-    /// [`Error::Store`](crate::Error::Store) if nothing was changed.
+    /// - [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport)
+    ///   if the backend could not be notified. The user is removed here all the same, even if the
+    ///   error [`is_retryable`](crate::Error::is_retryable): no token is left to notify the backend
+    ///   with, so its server session stays valid until it expires.
+    /// - [`Error::LocalState`](crate::Error::LocalState) if the user is not known here.
+    /// - [`Error::Store`](crate::Error::Store) if nothing was changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::UserState;
+    ///
+    /// session.remove_user(&user)?;
+    /// assert_eq!(user.state()?, UserState::Removed);
+    /// assert!(session.users()?.is_empty());
+    /// // The account still exists, so Ada can log in again.
+    /// assert_eq!(session.log_in(&ada)?, user);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn remove_user(&self, user: &User) -> Result<()> {
         self.within(|deadline| self.inner.remove(user.id(), deadline))
     }
 
-    /// Deletes a user: the account on the backend, with that user's own token, then everything
-    /// about it here, as [`remove_user`](Self::remove_user) does. Blocks for a request, a refresh if
-    /// need be, and a commit. Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was
-    /// current.
+    /// Deletes the user's account on the backend, with that user's own token, and then forgets the
+    /// user here, as [`remove_user`](Self::remove_user) does.
+    ///
+    /// Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was current. Blocks
+    /// for a request, a refresh if it is due, and a commit.
     ///
     /// # Errors
-    /// As [`Functions::call`](crate::Functions::call); nothing has changed here then. If
-    /// [`is_ambiguous`](crate::Error::is_ambiguous), the account may be gone; if it is, the next
-    /// refresh finds the login ended.
+    /// As [`Functions::call`](crate::Functions::call); then nothing has changed here. If the error
+    /// [`is_ambiguous`](crate::Error::is_ambiguous), the account may have been deleted; in that
+    /// case the next refresh reports that the login has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// # session.email_password().register("ada@example.org", "correct horse")?;
+    /// # let ada = keyfob::Credentials::email_password("ada@example.org", "correct horse");
+    /// # let user = session.log_in(&ada)?;
+    /// use keyfob::ServerErrorCode;
+    ///
+    /// session.delete_user(&user)?;
+    /// assert!(session.users()?.is_empty());
+    /// // The account is gone for good.
+    /// let error = session.log_in(&ada).unwrap_err();
+    /// assert_eq!(error.server_code(), Some(&ServerErrorCode::InvalidPassword));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::delete_user`.
     pub fn delete_user(&self, user: &User) -> Result<()> {
         self.within(|deadline| self.inner.delete(user.id(), deadline))
     }
 
-    /// Returns the client for accounts with e-mail address and password: registration,
-    /// confirmation, password reset.
+    /// Returns the client for accounts with an e-mail address and a password: registration,
+    /// confirmation and password reset.
     pub fn email_password(&self) -> EmailPassword<'_> {
         EmailPassword::new(self)
     }
 
-    /// Returns the events of this session from now on, those of other processes that share its
-    /// store included. See [`Events`].
+    /// Returns the events of this session from now on, including those of other processes that
+    /// share its store. See [`Events`].
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::{Credentials, Event};
+    ///
+    /// let mut events = session.events()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// match events.next() {
+    ///     Some(Event::LoggedIn { user: id, .. }) => assert_eq!(&id, user.id()),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn events(&self) -> Result<Events> {
         self.within(|deadline| self.inner.events(None, deadline))
     }
@@ -227,16 +502,43 @@ impl Session {
     /// Calls `listener` with each event from now on, on a thread of its own, until the returned
     /// subscription is dropped or the session ends.
     ///
-    /// Neither dropping the subscription nor the end of the program waits for a call that is under
-    /// way: whoever must see it through reads [`events`](Self::events) on a thread of its own and
-    /// joins that.
+    /// No lock is held during a call, so the listener may use everything in this library. A panic
+    /// in the listener is reported by the panic hook and does not end the subscription. A listener
+    /// that holds a clone of the session keeps the session alive.
     ///
-    /// No lock is held: anything of this library may be called in it. A panic in it is reported
-    /// like any other and does not end the subscription. A listener that holds a clone of the
-    /// session keeps the session alive until it is unsubscribed.
+    /// Neither dropping the subscription nor the end of the program waits for a call in progress.
+    /// To handle the last events before a program ends, read [`events`](Self::events) on a thread
+    /// of your own and join it; the manual page [`listening`](crate::manual::guide::listening)
+    /// shows how.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use std::sync::mpsc;
+    ///
+    /// use keyfob::{Credentials, Event};
+    ///
+    /// let (sender, receiver) = mpsc::channel();
+    /// let subscription = session.subscribe(move |event| {
+    ///     let _ = sender.send(event.clone());
+    /// })?;
+    /// session.log_in(&Credentials::anonymous())?;
+    /// assert!(matches!(receiver.recv()?, Event::LoggedIn { .. }));
+    /// drop(subscription); // the listener is not called any more
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn subscribe(
         &self,
         listener: impl Fn(&Event) + Send + Sync + 'static,
@@ -244,26 +546,66 @@ impl Session {
         self.events()?.subscribe(listener)
     }
 
-    /// Ends what waits, for all handles of this session: a program that is to stop need not wait
-    /// for its deadlines.
+    /// Ends all calls in progress, for all handles of this session, so that a program can stop
+    /// without waiting for its deadlines.
     ///
-    /// Returns at once. Calls that wait end with [`Error::ShutDown`](crate::Error::ShutDown): for a
-    /// refresh or a look-up by another thread, for another process that holds the store, for an
-    /// answer. So does every call after it. [`Events`] end once they have given what was told
-    /// by then, and with them the threads of subscriptions, each after the call of its listener
-    /// that is under way. What was stored by then stands; nothing is logged out, and another
-    /// session on the same store goes on.
+    /// Returns at once. Calls that wait for a response, for a refresh or a look-up by another
+    /// thread, or for another process that holds the store end with
+    /// [`Error::ShutDown`](crate::Error::ShutDown), and so does every later call. [`Events`] return
+    /// what was emitted before the shutdown and then end; so do the threads of subscriptions, after
+    /// the current call of their listener. What was stored stays stored. Nobody is logged out, and
+    /// other sessions on the same store go on.
     ///
-    /// With [`UreqTransport`](crate::transport::UreqTransport), a call that waits for an answer
-    /// ends at once, unless a clone of the transport is in use elsewhere; one that is connecting or
-    /// looking up a name ends when that is done (15 s at most). Another transport decides in
-    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). If the request may have
-    /// arrived and changes something, the error [`is_ambiguous`](crate::Error::is_ambiguous).
+    /// With [`UreqTransport`](crate::transport::UreqTransport), a call that waits for a response
+    /// ends at once, unless a clone of the transport is in use elsewhere. A call that is connecting
+    /// or looking up a name ends when that step is done (15 s at most). Other transports decide in
+    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). If a request that changes
+    /// something may have arrived, the error [`is_ambiguous`](crate::Error::is_ambiguous).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::{Credentials, Error};
+    ///
+    /// session.shut_down();
+    /// let error = session.log_in(&Credentials::anonymous()).unwrap_err();
+    /// assert!(matches!(error, Error::ShutDown { .. }));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn shut_down(&self) {
         self.inner.shut_down();
     }
 
-    /// Returns a builder that repeats a call of this session when that can help; see [`Retry`].
+    /// Returns a builder that repeats a call of this session when repeating it can help; see
+    /// [`Retry`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use keyfob::Credentials;
+    ///
+    /// let user = session.retry().run(|session| session.log_in(&Credentials::anonymous()))?;
+    /// # assert_eq!(session.current_user()?, Some(user));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
     pub fn retry(&self) -> Retry<'_, Self> {
         Retry::new(self)
     }

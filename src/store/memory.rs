@@ -15,9 +15,29 @@ use crate::id::UserId;
 /// How many users are listed at once.
 const PAGE: usize = 256;
 
-/// A store that lives as long as the process, or as its last clone. Clones share everything.
+/// A store in memory, for tests and for programs that keep nothing. It is dropped with its last
+/// clone; clones share everything. It keeps the laws of [`Store`], except that nothing survives the
+/// process.
 ///
-/// It keeps the laws of [`Store`], durability aside.
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "server")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = keyfob::server::Server::builder().built_in_functions().start()?;
+/// use keyfob::store::MemoryStore;
+/// use keyfob::{Credentials, Session};
+///
+/// let store = MemoryStore::new();
+/// let open = || Session::builder(server.app_id(), server.base_url()).store(store.clone()).open();
+/// let user = open()?.log_in(&Credentials::anonymous())?;
+/// // Another session on the same store knows the same users.
+/// assert_eq!(open()?.current_user()?, Some(user));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "server"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Inner>);
 
@@ -54,7 +74,7 @@ struct WriteLock {
 }
 
 impl MemoryStore {
-    /// Returns an empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }

@@ -15,17 +15,34 @@ use crate::server::{
 impl ServerBuilder {
     /// Switches a provider off: log-ins and links with it get status 404 and the code
     /// `AuthProviderNotFound`. By default anonymous users, e-mail addresses with passwords and API
-    /// keys can log in; the other providers are off until they are set up.
+    /// keys can log in; the other providers are off until they are configured.
     ///
     /// Without [`AuthProvider::EmailPassword`] nobody can register, confirm an address or reset a
-    /// password either. Without [`AuthProvider::ApiKey`] nobody can create or enable a key; keys can
-    /// be listed, disabled and deleted. Users who logged in by a provider earlier stay logged in.
+    /// password. Without [`AuthProvider::ApiKey`] nobody can create or enable a key; keys can be
+    /// listed, disabled and deleted. Users who logged in with a provider earlier stay logged in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::{AuthProvider, Server};
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, ServerErrorCode, Session};
+    ///
+    /// let server = Server::builder().disable_provider(AuthProvider::Anonymous).start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let error = session.log_in(&Credentials::anonymous()).unwrap_err();
+    /// assert_eq!(error.server_code(), Some(&ServerErrorCode::AuthProviderNotFound));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn disable_provider(mut self, provider: AuthProvider) -> Self {
         self.providers.disabled.push(provider);
         self
     }
 
-    /// Switches registration off, with status 403. Those who have an account can still log in.
+    /// Switches registration off: registrations get status 403. Users who have an account can still
+    /// log in.
     pub fn disable_registration(mut self) -> Self {
         self.providers.registration_disabled = true;
         self
@@ -33,8 +50,8 @@ impl ServerBuilder {
 
     /// Sets how e-mail addresses are confirmed. Defaults to [`Confirmation::Automatic`].
     ///
-    /// An account that is not confirmed cannot be logged in with. A function that says no to a
-    /// registration takes the account back.
+    /// Nobody can log in with an account that is not confirmed. If a confirmation function refuses
+    /// a registration, the account is deleted again.
     pub fn confirmation(mut self, confirmation: Confirmation) -> Self {
         self.email.confirmation = confirmation;
         self
@@ -42,29 +59,29 @@ impl ServerBuilder {
 
     /// Sets how forgotten passwords are replaced. Defaults to [`Reset::Email`].
     ///
-    /// A password that was replaced ends the user's server sessions: refresh tokens are refused
-    /// from there on, access tokens stay good until they expire.
+    /// A replaced password ends the user's server sessions: refresh tokens are refused from then
+    /// on, access tokens stay valid until they expire.
     pub fn reset(mut self, reset: Reset) -> Self {
         self.email.reset = reset;
         self
     }
 
-    /// Sets the page that mails to confirm an address link to; `token` and `tokenId` are appended.
-    /// Defaults to `/confirm` at this server, which asks for a click.
+    /// Sets the page that confirmation mails link to; `token` and `tokenId` are appended. Defaults
+    /// to `/confirm` at this server, which asks for a click.
     pub fn confirm_url(mut self, url: impl Into<String>) -> Self {
         self.email.confirm_url = Some(url.into());
         self
     }
 
-    /// Sets the page that mails to replace a password link to; `token` and `tokenId` are appended.
+    /// Sets the page that password-reset mails link to; `token` and `tokenId` are appended.
     /// Defaults to `/reset` at this server, which asks for the new password.
     pub fn reset_url(mut self, url: impl Into<String>) -> Self {
         self.email.reset_url = Some(url.into());
         self
     }
 
-    /// Sets what is told of every mail, after it is in the [outbox](Server::outbox). Runs on the
-    /// thread of the connection that caused it.
+    /// Sets a function that receives every mail, after it is in the [outbox](Server::outbox). It
+    /// runs on the thread of the connection that caused the mail.
     pub fn on_mail<F>(mut self, on_mail: F) -> Self
     where
         F: Fn(&Mail) + Send + Sync + 'static,
@@ -73,21 +90,50 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a server API key, in the place of an earlier one of that name. Log-ins with it are a
-    /// user of its own, of type `server`. At least 16 characters; make them random.
+    /// Adds an API key of the app; it replaces an earlier one of the same name. A log-in with it is
+    /// a user of its own, of type `server`. The key needs at least 16 characters; make them random.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::Server;
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    ///
+    /// let key = "k4b3-9f2c-7d1e-55aa"; // from a secret of the machine
+    /// let server = Server::builder().server_api_key("importer", key).start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let user = session.log_in(&Credentials::api_key(key))?;
+    /// assert_eq!(user.profile()?.kind(), Some("server"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn server_api_key(mut self, name: impl Into<String>, key: impl Into<Secret>) -> Self {
         self.providers.server_keys.push((name.into(), key.into()));
         self
     }
 
-    /// Takes log-ins with tokens of your own: the provider `custom-token`. It can be used beside
-    /// [`oidc`](Self::oidc).
+    /// Accepts log-ins with JWTs of an issuer of your choice: the provider `custom-token`. It can be
+    /// used together with [`oidc`](Self::oidc).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::{CustomJwt, JwtKeys, Server};
+    ///
+    /// let keys = JwtKeys::jwks("https://issuer.example/.well-known/jwks.json");
+    /// let server = Server::builder()
+    ///     .custom_jwt(CustomJwt::new(keys).audience("my-app").issuer("https://issuer.example"))
+    ///     .start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn custom_jwt(mut self, custom_jwt: CustomJwt) -> Self {
         self.providers.custom_jwt = Some(custom_jwt);
         self
     }
 
-    /// Takes log-ins with the ID tokens of an OpenID Connect provider, by its issuer: the provider
+    /// Accepts log-ins with ID tokens of an OpenID Connect provider, by its issuer: the provider
     /// `custom-token`. Each call adds one. The issuer that a token names decides which one checks
     /// the token.
     pub fn oidc(mut self, oidc: Oidc) -> Self {
@@ -145,29 +191,60 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes log-ins with Google: the provider `oauth2-google`.
+    /// Accepts log-ins with Google: the provider `oauth2-google`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::{Google, Server};
+    ///
+    /// let server = Server::builder().google(Google::new("1234.apps.googleusercontent.com")).start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn google(mut self, google: Google) -> Self {
         self.providers.google = Some(google);
         self
     }
 
-    /// Takes log-ins with Apple: the provider `oauth2-apple`.
+    /// Accepts log-ins with Apple: the provider `oauth2-apple`.
     pub fn apple(mut self, apple: Apple) -> Self {
         self.providers.apple = Some(apple);
         self
     }
 
-    /// Takes log-ins with Facebook: the provider `oauth2-facebook`.
+    /// Accepts log-ins with Facebook: the provider `oauth2-facebook`.
     pub fn facebook(mut self, facebook: Facebook) -> Self {
         self.providers.facebook = Some(facebook);
         self
     }
 
-    /// Takes log-ins by a function: the provider `custom-function`.
+    /// Accepts log-ins that a function decides about: the provider `custom-function`.
     ///
-    /// It gets what the client sent, in canonical or relaxed extended JSON and without `options`,
-    /// and says who that is. Its error's message goes to the client, with status 401 and the code
-    /// `AuthError`.
+    /// The function receives what the client sent, in canonical or relaxed extended JSON and
+    /// without `options`, and returns who the user is. The message of its error goes to the client,
+    /// with status 401 and the code `AuthError`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::{AuthFunctionAnswer, Server};
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// use serde_json::json;
+    ///
+    /// let server = Server::builder()
+    ///     .auth_function(|payload| match payload["badge"].as_str() {
+    ///         Some(badge) => Ok(AuthFunctionAnswer::new(badge).data("name", "Ada")),
+    ///         None => Err("no badge".into()),
+    ///     })
+    ///     .start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let user = session.log_in(&Credentials::function(json!({"badge": "A-113"}))?)?;
+    /// assert_eq!(user.profile()?.name(), Some("Ada"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn auth_function<F>(mut self, function: F) -> Self
     where
         F: Fn(&Value) -> Result<AuthFunctionAnswer, FunctionError> + Send + Sync + 'static,

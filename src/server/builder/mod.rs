@@ -41,7 +41,25 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Longer lives of tokens are cut to this: clients know no time after the year 9999.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Settings of a [`Server`], made by [`Server::builder`].
+/// The settings of a [`Server`]; created by [`Server::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use keyfob::server::{Confirmation, Server};
+/// use serde_json::json;
+///
+/// let server = Server::builder()
+///     .app_id("my-app")
+///     .access_token_lifetime(Duration::from_secs(60))
+///     .confirmation(Confirmation::Email)
+///     .function("greet", |caller, _| Ok(json!(format!("hello, {}", caller.user_id()))))
+///     .start()?;
+/// println!("{} at {}", server.app_id(), server.base_url());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     app_id: String,
@@ -68,20 +86,20 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// The app id of a server that was given none.
+    /// The default app id.
     pub const DEFAULT_APP_ID: &str = "keyfob-local";
-    /// How long access tokens last by default: 30 minutes, as with the service.
+    /// The default lifetime of access tokens: 30 minutes, as with App Services.
     pub const DEFAULT_ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 60);
-    /// How long refresh tokens last by default: 60 days, as with the service.
+    /// The default lifetime of refresh tokens: 60 days, as with App Services.
     pub const DEFAULT_REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(60 * 24 * 3600);
-    /// How long a rotated refresh token is still answered by default: 60 seconds.
+    /// How long a rotated refresh token stays valid by default: 60 seconds.
     pub const DEFAULT_ROTATION_GRACE: Duration = Duration::from_secs(60);
-    /// How many failed log-ins of an account are let pass within 15 minutes by default.
+    /// How many failed log-ins an account may have within 15 minutes by default.
     pub const DEFAULT_LOGIN_ATTEMPTS: u32 = 20;
-    /// How large the body of a function call may be by default: 16 MiB.
+    /// The default limit of the body of a function call: 16 MiB.
     pub const DEFAULT_MAX_BODY_SIZE: usize = 16 * 1024 * 1024;
-    /// How much memory large bodies and the arguments of function calls may take by default:
-    /// 256 MiB.
+    /// The default limit of the memory for large bodies and the arguments of function calls: 256
+    /// MiB.
     pub const DEFAULT_MAX_REQUEST_MEMORY: usize = 256 * 1024 * 1024;
     /// How many connections may be open by default.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
@@ -89,9 +107,10 @@ impl ServerBuilder {
     pub const DEFAULT_MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
     /// How long a connection may wait for its next request by default: 60 seconds.
     pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-    /// How long a request may take to arrive, and an answer to be taken, by default: 30 seconds.
+    /// How long a request may take to arrive, and a response to be received, by default: 30
+    /// seconds.
     pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-    /// How long stopping waits for requests that are being answered, by default: 5 seconds.
+    /// How long a shutdown waits for requests in progress by default: 5 seconds.
     pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
     pub(super) fn new() -> Self {
@@ -130,8 +149,8 @@ impl ServerBuilder {
         }
     }
 
-    /// Sets the client app id, by which clients name the app. Letters, digits, `-`, `_` and `.`;
-    /// defaults to `keyfob-local`.
+    /// Sets the client app id, by which clients name the app. Letters, digits, `-`, `_` and `.` are
+    /// allowed. Defaults to `keyfob-local`.
     pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
         self.app_id = app_id.into();
         self
@@ -147,84 +166,139 @@ impl ServerBuilder {
         self
     }
 
-    /// Lets [`addr`](Self::addr) be an address that other machines can reach. What goes over the
-    /// network is not encrypted: put something that speaks TLS in front, and name its URL with
+    /// Allows [`addr`](Self::addr) to be an address that other machines can reach.
+    ///
+    /// The server does not speak TLS: anybody on the network can read passwords and tokens. Put a
+    /// reverse proxy that speaks TLS in front, and set its URL with
     /// [`public_url`](Self::public_url).
     pub fn allow_public(mut self) -> Self {
         self.allow_public = true;
         self
     }
 
-    /// Sets the URL by which clients reach this server through something in front of it, such as
-    /// `https://auth.example.org`: it is the [base URL](Server::base_url) then, what `location`
-    /// answers and what links in mails begin with. Without it clients are sent to where they came
-    /// from, by the `Host` of their request, with plain `http`.
+    /// Sets the URL by which clients reach this server through a reverse proxy, such as
+    /// `https://auth.example.org`. It becomes the [base URL](Server::base_url), the response to
+    /// `location` requests, and the beginning of links in mails. Without it, the server sends
+    /// clients back to the `Host` of their request, with plain `http`.
     ///
-    /// Name the address of what is in front as well, with
-    /// [`trusted_proxies`](Self::trusted_proxies). Otherwise all clients have that one address for
-    /// the [rate limits](Self::rate_limits), and one client that guesses locks everybody out.
+    /// Set the address of the proxy as well, with [`trusted_proxies`](Self::trusted_proxies).
+    /// Otherwise all clients have that one address for the [rate limits](Self::rate_limits), and
+    /// one client that guesses passwords locks everybody out.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
         self
     }
 
-    /// Keeps users, server sessions and the signing key in this directory, which is created for
-    /// its owner alone if it does not exist. By default everything is in memory and gone with the
-    /// server.
+    /// Stores users, server sessions and the signing key in this directory, which is created for
+    /// its owner alone if it does not exist. By default everything is in memory, and lost when the
+    /// server stops.
     ///
-    /// One server at a time can have the directory open. What was answered is on disk: it survives
-    /// a crash of the program or of the machine. Opening it copies the database, for a moment, so
-    /// that one that turns out to be damaged is left as it was.
+    /// One server at a time can open the directory. What was acknowledged is on disk and survives a
+    /// crash of the program or of the machine. Opening the directory copies the database for a
+    /// moment, so that a damaged database is left as it was. The files are not encrypted: anybody
+    /// who can read them can sign tokens for every user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::Server;
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Session};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("keyfob-doc-server-{}", std::process::id()));
+    /// let start = || Server::builder().data_dir(&dir).start();
+    /// # let open = |server: &Server| {
+    /// #     Session::builder(server.app_id(), server.base_url()).store(MemoryStore::new()).open()
+    /// # };
+    /// let server = start()?;
+    /// open(&server)?.email_password().register("ada@example.org", "correct horse")?;
+    /// server.shut_down();
+    ///
+    /// // The account survives a restart.
+    /// let server = start()?;
+    /// open(&server)?.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
+    /// # drop(server);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self
     }
 
-    /// Sets how long access tokens last: whole seconds, at least one and at most a century. Defaults
-    /// to 30 minutes.
+    /// Sets the lifetime of access tokens: whole seconds, at least one and at most a century.
+    /// Defaults to 30 minutes.
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.access_token_lifetime = lifetime;
         self
     }
 
-    /// Sets how long refresh tokens last: whole seconds, at least one and at most a century.
+    /// Sets the lifetime of refresh tokens: whole seconds, at least one and at most a century.
     /// Defaults to 60 days.
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.refresh_token_lifetime = lifetime;
         self
     }
 
-    /// Sets whether a refresh also answers a new `refresh_token`, which lasts for a whole lifetime
-    /// again and takes the place of the old one. Off by default, as with the service.
+    /// Sets whether each refresh also returns a new refresh token, which replaces the old one and
+    /// has a whole lifetime. Off by default, as with App Services.
     ///
-    /// For a [grace period](Self::rotation_grace) the old token gets the very same successor, so
-    /// that a client whose answer was lost can ask again. Logging out with either ends both.
+    /// During a [grace period](Self::rotation_grace) the old token gets the same successor, so that
+    /// a client whose response was lost can ask again. A log-out with either token ends both.
     pub fn rotate_refresh_tokens(mut self, rotate: bool) -> Self {
         self.rotate_refresh_tokens = rotate;
         self
     }
 
-    /// Sets for how long a replaced refresh token is still answered, in whole seconds. Defaults to
-    /// 60 seconds.
+    /// Sets how long a replaced refresh token stays valid, in whole seconds. Defaults to 60
+    /// seconds.
     pub fn rotation_grace(mut self, grace: Duration) -> Self {
         self.rotation_grace = grace;
         self
     }
 
     /// Sets the clock that tokens and failed log-ins are judged by. Defaults to [`SystemClock`].
-    /// Time-outs of connections are real time in any case. [`Server::clock`] can move it.
+    /// Time-outs of connections always use real time. [`Server::clock`] can move the clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Adds a function that users can call, in the place of an earlier one of that name.
+    /// Adds a function that users can call; it replaces an earlier one of the same name.
     ///
-    /// It gets the arguments in canonical or relaxed extended JSON, as they were sent but for the
-    /// order of fields, which a `serde_json::Value` sorts by name. What it returns is sent in
-    /// canonical form: plain numbers are given their wrappers, dates their milliseconds, and
-    /// objects that are wrappers already stay as they are. It runs on the thread of the caller's connection,
-    /// with others at the same time; a panic answers status 500 and harms nobody else.
+    /// The function receives the arguments in canonical or relaxed extended JSON, as they were
+    /// sent, except that a `serde_json::Value` sorts the fields of objects by name. The server
+    /// sends the result in canonical form: it adds wrappers to plain numbers and leaves objects
+    /// that are wrappers as they are. The function runs on the thread of the caller's connection,
+    /// at the same time as others. If it panics, that caller gets status 500 and nobody else is
+    /// affected.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::Server;
+    /// use keyfob::store::MemoryStore;
+    /// use keyfob::{Credentials, Session};
+    /// use serde_json::json;
+    ///
+    /// let server = Server::builder()
+    ///     .function("greet", |caller, arguments| {
+    ///         let name = arguments.first().and_then(|name| name.as_str()).ok_or("a name is missing")?;
+    ///         Ok(json!({"greeting": format!("hello, {name}"), "caller": caller.user_id().as_str()}))
+    ///     })
+    ///     .start()?;
+    /// let session = Session::builder(server.app_id(), server.base_url())
+    ///     .store(MemoryStore::new())
+    ///     .open()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// let result: serde_json::Value = user.functions().call("greet", ("Ada",))?;
+    /// assert_eq!(result["greeting"], "hello, Ada");
+    /// assert_eq!(result["caller"], user.id().as_str());
+    ///
+    /// let error = user.functions().call::<()>("greet", ()).unwrap_err();
+    /// assert!(error.to_string().contains("a name is missing"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn function<F>(mut self, name: impl Into<String>, function: F) -> Self
     where
         F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
@@ -243,8 +317,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a function of a service, which clients call by the service's name and the function's.
-    /// Otherwise as with [`function`](Self::function).
+    /// Adds a function of a service, which clients call by the names of the service and the
+    /// function; see [`Functions::of_service`](crate::Functions::of_service). Otherwise as
+    /// [`function`](Self::function).
     pub fn service_function<F>(
         mut self,
         service: impl Into<String>,
@@ -258,12 +333,32 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets where custom user data comes from: what this returns for a user id is in the access
-    /// tokens that are made from then on. It must be an object of at most 24 KiB as JSON, or else
-    /// log-ins of the user fail with status 500.
+    /// Sets the source of custom user data: access tokens that are issued from then on contain what
+    /// this returns for a user id. It must be an object of at most 24 KiB as JSON; otherwise
+    /// log-ins of that user fail with status 500.
     ///
-    /// Not asked for users whose data was [set](Server::set_custom_data). Runs on the thread of the
-    /// user's connection.
+    /// The source is not asked for users whose data was [set](Server::set_custom_data). It runs on
+    /// the thread of the user's connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::server::Server;
+    /// # use keyfob::store::MemoryStore;
+    /// # use keyfob::{Credentials, Session};
+    /// use serde_json::{Value, json};
+    ///
+    /// let server = Server::builder()
+    ///     .custom_data(|user_id| Some(json!({"folder": format!("/srv/{user_id}")})))
+    ///     .start()?;
+    /// # let session = Session::builder(server.app_id(), server.base_url())
+    /// #     .store(MemoryStore::new())
+    /// #     .open()?;
+    /// let user = session.log_in(&Credentials::anonymous())?;
+    /// let data: Value = user.custom_data()?.unwrap();
+    /// assert_eq!(data["folder"], format!("/srv/{}", user.id()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn custom_data<F>(mut self, source: F) -> Self
     where
         F: Fn(&str) -> Option<Value> + Send + Sync + 'static,
@@ -272,10 +367,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how many bytes the body of a function call may have. Defaults to 16 MiB.
+    /// Sets the limit of the body of a function call, in bytes. Defaults to 16 MiB.
     ///
     /// All other requests, and function calls without a valid access token, may have 64 KiB, or
-    /// fewer if this is less. The server refuses a larger body with status 413 before it reads it.
+    /// less if this limit is lower. The server refuses a larger body with status 413 before it
+    /// reads it.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.max_body_size = bytes;
         self
@@ -323,35 +419,32 @@ impl ServerBuilder {
     }
 
     /// Sets how long a request may take to arrive, from its first byte to its last, and how long
-    /// the client may take to receive the answer. Defaults to 30 seconds.
+    /// the client may take to receive the response. Defaults to 30 seconds.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.limits.request = timeout;
         self.limits.response = timeout;
         self
     }
 
-    /// Sets how long stopping waits for requests that are being answered. Defaults to 5 seconds.
+    /// Sets how long a shutdown waits for requests in progress. Defaults to 5 seconds.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.limits.stop = timeout;
         self
     }
 
-    /// Opens the data directory, if there is one, and starts to answer.
-    ///
-    /// The server is reachable when this returns.
+    /// Opens the data directory, if one was set, and starts the server. The server is reachable
+    /// when this returns.
     ///
     /// # Errors
-    ///
-    /// - `InvalidInput` if the app id has other characters than those allowed or is not the one
-    ///   the data directory belongs to, if a lifetime is under a second, if the path of the data
-    ///   directory is empty, or if the address can be reached from elsewhere without
-    ///   [`allow_public`](Self::allow_public), or if a provider's keys or addresses cannot be used,
-    ///   or if a [test identity provider](Self::test_identity_provider) would not be on this machine
-    ///   only.
-    /// - `ResourceBusy` if another server has the data directory open, `InvalidData` if what is in
-    ///   it cannot be read, or something that was in it is lost.
-    /// - Whatever the operating system has to say about the address or the directory, which the
-    ///   text names.
+    /// - `InvalidInput` if the app id has characters that are not allowed or is not the app id of
+    ///   the data directory; if a lifetime is shorter than a second; if the path of the data
+    ///   directory is empty; if other machines can reach the address and
+    ///   [`allow_public`](Self::allow_public) was not called; if a provider's keys or addresses cannot
+    ///   be used; or if a [test identity provider](Self::test_identity_provider) would not be on this
+    ///   machine only.
+    /// - `ResourceBusy` if another server has the data directory open; `InvalidData` if its content
+    ///   cannot be read, or a part of it is lost.
+    /// - The operating system's errors about the address or the directory, which the text names.
     pub fn start(self) -> io::Result<Server> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

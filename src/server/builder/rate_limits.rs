@@ -26,13 +26,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the addresses of proxies in front of this server. For a request from one of them, rate
-    /// limits count the right-most address in `X-Forwarded-For` that is no trusted proxy; if the
-    /// header is missing or malformed up to there, they count the address of the proxy. From
-    /// anybody else the header is ignored. None by default.
+    /// Sets the addresses of reverse proxies in front of this server. For a request from one of
+    /// them, rate limits count the right-most address in `X-Forwarded-For` that is not a trusted
+    /// proxy. If the header is missing or malformed up to there, they count the address of the
+    /// proxy. From all other addresses the header is ignored. None by default.
     ///
-    /// Name only proxies that append the address they see, as nginx, Caddy and HAProxy can. A
-    /// trusted proxy that passes on what clients send lets each of them pretend to be many.
+    /// Name only proxies that append the address they see, as nginx, Caddy and HAProxy can. If a
+    /// trusted proxy passes on what clients send, each client can pretend to be many.
     pub fn trusted_proxies(mut self, proxies: impl IntoIterator<Item = IpAddr>) -> Self {
         self.trusted_proxies = proxies.into_iter().collect();
         self

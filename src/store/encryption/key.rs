@@ -10,11 +10,11 @@ use crate::secret::wipe;
 /// How many bytes a key has.
 pub(in crate::store) const KEY_BYTES: usize = 32;
 
-/// The key that users and tokens are sealed with on disk, or where to find it.
+/// The key that encrypts users and tokens on disk, or where to find it.
 ///
-/// Whoever has the key and the files has the tokens; whoever has lost the key has lost them, and
-/// the users log in again. The key is overwritten when the last copy of this value is dropped, as
-/// far as safe Rust allows. `Debug` does not show it.
+/// Anybody who has both the key and the files has the tokens. If the key is lost, so are the
+/// tokens, and the users have to log in again. The key is overwritten in memory when the last copy
+/// of this value is dropped, as far as safe Rust allows. `Debug` does not show it.
 ///
 /// # Examples
 ///
@@ -70,15 +70,15 @@ impl fmt::Display for KeyringPlace {
 pub(in crate::store) struct KeyBytes(Box<[u8; KEY_BYTES]>);
 
 impl EncryptionKey {
-    /// Takes a key that the program keeps. It has to be random: a password is none.
+    /// Uses a key that the program keeps. The bytes must be random: a password is not a key.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
         Self::of(Source::Bytes(Arc::new(KeyBytes::new(&bytes))))
     }
 
-    /// Takes a key that the program keeps, if it has 32 bytes.
+    /// Uses a key that the program keeps, if it has 32 bytes.
     ///
     /// # Errors
-    /// [`Error::Config`] if it has not.
+    /// [`Error::Config`] if it has another length.
     pub fn from_slice(bytes: &[u8]) -> Result<Self> {
         match bytes.try_into() {
             Ok(bytes) => Ok(Self::of(Source::Bytes(Arc::new(KeyBytes::new(bytes))))),
@@ -90,18 +90,18 @@ impl EncryptionKey {
         }
     }
 
-    /// Takes the key from the file `key` in the data directory, where all apps share it. The first
-    /// commit creates it, at random and for the owner alone; processes that begin together agree on
-    /// one.
+    /// Uses the file `key` in the data directory, which all apps share. The first commit creates it
+    /// with random bytes, for the owner alone; processes that start together agree on one key.
     ///
-    /// It protects what leaves the directory without the key: a copied database, a backup that
-    /// leaves it out, blocks that a disk has kept. Whoever can read the whole directory can read
-    /// the key too.
+    /// **What it protects:** copies of the database without the key file, such as a backup that
+    /// leaves it out, and deleted blocks on the disk. Anybody who can read the whole directory can
+    /// read the key and the tokens.
     pub fn key_file() -> Self {
         Self::of(Source::File(None))
     }
 
-    /// As [`Self::key_file`], from a file elsewhere.
+    /// Uses a key file at another path, as [`Self::key_file`] does. Anybody who can read both the
+    /// file and the data directory can read the tokens.
     pub fn from_file(path: impl Into<PathBuf>) -> Self {
         Self::of(Source::File(Some(path.into())))
     }

@@ -58,34 +58,49 @@ use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// What to do about a damaged database.
+/// What to do if the database is damaged; set with
+/// [`SessionBuilder::on_damage`](crate::SessionBuilder::on_damage).
 ///
-/// The damaged files are kept either way, renamed to `db.N.damaged`.
+/// The damaged files are kept either way, renamed to `db.N.damaged`. They contain tokens; remove
+/// them yourself.
+///
+/// # Examples
+///
+/// ```
+/// use keyfob::Session;
+/// use keyfob::store::OnDamage;
+///
+/// # let dir = std::env::temp_dir().join(format!("keyfob-doc-damage-{}", std::process::id()));
+/// let session = Session::builder("my-app-id", "https://example.org")
+/// #   .data_dir(&dir)
+///     .on_damage(OnDamage::Recover)
+///     .open()?;
+/// # Ok::<(), keyfob::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OnDamage {
-    /// Refuse to go on, with an error of kind [`Damaged`](StoreErrorKind::Damaged) that names what
-    /// was kept.
+    /// Return an error of kind [`Damaged`](StoreErrorKind::Damaged) that names what was kept.
     #[default]
     Refuse,
-    /// Go on with what the snapshot still holds, in a new database, and say so with
-    /// [`Event::StoreDamaged`](crate::Event::StoreDamaged).
+    /// Continue in a new database with the users that the snapshot still has, and emit
+    /// [`Event::StoreDamaged`](crate::Event::StoreDamaged). Other users have to log in again.
     Recover,
 }
 
-/// A store on disk, shared by any number of threads and processes.
+/// A store on disk, shared by any number of threads and processes. This is the default store of a
+/// session; [`SessionBuilder::data_dir`](crate::SessionBuilder::data_dir) says where it is.
 ///
-/// Reading costs one small read of a file that stays open, and waits for nobody while all users
-/// fit into the snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it; it
-/// costs milliseconds and waits for other writers, at most until its deadline.
+/// A read takes one small read of a file that stays open, and waits for nobody while all users fit
+/// into the snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it; it takes
+/// milliseconds, and waits for other writers until its deadline at most.
 ///
-/// Opened with [`open`](Self::open), users and tokens are written in the clear, into files that
-/// only their owner can read; logging out and removing a user rewrite the database, so that no
-/// token of theirs stays in it. With `open_sealed` (feature `encryption`) they are sealed before
-/// they are written.
+/// [`open`](Self::open) stores users and tokens unencrypted, in files that only their owner can
+/// read. A log-out and a removal rewrite the database, so that none of the user's tokens stays in
+/// it. `open_sealed` (feature `encryption`) encrypts users and tokens before they are written.
 ///
-/// Not for network file systems, and not for a process forked off after it was opened: both are
-/// refused with errors of their own kinds.
+/// Network file systems, and processes that were forked after the store was opened, are refused
+/// with errors of their own kinds.
 pub struct SledStore {
     files: Files,
     app: String,
