@@ -55,7 +55,6 @@ pub mod guide {
     #[doc = include_str!("guide/migration.md")]
     pub mod migration {}
 
-
     #[doc = include_str!("guide/troubleshooting.md")]
     pub mod troubleshooting {}
 }
