@@ -1,39 +1,72 @@
-//! Blocking user sessions for App Services-compatible backends: log people (or machines) in, keep
-//! them logged in, and make calls as them.
+//! User sessions for App Services-compatible backends, as a blocking library: log people and
+//! machines in, keep them logged in, and make calls as them.
 //!
-//! A [`Session`] is the one handle: cheap to clone, usable from any thread, with no async runtime
-//! anywhere. It keeps users and tokens in an embedded database that any number of processes may
-//! share, so a program that was closed knows its users when it is opened again, without network.
-//! Each [`User`] of it makes calls with an access token that is refreshed when it is due,
-//! once, however many threads and processes ask.
+//! A program that acts for a user needs an access token for each request, a refresh token to get
+//! the next one, and a safe place for both. keyfob does that work for backends that speak the
+//! client protocol of MongoDB Atlas App Services, the backend of the Realm SDKs. It is meant for
+//! threaded programs, command-line tools, build scripts and small desktop utilities; no feature has
+//! an async runtime.
 //!
-//! ```no_run
-//! use keyfob::{Credentials, Secret, Session};
+//! ```
+//! # #[cfg(feature = "server")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use keyfob::server::Server;
+//! use keyfob::store::MemoryStore;
+//! use keyfob::{Credentials, Session};
 //!
-//! # fn main() -> keyfob::Result<()> {
-//! let session = Session::builder("my-app-id", "https://example.org").open()?;
-//! session.email_password().register("ada@example.org", "hunter22")?;
-//! let user = session.log_in(&Credentials::email_password("ada@example.org", "hunter22"))?;
+//! // A backend in this process, for this example: feature `server`.
+//! let server = Server::builder().built_in_functions().start()?;
+//!
+//! let session = Session::builder(server.app_id(), server.base_url())
+//!     .store(MemoryStore::new()) // without this line, users are kept on disk
+//!     .open()?;
+//! session.email_password().register("ada@example.org", "correct horse")?;
+//! let user = session.log_in(&Credentials::email_password("ada@example.org", "correct horse"))?;
 //! let sum: i64 = user.functions().call("sum", (1, 2))?;
+//! assert_eq!(sum, 3);
 //! assert_eq!(session.current_user()?, Some(user));
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "server"))]
+//! # fn main() {}
 //! ```
 //!
-//! # A tour
+//! The manual's page [`getting_started`](manual::guide::getting_started) begins with a backend and
+//! a first program.
 //!
-//! - [`Session`]: log in, who is current, switch, remove. Built by [`SessionBuilder`].
-//! - [`User`]: state, identities, profile, custom user data, tokens, log-out,
-//!   [functions](User::functions).
-//! - [`Credentials`]: one log-in attempt's input, one constructor per [`Provider`].
-//! - [`EmailPassword`]: registration, confirmation, password reset. [`ApiKeys`]: log-ins for machines.
-//! - [`SyncConfiguration`]: what a sync engine needs to open a user's realm.
-//! - [`ejson`]: dates, ids, decimals and bytes in function calls.
-//! - [`Events`] and [`Subscription`]: what happened, here or in another process.
-//! - [`Error`]: one type with the questions callers ask: is it worth a retry, does the user have to
-//!   log in, may it have happened all the same.
-//! - [`store`], [`transport`] and [`Clock`]: what a session stands on, as traits.
-//! - [`manual`]: how it works underneath, and what changed when.
+//! # Concepts
+//!
+//! - A [`Session`] is the handle to one app on one backend. It is cheap to clone and may be used
+//!   from any thread. It knows the users of this device, also after a restart and without network.
+//! - A [`User`] is an account that this device knows. Its calls carry an access token that is
+//!   refreshed when it is used: once, however many threads and processes need it.
+//! - A user has one or more *identities*, each an account with a [`Provider`]. [`Credentials`] are
+//!   the input of one log-in with a provider.
+//! - One logged-in user is the *current* user. Programs with one user need only
+//!   [`Session::current_user`].
+//! - Only a definite response of the backend ends a login. A timeout, a proxy or a server error
+//!   never does.
+//!
+//! The page [`concepts`](manual::guide::concepts) explains them, with a glossary.
+//!
+//! # Where to find what
+//!
+//! | task | item |
+//! | --- | --- |
+//! | open a session, log in, switch, remove users | [`Session`], [`SessionBuilder`] |
+//! | register, confirm an address, reset a password | [`EmailPassword`] |
+//! | profile, identities, custom user data, tokens, log-out | [`User`] |
+//! | call functions of the app | [`Functions`], [`ejson`] for dates, ids, decimals and bytes |
+//! | log-ins for machines | [`ApiKeys`], [`Credentials::api_key`] |
+//! | sign in with Google or OpenID Connect in the browser | [`browser`] |
+//! | listen for changes | [`Events`], [`Subscription`] |
+//! | decide what to do about an error, retry | [`Error`], [`Retry`] |
+//! | test without a network | [`server`], [`store::MemoryStore`] |
+//! | choose where users are kept, encrypt them | [`store`], `EncryptionKey` |
+//! | proxies, certificates, a transport of your own | [`transport`] |
+//! | hand a user to a sync engine | [`SyncConfiguration`] |
+//! | how-tos, migration from the Realm SDKs, troubleshooting | [`manual::guide`] |
+//! | how it works, how fast it is, what changed | [`manual::design`] |
 //!
 //! # Features
 //!
@@ -41,14 +74,15 @@
 //! | --- | --- | --- |
 //! | `tls` (default) | https with rustls | ureq's own |
 //! | `log` | diagnostics through the log facade | log |
-//! | `platform-verifier` | trust in what this machine trusts: `UreqTransportBuilder::platform_verifier` | ureq's own |
-//! | `bson` | `Functions::call_bson`: `bson::Bson` in and out | bson |
-//! | `encryption` | users and tokens sealed on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
-//! | `keyring` | that key from the keyring of the system: `EncryptionKey::keyring` | keyring-core, and a store for it by system |
-//! | `browser` | [`browser`]: sign-in with Google or any OpenID Connect provider, in the browser or on another device; implies `tls` | open, ring |
-//! | `server` | [`server`]: a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
-//! | `testing` | `store::contract`: the laws of a store as a test suite | |
-//! | `cli` | the `keyfob` command | clap, clap_complete, clap_mangen, signal-hook; rustix, on Windows rpassword |
+//! | `platform-verifier` | the operating system's certificate store: `UreqTransportBuilder::platform_verifier` | ureq's own |
+//! | `bson` | `bson::Bson` in and out of functions: `Functions::call_bson` | bson |
+//! | `encryption` | users and tokens encrypted on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
+//! | `keyring` | the key in the operating system's keyring: `EncryptionKey::keyring` | keyring-core and a store for each system |
+//! | `browser` | sign-in in the system browser or on another device; implies `tls` | open, ring |
+//! | `redis` | a store that many machines share: `store::RedisStore`; implies `encryption` and `tls` | redis, rustls, webpki-roots |
+//! | `server` | a local backend that speaks the same protocol | argon2, aws-lc-rs, getrandom, httparse, jsonwebtoken |
+//! | `testing` | the conformance test suite for stores: `store::contract` | |
+//! | `cli` | the `keyfob` command; implies `browser`, `encryption` and `server` | clap, clap_complete, clap_mangen, signal-hook, rustix (Unix), rpassword (Windows) |
 
 #![cfg_attr(
     not(all(feature = "browser", feature = "server")),
@@ -121,6 +155,7 @@ pub use session::{
     DEFAULT_DEADLINE, Events, ListedUser, Session, SessionBuilder, Subscription, Users,
 };
 #[cfg(feature = "encryption")]
+#[doc(inline)]
 pub use store::EncryptionKey;
 pub use sync::SyncConfiguration;
 pub use token::{AccessToken, RefreshToken};

@@ -1,9 +1,33 @@
-//! The manual, in two parts: the [`guide`] is for people who write programs with keyfob, and
-//! [`design`] describes how keyfob works, how fast it is and what changed.
+//! The manual: a [`guide`] for people who write programs with keyfob, and the [`design`], for those
+//! who want to know how keyfob works.
+//!
+//! # Guide
+//!
+//! - First steps: [getting started](guide::getting_started), [concepts](guide::concepts).
+//! - How-tos: [worker pool](guide::worker_pool), [build script](guide::build_script), [desktop
+//!   utility](guide::desktop), [sign-in in the browser](guide::browser), [command-line
+//!   tool](guide::command_line), [tests](guide::testing), [custom user data](guide::custom_data),
+//!   [errors and retries](guide::errors), [offline start](guide::offline), [encryption and the
+//!   keyring](guide::encryption), [listening for changes](guide::listening), [a store for many
+//!   machines](guide::redis).
+//! - Decisions: [choosing a backend](guide::backends), [migration from the Realm
+//!   SDKs](guide::migration).
+//! - When something fails: [troubleshooting](guide::troubleshooting).
+//!
+//! # Design
+//!
+//! - How it works: [refresh](design::refresh), [storage](design::storage),
+//!   [network](design::network), [answers](design::answers), [protocol](design::protocol),
+//!   [events](design::events).
+//! - What was measured and tried: [speed](design::speed), [systems](design::systems),
+//!   [lessons](design::lessons).
+//! - What changed: [changes](design::changes).
 
 /// The guide, for users: first steps, concepts, how-tos, and help when something fails.
 ///
-/// The programs of these pages are tests of this crate.
+/// The programs of these pages are tests of this crate. Begin with [getting
+/// started](guide::getting_started) and [concepts](guide::concepts); the [manual](self) lists the
+/// pages in order.
 pub mod guide {
     #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/getting_started.md"))]
     pub mod getting_started {}
@@ -59,8 +83,10 @@ pub mod guide {
     pub mod troubleshooting {}
 }
 
-/// The design: how keyfob works, and why. For people who want to know what they can rely on, and
-/// for those who change keyfob.
+/// The design: how keyfob works, what was measured, and what changed.
+///
+/// For people who want to know what they can rely on, and for those who change keyfob. The
+/// [manual](self) lists the pages in order.
 pub mod design {
     #[doc = include_str!("design/refresh.md")]
     pub mod refresh {}
