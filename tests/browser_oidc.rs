@@ -312,3 +312,75 @@ fn chromium_picks_and_types_names_at_test_provider() {
         }
     }
 }
+
+/// A page of a stranger, open in the browser of a developer, tries to sign in by itself. Its own
+/// server is on this machine, so the provider would send it a code.
+#[test]
+#[ignore = "needs Node.js, Chromium, and `npm ci` in .ci/oidc"]
+fn chromium_lets_no_page_sign_in_by_itself() {
+    let (server, _, _) = in_place_of_google();
+    let issuer = server.test_issuer().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let stranger = serve(move |mut stream| {
+        let Some((head, body)) = read_request(&mut stream) else { return };
+        log.lock().unwrap().push(format!("{} {body}", head.lines().next().unwrap()));
+        let page = "<!doctype html><title>x</title><p>a page</p>";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n";
+        let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{page}", page.len());
+    });
+    let port = stranger.port();
+    for (number, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
+        let script = format!(
+            r#"
+            const url = (mode) => "{issuer}/authorize?" + new URLSearchParams({{
+                response_type: "code", client_id: "x", scope: "openid", response_mode: mode,
+                redirect_uri: "http://{host}:{port}/stolen", code_challenge_method: "S256",
+                code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" }});
+            const field = '<input name="name" value="Ada">';
+            const frame = (html, sandbox) => {{
+                const frame = document.createElement("iframe");
+                if (sandbox) frame.sandbox = sandbox;
+                frame.srcdoc = html + "<script>document.forms[0].submit()<\/script>";
+                document.body.append(frame);
+            }};
+            for (const mode of ["query", "form_post"]) {{
+                const target = url(mode).replaceAll("&", "&amp;");
+                const post = (rest) => '<form method="post" action="' + target + '"' + rest + ">" + field + "</form>";
+                frame(post(""));
+                frame(post(' rel="noreferrer"'));
+                frame('<meta name="referrer" content="no-referrer">' + post(""));
+                frame(post(""), "allow-forms allow-scripts");
+                const body = new URLSearchParams({{ name: "Ada" }});
+                for (const more of [{{}}, {{ mode: "no-cors" }}, {{ referrerPolicy: "no-referrer", mode: "no-cors" }}]) {{
+                    fetch(url(mode), {{ method: "POST", body, ...more }}).catch(() => 0);
+                }}
+                navigator.sendBeacon(url(mode), body);
+                fetch(url(mode)).then((page) => page.text()).then((text) => fetch("/read?" + text.length)).catch(() => 0);
+                const shown = document.createElement("iframe");
+                shown.src = url(mode);
+                document.body.append(shown);
+                const failing = document.createElement("iframe");
+                failing.src = url(mode).replace("scope=openid", "scope=x");
+                document.body.append(failing);
+            }}
+            const other = "{host}" === "localhost" ? "127.0.0.1" : "localhost";
+            setTimeout(() => {{ location = "http://" + other + ":{port}/end"; }}, 3000);
+            "#
+        );
+        server.clear_journal();
+        let dir = Dir::new();
+        let url = format!("http://{host}:{port}/start");
+        chromium_acts(&url, &dir.path().join(number.to_string()), &script);
+        let posts: Vec<_> =
+            server.journal().iter().filter(|asked| asked.method == "POST").cloned().collect();
+        assert!(posts.len() >= 12, "{host}: {posts:?}");
+        assert!(posts.iter().all(|post| matches!(post.status, 400 | 403)), "{host}: {posts:?}");
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.iter().filter(|line| line.contains("/end")).count() == 2, "{seen:?}");
+    let got = |what: &str| seen.iter().any(|line| line.contains(what));
+    assert!(!got("code="), "{seen:?}");
+    assert!(!got("/read"), "{seen:?}");
+    assert!(!seen.iter().any(|line| line.starts_with("POST /stolen")), "{seen:?}");
+}

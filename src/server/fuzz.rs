@@ -7,7 +7,7 @@ mod mutate;
 use serde_json::Value;
 
 use super::http::{Handler, Outcome, Response, read};
-use super::{AuthFunctionAnswer, CustomJwt, JwtKeys, Server};
+use super::{AuthFunctionAnswer, CustomJwt, JwtKeys, Server, test_provider};
 use mutate::{fuzz, outcome_of};
 
 /// After so many requests a new server takes over: some of them add users.
@@ -25,6 +25,7 @@ impl Stage {
         let server = Server::builder()
             .app_id("app")
             .built_in_functions()
+            .test_identity_provider()
             .custom_jwt(CustomJwt::new(JwtKeys::hs256("0123456789abcdef0123456789abcdef")))
             .auth_function(|payload| match payload["id"].as_str() {
                 Some(id) => Ok(AuthFunctionAnswer::new(id).data("seen", payload.clone())),
@@ -107,6 +108,9 @@ fn requests() {
             }
         }
         let answer = answer(stage.server.service.handle(&request));
+        if request.path.starts_with(test_provider::PATH) {
+            return check_test_provider(&answer);
+        }
         check(&answer);
         // The journal is copied whole.
         let journal = stage.left.is_multiple_of(100).then(|| stage.server.journal());
@@ -129,6 +133,27 @@ fn answer(outcome: Outcome) -> Response {
         #[allow(unreachable_patterns, reason = "misbehaviour is on request alone")]
         _ => panic!("no plain answer"),
     }
+}
+
+/// Browsers stay on this machine, and no text of a request is HTML or a header field.
+fn check_test_provider(answer: &Response) -> u64 {
+    assert!((200..=504).contains(&answer.status) && answer.status != 500, "{}", answer.status);
+    let header = |name: &str| {
+        let header = answer.headers.iter().find(|(other, _)| *other == name);
+        header.map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    assert!(answer.headers.iter().all(|(_, value)| !value.contains(char::is_control)));
+    if let Some(host) = header("Location").split("://").nth(1) {
+        let is_local = |name: &str| host.to_ascii_lowercase().starts_with(name);
+        assert!(["127.", "localhost", "[::"].into_iter().any(is_local), "{host}");
+    }
+    let is_html = header("Content-Type").starts_with("text/html");
+    let text = String::from_utf8_lossy(&answer.body);
+    let scripts = text.matches("<script").count();
+    let own = text.matches("<script>document.forms[0].submit()</script>").count();
+    assert!(!is_html || scripts == own, "{text}");
+    let error: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    outcome_of(u64::from(answer.status), error["error_description"].as_str().unwrap_or_default())
 }
 
 fn check(answer: &Response) {

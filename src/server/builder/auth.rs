@@ -152,7 +152,10 @@ impl ServerBuilder {
     /// Its ID tokens log in with the provider `oauth2-google`, for the client ids of
     /// [`google`](Self::google), or for any client id if that was not called; and with
     /// `custom-token`, for the client ids of [`oidc`](Self::oidc) or any. Other tokens are accepted
-    /// as without it. People keep their identities across restarts; tokens of an earlier start are
+    /// as without it.
+    ///
+    /// The same e-mail address is the same identity of `oauth2-google` at every start. That of
+    /// `custom-token` has the issuer in it, and with it the port. Tokens of an earlier start are
     /// refused.
     ///
     /// [`Server::test_issuer`] returns its issuer. With the feature `browser`, the sign-in of a
