@@ -8,8 +8,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::Deserializer;
-use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde::{Deserialize, Deserializer};
 
 use super::error::ApiError;
 use super::http::Request;
@@ -31,12 +33,21 @@ pub(super) enum Field {
 /// Parses a body. Clients send a JSON content type even with an empty body, so an empty body counts
 /// as `{}`; unknown fields are skipped.
 pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
-    parse(request, PhantomData)
+    parse(request, PhantomData::<T>)
 }
 
 /// Returns what is at a path of field names in a body.
 pub(super) fn field(request: &Request, path: &[&str]) -> Result<Field, ApiError> {
     parse(request, Lookup(path))
+}
+
+/// Reads a field of a body in which null means the same as no field.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Refuses a body that takes much memory as values, for routes that need no token.
@@ -82,24 +93,38 @@ pub(super) fn memory_as_values(text: &[u8]) -> usize {
     total
 }
 
-fn parse<'de, S>(request: &'de Request, seed: S) -> Result<S::Value, ApiError>
+fn parse<T, S>(request: &Request, seed: S) -> Result<T, ApiError>
 where
-    S: DeserializeSeed<'de>,
+    S: for<'de> DeserializeSeed<'de, Value = T>,
 {
-    let text = request.body.trim_ascii();
+    let text = untrusted_json::without_mark(&request.body).trim_ascii();
     let text = if text.is_empty() { b"{}" } else { text };
     if !text.starts_with(b"{") {
         return Err(ApiError::bad_request("the request body must be a JSON object"));
     }
-    untrusted_json::repair(text).map_err(ApiError::bad_request)?;
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let text = untrusted_json::repair(text).map_err(ApiError::bad_request)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(&text);
     let value = seed.deserialize(&mut deserializer);
-    // The parser's own message may quote the body, and with it a password.
-    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let what = if error.is_data() { "unexpected value" } else { "malformed JSON" };
-        ApiError::bad_request(format!("{what} at line {line} column {column}"))
-    })
+    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| refusal(&error))
+}
+
+/// Says what is wrong with a body. The parser's own message may quote the body, and with it a
+/// password.
+fn refusal(error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    // This one names a field that the server knows.
+    let what = if error.is_data() && text.starts_with("duplicate field `") {
+        text.split(" at line ").next().unwrap_or_default()
+    } else if error.is_data() {
+        "unexpected value"
+    } else if text.starts_with("recursion limit exceeded") {
+        "too deeply nested value"
+    } else if text.starts_with("number out of range") {
+        "number out of range"
+    } else {
+        "malformed JSON"
+    };
+    ApiError::bad_request(format!("{what} at line {} column {}", error.line(), error.column()))
 }
 
 /// Looks up a path of field names.
@@ -149,16 +174,18 @@ impl<'de> Visitor<'de> for Lookup<'_> {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             return Ok(Field::Other);
         };
-        let mut found = Field::Missing;
+        let mut found = None;
         while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            if name == *first {
-                // The last one counts if there are several.
-                found = map.next_value_seed(Lookup(rest))?;
-            } else {
+            if name != *first {
                 map.next_value::<IgnoredAny>()?;
+            } else if found.is_some() {
+                // Something in front of the server may have looked at the other one.
+                return Err(A::Error::custom(format_args!("duplicate field `{first}`")));
+            } else {
+                found = Some(map.next_value_seed(Lookup(rest))?);
             }
         }
-        Ok(found)
+        Ok(found.unwrap_or(Field::Missing))
     }
 }
 
@@ -201,7 +228,7 @@ mod tests {
             assert_eq!(shown(body, other), "other", "{other:?}");
         }
         assert_eq!(shown("", &["a"]), "missing");
-        assert_eq!(shown(r#"{"a":"1","a":"2"}"#, &["a"]), "text 2");
+        assert_eq!(shown(r#"{"b":"1","b":"2"}"#, &["a"]), "missing");
     }
 
     #[test]
@@ -211,6 +238,7 @@ mod tests {
             (r#"{"a":"secret""#, "malformed JSON at line 1 column 13"),
             (r#"{"a":"secret"} x"#, "malformed JSON at line 1 column 16"),
             (r#"{"b":[[[[,"#, "malformed JSON at line 1 column 10"),
+            (r#"{"a":"1","a":"secret"}"#, "duplicate field `a` at line 1 column 12"),
         ] {
             assert_eq!(shown(body, &["a"]), message);
         }

@@ -7,6 +7,7 @@ mod client;
 
 mod accounts;
 mod api_keys;
+mod bodies;
 mod confirm_reset;
 mod custom_data;
 mod data_dir;

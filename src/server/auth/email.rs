@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{body, check_values, is_email, no_secret, secret};
+use super::{body, check_values, is_email, no_secret, or_default, secret};
 use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
 use crate::server::error::ApiError;
@@ -35,7 +35,7 @@ pub(in crate::server) struct EmailSettings {
 
 #[derive(Deserialize)]
 struct Registration {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     email: String,
     #[serde(default = "no_secret", deserialize_with = "secret")]
     password: Secret,
@@ -43,7 +43,7 @@ struct Registration {
 
 #[derive(Deserialize)]
 struct Address {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     email: String,
 }
 
@@ -51,7 +51,7 @@ struct Address {
 struct Tokens {
     #[serde(default = "no_secret", deserialize_with = "secret")]
     token: Secret,
-    #[serde(default, rename = "tokenId")]
+    #[serde(default, deserialize_with = "or_default", rename = "tokenId")]
     token_id: String,
     #[serde(default = "no_secret", deserialize_with = "secret")]
     password: Secret,
@@ -59,7 +59,7 @@ struct Tokens {
 
 #[derive(Deserialize)]
 struct ResetByFunction {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     email: String,
     #[serde(default = "no_secret", deserialize_with = "secret")]
     password: Secret,

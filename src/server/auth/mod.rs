@@ -10,13 +10,13 @@ mod email;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::email::EmailSettings;
 use super::error::ApiError;
 use super::http::Request;
-use super::json_body::{Field, body, check_values, field};
+use super::json_body::{Field, body, check_values, field, or_default};
 use super::random;
 use super::service::{Caller, Reply, Service};
 use super::state::{
@@ -387,5 +387,5 @@ fn no_secret() -> Secret {
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    String::deserialize(deserializer).map(Secret::from)
+    or_default::<D, String>(deserializer).map(Secret::from)
 }
