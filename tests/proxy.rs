@@ -12,7 +12,7 @@ use std::time::Duration;
 use keyfob::store::MemoryStore;
 use keyfob::transport::UreqTransport;
 use keyfob::{Error, Session, SessionBuilder, TransportErrorKind};
-use support::net::{proxy, raw, read_request, refusing_backend, serve};
+use support::net::{consenting_proxy, proxy, raw, read_request, refusing_backend, serve};
 use support::{APP, password};
 
 /// A name that no resolver knows: only a proxy gets anywhere with it.
@@ -70,6 +70,27 @@ fn a_proxy_that_the_program_names_is_used_and_its_password_shown_to_it_alone() {
     let seen = seen.all();
     assert_eq!(seen.len(), 1);
     assert!(!seen[0].to_lowercase().contains("proxy-auth"), "{seen:?}");
+}
+
+/// RFC 9110, section 9.3.6: any 2xx, and header fields about a body mean nothing.
+#[test]
+fn every_2xx_of_a_proxy_is_consent() {
+    let (backend, seen) = refusing_backend();
+    let responses: [&'static [&'static str]; 7] = [
+        &["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"],
+        &["HTTP/1.1 201 Created\r\n\r\n"],
+        &["HTTP/1.0 202 Accepted\r\nVia: 1.0 proxy\r\n\r\n"],
+        &["HTTP/1.1 204 No Content\r\n\r\n"],
+        &["HTTP/1.1 299 Odd\r\nTransfer-Encoding: chunked\r\n\r\n"],
+        &["HTTP/1.1 2", "01 Created\r\n", "A: b\r\n\r", "\n"],
+        &["HTTP/1.1 100 Continue\r\nA: b\r\n\r\n", "HTTP/1.1 201 Created\r\n\r\n"],
+    ];
+    for response in responses {
+        let (proxy, _) = consenting_proxy(backend, response);
+        let transport = UreqTransport::builder().proxy(&format!("http://{proxy}")).build().unwrap();
+        assert_eq!(log_in(builder(BACKEND).transport(transport)), "401", "{response:?}");
+    }
+    assert_eq!(seen.all().len(), responses.len());
 }
 
 #[test]

@@ -78,6 +78,14 @@ pub const WRONG_PASSWORD: &str = r#"{"error":"no","error_code":"InvalidPassword"
 
 /// A proxy that connects to one place whatever it is asked for, if it is asked by CONNECT.
 pub fn proxy(upstream: SocketAddr) -> (SocketAddr, Seen) {
+    consenting_proxy(upstream, &["HTTP/1.1 200 Connected\r\n\r\n"])
+}
+
+/// As [`proxy`], with a response that is written in these pieces.
+pub fn consenting_proxy(
+    upstream: SocketAddr,
+    response: &'static [&'static str],
+) -> (SocketAddr, Seen) {
     let seen = Seen::default();
     let noted = seen.clone();
     let address = serve(move |mut client| {
@@ -89,7 +97,10 @@ pub fn proxy(upstream: SocketAddr) -> (SocketAddr, Seen) {
             return;
         }
         let Ok(mut server) = TcpStream::connect(upstream) else { return };
-        client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
+        client.set_nodelay(true).unwrap();
+        for piece in response {
+            client.write_all(piece.as_bytes()).unwrap();
+        }
         let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         thread::spawn(move || {
             let _ = std::io::copy(&mut from, &mut to);

@@ -4,6 +4,8 @@
 //!   and a TLS stream that was cut off, for one that has ended: here they are errors.
 //! - ureq rejects `100 Continue` with header fields, which RFC 9110, section 15.2, allows: here
 //!   interim responses are skipped.
+//! - ureq takes only 200 for a proxy's consent to CONNECT, where RFC 9110, section 9.3.6, allows
+//!   every 2xx: here another one becomes a 200 without header fields, which mean nothing there.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -24,7 +26,7 @@ impl<In: Transport, C: Connector<In>> Connector<In> for RejectTruncated<C> {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         let connected = self.0.connect(details, chained)?;
-        Ok(connected.map(|inner| Whole { inner, is_at_head: false }))
+        Ok(connected.map(|inner| Whole { inner, is_at_head: false, tunnel: None }))
     }
 }
 
@@ -33,7 +35,13 @@ pub(super) struct Whole<T> {
     inner: T,
     /// Whether the head of a response comes next.
     is_at_head: bool,
+    /// Whether this is a connection to a proxy whose response to CONNECT comes next. `None` before
+    /// anything was sent.
+    tunnel: Option<bool>,
 }
+
+/// What ureq takes for a proxy's consent.
+const CONSENT: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 impl<T: Transport> Whole<T> {
     /// Consumes complete interim responses (1xx), but for 101, which is a final one.
@@ -50,6 +58,25 @@ impl<T: Transport> Whole<T> {
             self.inner.buffers().input_consume(end + 4);
         }
     }
+
+    /// Replaces a complete 2xx response to CONNECT with [`CONSENT`].
+    fn read_consent(&mut self) {
+        if self.tunnel != Some(true) || self.is_at_head {
+            return;
+        }
+        let input = self.inner.buffers().input();
+        let is_consent = input.starts_with(b"HTTP/1.1 2") || input.starts_with(b"HTTP/1.0 2");
+        let end = input.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        // Nothing follows it before the client sends something.
+        let Some(end) = end.filter(|end| is_consent && *end == input.len()) else { return };
+        self.tunnel = Some(false);
+        let buffers = self.inner.buffers();
+        buffers.input_consume(end);
+        if let Some(room) = buffers.input_append_buf().get_mut(..CONSENT.len()) {
+            room.copy_from_slice(CONSENT);
+            buffers.input_appended(CONSENT.len());
+        }
+    }
 }
 
 impl<T: Transport> Transport for Whole<T> {
@@ -59,6 +86,11 @@ impl<T: Transport> Transport for Whole<T> {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.is_at_head = true;
+        if self.tunnel.is_none() {
+            let output = self.inner.buffers().output();
+            self.tunnel =
+                Some(output.get(..amount).is_some_and(|sent| sent.starts_with(b"CONNECT ")));
+        }
         self.inner.transmit_output(amount, timeout)
     }
 
@@ -74,6 +106,7 @@ impl<T: Transport> Transport for Whole<T> {
             other => other,
         })?;
         self.skip_interim();
+        self.read_consent();
         Ok(has_more)
     }
 
