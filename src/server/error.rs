@@ -110,6 +110,11 @@ impl ApiError {
             .with_header("Access-Control-Expose-Headers", "Retry-After")
     }
 
+    /// There is no room for one more user. It is no 429 or 503: asking again does not help.
+    pub(super) fn full() -> Self {
+        Self::without_code(403, "the server has as many users as it may have")
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalServerError", message)
     }

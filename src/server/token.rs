@@ -275,6 +275,8 @@ mod tests {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
 
+    use crate::server::state::LastUse;
+
     fn tokens() -> Tokens {
         let deployment = Deployment {
             client_app_id: "app".into(),
@@ -295,6 +297,7 @@ mod tests {
             issued_at: 1000,
             expires_at: 9000,
             replaced: None,
+            last_use: LastUse::default(),
         }
     }
 

@@ -22,6 +22,7 @@ mod oidc;
 mod providers;
 mod rate_limits;
 mod sessions;
+mod state_limits;
 mod stub;
 mod switches;
 mod test_provider;

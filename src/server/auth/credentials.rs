@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Field, body, can_be_kept, check_values, field, identity, is_email};
+use super::{Field, body, can_be_kept, check_values, field, identity, is_email, profile_too_large};
 use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::providers::{
@@ -11,7 +11,7 @@ use crate::server::providers::{
 };
 use crate::server::service::Service;
 use crate::server::state::{
-    ANONYMOUS, API_KEY, Account, EMAIL_PASSWORD, LoginSource, VerifiedLogin,
+    ANONYMOUS, API_KEY, Account, EMAIL_PASSWORD, LoginSource, VerifiedLogin, profile_fits,
 };
 use crate::server::throttle::Action;
 use crate::server::{digest, random};
@@ -199,10 +199,9 @@ fn account_of(payload: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// Refuses what a provider says of a user if it could not be read again.
+/// Refuses what a provider says of a user if it is too large or could not be read again.
 fn check(data: &Map<String, Value>) -> Result<(), ApiError> {
-    let reason = "the profile is nested too deeply to be kept";
-    can_be_kept(data).then_some(()).ok_or_else(|| ApiError::internal(reason))
+    (profile_fits(data) && can_be_kept(data)).then_some(()).ok_or_else(profile_too_large)
 }
 
 /// Reads one text out of what was sent.

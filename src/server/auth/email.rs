@@ -13,7 +13,7 @@ use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::outbox::{Mail, MailKind, Outbox};
 use crate::server::service::{Reply, Service};
-use crate::server::state::{Account, Purpose};
+use crate::server::state::{Account, Purpose, Registered};
 use crate::server::throttle::Action;
 use crate::server::{digest, random};
 
@@ -95,8 +95,10 @@ impl Service {
         };
         let (id, email) = (account.id.clone(), account.email.clone());
         // Somebody else may have taken the name while this one's password was hashed.
-        if !self.state.add_account(account)? {
-            return Err(taken());
+        match self.state.add_account(account)? {
+            Registered::Done => {}
+            Registered::Full => return Err(ApiError::full()),
+            Registered::Taken => return Err(taken()),
         }
         let confirm = || match &self.email.confirmation {
             Confirmation::Automatic => Ok(Verdict::Success),

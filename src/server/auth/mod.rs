@@ -20,7 +20,8 @@ use super::json_body::{Field, body, check_values, field, or_default};
 use super::random;
 use super::service::{Caller, Reply, Service};
 use super::state::{
-    ANONYMOUS, Identity, Linked, LoggedIn, LoginSource, Session, SessionParams, User, VerifiedLogin,
+    ANONYMOUS, Identity, Linked, LoggedIn, LoginSource, MAX_IDENTITIES, Session, SessionParams,
+    User, VerifiedLogin,
 };
 use super::text::is_plain;
 use super::throttle::{Action, Attempt};
@@ -53,7 +54,9 @@ impl Service {
         let (user, session) = match self.state.log_in(evidence, entry)? {
             LoggedIn::Done(user, session) => (user, session),
             LoggedIn::Disabled => return Err(ApiError::new(401, "UserDisabled", "user disabled")),
+            LoggedIn::Full => return Err(ApiError::full()),
             LoggedIn::Outdated => return Err(outdated),
+            LoggedIn::ProfileTooLarge => return Err(profile_too_large()),
         };
         caller.user_id = Some(UserId::new(&user.id));
         // The user has to be known before its data can be.
@@ -61,7 +64,7 @@ impl Service {
             let _ = match provider {
                 // Nobody can ever log in as this one.
                 ANONYMOUS => self.state.delete_user(&user.id),
-                _ => self.state.log_out(&session.id),
+                _ => self.state.log_out(&session.id, self.now()),
             };
         })?;
         Ok(Reply::Json(
@@ -108,6 +111,11 @@ impl Service {
             Linked::Disabled => return Err(ApiError::user_disabled_session()),
             Linked::NoUser => return Err(ApiError::user_gone()),
             Linked::Outdated => return Err(for_link(outdated(&evidence))),
+            Linked::ProfileTooLarge => return Err(profile_too_large()),
+            Linked::TooManyIdentities => {
+                let message = format!("a user can have at most {MAX_IDENTITIES} identities");
+                return Err(ApiError::bad_request(message));
+            }
         }
         Ok(Reply::Json(
             200,
@@ -174,7 +182,7 @@ impl Service {
     ) -> Result<Reply, ApiError> {
         let session = self.session_of_refresh_token(request)?;
         caller.user_id = Some(UserId::new(&session.user_id));
-        if self.state.log_out(&session.id)? {
+        if self.state.log_out(&session.id, self.now())? {
             Ok(Reply::Empty)
         } else {
             Err(ApiError::no_session())
@@ -376,6 +384,10 @@ fn is_device_id(text: &str) -> bool {
 
 fn identity(id: String, provider_type: &str) -> Identity {
     Identity { id, provider_type: provider_type.to_owned() }
+}
+
+fn profile_too_large() -> ApiError {
+    ApiError::internal("the profile is too large or nested too deeply to be kept")
 }
 
 fn unsigned() -> ApiError {

@@ -1,8 +1,9 @@
 //! The settings of a server. Those that say who can log in are in `auth`, and how often in
-//! `rate_limits`.
+//! `rate_limits`; how many users and sessions are kept, in `state`.
 
 mod auth;
 mod rate_limits;
+mod state;
 
 use std::fmt;
 use std::io;
@@ -27,7 +28,7 @@ use super::providers;
 use super::random::Ids;
 use super::rate_limits::RateLimits;
 use super::service::{CustomData, Service};
-use super::state::State;
+use super::state::{State, StateLimits};
 use super::test_provider::TestProvider;
 use super::text::is_plain;
 use super::throttle::Throttle;
@@ -82,6 +83,8 @@ pub struct ServerBuilder {
     trusted_proxies: Vec<IpAddr>,
     max_body_size: usize,
     max_request_memory: usize,
+    max_sessions_per_user: usize,
+    max_users: usize,
     limits: Limits,
 }
 
@@ -101,6 +104,10 @@ impl ServerBuilder {
     /// The default limit of the memory for large bodies and the arguments of function calls: 256
     /// MiB.
     pub const DEFAULT_MAX_REQUEST_MEMORY: usize = 256 * 1024 * 1024;
+    /// How many server sessions a user may have by default.
+    pub const DEFAULT_MAX_SESSIONS_PER_USER: usize = 1000;
+    /// How many users there may be by default.
+    pub const DEFAULT_MAX_USERS: usize = 100_000;
     /// How many connections may be open by default.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
     /// How many connections one address may have open by default.
@@ -135,6 +142,8 @@ impl ServerBuilder {
             trusted_proxies: Vec::new(),
             max_body_size: Self::DEFAULT_MAX_BODY_SIZE,
             max_request_memory: Self::DEFAULT_MAX_REQUEST_MEMORY,
+            max_sessions_per_user: Self::DEFAULT_MAX_SESSIONS_PER_USER,
+            max_users: Self::DEFAULT_MAX_USERS,
             limits: Limits {
                 connections: Self::DEFAULT_MAX_CONNECTIONS,
                 connections_per_client: Self::DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
@@ -502,7 +511,12 @@ impl ServerBuilder {
         let base_url = public_url.unwrap_or_else(|| format!("http://{}", reachable(local_addr)));
         let test_provider = self.test_provider.then(|| TestProvider::new(&base_url));
         let providers = self.providers.open(&self.app_id, test_provider.as_ref())?;
-        let state = State::open(self.data_dir.as_deref(), &self.app_id)?;
+        let state_limits = StateLimits {
+            users: self.max_users.max(1),
+            sessions_per_user: self.max_sessions_per_user.max(1),
+            access_lifetime,
+        };
+        let state = State::open(self.data_dir.as_deref(), &self.app_id, state_limits)?;
         let tokens = Tokens::new(state.signing_key(), state.deployment(), access_lifetime);
         let service = Arc::new(Service {
             app_id: self.app_id,

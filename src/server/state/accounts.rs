@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::State;
-use super::records::{Account, EMAIL_PASSWORD, Identity, OneTimeToken};
+use super::records::{Account, EMAIL_PASSWORD, Identity, OneTimeToken, Session};
 use super::tables::{Change, Tables};
 
 /// What a secret sent by mail is good for.
@@ -12,6 +12,16 @@ use super::tables::{Change, Tables};
 pub(in crate::server) enum Purpose {
     Confirm,
     Reset,
+}
+
+/// What came of a registration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::server) enum Registered {
+    Done,
+    /// There are as many accounts as there may be.
+    Full,
+    /// The address is taken.
+    Taken,
 }
 
 impl Account {
@@ -34,12 +44,16 @@ impl State {
         self.tables().account_with_id(id).cloned()
     }
 
-    /// Adds an account. False if its address is taken.
-    pub(in crate::server) fn add_account(&self, account: Account) -> io::Result<bool> {
+    /// Adds an account.
+    pub(in crate::server) fn add_account(&self, account: Account) -> io::Result<Registered> {
         self.change(|tables| {
-            let free = !tables.accounts.contains_key(&account.email);
-            let changes = if free { vec![Change::put(account)] } else { vec![] };
-            Ok((free, changes))
+            if tables.accounts.contains_key(&account.email) {
+                return Ok((Registered::Taken, vec![]));
+            }
+            let Ok(room) = tables.room_for_account(account.pending, &self.limits) else {
+                return Ok((Registered::Full, vec![]));
+            };
+            Ok((Registered::Done, room.into_iter().chain([Change::put(account)]).collect()))
         })
     }
 
@@ -109,7 +123,10 @@ impl State {
                 Identity { id: account.id.clone(), provider_type: EMAIL_PASSWORD.to_owned() };
             let user = tables.user_of(&identity);
             let sessions = user.iter().flat_map(|user| tables.sessions_of(&user.id));
-            Some(sessions.map(|session| Change::RemoveSession(session.id.clone())).collect())
+            // Its user is not anonymous, so it does not matter when they ended.
+            let ended =
+                |session: &Arc<Session>| Change::RemoveSession { id: session.id.clone(), at: 0 };
+            Some(sessions.map(ended).collect())
         })
     }
 

@@ -8,6 +8,7 @@
 mod accounts;
 mod api_keys;
 mod disk;
+mod limits;
 mod records;
 mod sessions;
 mod tables;
@@ -17,9 +18,12 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-pub(super) use self::accounts::Purpose;
+pub(super) use self::accounts::{Purpose, Registered};
 pub(super) use self::api_keys::{KeyRefusal, MAX_KEYS};
 use self::disk::Disk;
+pub(super) use self::limits::{MAX_IDENTITIES, StateLimits, profile_fits};
+#[cfg(test)]
+pub(super) use self::records::LastUse;
 pub(super) use self::records::{
     ANONYMOUS, API_KEY, Account, ApiKey, Deployment, EMAIL_PASSWORD, Identity, Session, User,
 };
@@ -27,12 +31,13 @@ use self::tables::{Change, Tables};
 pub(super) use self::users::{Linked, LoggedIn, LoginSource, SessionParams, VerifiedLogin};
 use super::random;
 
-/// Expired server sessions that a new one takes with it, at most.
+/// Expired server sessions, and abandoned users, that a new session takes with it, at most.
 const PRUNED_AT_ONCE: usize = 16;
 
 /// The state of one deployment.
 pub(super) struct State {
     deployment: Deployment,
+    limits: StateLimits,
     signing_key: [u8; 32],
     tables: RwLock<Tables>,
     /// Held for as long as a change takes. `None` keeps everything in memory.
@@ -41,7 +46,11 @@ pub(super) struct State {
 
 impl State {
     /// Opens the state in a data directory, creating it if need be, or an empty one in memory.
-    pub(super) fn open(dir: Option<&Path>, client_app_id: &str) -> io::Result<Self> {
+    pub(super) fn open(
+        dir: Option<&Path>,
+        client_app_id: &str,
+        limits: StateLimits,
+    ) -> io::Result<Self> {
         let new = Deployment {
             client_app_id: client_app_id.to_owned(),
             app_id: random::id()?,
@@ -51,12 +60,13 @@ impl State {
         let Some(dir) = dir else {
             return Ok(Self {
                 deployment: new,
+                limits,
                 signing_key: random::bytes()?,
                 tables: RwLock::default(),
                 disk: Mutex::new(None),
             });
         };
-        Self::open_in(dir, new).map_err(|error| match error.raw_os_error() {
+        Self::open_in(dir, new, limits).map_err(|error| match error.raw_os_error() {
             // The system does not say what it was about.
             Some(_) => {
                 let message =
@@ -67,7 +77,7 @@ impl State {
         })
     }
 
-    fn open_in(dir: &Path, new: Deployment) -> io::Result<Self> {
+    fn open_in(dir: &Path, new: Deployment, limits: StateLimits) -> io::Result<Self> {
         let mut disk = Disk::open(dir)?;
         let tables = disk.tables()?;
         let deployment = disk.deployment(&new)?;
@@ -82,6 +92,7 @@ impl State {
         }
         Ok(Self {
             deployment,
+            limits,
             signing_key: disk.signing_key()?,
             tables: RwLock::new(tables),
             disk: Mutex::new(Some(disk)),

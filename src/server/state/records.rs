@@ -1,5 +1,7 @@
 //! What is kept, as it is kept.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -92,7 +94,14 @@ pub(in crate::server) struct Session {
     pub expires_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<RotatedTo>,
+    #[serde(skip)]
+    pub last_use: LastUse,
 }
+
+/// When a session was last used, in seconds since the epoch. It is in memory alone: a session that
+/// is in use will be used again after a restart.
+#[derive(Default)]
+pub(in crate::server) struct LastUse(AtomicI64);
 
 /// That a rotated refresh token has a successor.
 #[derive(Clone, Deserialize, Serialize)]
@@ -124,6 +133,23 @@ impl Session {
     pub(in crate::server) fn end(&self) -> i64 {
         let replaced = self.replaced.as_ref();
         replaced.map_or(self.expires_at, |replaced| replaced.until.min(self.expires_at))
+    }
+
+    /// Returns when it was last used, or else began, in seconds since the epoch.
+    pub(super) fn last_use(&self) -> i64 {
+        self.last_use.0.load(Ordering::Relaxed).max(self.issued_at)
+    }
+}
+
+impl LastUse {
+    pub(super) fn note(&self, now: i64) {
+        self.0.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
+impl Clone for LastUse {
+    fn clone(&self) -> Self {
+        Self(AtomicI64::new(self.0.load(Ordering::Relaxed)))
     }
 }
 

@@ -9,9 +9,12 @@ use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 impl State {
-    /// Returns a session that has not ended at this time.
+    /// Returns a session that has not ended at this time, and notes that it is used.
     pub(in crate::server) fn session(&self, id: &str, now: i64) -> Option<Arc<Session>> {
-        self.tables().sessions.get(id).filter(|session| now < session.end()).cloned()
+        let tables = self.tables();
+        let session = tables.sessions.get(id).filter(|session| now < session.end())?;
+        session.last_use.note(now);
+        Some(Arc::clone(session))
     }
 
     /// Gives a session its successor and returns that, or the one it has already. `None` if the
@@ -41,21 +44,22 @@ impl State {
                 replaced: Some(RotatedTo { by: successor.id.clone(), until }),
                 ..Session::clone(old)
             };
-            let mut changes =
-                vec![Change::put(old), Change::Put(Record::Session(Arc::clone(&successor)))];
-            changes.extend(tables.expired(now, PRUNED_AT_ONCE));
+            let mut changes = tables.room_for_session(&old.user_id, now, &self.limits);
+            changes.extend(tables.expired(now, &self.limits, PRUNED_AT_ONCE));
+            changes.push(Change::put(old));
+            changes.push(Change::Put(Record::Session(Arc::clone(&successor))));
             Ok((Some(successor), changes))
         })
     }
 
     /// Ends a log-in: the session, its predecessors and its successors. False if it is gone.
-    pub(in crate::server) fn log_out(&self, id: &str) -> io::Result<bool> {
+    pub(in crate::server) fn log_out(&self, id: &str, now: i64) -> io::Result<bool> {
         self.change(|tables| {
             let Some(session) = tables.sessions.get(id) else { return Ok((false, vec![])) };
             let changes = tables
                 .sessions_of(&session.user_id)
                 .filter(|other| other.login == session.login)
-                .map(|other| Change::RemoveSession(other.id.clone()))
+                .map(|other| Change::RemoveSession { id: other.id.clone(), at: now })
                 .collect();
             Ok((true, changes))
         })
@@ -76,7 +80,8 @@ impl State {
             let live = sessions.filter(|session| session.replaced.is_none() && now < session.end());
             let count = live.count();
             let sessions = tables.sessions_of(user_id);
-            let changes = sessions.map(|session| Change::RemoveSession(session.id.clone()));
+            let changes =
+                sessions.map(|session| Change::RemoveSession { id: session.id.clone(), at: now });
             Ok((Some(count), changes.collect()))
         })
     }

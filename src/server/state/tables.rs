@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::PRUNED_AT_ONCE;
+use super::limits::StateLimits;
 use super::records::{Account, ApiKey, Identity, Session, User};
 
 /// Something that is kept.
@@ -13,13 +15,21 @@ pub(super) enum Record {
     User(Arc<User>),
 }
 
+/// That there is no room for one more record.
+#[derive(Debug)]
+pub(super) struct Full;
+
 /// One step of a change.
 pub(super) enum Change {
     Put(Record),
     /// By address.
     RemoveAccount(String),
     RemoveApiKey(String),
-    RemoveSession(String),
+    RemoveSession {
+        id: String,
+        /// When it ended, in seconds since the epoch.
+        at: i64,
+    },
     RemoveUser(String),
 }
 
@@ -45,6 +55,16 @@ pub(super) struct Tables {
     by_user: HashMap<String, BTreeSet<String>>,
     /// Session ids in the order of their end.
     by_end: BTreeSet<(i64, String)>,
+    /// User ids by the number of their sessions.
+    by_sessions: BTreeSet<(usize, String)>,
+    /// How many users are anonymous.
+    anonymous: usize,
+    /// Anonymous users without a session, in the order in which that became so: nobody can log in
+    /// as one of them any more.
+    abandoned: BTreeSet<(i64, String)>,
+    abandoned_at: HashMap<String, i64>,
+    /// The addresses of accounts that wait for confirmation, in the order they were made.
+    pending: BTreeSet<(i64, String)>,
 }
 
 impl Change {
@@ -82,6 +102,9 @@ impl Tables {
         match change {
             Change::Put(Record::Account(account)) => {
                 self.remove_account(&account.email);
+                if account.pending {
+                    self.pending.insert((account.created_at, account.email.clone()));
+                }
                 self.addresses.insert(account.id.clone(), account.email.clone());
                 self.accounts.insert(account.email.clone(), account);
             }
@@ -93,21 +116,32 @@ impl Tables {
                 self.api_keys.insert(key.id.clone(), key);
             }
             Change::Put(Record::Session(session)) => {
-                self.remove_session(&session.id);
-                self.by_user.entry(session.user_id.clone()).or_default().insert(session.id.clone());
+                self.remove_session(&session.id, None);
+                let ids = self.by_user.entry(session.user_id.clone()).or_default();
+                ids.insert(session.id.clone());
+                let count = ids.len();
+                self.count_sessions(&session.user_id, count - 1, count);
+                self.reclaim(&session.user_id);
                 self.by_end.insert((session.end(), session.id.clone()));
                 self.sessions.insert(session.id.clone(), session);
             }
             Change::Put(Record::User(user)) => {
+                let abandoned_at = self.abandoned_at.get(&user.id).copied();
                 self.remove_user(&user.id);
                 for identity in &user.identities {
                     self.identities.insert(identity.clone(), user.id.clone());
+                }
+                if user.is_anonymous() {
+                    self.anonymous += 1;
+                    if let Some(at) = abandoned_at {
+                        self.abandon(&user.id, at);
+                    }
                 }
                 self.users.insert(user.id.clone(), user);
             }
             Change::RemoveAccount(email) => self.remove_account(&email),
             Change::RemoveApiKey(id) => self.remove_api_key(&id),
-            Change::RemoveSession(id) => self.remove_session(&id),
+            Change::RemoveSession { id, at } => self.remove_session(&id, Some(at)),
             Change::RemoveUser(id) => self.remove_user(&id),
         }
     }
@@ -134,18 +168,113 @@ impl Tables {
         self.by_user.get(user_id).into_iter().flatten().filter_map(|id| self.sessions.get(id))
     }
 
-    /// Returns the changes that remove sessions which ended before `now`.
-    pub(super) fn expired(&self, now: i64, at_most: usize) -> impl Iterator<Item = Change> {
-        self.by_end
-            .iter()
-            .take_while(move |(end, _)| *end < now)
-            .take(at_most)
-            .map(|(_, id)| Change::RemoveSession(id.clone()))
+    /// Returns the changes that remove what is worth nothing any more: sessions that ended before
+    /// `now`, and anonymous users whose last session ended so long ago that their access tokens have
+    /// expired, too. At most so many of each.
+    pub(super) fn expired(
+        &self,
+        now: i64,
+        limits: &StateLimits,
+        at_most: usize,
+    ) -> impl Iterator<Item = Change> {
+        let ended = self.by_end.iter().take_while(move |(end, _)| *end < now).take(at_most);
+        let sessions = ended.map(|(end, id)| Change::RemoveSession { id: id.clone(), at: *end });
+        let until = now.saturating_sub(limits.access_lifetime);
+        let abandoned = self.abandoned.iter().take_while(move |(at, _)| *at < until).take(at_most);
+        sessions.chain(abandoned.map(|(_, id)| Change::RemoveUser(id.clone())))
+    }
+
+    /// Returns the change that makes room for one more user, if that is necessary: the removal of
+    /// the anonymous user who has been without a session for longest. `Err` if there is no room.
+    pub(super) fn room_for_user(
+        &self,
+        is_anonymous: bool,
+        limits: &StateLimits,
+    ) -> Result<Option<Change>, Full> {
+        let is_full = self.users.len() >= limits.users
+            || is_anonymous && self.anonymous >= limits.anonymous_users();
+        if !is_full {
+            return Ok(None);
+        }
+        let (_, id) = self.abandoned.first().ok_or(Full)?;
+        Ok(Some(Change::RemoveUser(id.clone())))
+    }
+
+    /// Returns the change that makes room for one more account, if that is necessary: the removal
+    /// of the one that has waited longest to be confirmed. `Err` if there is no room.
+    pub(super) fn room_for_account(
+        &self,
+        is_pending: bool,
+        limits: &StateLimits,
+    ) -> Result<Option<Change>, Full> {
+        let is_full = self.accounts.len() >= limits.users
+            || is_pending && self.pending.len() >= limits.pending_accounts();
+        if !is_full {
+            return Ok(None);
+        }
+        let (_, email) = self.pending.first().ok_or(Full)?;
+        Ok(Some(Change::RemoveAccount(email.clone())))
+    }
+
+    /// Returns the changes that make room for one more session of a user: the removal of those that
+    /// have been unused for longest, of this user or, if there are too many in total, of the user
+    /// with the most sessions.
+    pub(super) fn room_for_session(
+        &self,
+        user_id: &str,
+        now: i64,
+        limits: &StateLimits,
+    ) -> Vec<Change> {
+        let own = self.by_user.get(user_id).map_or(0, BTreeSet::len);
+        let (user_id, surplus) = if own >= limits.sessions_per_user {
+            (user_id, own + 1 - limits.sessions_per_user)
+        } else if self.sessions.len() >= limits.sessions() {
+            let most = self.by_sessions.last();
+            (most.map_or(user_id, |(_, user_id)| user_id.as_str()), 1)
+        } else {
+            return Vec::new();
+        };
+        let mut sessions: Vec<_> = self.sessions_of(user_id).collect();
+        sessions.sort_by_key(|session| (session.replaced.is_none(), session.last_use()));
+        let surplus = sessions.into_iter().take(surplus.min(PRUNED_AT_ONCE));
+        surplus.map(|session| Change::RemoveSession { id: session.id.clone(), at: now }).collect()
+    }
+
+    /// Finds the anonymous users without a session. When their sessions ended is not on disk.
+    pub(super) fn find_abandoned(&mut self) {
+        let is_abandoned =
+            |user: &&Arc<User>| user.is_anonymous() && !self.by_user.contains_key(&user.id);
+        let abandoned: Vec<_> = self.users.values().filter(is_abandoned).cloned().collect();
+        for user in abandoned {
+            self.abandon(&user.id, user.created_at);
+        }
+    }
+
+    fn abandon(&mut self, user_id: &str, at: i64) {
+        self.reclaim(user_id);
+        self.abandoned.insert((at, user_id.to_owned()));
+        self.abandoned_at.insert(user_id.to_owned(), at);
+    }
+
+    fn reclaim(&mut self, user_id: &str) {
+        if let Some(at) = self.abandoned_at.remove(user_id) {
+            self.abandoned.remove(&(at, user_id.to_owned()));
+        }
+    }
+
+    fn count_sessions(&mut self, user_id: &str, before: usize, after: usize) {
+        self.by_sessions.remove(&(before, user_id.to_owned()));
+        if after > 0 {
+            self.by_sessions.insert((after, user_id.to_owned()));
+        }
     }
 
     fn remove_account(&mut self, email: &str) {
         if let Some(account) = self.accounts.remove(email) {
             self.addresses.remove(&account.id);
+            if account.pending {
+                self.pending.remove(&(account.created_at, account.email.clone()));
+            }
         }
     }
 
@@ -162,19 +291,29 @@ impl Tables {
 
     fn remove_user(&mut self, id: &str) {
         let Some(user) = self.users.remove(id) else { return };
+        self.anonymous -= usize::from(user.is_anonymous());
+        self.reclaim(id);
         for identity in &user.identities {
             self.identities.remove(identity);
         }
     }
 
-    fn remove_session(&mut self, id: &str) {
+    /// Removes a session that ended, or is replaced.
+    fn remove_session(&mut self, id: &str, ended_at: Option<i64>) {
         let Some(session) = self.sessions.remove(id) else { return };
         self.by_end.remove(&(session.end(), session.id.clone()));
-        if let Some(ids) = self.by_user.get_mut(&session.user_id) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.by_user.remove(&session.user_id);
-            }
+        let Some(ids) = self.by_user.get_mut(&session.user_id) else { return };
+        let before = ids.len();
+        ids.remove(id);
+        let after = ids.len();
+        if after == 0 {
+            self.by_user.remove(&session.user_id);
+        }
+        self.count_sessions(&session.user_id, before, after);
+        let is_anonymous =
+            || self.users.get(&session.user_id).is_some_and(|user| user.is_anonymous());
+        if let (0, Some(at), true) = (after, ended_at, is_anonymous()) {
+            self.abandon(&session.user_id, at);
         }
     }
 }
@@ -182,7 +321,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::records::RotatedTo;
+    use crate::server::state::records::{LastUse, RotatedTo};
 
     fn session(id: &str, expires_at: i64) -> Session {
         Session {
@@ -194,15 +333,22 @@ mod tests {
             issued_at: 0,
             expires_at,
             replaced: None,
+            last_use: LastUse::default(),
+        }
+    }
+
+    const LIMITS: StateLimits = StateLimits { users: 2, sessions_per_user: 3, access_lifetime: 5 };
+
+    fn id(change: Change) -> String {
+        match change {
+            Change::RemoveAccount(id) | Change::RemoveSession { id, .. } => id,
+            Change::RemoveUser(id) => format!("user {id}"),
+            _ => unreachable!("only removals make room"),
         }
     }
 
     fn expired(tables: &Tables, now: i64) -> Vec<String> {
-        let id = |change| match change {
-            Change::RemoveSession(id) => id,
-            _ => unreachable!("expiry only removes sessions"),
-        };
-        tables.expired(now, 10).map(id).collect()
+        tables.expired(now, &LIMITS, 10).map(id).collect()
     }
 
     #[test]
@@ -213,13 +359,13 @@ mod tests {
         }
         assert_eq!(expired(&tables, 10), Vec::<String>::new());
         assert_eq!(expired(&tables, 21), ["early", "middle"]);
-        assert_eq!(tables.expired(100, 1).count(), 1);
+        assert_eq!(tables.expired(100, &LIMITS, 1).count(), 1);
 
         let until = RotatedTo { by: "middle".into(), until: 5 };
         tables.apply(Change::put(Session { replaced: Some(until), ..session("late", 30) }));
         assert_eq!(expired(&tables, 21), ["late", "early", "middle"]);
         for id in expired(&tables, 100) {
-            tables.apply(Change::RemoveSession(id));
+            tables.apply(Change::RemoveSession { id, at: 100 });
         }
         assert!(tables.sessions.is_empty() && tables.by_user.is_empty());
         assert!(tables.by_end.is_empty());

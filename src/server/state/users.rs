@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::records::{API_KEY, EMAIL_PASSWORD, Identity, Session, User};
+use super::limits::{MAX_IDENTITIES, profile_fits};
+use super::records::{ANONYMOUS, API_KEY, EMAIL_PASSWORD, Identity, LastUse, Session, User};
 use super::tables::{Change, Record, Tables};
 use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
@@ -46,6 +47,9 @@ pub(in crate::server) struct SessionParams {
 pub(in crate::server) enum LoggedIn {
     Done(Arc<User>, Arc<Session>),
     Disabled,
+    /// There are as many users as there may be.
+    Full,
+    ProfileTooLarge,
     /// What the log-in was based on has been changed or removed meanwhile.
     Outdated,
 }
@@ -62,7 +66,12 @@ pub(in crate::server) enum Linked {
     NoUser,
     /// As with [`LoggedIn::Outdated`].
     Outdated,
+    ProfileTooLarge,
+    TooManyIdentities,
 }
+
+/// That a profile would have more bytes than a profile may have.
+struct TooLarge;
 
 impl VerifiedLogin {
     pub(in crate::server) fn new(identity: Identity) -> Self {
@@ -93,7 +102,7 @@ impl VerifiedLogin {
     }
 
     /// Returns the user as it is with this identity, if that is anything new.
-    fn added_to(&self, user: &User) -> Option<User> {
+    fn added_to(&self, user: &User) -> Result<Option<User>, TooLarge> {
         let mut with = user.clone();
         if !with.identities.contains(&self.identity) {
             with.identities.push(self.identity.clone());
@@ -103,8 +112,12 @@ impl VerifiedLogin {
                 with.data.insert(name.clone(), value.clone());
             }
         }
-        let changed = with.identities.len() != user.identities.len() || with.data != user.data;
-        changed.then_some(with)
+        let has_new_data = with.data != user.data;
+        if has_new_data && !profile_fits(&with.data) {
+            return Err(TooLarge);
+        }
+        let changed = has_new_data || with.identities.len() != user.identities.len();
+        Ok(changed.then_some(with))
     }
 }
 
@@ -121,18 +134,28 @@ impl State {
     ) -> io::Result<LoggedIn> {
         let (user_id, session_id) = (random::id()?, random::id()?);
         self.change(|tables| {
-            let mut changes = Vec::new();
+            let mut changes: Vec<_> =
+                tables.expired(entry.now, &self.limits, PRUNED_AT_ONCE).collect();
             if !evidence.still_holds(tables) {
                 return Ok((LoggedIn::Outdated, changes));
             }
             let user = match evidence.owner(tables) {
                 Some(user) if user.disabled => return Ok((LoggedIn::Disabled, changes)),
-                Some(user) => evidence.added_to(&user).map_or(user.clone(), |with| {
-                    let user = Arc::new(with);
-                    changes.push(Change::Put(Record::User(Arc::clone(&user))));
-                    user
-                }),
+                Some(user) => match evidence.added_to(&user) {
+                    Err(TooLarge) => return Ok((LoggedIn::ProfileTooLarge, changes)),
+                    Ok(None) => user,
+                    Ok(Some(with)) => {
+                        let user = Arc::new(with);
+                        changes.push(Change::Put(Record::User(Arc::clone(&user))));
+                        user
+                    }
+                },
                 None => {
+                    let is_anonymous = evidence.identity.provider_type == ANONYMOUS;
+                    let Ok(room) = tables.room_for_user(is_anonymous, &self.limits) else {
+                        return Ok((LoggedIn::Full, changes));
+                    };
+                    changes.extend(room);
                     let user = Arc::new(User {
                         id: user_id,
                         identities: vec![evidence.identity.clone()],
@@ -146,6 +169,7 @@ impl State {
                     user
                 }
             };
+            changes.extend(tables.room_for_session(&user.id, entry.now, &self.limits));
             let session = Arc::new(Session {
                 login: session_id.clone(),
                 id: session_id,
@@ -155,9 +179,9 @@ impl State {
                 issued_at: entry.now,
                 expires_at: entry.now.saturating_add(entry.lifetime),
                 replaced: None,
+                last_use: LastUse::default(),
             });
             changes.push(Change::Put(Record::Session(Arc::clone(&session))));
-            changes.extend(tables.expired(entry.now, PRUNED_AT_ONCE));
             Ok((LoggedIn::Done(user, session), changes))
         })
     }
@@ -190,7 +214,13 @@ impl State {
             {
                 return refused(Linked::SecondAccount);
             }
-            Ok((Linked::Done, evidence.added_to(user).map(Change::put).into_iter().collect()))
+            match evidence.added_to(user) {
+                Err(TooLarge) => refused(Linked::ProfileTooLarge),
+                Ok(Some(with)) if with.identities.len() > MAX_IDENTITIES => {
+                    refused(Linked::TooManyIdentities)
+                }
+                Ok(with) => Ok((Linked::Done, with.map(Change::put).into_iter().collect())),
+            }
         })
     }
 
@@ -207,7 +237,7 @@ impl State {
                 .filter(|identity| identity.provider_type == EMAIL_PASSWORD)
                 .filter_map(|identity| tables.account_with_id(&identity.id));
             let changes = sessions
-                .map(|session| Change::RemoveSession(session.id.clone()))
+                .map(|session| Change::RemoveSession { id: session.id.clone(), at: 0 })
                 .chain(keys.map(|key| Change::RemoveApiKey(key.id.clone())))
                 .chain(accounts.map(|account| Change::RemoveAccount(account.email.clone())))
                 .chain([Change::RemoveUser(user_id.to_owned())])
@@ -257,10 +287,11 @@ pub(super) fn without_key(user: &User, key_id: &str) -> Option<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::{ANONYMOUS, Account, ApiKey};
+    use crate::server::state::{Account, ApiKey, Registered, StateLimits};
 
     fn state() -> State {
-        let state = State::open(None, "app").unwrap();
+        let limits = StateLimits { users: 9, sessions_per_user: 9, access_lifetime: 1 };
+        let state = State::open(None, "app", limits).unwrap();
         let account = Account {
             id: "a".into(),
             email: "ada".into(),
@@ -270,7 +301,7 @@ mod tests {
             confirm: None,
             reset: None,
         };
-        assert!(state.add_account(account).unwrap());
+        assert_eq!(state.add_account(account).unwrap(), Registered::Done);
         state
     }
 

@@ -222,6 +222,7 @@ impl Disk {
             }
             // Last, so that a newer version is named where it does this in another way.
             db.check(&values, noted)?;
+            tables.find_abandoned();
             Ok(tables)
         })
     }
@@ -243,7 +244,7 @@ impl Disk {
                 Change::Put(Record::User(user)) => (format!("u/{}", user.id), Some(encode(user)?)),
                 Change::RemoveAccount(email) => (format!("a/{email}"), None),
                 Change::RemoveApiKey(id) => (format!("k/{id}"), None),
-                Change::RemoveSession(id) => (format!("s/{id}"), None),
+                Change::RemoveSession { id, .. } => (format!("s/{id}"), None),
                 Change::RemoveUser(id) => (format!("u/{id}"), None),
             };
             values.insert(key, value);
@@ -348,7 +349,9 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::state::{Account, Identity, SessionParams, State, VerifiedLogin};
+    use crate::server::state::{
+        Account, Identity, Registered, SessionParams, State, StateLimits, VerifiedLogin,
+    };
 
     fn account(email: &str) -> Account {
         Account {
@@ -366,8 +369,10 @@ mod tests {
     fn after_a_failure_the_disk_is_read_again() {
         let dir = std::env::temp_dir().join(format!("keyfob-disk-failure-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let state = State::open(Some(&dir), "app").unwrap();
-        assert!(state.add_account(account("a")).unwrap());
+        let limits = StateLimits { users: 9, sessions_per_user: 9, access_lifetime: 1 };
+        let state = State::open(Some(&dir), "app", limits).unwrap();
+        let added = |email| state.add_account(account(email)).unwrap();
+        assert_eq!(added("a"), Registered::Done);
 
         // A change that failed after all of it had reached the disk: nobody was told.
         {
@@ -377,9 +382,9 @@ mod tests {
             disk.close_database();
         }
         assert!(state.account("b").is_none());
-        assert!(state.add_account(account("c")).unwrap());
+        assert_eq!(added("c"), Registered::Done);
         assert!(state.account("a").is_some() && state.account("b").is_some());
-        assert!(!state.add_account(account("b")).unwrap());
+        assert_eq!(added("b"), Registered::Taken);
 
         state.close();
         assert!(state.add_account(account("d")).is_err());
