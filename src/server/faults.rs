@@ -96,6 +96,8 @@ struct FaultState {
     fault: Fault,
     /// Requests it was for, those that it let pass at first included.
     seen: AtomicUsize,
+    /// Requests that have met it and are not answered yet.
+    held: AtomicUsize,
     released: AtomicBool,
 }
 
@@ -250,9 +252,12 @@ impl Faults {
         let armed = Arc::new(FaultState {
             fault,
             seen: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             released: AtomicBool::new(false),
         });
-        self.0.state().armed.push(Arc::clone(&armed));
+        if !armed.is_finished() {
+            self.0.state().armed.push(Arc::clone(&armed));
+        }
         ActiveFault { shared: Arc::clone(&self.0), armed }
     }
 
@@ -268,16 +273,13 @@ impl Faults {
     pub(super) fn trigger(&self, route: Option<Route>) -> Option<TriggeredFault> {
         let state = self.0.state();
         let armed = state.armed.iter().find(|armed| {
-            let Fault { route: wanted, skipped, times, .. } = armed.fault;
-            if wanted.is_some() && wanted != route {
-                return false;
-            }
-            if times.is_some_and(|times| armed.hits() >= times) {
-                return false;
-            }
-            armed.seen.fetch_add(1, Ordering::Relaxed) >= skipped
+            let Fault { route: wanted, skipped, .. } = armed.fault;
+            (wanted.is_none() || wanted == route)
+                && !armed.is_finished()
+                && armed.seen.fetch_add(1, Ordering::Relaxed) >= skipped
         });
         let armed = Arc::clone(armed?);
+        armed.held.fetch_add(1, Ordering::Relaxed);
         drop(state);
         self.0.changed.notify_all();
         Some(TriggeredFault { shared: Arc::clone(&self.0), armed })
@@ -336,7 +338,7 @@ impl TriggeredFault {
         match &self.armed.fault.kind {
             Kind::Answer(headers, status, body) => {
                 let (headers, body) = (headers.clone(), body.clone());
-                Some((*status, Outcome::Answer(Response { status: *status, headers, body })))
+                Some((*status, Outcome::Answer(Response::new(*status, headers, body))))
             }
             Kind::Bytes(bytes) => Some((0, Outcome::Bytes(bytes.clone()))),
             Kind::CutBeforeHandling => Some((0, Outcome::Cut)),
@@ -384,9 +386,24 @@ impl TriggeredFault {
     }
 }
 
+/// Forgets a fault that has met all its requests and holds nothing back any more.
+impl Drop for TriggeredFault {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if self.armed.held.fetch_sub(1, Ordering::Relaxed) == 1 && self.armed.is_finished() {
+            state.armed.retain(|armed| !Arc::ptr_eq(armed, &self.armed));
+        }
+    }
+}
+
 impl FaultState {
     fn hits(&self) -> usize {
         self.seen.load(Ordering::Relaxed).saturating_sub(self.fault.skipped)
+    }
+
+    /// Returns `true` if it has met as many requests as it should.
+    fn is_finished(&self) -> bool {
+        self.fault.times.is_some_and(|times| self.hits() >= times)
     }
 }
 
