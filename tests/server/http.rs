@@ -193,6 +193,7 @@ fn malformed_chunks_are_refused() {
         "2\r\n{}\r\n0\r\nTrailer: \0\r\n\r\n",
         "ffffffffffffffffff\r\n",
         &format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(2000)),
+        &format!("2\r\n{{}}\r\n{}0\r\n\r\n", format!("1;{}\r\n \r\n", "x".repeat(1000)).repeat(20)),
         &format!("0\r\nTrailer: {}\r\n\r\n", "x".repeat(20_000)),
     ] {
         let answer = raw(&server, post("Transfer-Encoding: chunked\r\n", body));

@@ -12,6 +12,10 @@ use super::socket::Socket;
 const BUFFER: usize = 16 * 1024;
 /// A line of the chunked coding, extensions included, may be this long.
 const MAX_CHUNK_LINE: usize = 1024;
+/// What is in those lines besides sizes may be this long together.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+/// The digits of a size, and as many blanks.
+const SIZE: usize = 32;
 /// The fields after the last chunk, which nobody reads, may be this long together.
 const MAX_TRAILER: usize = 8 * 1024;
 
@@ -153,9 +157,15 @@ impl<'a> Reader<'a> {
     /// Source: RFC 9112 section 7.1.
     fn chunks(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
+        let mut extensions = MAX_EXTENSIONS;
         loop {
-            let size = chunk_size(self.line(MAX_CHUNK_LINE)?);
+            let line = self.line(MAX_CHUNK_LINE)?;
+            let (size, beyond) = (chunk_size(line), line.len().saturating_sub(SIZE));
             let size = size.ok_or(rejected(400, "malformed chunk size"))?;
+            // Nobody reads them, and many of them cost more than the body.
+            extensions = extensions
+                .checked_sub(beyond)
+                .ok_or(rejected(400, "the chunk extensions are too large"))?;
             if size == 0 {
                 break;
             }
