@@ -219,6 +219,11 @@ fn hostile_requests() -> Vec<(&'static str, u16, String)> {
         ("large log-in", 413, post(&login("local-userpass"), "", &with(names, &large))),
         ("large chunk", 413, chunked(&login("local-userpass"), &large)),
         ("small chunks", 400, chunked(&login("local-userpass"), " ")),
+        ("chunk extensions", 400, {
+            let chunk = format!("1;{}\r\n \r\n", "x".repeat(1000)).repeat(10_000);
+            let fields = "Host: a\r\nConnection: close\r\nTransfer-Encoding: chunked";
+            format!("POST {} HTTP/1.1\r\n{fields}\r\n\r\n{chunk}", login("anon-user"))
+        }),
         ("large registration", 413, post(&userpass("register"), "", &with(names, &large))),
         ("large body of no route", 413, post("/nowhere", "", &large)),
         ("large call without a token", 401, post(&call, "", &large)),
@@ -350,6 +355,47 @@ fn arguments_of_function_calls_share_limited_memory() {
     });
     let peak = server.memory("VmHWM");
     assert!(peak < 450 * MIB, "{peak} KiB");
+}
+
+/// In canonical extended JSON a number is an object: as values, these would take 350 MiB.
+#[test]
+fn numbers_in_results_take_little_memory() {
+    let server = ServerProcess::start("default");
+    let token = server.anonymous();
+    let fields = format!("Authorization: Bearer {token}\r\n");
+    let body = format!(r#"{{"name":"echo","arguments":[[{}0]]}}"#, "0,".repeat(500_000));
+    let response = server.raw(post(&format!("{APP}/functions/call"), &fields, &body));
+    assert_eq!(status(&response), 200);
+    assert!(response.ends_with(r#"{"$numberInt":"0"},{"$numberInt":"0"}]"#));
+    let peak = server.memory("VmHWM");
+    assert!(peak < 150 * MIB, "{peak} KiB");
+}
+
+/// Responses that nobody takes hold the memory of their calls, until others want it.
+#[test]
+fn untaken_responses_share_limited_memory() {
+    let server = ServerProcess::start("default");
+    let token = server.anonymous();
+    let fields = format!("Authorization: Bearer {token}\r\n");
+    let call = |text: usize| {
+        let body = json!({"name": "echo", "arguments": ["x".repeat(text)]}).to_string();
+        post(&format!("{APP}/functions/call"), &fields, &body)
+    };
+    let large = call(12 << 20);
+    let readers: Vec<_> = thread::scope(|scope| {
+        let reader = || {
+            let mut stream = server.connect(HOME);
+            // The server may have too little memory for all of them.
+            let _ = stream.write_all(large.as_bytes());
+            stream
+        };
+        let threads: Vec<_> = (0..40).map(|_| scope.spawn(reader)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(status(&server.raw(call(1 << 20))), 200);
+    let peak = server.memory("VmHWM");
+    assert!(peak < 600 * MIB, "{peak} KiB");
+    drop(readers);
 }
 
 fn assert_log_in_is_quick(server: &ServerProcess, from: Ipv4Addr) {

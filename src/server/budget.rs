@@ -1,6 +1,7 @@
 //! Memory that requests share: each one reserves what it needs before it takes it.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// An amount of memory, in bytes, of which parts can be reserved.
@@ -8,17 +9,20 @@ pub(super) struct Budget {
     size: usize,
     used: Mutex<usize>,
     released: Condvar,
+    /// Requests that wait for memory.
+    waiting: AtomicUsize,
 }
 
 /// A part of a budget, released on drop.
-pub(super) struct Reservation<'a> {
-    budget: &'a Budget,
+pub(super) struct Reservation {
+    budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Budget {
-    pub(super) fn new(size: usize) -> Self {
-        Self { size, used: Mutex::new(0), released: Condvar::new() }
+    pub(super) fn new(size: usize) -> Arc<Self> {
+        let (used, released, waiting) = (Mutex::new(0), Condvar::new(), AtomicUsize::new(0));
+        Arc::new(Self { size, used, released, waiting })
     }
 
     pub(super) fn size(&self) -> usize {
@@ -27,18 +31,24 @@ impl Budget {
 
     /// Reserves memory and waits for it if there is too little. Returns `None` if there is still
     /// too little after this time, or never enough.
-    pub(super) fn reserve(&self, bytes: usize, at_most: Duration) -> Option<Reservation<'_>> {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        bytes: usize,
+        at_most: Duration,
+    ) -> Option<Reservation> {
         let room = self.size.checked_sub(bytes)?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         let waited = self
             .released
             .wait_timeout_while(self.used(), at_most, |used| *used > room)
             .unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         let (mut used, result) = waited;
         if result.timed_out() && *used > room {
             return None;
         }
         *used += bytes;
-        Some(Reservation { budget: self, bytes })
+        Some(Reservation { budget: Arc::clone(self), bytes })
     }
 
     fn used(&self) -> MutexGuard<'_, usize> {
@@ -46,7 +56,14 @@ impl Budget {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Reservation {
+    /// Returns `true` if others wait for memory of the same budget.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.budget.waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut used = self.budget.used();
         *used = used.saturating_sub(self.bytes);
@@ -68,6 +85,9 @@ mod tests {
         drop(second);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.reserve(10, Duration::from_secs(60)).is_some());
+            while !first.is_wanted() {
+                std::thread::yield_now();
+            }
             drop(first);
             assert!(waiting.join().unwrap());
         });

@@ -2,6 +2,7 @@
 //!
 //! Source: the Extended JSON v2 specification, canonical form.
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
 use crate::ejson::DateTime;
@@ -33,17 +34,26 @@ pub(super) enum AnyNumber {
     Int(i64),
 }
 
-/// Puts a value into canonical form: plain numbers get their wrappers, dates their milliseconds, and
-/// objects that are wrappers already stay as they are.
-pub(super) fn canonical(value: Value) -> Value {
-    match value {
-        Value::Array(values) => values.into_iter().map(canonical).collect(),
-        Value::Number(number) => canonical_number(&number),
-        Value::Object(fields) if is_wrapper(&fields) => canonical_wrapper(fields),
-        Value::Object(fields) => {
-            fields.into_iter().map(|(name, value)| (name, canonical(value))).collect()
+/// A value that is serialised in canonical form: plain numbers get their wrappers, dates their
+/// milliseconds, and objects that are wrappers already stay as they are.
+///
+/// It is never built as a value: wrappers of numbers would take a hundred times the memory.
+pub(super) struct Canonical<'a>(pub &'a Value);
+
+impl Serialize for Canonical<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Array(values) => serializer.collect_seq(values.iter().map(Canonical)),
+            Value::Number(number) => canonical_number(number).serialize(serializer),
+            Value::Object(fields) if is_wrapper(fields) => match canonical_date(fields) {
+                Some(date) => date.serialize(serializer),
+                None => fields.serialize(serializer),
+            },
+            Value::Object(fields) => {
+                serializer.collect_map(fields.iter().map(|(name, value)| (name, Canonical(value))))
+            }
+            other => other.serialize(serializer),
         }
-        other => other,
     }
 }
 
@@ -96,23 +106,18 @@ fn canonical_number(number: &Number) -> Value {
     }
 }
 
-/// realm-core ends the program over a date that is a text.
+/// Returns a date that is not in canonical form as one that is: realm-core ends the program over a
+/// date that is a text.
 ///
 /// Source: realm-core `util/bson/bson.cpp`, the parser of `$date`.
-fn canonical_wrapper(fields: Map<String, Value>) -> Value {
-    let is_relaxed = matches!(fields.get("$date"), Some(Value::Number(_) | Value::String(_)));
-    let wrapper = Value::Object(fields);
-    match serde_json::from_value::<DateTime>(wrapper.clone()) {
-        Ok(date) if is_relaxed => {
-            let millis = date.millis().to_string();
-            Value::Object(Map::from_iter([("$date".to_owned(), wrap("$numberLong", millis))]))
-        }
-        _ => wrapper,
-    }
+fn canonical_date(fields: &Map<String, Value>) -> Option<Value> {
+    let date = fields.get("$date").filter(|date| date.is_number() || date.is_string())?;
+    let date = serde_json::from_value::<DateTime>(wrap("$date", date.clone())).ok()?;
+    Some(wrap("$date", wrap("$numberLong", date.millis().to_string())))
 }
 
-fn wrap(name: &str, text: String) -> Value {
-    Value::Object(Map::from_iter([(name.to_owned(), Value::String(text))]))
+fn wrap(name: &str, value: impl Into<Value>) -> Value {
+    Value::Object(Map::from_iter([(name.to_owned(), value.into())]))
 }
 
 /// Tells whether an object is a value of another type. All wrappers have one field, but for code
@@ -129,6 +134,10 @@ fn is_wrapper(fields: &Map<String, Value>) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn canonical(value: Value) -> Value {
+        serde_json::to_value(Canonical(&value)).unwrap()
+    }
 
     #[test]
     fn plain_numbers_get_the_narrowest_wrapper() {

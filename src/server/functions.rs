@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::budget::Reservation;
-use super::ejson::{self, AnyNumber};
+use super::ejson::{self, AnyNumber, Canonical};
 use super::error::ApiError;
 use super::http::Request;
 use super::json_body::{body, memory_as_values};
@@ -181,7 +181,7 @@ impl Service {
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
-        let _reserved = self.reserve_arguments(request)?;
+        let memory = self.reserve_arguments(request)?;
         let invalid = || ApiError::bad_request("invalid function call request");
         let call: Call = body(request).map_err(|_| invalid())?;
         let name = call.name.ok_or_else(invalid)?;
@@ -206,7 +206,11 @@ impl Service {
         let context = Context::new(user, access);
         // No lock is held here: a function may take its time, or panic.
         match function(&context, &call.arguments.unwrap_or_default()) {
-            Ok(value) => Ok(Reply::Json(200, ejson::canonical(value))),
+            Ok(value) => {
+                let json = serde_json::to_vec(&Canonical(&value))
+                    .map_err(|_| ApiError::internal("the result of the function is no JSON"))?;
+                Ok(Reply::Result { json, memory })
+            }
             Err(FunctionError(message)) => {
                 Err(ApiError::new(400, "FunctionExecutionError", message))
             }
@@ -217,7 +221,7 @@ impl Service {
 impl Service {
     /// Reserves the memory that the arguments of a call will take, and waits for it if other calls
     /// have it.
-    fn reserve_arguments(&self, request: &Request) -> Result<Reservation<'_>, ApiError> {
+    fn reserve_arguments(&self, request: &Request) -> Result<Reservation, ApiError> {
         let memory = memory_as_values(&request.body);
         self.argument_memory.reserve(memory, ARGUMENT_WAIT).ok_or_else(|| {
             let most = self.argument_memory.size();

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
 use super::auth::EmailSettings;
-use super::budget::Budget;
+use super::budget::{Budget, Reservation};
 use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
 use super::endpoint::{Endpoint, find, segments};
@@ -32,7 +33,7 @@ use crate::{Clock, UserId};
 pub(super) struct Service {
     pub app_id: String,
     /// What the arguments of all function calls in progress may take.
-    pub argument_memory: Budget,
+    pub argument_memory: Arc<Budget>,
     pub base_url: String,
     /// Whether the base URL was given, and clients must use it.
     pub is_public: bool,
@@ -60,6 +61,9 @@ pub(super) struct Service {
     pub trusted_proxies: TrustedProxies,
 }
 
+/// With anything after it, a charset for example, realm-core does not read errors.
+const JSON: &str = "application/json";
+
 /// Where custom user data comes from, by user id.
 pub(super) type CustomData = dyn Fn(&str) -> Option<Value> + Send + Sync;
 
@@ -69,6 +73,11 @@ pub(super) enum Reply {
     Empty,
     Html(String),
     Json(u16, Value),
+    /// What a function returned, and the memory that was reserved for the call.
+    Result {
+        json: Vec<u8>,
+        memory: Reservation,
+    },
     Text(String),
 }
 
@@ -215,16 +224,21 @@ impl Service {
             headers.push(("Access-Control-Max-Age", "600".to_owned()));
         }
         let (status, body) = match answer {
-            Ok(Reply::Empty) => return Response { status: 204, headers, body: Vec::new() },
+            Ok(Reply::Empty) => return Response::new(204, headers, Vec::new()),
             Ok(Reply::Html(page)) => {
                 headers.extend(pages::HEADERS.map(|(name, value)| (name, value.to_owned())));
                 headers.push(("Content-Type", "text/html; charset=utf-8".to_owned()));
-                return Response { status: 200, headers, body: page.into_bytes() };
+                return Response::new(200, headers, page.into_bytes());
             }
             Ok(Reply::Text(text)) => {
                 headers.push(("X-Content-Type-Options", "nosniff".to_owned()));
                 headers.push(("Content-Type", "text/plain; charset=utf-8".to_owned()));
-                return Response { status: 200, headers, body: text.into_bytes() };
+                return Response::new(200, headers, text.into_bytes());
+            }
+            Ok(Reply::Result { json, memory }) => {
+                headers.push(("Content-Type", JSON.to_owned()));
+                let memory = Some(memory).filter(|_| json.len() > SMALL_BODY);
+                return Response { memory, ..Response::new(200, headers, json) };
             }
             Ok(Reply::Json(status, value)) => (status, value),
             Err(refusal) => {
@@ -240,9 +254,8 @@ impl Service {
                 (refusal.status, body)
             }
         };
-        // With anything after it, a charset for example, realm-core does not read errors.
-        headers.push(("Content-Type", "application/json".to_owned()));
-        Response { status, headers, body: body.to_string().into_bytes() }
+        headers.push(("Content-Type", JSON.to_owned()));
+        Response::new(status, headers, body.to_string().into_bytes())
     }
 }
 

@@ -1,7 +1,9 @@
 //! One connection, from its first request to its last.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Shutdown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::body::{Failure, Reader, pause_after};
@@ -12,6 +14,10 @@ use super::socket::Socket;
 use super::{Handler, Limits, SMALL_BODY};
 use crate::server::budget::{Budget, Reservation};
 
+/// How slowly a client may take a large response while others wait for the memory: bytes in a
+/// millisecond, after a while.
+const SLOWEST: u128 = 1024;
+const GRACE: Duration = Duration::from_secs(1);
 /// How long a request with a large body waits for memory.
 const BODY_WAIT: Duration = Duration::from_secs(10);
 /// What a client may still send after a response that ends the connection, until it is cut off.
@@ -26,7 +32,7 @@ pub(super) struct Connection<'a> {
     pub progress: &'a Progress,
     pub limits: &'a Limits,
     /// Memory for large bodies.
-    pub bodies: &'a Budget,
+    pub bodies: &'a Arc<Budget>,
     pub handler: &'a dyn Handler,
     pub stopping: &'a dyn Fn() -> bool,
 }
@@ -130,7 +136,7 @@ impl Connection<'_> {
         framing: Framing,
         limit: usize,
         request: &Request,
-    ) -> Result<Option<Reservation<'_>>, Failure> {
+    ) -> Result<Option<Reservation>, Failure> {
         let size = match framing {
             Framing::Chunked => limit,
             Framing::Length(length) => length,
@@ -170,7 +176,41 @@ impl Connection<'_> {
         connection: Option<&str>,
         with_body: bool,
     ) -> Result<(), Failure> {
-        self.write_bytes(&response.to_bytes(connection, with_body))
+        let body = response.sent_body(with_body);
+        if body.len() <= SMALL_BODY {
+            // In one piece, which is one packet in most cases.
+            return self.write_bytes(&response.to_bytes(connection, with_body));
+        }
+        self.write_bytes(&response.head(connection))?;
+        match &response.memory {
+            Some(memory) => self.write_while_wanted(body, memory),
+            None => self.write_bytes(body),
+        }
+    }
+
+    /// Writes a large body. While others wait for the memory that it takes, a client that takes it
+    /// slowly is cut off.
+    fn write_while_wanted(&self, mut body: &[u8], memory: &Reservation) -> Result<(), Failure> {
+        let (began, mut written) = (Instant::now(), 0);
+        while !body.is_empty() {
+            let piece = &body[..body.len().min(SMALL_BODY)];
+            match self.socket.write(piece, GRACE.min(self.limits.response)) {
+                Ok(count) => {
+                    written += count;
+                    body = &body[count..];
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {}
+                Err(_) => return Err(Failure::Gone),
+            }
+            let time = began.elapsed();
+            let due = time.saturating_sub(GRACE).as_millis() * SLOWEST;
+            let is_slow = memory.is_wanted() && due > written as u128;
+            if !body.is_empty() && (is_slow || time >= self.limits.response) {
+                return Err(Failure::Gone);
+            }
+        }
+        Ok(())
     }
 
     fn write_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {

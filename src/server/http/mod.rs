@@ -90,7 +90,7 @@ struct Shared {
     limits: Limits,
     stopping: AtomicBool,
     connections: Connections,
-    bodies: Budget,
+    bodies: Arc<Budget>,
 }
 
 impl HttpServer {

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use crate::server::budget::Reservation;
+
 /// How an exchange ends. All but the first are misbehaviour on purpose, after which the connection
 /// is closed.
 pub(in crate::server) enum Outcome {
@@ -26,9 +28,20 @@ pub(in crate::server) struct Response {
     pub headers: Vec<(&'static str, String)>,
     /// The body; left out on the wire where HTTP has none (1xx, 204, 304, `HEAD`).
     pub body: Vec<u8>,
+    /// Memory that the response takes, which is released when it is written. While others wait for
+    /// it, the client must take the response quickly.
+    pub memory: Option<Reservation>,
 }
 
 impl Response {
+    pub(in crate::server) fn new(
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    ) -> Self {
+        Self { status, headers, body, memory: None }
+    }
+
     /// Returns the first half of what is written last: the body, or the head if there is no body.
     pub(super) fn half(&self, with_body: bool) -> Vec<u8> {
         let mut bytes = self.to_bytes(Some("close"), with_body);
@@ -40,8 +53,14 @@ impl Response {
 
     /// Returns the answer as it is on the wire.
     pub(super) fn to_bytes(&self, connection: Option<&str>, with_body: bool) -> Vec<u8> {
-        let bodiless = matches!(self.status, 100..200 | 204 | 304);
-        let mut bytes = Vec::with_capacity(512 + self.body.len());
+        let mut bytes = self.head(connection);
+        bytes.extend_from_slice(self.sent_body(with_body));
+        bytes
+    }
+
+    /// Returns all that comes before the body.
+    pub(super) fn head(&self, connection: Option<&str>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512);
         // Writing to a vector does not fail.
         let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
@@ -52,14 +71,20 @@ impl Response {
         if let Some(connection) = connection {
             let _ = write!(bytes, "Connection: {connection}\r\n");
         }
-        if !bodiless {
+        if !self.is_bodiless() {
             let _ = write!(bytes, "Content-Length: {}\r\n", self.body.len());
         }
         bytes.extend_from_slice(b"\r\n");
-        if with_body && !bodiless {
-            bytes.extend_from_slice(&self.body);
-        }
         bytes
+    }
+
+    /// Returns what of the body is on the wire.
+    pub(super) fn sent_body(&self, with_body: bool) -> &[u8] {
+        if with_body && !self.is_bodiless() { &self.body } else { &[] }
+    }
+
+    fn is_bodiless(&self) -> bool {
+        matches!(self.status, 100..200 | 204 | 304)
     }
 }
 
@@ -98,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_content_has_no_length() {
-        let response = Response { status: 204, headers: vec![], body: vec![] };
+        let response = Response::new(204, vec![], vec![]);
         assert_eq!(
             written(&response, true),
             "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
@@ -107,7 +132,7 @@ mod tests {
 
     #[test]
     fn head_answers_tell_the_length_and_hold_back_the_body() {
-        let response = Response { status: 200, headers: vec![], body: b"four".to_vec() };
+        let response = Response::new(200, vec![], b"four".to_vec());
         assert_eq!(
             written(&response, false),
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
@@ -117,7 +142,7 @@ mod tests {
     #[test]
     fn half_an_answer_ends_in_its_body_or_else_in_its_head() {
         let half = |body: &[u8]| {
-            let response = Response { status: 200, headers: vec![], body: body.to_vec() };
+            let response = Response::new(200, vec![], body.to_vec());
             String::from_utf8(response.half(true)).unwrap()
         };
         assert!(half(b"four").ends_with("Content-Length: 4\r\n\r\nfo"));
@@ -127,7 +152,7 @@ mod tests {
     #[test]
     fn a_header_value_cannot_start_a_new_line() {
         let headers = vec![("X-Name", "a\r\nSet-Cookie: b".to_owned())];
-        let text = written(&Response { status: 200, headers, body: vec![] }, true);
+        let text = written(&Response::new(200, headers, vec![]), true);
         assert!(!text.contains("\nSet-Cookie"), "{text}");
     }
 }

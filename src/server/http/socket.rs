@@ -29,6 +29,17 @@ impl Socket {
         }
     }
 
+    /// Writes some bytes, at least one.
+    pub(super) fn write(&self, bytes: &[u8], at_most: Duration) -> io::Result<usize> {
+        loop {
+            match system::write(&self.0, bytes, at_most) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => return written,
+            }
+        }
+    }
+
     /// Writes all bytes by the deadline, however slowly the client takes them.
     pub(super) fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -36,12 +47,7 @@ impl Socket {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            match system::write(&self.0, bytes, left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+            bytes = &bytes[self.write(bytes, left)?..];
         }
         Ok(())
     }

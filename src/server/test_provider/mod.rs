@@ -76,10 +76,7 @@ impl TestProvider {
             return text(403, "pages of other origins cannot use the test identity provider");
         }
         if request.method == "OPTIONS" {
-            return with_origin(
-                Response { status: 204, headers: preflight(), body: vec![] },
-                page_origin,
-            );
+            return with_origin(Response::new(204, preflight(), vec![]), page_origin);
         }
         let method = if request.method == "HEAD" { "GET" } else { &request.method };
         match (path, method) {
@@ -225,7 +222,7 @@ fn plain_response(status: u16, mut headers: Vec<(&'static str, String)>, body: S
     headers.push(("Cache-Control", "no-store".to_owned()));
     headers.push(("X-Content-Type-Options", "nosniff".to_owned()));
     headers.push(("Cross-Origin-Resource-Policy", "same-origin".to_owned()));
-    Response { status, headers, body: body.into_bytes() }
+    Response::new(status, headers, body.into_bytes())
 }
 
 /// Lets a page of this machine read a response.
