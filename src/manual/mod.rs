@@ -76,6 +76,9 @@ pub mod guide {
     #[doc = include_str!("guide/backends.md")]
     pub mod backends {}
 
+    #[cfg_attr(any(feature = "server", not(doctest)), doc = include_str!("guide/server_limits.md"))]
+    pub mod server_limits {}
+
     #[doc = include_str!("guide/migration.md")]
     pub mod migration {}
 
