@@ -22,6 +22,9 @@
 //! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
 //! in memory, as texts.
 //!
+//! [`manual::server_limits`](crate::manual::server_limits) lists what the server limits, and what an
+//! attacker can still do.
+//!
 //! Inside, `http` has the sockets, threads and limits; `endpoint` knows the paths; `service` sends
 //! each request where it belongs and gives answers their form; `auth` and `functions` do what was
 //! asked; `providers` asks other identity providers, and `test_provider` is one; `throttle` counts what is limited; `state`,
