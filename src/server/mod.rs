@@ -22,7 +22,7 @@
 //! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
 //! in memory, as texts.
 //!
-//! [`manual::server_limits`](crate::manual::server_limits) lists what the server limits, and what an
+//! [`manual::guide::server_limits`](crate::manual::guide::server_limits) lists what the server limits, and what an
 //! attacker can still do.
 //!
 //! Inside, `http` has the sockets, threads and limits; `endpoint` knows the paths; `service` sends
