@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Cancels calls from another thread.
+/// Cancels calls from another thread; see [`Session::with_cancel`](crate::Session::with_cancel).
 ///
 /// Clones are one token. A token that was cancelled stays cancelled: create a new one for the next
 /// call.
@@ -12,12 +12,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// # Examples
 ///
 /// ```
-/// use keyfob::CancelToken;
+/// use keyfob::{CancelToken, Error, Session};
 ///
+/// # fn main() -> keyfob::Result<()> {
+/// # let store = keyfob::store::MemoryStore::new();
+/// let session = Session::builder("my-app-id", "https://example.org").store(store).open()?;
 /// let token = CancelToken::new();
 /// let button = token.clone();
 /// std::thread::spawn(move || button.cancel()).join().unwrap();
 /// assert!(token.is_cancelled());
+///
+/// let outcome = session.with_cancel(&token).current_user();
+/// assert!(matches!(outcome, Err(Error::Cancelled { ambiguous: false })));
+/// assert!(session.current_user().is_ok());
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct CancelToken(Arc<Flag>);
@@ -32,19 +41,41 @@ struct Flag(Signal);
 /// tokens at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Signal {
-    place: &'static AtomicU64,
+    place: &'static Place,
     round: u64,
 }
 
+#[derive(Default)]
+struct Place {
+    round: AtomicU64,
+    /// Who waits for the signal of this round.
+    waits: Mutex<Waits>,
+}
+
+#[derive(Default)]
+struct Waits {
+    next: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+/// Ends a wait, from the thread that gives the signal.
+type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// A wait that a signal ends, until this is dropped.
+pub(crate) struct Waking {
+    place: &'static Place,
+    number: u64,
+}
+
 /// Places that no token uses now.
-static FREE: Mutex<Vec<&'static AtomicU64>> = Mutex::new(Vec::new());
+static FREE: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
 impl CancelToken {
     /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let place = free.unwrap_or_else(|| Box::leak(Box::default()));
-        Self(Arc::new(Flag(Signal { place, round: place.load(Ordering::SeqCst) })))
+        Self(Arc::new(Flag(Signal { place, round: place.round.load(Ordering::SeqCst) })))
     }
 
     /// Cancels the calls that use this token, those in progress and those to come. Returns at once.
@@ -78,7 +109,17 @@ impl Flag {
     fn give(&self) {
         let Signal { place, round } = self.0;
         // Once only: the next round belongs to another token.
-        let _ = place.compare_exchange(round, round + 1, Ordering::SeqCst, Ordering::SeqCst);
+        let order = Ordering::SeqCst;
+        if place.round.compare_exchange(round, round + 1, order, order).is_ok() {
+            let wakers = std::mem::take(&mut place.waits().wakers);
+            wakers.iter().for_each(|(_, wake)| wake());
+        }
+    }
+}
+
+impl Place {
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,7 +132,26 @@ impl Drop for Flag {
 
 impl Signal {
     pub(crate) fn is_given(self) -> bool {
-        self.place.load(Ordering::SeqCst) != self.round
+        self.place.round.load(Ordering::SeqCst) != self.round
+    }
+
+    /// Has `wake` called when the signal is given, or now if it was given.
+    pub(crate) fn wake(self, wake: Waker) -> Waking {
+        let mut waits = self.place.waits();
+        let number = waits.next;
+        waits.next += 1;
+        waits.wakers.push((number, Arc::clone(&wake)));
+        drop(waits);
+        if self.is_given() {
+            wake();
+        }
+        Waking { place: self.place, number }
+    }
+}
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        self.place.waits().wakers.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -120,5 +180,25 @@ mod tests {
         next[0].cancel();
         assert!(next[0].is_cancelled());
         assert!(next[1..].iter().all(|next| !next.is_cancelled()));
+    }
+
+    #[test]
+    fn waits_are_woken_once_until_dropped() {
+        let token = CancelToken::new();
+        let woken = Arc::new(AtomicU64::new(0));
+        let wake = || {
+            let woken = Arc::clone(&woken);
+            token.signal().wake(Arc::new(move || {
+                woken.fetch_add(1, Ordering::SeqCst);
+            }))
+        };
+        let (_first, second) = (wake(), wake());
+        drop(second);
+        token.cancel();
+        token.cancel();
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        drop(wake());
+        assert_eq!(woken.load(Ordering::SeqCst), 2, "it was cancelled before the wait began");
+        assert!(token.0.0.place.waits().wakers.is_empty());
     }
 }

@@ -4,22 +4,23 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "browser")]
-use crate::cancel::CancelToken;
-use crate::cancel::Signal;
+use crate::cancel::{CancelToken, Signal};
 use crate::clock::START;
 use crate::shutdown::Shutdown;
 
 /// The moment by which a call must be over, waits for locks included. It comes at once when the
-/// session that the call belongs to is [shut down](crate::Session::shut_down): whoever waits for
-/// long looks at [`remaining`](Self::remaining) from time to time.
+/// session that the call belongs to is [shut down](crate::Session::shut_down), or when the call is
+/// [cancelled](crate::Session::with_cancel): a long wait has to look at
+/// [`remaining`](Self::remaining) from time to time.
 ///
 /// Compared by the moment alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
-    /// Signals that end the time at once: the shutdown of the session, and a cancelled call.
-    signals: [Option<Signal>; 2],
+    /// Ends the time at once: the shutdown of the session.
+    shutdown: Option<Signal>,
+    /// End the time at once: the tokens that cancel the call.
+    cancels: [Option<Signal>; 2],
 }
 
 impl Deadline {
@@ -28,17 +29,21 @@ impl Deadline {
     pub fn after(duration: Duration) -> Self {
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
         let now = Instant::now();
-        Self { at: now.checked_add(duration.min(CENTURY)).unwrap_or(now), signals: [None; 2] }
+        Self::new(now.checked_add(duration.min(CENTURY)).unwrap_or(now))
     }
 
     /// Returns a deadline that has passed: for what may be tried once and not waited for.
     pub fn passed() -> Self {
-        Self { at: *START, signals: [None; 2] }
+        Self::new(*START)
+    }
+
+    fn new(at: Instant) -> Self {
+        Self { at, shutdown: None, cancels: [None; 2] }
     }
 
     /// Returns the time that is left, zero once it has passed or the session is shut down.
     pub fn remaining(&self) -> Duration {
-        match self.signals.iter().flatten().any(|signal| signal.is_given()) {
+        match self.was_interrupted() {
             true => Duration::ZERO,
             false => self.at.saturating_duration_since(Instant::now()),
         }
@@ -56,18 +61,48 @@ impl Deadline {
 
     /// Returns this deadline for a call of a session, at whose shutdown it passes.
     pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
-        Self { signals: [Some(shutdown.signal()), self.signals[1]], ..self }
+        Self { shutdown: Some(shutdown.signal()), ..self }
     }
 
-    /// Returns this deadline for a call that a token cancels.
-    #[cfg(feature = "browser")]
+    /// Returns this deadline for a call that a token cancels, beside the token that cancels it
+    /// already.
     pub(crate) fn with_cancel(self, token: &CancelToken) -> Self {
-        Self { signals: [self.signals[0], Some(token.signal())], ..self }
+        let [first, second] = self.cancels;
+        Self { cancels: [Some(token.signal()), first.or(second)], ..self }
+    }
+
+    /// Returns this deadline for what must not be lost when the call is cancelled.
+    pub(crate) fn without_cancel(self) -> Self {
+        Self { cancels: [None; 2], ..self }
     }
 
     /// Returns this deadline for what must not be lost at a shutdown or a cancellation.
     pub(crate) fn without_shutdown(self) -> Self {
-        Self { signals: [None; 2], ..self }
+        Self::new(self.at)
+    }
+
+    /// Returns `true` if there is a token that cancels the call.
+    pub(crate) fn can_be_cancelled(&self) -> bool {
+        self.cancels.iter().any(Option::is_some)
+    }
+
+    /// Returns `true` if the call was cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancels().any(Signal::is_given)
+    }
+
+    /// Returns `true` if the time has ended early.
+    pub(crate) fn was_interrupted(&self) -> bool {
+        self.signals().any(Signal::is_given)
+    }
+
+    fn cancels(&self) -> impl Iterator<Item = Signal> {
+        self.cancels.into_iter().flatten()
+    }
+
+    /// Returns the signals that end the time at once.
+    pub(crate) fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.shutdown.into_iter().chain(self.cancels())
     }
 
     /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
@@ -75,7 +110,7 @@ impl Deadline {
     pub(crate) fn poll_interval(&self) -> Duration {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();
-        if self.signals.iter().any(Option::is_some) { left.min(LONGEST) } else { left }
+        if self.signals().next().is_some() { left.min(LONGEST) } else { left }
     }
 }
 

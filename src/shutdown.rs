@@ -20,21 +20,12 @@ impl Shutdown {
         self.0.signal()
     }
 
-    /// Refuses what begins after it.
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.0.is_cancelled() { Err(Error::ShutDown { ambiguous: false }) } else { Ok(()) }
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.is_cancelled()
     }
 
-    /// Tells what a call failed of: trouble that the shutdown itself made is called by its name.
-    pub(crate) fn explain(&self, error: Error) -> Error {
-        let is_its_work = match &error {
-            Error::Transport(_) => true,
-            Error::Store(_) => error.is_timeout(),
-            _ => false,
-        };
-        match is_its_work && self.0.is_cancelled() {
-            true => Error::ShutDown { ambiguous: error.is_ambiguous() },
-            false => error,
-        }
+    /// Refuses what begins after it.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.has_begun() { Err(Error::ShutDown { ambiguous: false }) } else { Ok(()) }
     }
 }

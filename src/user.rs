@@ -316,6 +316,7 @@ impl User {
     /// ```
     pub fn valid_access_token(&self) -> Result<AccessToken> {
         let inner = &self.session.inner;
+        self.session.check()?;
         match inner.fresh_token(&self.id) {
             Some(token) => Ok(token),
             None => self.session.within(|deadline| inner.valid_access_token(&self.id, deadline)),

@@ -7,13 +7,15 @@
 
 mod support;
 
+use std::io::Read;
 use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyfob::browser::{Page, RedirectHost, SignIn};
-use keyfob::{CancelToken, Credentials, Error, Provider, SignInErrorKind, UserState};
+use keyfob::store::MemoryStore;
+use keyfob::{CancelToken, Credentials, Error, Provider, Session, SignInErrorKind, UserState};
 use serde_json::{Value, json};
 use support::provider::*;
 use support::*;
@@ -318,6 +320,45 @@ fn shutdown_of_session_ends_sign_in() {
     assert!(begun.elapsed() < AT_ONCE);
     let error = session.sign_in(&provider.sign_in()).unwrap_err();
     assert!(matches!(error, Error::ShutDown { .. }), "{error}");
+}
+
+#[test]
+fn cancel_ends_login_after_sign_in() {
+    let (provider, person) = (TestProvider::start(), Person::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let session = Session::builder(APP, url).store(MemoryStore::new()).location_lookup(false);
+    let session = session.deadline(Duration::from_secs(600)).open().unwrap();
+    for is_token_of_session in [false, true] {
+        let token = CancelToken::new();
+        let sign_in = person.agrees(&provider, provider.sign_in());
+        let (session, sign_in) = match is_token_of_session {
+            true => (session.with_cancel(&token), sign_in),
+            false => (session.clone(), sign_in.cancel_token(&token)),
+        };
+        let waits = thread::spawn(move || session.sign_in(&sign_in));
+        // The backend has the log-in and does not answer.
+        let (mut connection, _) = listener.accept().unwrap();
+        assert!(connection.read(&mut [0; 64]).unwrap() > 0);
+        let begun = Instant::now();
+        token.cancel();
+        let error = waits.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { ambiguous: true }), "{error:?}");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn cancelled_session_handle_ends_sign_in() {
+    let provider = TestProvider::start();
+    let (_, _, session, _) = logged_in();
+    let (token, (shown, urls)) = (CancelToken::new(), mpsc::channel());
+    let sign_in = provider.sign_in().open_nothing().on_url(move |_| shown.send(()).unwrap());
+    let cancellable = session.with_cancel(&token);
+    let waits = thread::spawn(move || cancellable.sign_in(&sign_in));
+    urls.recv().unwrap();
+    token.cancel();
+    assert!(matches!(waits.join().unwrap().unwrap_err(), Error::Cancelled { ambiguous: false }));
 }
 
 #[test]

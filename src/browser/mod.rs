@@ -353,6 +353,10 @@ impl SignIn {
         self.inbox.submit(url)
     }
 
+    pub(crate) fn token(&self) -> &CancelToken {
+        &self.cancel
+    }
+
     /// Returns the deadline of one sign-in that begins now.
     pub(crate) fn limit(&self) -> Deadline {
         Deadline::after(self.limit).with_cancel(&self.cancel)

@@ -457,6 +457,11 @@ impl Error {
         }
     }
 
+    /// Returns `true` if the early end of a call's time may have caused this.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Transport(_)) || self.is_timeout()
+    }
+
     /// Returns the HTTP status, if the backend responded.
     ///
     /// # Examples

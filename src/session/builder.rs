@@ -278,7 +278,7 @@ impl SessionBuilder {
                 (Arc::new(store.in_data_dir(root)) as Arc<dyn Store>, Some(dir))
             }
         };
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|this| Inner {
             app_id: self.app_id,
             base_url,
             insecure_http: self.allow_insecure_http,
@@ -302,9 +302,10 @@ impl SessionBuilder {
             has_untold: AtomicBool::new(true),
             untold: Mutex::default(),
             shutdown: Shutdown::new(),
+            this: this.clone(),
             early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
-        };
-        Ok(Session { inner: Arc::new(inner), limit: self.deadline })
+        });
+        Ok(Session { inner, limit: self.deadline, cancel: None })
     }
 }
 

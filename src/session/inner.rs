@@ -2,9 +2,11 @@
 //! the refresh token, or with none. All of them go through [`Inner::send`].
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::backend_clock::BackendClock;
@@ -60,6 +62,7 @@ pub(crate) struct Inner {
     pub(super) has_untold: AtomicBool,
     pub(super) untold: Mutex<PendingRevocations>,
     pub(super) shutdown: Shutdown,
+    pub(super) this: Weak<Self>,
     /// This process's share of the refresh jitter.
     pub(super) early: u8,
 }
@@ -74,9 +77,14 @@ impl Inner {
         note!(debug, "shutting the session down");
         self.shutdown.begin();
         self.hub.close();
-        self.refreshes.abandon();
-        self.location_lookups.abandon();
         self.transport.shut_down();
+    }
+
+    /// Runs work on a thread of its own, for which a call that is cancelled does not wait.
+    pub(super) fn run_apart(&self, work: impl FnOnce(&Self) + Send + 'static) -> io::Result<()> {
+        let Some(inner) = self.this.upgrade() else { return Ok(()) };
+        let thread = thread::Builder::new().name("keyfob-background".to_owned());
+        thread.spawn(move || work(&inner)).map(drop)
     }
 
     /// Subscribes to everything, or to what concerns one user.

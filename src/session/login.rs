@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::inner::{Inner, known, out_of_time};
+use super::refresh::LAST_LIMIT;
 use super::send::{network_part, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::credentials::{Credentials, Kind, Provider};
@@ -16,6 +17,7 @@ use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
 use crate::store::{Change, Listing, RefreshLock, StoreView, StoredUser};
+use crate::token::RefreshToken;
 use crate::wire::{self, LoginResponse, Route};
 
 impl Inner {
@@ -44,13 +46,25 @@ impl Inner {
             .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
         drop(lock);
         if stored.as_ref().ok() != Some(&login.user) {
-            // It is not stored, so no other code path will ever revoke this server session.
-            let _ = self.end_server_session(&login.refresh_token, deadline);
+            self.revoke_unstored(login.refresh_token, deadline);
         }
         let user = stored?;
         note!(info, "{user:?} has logged in by {:?}", credentials.provider());
         self.send_pending_revocations(deadline);
         Ok(user)
+    }
+
+    /// Revokes a server session that is not stored, best effort: no other code path will ever do it.
+    /// A cancelled call does not wait for that.
+    fn revoke_unstored(&self, token: RefreshToken, deadline: Deadline) {
+        if !deadline.is_cancelled() {
+            let _ = self.end_server_session(&token, deadline);
+            return;
+        }
+        let _ = self.run_apart(move |inner| {
+            let deadline = deadline.without_cancel().at_most(LAST_LIMIT);
+            let _ = inner.end_server_session(&token, deadline);
+        });
     }
 
     /// Waits for anonymous log-ins by other threads and processes, so that all of them make one
@@ -173,7 +187,7 @@ impl Inner {
         let token = match wire::linked(answer.body(), user)? {
             Ok(token) => token,
             Err(stranger) => {
-                let _ = self.end_server_session(&stranger.refresh_token, deadline);
+                self.revoke_unstored(stranger.refresh_token, deadline);
                 let reason = "it is a log-in of another user: this backend does not link accounts";
                 return Err(Error::decode("the link answer", reason));
             }

@@ -27,10 +27,11 @@ pub use self::events::{Events, Subscription};
 pub(crate) use self::inner::Inner;
 pub(crate) use self::refresh::RefreshReason;
 pub use self::user_iter::{ListedUser, Users};
+use crate::cancel::CancelToken;
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::email_password::EmailPassword;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::id::UserId;
 use crate::retry::Retry;
@@ -78,6 +79,7 @@ use crate::user::User;
 pub struct Session {
     pub(crate) inner: Arc<Inner>,
     pub(crate) limit: Duration,
+    cancel: Option<CancelToken>,
 }
 
 impl Session {
@@ -130,7 +132,46 @@ impl Session {
     /// ```
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { inner: self.inner.clone(), limit: deadline }
+        Self { limit: deadline, ..self.clone() }
+    }
+
+    /// Returns a handle to the same session whose calls end when `token` is cancelled, and those of
+    /// the users that it returns. The token replaces an earlier one of this handle.
+    ///
+    /// A call that is waiting when another thread cancels the token returns
+    /// [`Error::Cancelled`](crate::Error::Cancelled), as does every later call with this handle. It
+    /// returns within about 50 ms, whatever it waits for: a name, a connection, a response, a refresh
+    /// by another thread or process, the store. If the request may have arrived and changes
+    /// something, the error [`is_ambiguous`](crate::Error::is_ambiguous). Other handles of the
+    /// session are not affected.
+    ///
+    /// A refresh of the access token is not aborted, because other callers may share it and because
+    /// the backend may already have replaced the refresh token. It goes on in the background, within
+    /// the deadline of the call that started it, and its result is stored. A log-in that is cancelled
+    /// after the backend created a server session revokes that session in the background, best
+    /// effort.
+    ///
+    /// With a transport or a store of your own, a call ends when these look at the
+    /// [`Deadline`](crate::Deadline).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use keyfob::{CancelToken, Error, User};
+    ///
+    /// fn report(user: &User, cancel: &CancelToken) -> keyfob::Result<Option<String>> {
+    ///     let session = user.session().with_cancel(cancel);
+    ///     let Some(user) = session.user(user.id())? else { return Ok(None) };
+    ///     match user.functions().call("slow_report", ()) {
+    ///         Ok(report) => Ok(Some(report)),
+    ///         Err(Error::Cancelled { .. }) => Ok(None),
+    ///         Err(error) => Err(error),
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        Self { cancel: Some(token.clone()), ..self.clone() }
     }
 
     /// Returns the client app id.
@@ -619,14 +660,43 @@ impl Session {
         Ok(location.websocket.clone())
     }
 
-    /// Runs a call within the session's deadline, unless the session was shut down.
+    /// Runs a call within the session's deadline, unless the session was shut down or the handle's
+    /// token was cancelled.
     pub(crate) fn within<T>(&self, call: impl FnOnce(Deadline) -> Result<T>) -> Result<T> {
+        self.check()?;
+        call(self.deadline()).map_err(|error| self.explain(error))
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
         self.inner.shutdown.check()?;
-        call(self.deadline()).map_err(|error| self.inner.shutdown.explain(error))
+        match &self.cancel {
+            Some(token) if token.is_cancelled() => Err(Error::Cancelled { ambiguous: false }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.limit).with_shutdown(&self.inner.shutdown)
+        self.interruptible(Deadline::after(self.limit))
+    }
+
+    /// Returns a deadline that also passes at a shutdown or a cancellation.
+    fn interruptible(&self, deadline: Deadline) -> Deadline {
+        let deadline = deadline.with_shutdown(&self.inner.shutdown);
+        self.cancel.as_ref().map_or(deadline, |token| deadline.with_cancel(token))
+    }
+
+    /// Returns the error of a call: what a shutdown or a cancellation caused is named after it.
+    fn explain(&self, error: Error) -> Error {
+        let ambiguous = error.is_ambiguous();
+        if !error.is_interruption() {
+            error
+        } else if self.inner.shutdown.has_begun() {
+            Error::ShutDown { ambiguous }
+        } else if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+            Error::Cancelled { ambiguous }
+        } else {
+            error
+        }
     }
 
     fn handle(&self, id: UserId) -> User {

@@ -11,11 +11,14 @@ use std::time::Duration;
 use super::backend_clock::ClockReading;
 use super::inner::{Inner, out_of_time};
 use super::send::{is_success, network_part};
-use super::single_flight::{Role, WaitResult};
+use super::single_flight::{Leader, Role, WaitResult};
 use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
-use crate::error::{Error, LocalState, Result, ServerError, ServerErrorCode, StoreError};
+use crate::error::{
+    Error, LocalState, Result, ServerError, ServerErrorCode, StoreError, TransportError,
+    TransportErrorKind,
+};
 use crate::event::{Event, LogoutReason};
 use crate::id::UserId;
 use crate::store::{RefreshLock, StoredUser};
@@ -82,6 +85,32 @@ pub(crate) enum RefreshReason {
     Rejected,
 }
 
+/// A refresh that is to be run.
+struct Job {
+    user: UserId,
+    stale: AccessToken,
+    why: RefreshReason,
+    attempt: Attempt,
+    /// The time that the refresh may take.
+    soon: Deadline,
+    /// The time of the whole call.
+    call: Deadline,
+}
+
+impl Job {
+    /// Refreshes for all who wait, and then sends pending revocations.
+    fn run(self, inner: &Inner, lead: Leader<UserId, RefreshOutcome>) -> Result<AccessToken> {
+        let Self { user, stale, why, attempt, soon, call } = self;
+        let outcome = inner.run_refresh(&user, &stale, why, soon, call);
+        inner.note_outcome(&user, &outcome, attempt);
+        lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
+        if outcome.is_ok() {
+            inner.send_pending_revocations(soon);
+        }
+        outcome
+    }
+}
+
 /// What became of a refresh token that the backend refused.
 pub(super) enum LogoutCheck {
     LoggedOut,
@@ -110,7 +139,6 @@ impl Inner {
 
     /// Returns the access token if nothing is to be done or waited for to know it and it is fresh.
     pub(crate) fn fresh_token(&self, user: &UserId) -> Option<AccessToken> {
-        self.shutdown.check().ok()?;
         if !self.unpersisted.is_empty() {
             return None;
         }
@@ -164,18 +192,16 @@ impl Inner {
         let time = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
         let (attempt, soon) = (Attempt { early: true, time }, deadline.at_most(time));
         let Role::Leader(lead) = self.refreshes.join(user) else { return Ok(token) };
-        // Asked by whoever leads, so that no failure can come between the answer and the flight.
+        // Asked by the leader, so that no failure can come between the response and the refresh.
         if self.cooling_down(user, attempt).is_some() {
             return Ok(token);
         }
-        let outcome = self.run_refresh(user, &token, RefreshReason::Due, soon, deadline);
-        self.note_outcome(user, &outcome, attempt);
-        lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
-        match outcome {
-            Ok(token) => {
-                self.send_pending_revocations(soon);
-                Ok(token)
-            }
+        let stale = token.clone();
+        let user_id = user.clone();
+        let job =
+            Job { user: user_id, stale, why: RefreshReason::Due, attempt, soon, call: deadline };
+        match self.lead_refresh(lead, job) {
+            Ok(token) => Ok(token),
             Err(error) if error.needs_login() => Err(error),
             // The token serves on, unless it has expired, was refused or is gone by now.
             Err(_) => {
@@ -207,14 +233,9 @@ impl Inner {
                         // Another process may have had more luck meanwhile.
                         return self.usable_stored_token(user, stale, why, deadline)?.ok_or(error);
                     }
-                    let outcome = self.run_refresh(user, stale, why, deadline, deadline);
-                    self.note_outcome(user, &outcome, attempt);
-                    lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
-                    // Nobody waits for this flight any more.
-                    if outcome.is_ok() {
-                        self.send_pending_revocations(deadline);
-                    }
-                    return outcome;
+                    let (user, stale) = (user.clone(), stale.clone());
+                    let job = Job { user, stale, why, attempt, soon: deadline, call: deadline };
+                    return self.lead_refresh(lead, job);
                 }
                 Role::Follower(flight) => match flight.wait(deadline) {
                     WaitResult::Done(RefreshOutcome { outcome, attempt }) => match outcome {
@@ -239,6 +260,28 @@ impl Inner {
             }
             if deadline.has_passed() {
                 return Err(out_of_time(&self.base_url, "a refresh").into());
+            }
+        }
+    }
+
+    /// Refreshes for all who wait, and returns the outcome. If the call is cancelled it returns at
+    /// once and the refresh goes on: others share it, and a rotated refresh token must not be lost.
+    fn lead_refresh(&self, lead: Leader<UserId, RefreshOutcome>, job: Job) -> Result<AccessToken> {
+        let call = job.call;
+        if !call.can_be_cancelled() {
+            return job.run(self, lead);
+        }
+        let flight = lead.follow();
+        let job = Job { soon: job.soon.without_cancel(), call: call.without_cancel(), ..job };
+        let started = self.run_apart(move |inner| drop(job.run(inner, lead)));
+        started.map_err(|error| {
+            let kind = TransportErrorKind::Connect;
+            TransportError::new(kind, self.base_url()).before_sending().because(error)
+        })?;
+        match flight.wait(call) {
+            WaitResult::Done(RefreshOutcome { outcome, .. }) => outcome,
+            WaitResult::Abandoned | WaitResult::TimedOut => {
+                Err(out_of_time(&self.base_url, "a refresh").into())
             }
         }
     }

@@ -14,6 +14,9 @@ impl Session {
     /// [`log_in`](Self::log_in) does, within the session's deadline. The browser waits for that, and
     /// shows whether the person is logged in.
     ///
+    /// The token of [`SignIn::cancel_token`] and that of [`with_cancel`](Self::with_cancel) cancel both
+    /// the sign-in and the log-in.
+    ///
     /// # Errors
     /// As [`SignIn::loopback`] and [`log_in`](Self::log_in). Nothing is stored after an error.
     ///
@@ -29,14 +32,14 @@ impl Session {
     /// # }
     /// ```
     pub fn sign_in(&self, sign_in: &SignIn) -> Result<User> {
-        self.inner.shutdown.check()?;
-        let deadline = sign_in.limit().with_shutdown(&self.inner.shutdown);
-        let outcome =
-            sign_in.loopback_within(deadline, |tokens| self.log_in(&tokens.credentials()));
-        outcome.map_err(|error| match self.inner.shutdown.check() {
-            // To a sign-in, the shutdown is the end of its time.
-            Err(shut_down) if error.is_timeout() => shut_down,
-            _ => error,
-        })
+        self.check()?;
+        let both = Self { cancel: Some(sign_in.token().clone()), ..self.clone() };
+        let outcome = sign_in.loopback_within(self.interruptible(sign_in.limit()), |tokens| {
+            let (credentials, deadline) = (tokens.credentials(), self.deadline());
+            self.inner.log_in(&credentials, deadline.with_cancel(sign_in.token()))
+        });
+        // To a sign-in, the shutdown is the end of its time.
+        let user = outcome.map_err(|error| both.explain(self.explain(error)))?;
+        Ok(self.handle(user))
     }
 }

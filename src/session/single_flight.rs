@@ -9,20 +9,22 @@ use crate::deadline::Deadline;
 
 /// Work under way, by what it is for.
 pub(super) struct SingleFlight<K, T> {
-    under_way: Mutex<HashMap<K, Arc<Shared<T>>>>,
+    under_way: Table<K, T>,
 }
 
+type Table<K, T> = Arc<Mutex<HashMap<K, Arc<Shared<T>>>>>;
+
 /// What a caller is to do.
-pub(super) enum Role<'a, K: Clone + Eq + Hash, T> {
+pub(super) enum Role<K: Clone + Eq + Hash, T> {
     /// Do the work.
-    Leader(Leader<'a, K, T>),
-    /// Somebody else is doing it.
+    Leader(Leader<K, T>),
+    /// Another thread is doing it.
     Follower(Follower<T>),
 }
 
 /// The right to do the work. Dropped without an outcome (by a panic), it is passed on.
-pub(super) struct Leader<'a, K: Clone + Eq + Hash, T> {
-    all: &'a SingleFlight<K, T>,
+pub(super) struct Leader<K: Clone + Eq + Hash, T> {
+    all: Table<K, T>,
     key: K,
     shared: Arc<Shared<T>>,
 }
@@ -53,11 +55,11 @@ enum Outcome<T> {
 
 impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
     pub(super) fn new() -> Self {
-        Self { under_way: Mutex::new(HashMap::new()) }
+        Self { under_way: Arc::default() }
     }
 
     /// Joins the work for a key, or begins it.
-    pub(super) fn join(&self, key: &K) -> Role<'_, K, T> {
+    pub(super) fn join(&self, key: &K) -> Role<K, T> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = under_way.get(key) {
             return Role::Follower(Follower(shared.clone()));
@@ -65,30 +67,24 @@ impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
         let shared =
             Arc::new(Shared { outcome: Mutex::new(Outcome::Pending), settled: Condvar::new() });
         under_way.insert(key.clone(), shared.clone());
-        Role::Leader(Leader { all: self, key: key.clone(), shared })
+        Role::Leader(Leader { all: Arc::clone(&self.under_way), key: key.clone(), shared })
     }
 }
 
-impl<K, T> SingleFlight<K, T> {
-    /// Wakes everybody who waits, with nothing. Whoever does the work goes on, for itself.
-    pub(super) fn abandon(&self) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, shared) in under_way.drain() {
-            *shared.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome::Abandoned;
-            shared.settled.notify_all();
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash, T> Leader<'_, K, T> {
+impl<K: Clone + Eq + Hash, T> Leader<K, T> {
     /// Hands the outcome to everybody who waits. Whoever comes later begins anew.
     pub(super) fn done(self, outcome: T) {
         self.settle(Outcome::Done(outcome));
     }
 
+    /// Returns what waits for the outcome, for the work to be done on another thread.
+    pub(super) fn follow(&self) -> Follower<T> {
+        Follower(Arc::clone(&self.shared))
+    }
+
     fn settle(&self, outcome: Outcome<T>) {
         // Out of the table first: whoever joins from here on must not get an old outcome.
-        let mut under_way = self.all.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(&self.key).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
             under_way.remove(&self.key);
         }
@@ -102,7 +98,7 @@ impl<K: Clone + Eq + Hash, T> Leader<'_, K, T> {
     }
 }
 
-impl<K: Clone + Eq + Hash, T> Drop for Leader<'_, K, T> {
+impl<K: Clone + Eq + Hash, T> Drop for Leader<K, T> {
     fn drop(&mut self) {
         self.settle(Outcome::Abandoned);
     }
@@ -111,14 +107,11 @@ impl<K: Clone + Eq + Hash, T> Drop for Leader<'_, K, T> {
 impl<T: Clone> Follower<T> {
     /// Waits for the outcome, at most until the deadline.
     pub(super) fn wait(&self, deadline: Deadline) -> WaitResult<T> {
-        let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let (outcome, _) = self
-            .0
-            .settled
-            .wait_timeout_while(outcome, deadline.remaining(), |outcome| {
-                matches!(outcome, Outcome::Pending)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        while matches!(*outcome, Outcome::Pending) && !deadline.has_passed() {
+            let waited = self.0.settled.wait_timeout(outcome, deadline.poll_interval());
+            outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         match &*outcome {
             Outcome::Done(value) => WaitResult::Done(value.clone()),
             Outcome::Abandoned => WaitResult::Abandoned,

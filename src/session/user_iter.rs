@@ -40,12 +40,12 @@ impl Iterator for Users {
 
     fn next(&mut self) -> Option<Self::Item> {
         let session = &self.session;
-        if let Err(error) = session.inner.shutdown.check() {
+        if let Err(error) = session.check() {
             return self.listing.end().then_some(Err(error));
         }
         let record = self.listing.next(&*session.inner.store, || session.deadline())?;
         let listed = record.map(|record| ListedUser { session: session.clone(), record });
-        Some(listed.map_err(|error| session.inner.shutdown.explain(error.into())))
+        Some(listed.map_err(|error| session.explain(error.into())))
     }
 }
 

@@ -6,15 +6,18 @@
 //! On a fast network that is a good part of what a call costs.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use std::{fmt, mem};
 
 use ureq::Error;
 use ureq::unversioned::transport::time::{Duration as TimeLeft, Instant};
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, NextTimeout, ShutdownHandle, Transport,
+};
 
-use super::tcp::RacingConnector;
+use super::call::{Call, end_with};
+use super::tcp::{RacingConnector, Socket};
 
 /// How many bytes wait for more to go along with them.
 const MOST_WAITING: usize = 16 * 1024;
@@ -24,7 +27,7 @@ const MOST_WAITING: usize = 16 * 1024;
 pub(super) struct ThriftyConnector(pub(super) RacingConnector);
 
 impl<In: Transport> Connector<In> for ThriftyConnector {
-    type Out = CoalescingTransport<<RacingConnector as Connector<In>>::Out>;
+    type Out = CoalescingTransport<Socket<In>>;
 
     fn connect(
         &self,
@@ -34,9 +37,12 @@ impl<In: Transport> Connector<In> for ThriftyConnector {
         // What comes from a proxy's connector is one of these already, and must not have two that
         // each trust the other to look.
         let is_direct = chained.is_none();
-        let connected = self.0.connect(details, chained)?;
+        let (connected, handle) = self.0.connect(details, chained)?;
         let now = &details.current_time;
-        Ok(connected.map(|inner| CoalescingTransport::new(inner, is_direct, now.clone())))
+        Ok(connected.map(|inner| CoalescingTransport {
+            handle,
+            ..CoalescingTransport::new(inner, is_direct, now.clone())
+        }))
     }
 }
 
@@ -51,13 +57,31 @@ pub(super) struct CoalescingTransport<T> {
     is_direct: bool,
     /// Whether the other side takes no more: it may have said why.
     is_refused: bool,
+    /// Ends the connection from another thread, where a socket lies directly below.
+    handle: Option<Weak<dyn ShutdownHandle>>,
     now: Arc<dyn Fn() -> Instant + Send + Sync>,
 }
 
 impl<T: Transport> CoalescingTransport<T> {
     fn new(inner: T, is_direct: bool, now: Arc<dyn Fn() -> Instant + Send + Sync>) -> Self {
         let waiting = Vec::new();
-        Self { inner, waiting, has_heard: false, is_direct, is_refused: false, now }
+        let (has_heard, is_refused, handle) = (false, false, None);
+        Self { inner, waiting, has_heard, is_direct, is_refused, handle, now }
+    }
+
+    /// Waits for the socket, until the call is cancelled.
+    fn wait<R>(
+        &mut self,
+        timeout: NextTimeout,
+        wait: impl FnOnce(&mut Self) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let (Some(call), Some(handle)) = (Call::cancellable(), &self.handle) else {
+            return wait(self);
+        };
+        let _ends = end_with(call, handle);
+        let waited = wait(self);
+        // The end of the connection may look like the end of a response.
+        if call.was_interrupted() { Err(Error::Timeout(timeout.reason)) } else { waited }
     }
 
     /// Sends what waits, and returns what is left of the time-out.
@@ -94,16 +118,23 @@ impl<T: Transport> Transport for CoalescingTransport<T> {
             return Ok(());
         }
         if self.waiting.is_empty() && amount > MOST_WAITING {
-            let sent = self.inner.transmit_output(amount, rounded(timeout));
-            return is_refused(sent).map(|is_refused| self.is_refused = is_refused);
+            return self.wait(timeout, |this| {
+                let sent = this.inner.transmit_output(amount, rounded(timeout));
+                is_refused(sent).map(|is_refused| this.is_refused = is_refused)
+            });
         }
         self.waiting.extend_from_slice(&self.inner.buffers().output()[..amount]);
-        if self.waiting.len() > MOST_WAITING { self.flush(timeout).map(drop) } else { Ok(()) }
+        if self.waiting.len() <= MOST_WAITING {
+            return Ok(());
+        }
+        self.wait(timeout, |this| this.flush(timeout).map(drop))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let left = self.flush(timeout)?;
-        let has_more = self.inner.await_input(rounded(left))?;
+        let has_more = self.wait(timeout, |this| {
+            let left = this.flush(timeout)?;
+            this.inner.await_input(rounded(left))
+        })?;
         self.has_heard = has_more && self.is_direct;
         Ok(has_more)
     }

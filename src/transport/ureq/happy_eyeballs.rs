@@ -9,6 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::call::receive;
+use crate::deadline::Deadline;
+
 /// How long an attempt runs alone before the next address is tried beside it.
 ///
 /// Source: RFC 8305, section 5, "Connection Attempt Delay".
@@ -36,7 +39,8 @@ type Report<C, E> = (SocketAddr, Result<C, E>);
 impl Race {
     /// Connects to the first address that answers. `open` connects to one address within a time.
     /// The addresses are tried in their order: the next one as soon as an attempt fails, or after
-    /// [`STAGGER`] without an answer. The last one that is left runs on the calling thread.
+    /// [`STAGGER`] without an answer. The last one that is left runs on the calling thread, unless
+    /// `call` can be cancelled.
     ///
     /// # Errors
     /// The error of the attempt that failed last, or `None` if the time was up first.
@@ -44,6 +48,7 @@ impl Race {
         &self,
         addresses: &[SocketAddr],
         timeout: Duration,
+        call: Option<Deadline>,
         open: F,
     ) -> Result<(SocketAddr, C), Option<E>>
     where
@@ -55,12 +60,15 @@ impl Race {
             return Err(None);
         }
         let begin = Instant::now();
-        let left = || timeout.saturating_sub(begin.elapsed());
+        let left = || match call {
+            Some(call) if call.has_passed() => Duration::ZERO,
+            _ => timeout.saturating_sub(begin.elapsed()),
+        };
         let (report, reports) = mpsc::channel();
         let (mut waiting, mut running) = (addresses, 0_usize);
         loop {
             if let [next, rest @ ..] = waiting {
-                if running == 0 && rest.is_empty() {
+                if running == 0 && rest.is_empty() && call.is_none() {
                     return open(*next, left()).map(|open| (*next, open)).map_err(Some);
                 }
                 if self.start(*next, left(), &open, &report) {
@@ -76,7 +84,7 @@ impl Race {
                 }
             }
             let patience = if waiting.is_empty() { left() } else { STAGGER.min(left()) };
-            match reports.recv_timeout(patience) {
+            match receive(&reports, patience, call) {
                 Ok((address, Ok(open))) => return Ok((address, open)),
                 Ok((_, Err(error))) if running == 1 && waiting.is_empty() => {
                     return Err(Some(error));
@@ -179,7 +187,7 @@ mod tests {
     fn first_address_wins_if_it_answers() {
         let net = Net::new();
         let (address, opened) =
-            Race::default().connect(&at(&[200, 201]), LONG, net.open()).unwrap();
+            Race::default().connect(&at(&[200, 201]), LONG, None, net.open()).unwrap();
         assert_eq!((address.port(), opened), (200, 200));
         assert_eq!(net.tried(), [200]);
     }
@@ -189,7 +197,7 @@ mod tests {
         let net = Net::new();
         let begin = Instant::now();
         let ports = [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 200, 201];
-        let (_, opened) = Race::default().connect(&at(&ports), LONG, net.open()).unwrap();
+        let (_, opened) = Race::default().connect(&at(&ports), LONG, None, net.open()).unwrap();
         assert_eq!((opened, net.tried()), (200, ports[..11].to_vec()));
         assert!(begin.elapsed() < STAGGER * 9, "no attempt waits for its turn");
     }
@@ -198,7 +206,7 @@ mod tests {
     fn silent_address_delays_by_one_stagger() {
         let net = Net::new();
         let begin = Instant::now();
-        let (_, opened) = Race::default().connect(&at(&[1, 200]), LONG, net.open()).unwrap();
+        let (_, opened) = Race::default().connect(&at(&[1, 200]), LONG, None, net.open()).unwrap();
         let took = begin.elapsed();
         assert_eq!((opened, net.tried()), (200, vec![1, 200]));
         assert!(took >= STAGGER && took < STAGGER * 8, "{took:?}");
@@ -208,7 +216,7 @@ mod tests {
     fn deadline_ends_wait_for_silent_addresses() {
         let net = Net::new();
         let (begin, short) = (Instant::now(), Duration::from_millis(600));
-        let outcome = Race::default().connect(&at(&[1, 2, 3, 4, 5]), short, net.open());
+        let outcome = Race::default().connect(&at(&[1, 2, 3, 4, 5]), short, None, net.open());
         assert_eq!(outcome, Err(None));
         assert!(begin.elapsed() >= short && begin.elapsed() < LONG / 2);
         assert_eq!(net.tried(), [1, 2, 3]);
@@ -218,10 +226,10 @@ mod tests {
     fn last_error_is_returned_if_all_fail() {
         let net = Net::new();
         for ports in [&[100][..], &[101, 100], &[102, 101, 100]] {
-            let outcome = Race::default().connect(&at(ports), LONG, net.open());
+            let outcome = Race::default().connect(&at(ports), LONG, None, net.open());
             assert_eq!(outcome, Err(Some("100 refused".to_owned())));
         }
-        assert_eq!(Race::default().connect(&[], LONG, net.open()), Err(None));
+        assert_eq!(Race::default().connect(&[], LONG, None, net.open()), Err(None));
     }
 
     #[test]
@@ -230,11 +238,11 @@ mod tests {
         let race = Race::default();
         let short = Duration::from_millis(1);
         for _ in 0..MAX_ATTEMPTS {
-            assert_eq!(race.connect(&at(&[1, 2]), short, net.open()), Err(None));
+            assert_eq!(race.connect(&at(&[1, 2]), short, None, net.open()), Err(None));
         }
         assert_eq!(race.running.load(Ordering::Relaxed), MAX_ATTEMPTS);
         // Without a thread an address is tried by the caller.
-        let (_, opened) = race.connect(&at(&[100, 200, 1]), LONG, net.open()).unwrap();
+        let (_, opened) = race.connect(&at(&[100, 200, 1]), LONG, None, net.open()).unwrap();
         assert_eq!(opened, 200);
         drop(net.silence.take());
         while race.running.load(Ordering::Relaxed) > 0 {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod body;
+mod call;
 mod coalescing;
 mod connect_error;
 mod happy_eyeballs;
@@ -28,6 +29,7 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connector};
 
 use self::addresses::AddressBook;
+use self::call::Call;
 use self::coalescing::ThriftyConnector;
 use self::connect_error::{TagConnectErrors, split_connect_error};
 use self::resolver::CachingResolver;
@@ -158,7 +160,7 @@ impl UreqTransport {
         let config = configure(config).build();
         let [http_proxy, https_proxy] = proxies.each(|url| ureq::Proxy::new(url).ok());
         let addresses = Arc::new(AddressBook::default());
-        let inner = DefaultResolver::default();
+        let inner = Arc::new(DefaultResolver::default());
         let resolver = CachingResolver { inner, book: addresses.clone() };
         let agent = Agent::with_parts(config, connector(addresses.clone()), resolver);
         Self { agent, proxies, http_proxy, https_proxy, addresses, is_shut: Arc::default() }
@@ -266,6 +268,7 @@ impl Default for UreqTransport {
 
 impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
+        let _call = Call::begin(request.deadline());
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
             self.addresses.forget_lookups();
@@ -404,6 +407,7 @@ mod tests {
     use ureq::unversioned::transport::NextTimeout;
 
     use super::*;
+    use crate::cancel::CancelToken;
     use crate::deadline::Deadline;
 
     /// Looks for ever, or as long as it may.
@@ -500,7 +504,7 @@ mod tests {
     fn at(addresses: &[SocketAddr]) -> (UreqTransport, Arc<AddressBook>) {
         let book = Arc::<AddressBook>::default();
         let inner = At(Mutex::new(addresses.to_vec()));
-        let resolver = CachingResolver { inner, book: book.clone() };
+        let resolver = CachingResolver { inner: Arc::new(inner), book: book.clone() };
         let mut transport = transport(connector(book.clone()), resolver);
         transport.addresses = book.clone();
         (transport, book)
@@ -568,6 +572,57 @@ mod tests {
         let error = transport.send(&Request { deadline, ..request() }).unwrap_err();
         assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+
+    /// Sends a request on a thread of its own, and cancels it there.
+    fn cancelled(transport: UreqTransport) -> TransportError {
+        let token = CancelToken::new();
+        let deadline = Deadline::after(Duration::from_secs(3600)).with_cancel(&token);
+        let caller = std::thread::spawn(move || {
+            transport.send(&Request { deadline, ..request() }).unwrap_err()
+        });
+        (0..1000).for_each(|_| std::thread::yield_now());
+        let begin = std::time::Instant::now();
+        token.cancel();
+        let error = caller.join().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        error
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn cancelled_call_stops_connecting() {
+        let (dead, _listener, _queue) = black_hole();
+        for addresses in [&[dead][..], &[dead, dead, dead]] {
+            let error = cancelled(at(addresses).0);
+            assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
+        }
+    }
+
+    /// Looks until the test ends.
+    #[derive(Debug)]
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Resolver for Slow {
+        fn resolve(
+            &self,
+            _: &Uri,
+            _: &Config,
+            timeout: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let _ = self.0.lock().unwrap().recv();
+            Err(ureq::Error::Timeout(timeout.reason))
+        }
+    }
+
+    #[test]
+    fn cancelled_call_stops_looking_up() {
+        let (_lookup, wait) = std::sync::mpsc::channel();
+        let book = Arc::<AddressBook>::default();
+        let inner = Arc::new(Slow(Mutex::new(wait)));
+        let resolver = CachingResolver { inner, book: book.clone() };
+        let error = cancelled(transport(connector(book), resolver));
+        assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! TCP connections: ureq's own, with overlapping attempts where a host has several addresses.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use ureq::Error;
 use ureq::unversioned::resolver::{DefaultResolver, Resolver as _};
-use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout, Transport, time};
+use ureq::unversioned::transport::{
+    ConnectionDetails, Connector, NextTimeout, ShutdownHandle, Transport, time,
+};
 
 use super::addresses::{AddressBook, key};
+use super::call::Call;
 use super::happy_eyeballs::Race;
 
 /// Opens a socket.
@@ -30,16 +33,21 @@ impl RacingConnector {
     }
 }
 
-impl<In: Transport> Connector<In> for RacingConnector {
-    type Out = <Sockets as Connector<In>>::Out;
+/// A connection on [`Sockets`].
+pub(super) type Socket<In> = <Sockets as Connector<In>>::Out;
 
-    fn connect(
+/// A connection, and what ends it from another thread.
+type Opened<T> = (Option<T>, Option<Weak<dyn ShutdownHandle>>);
+
+impl RacingConnector {
+    /// Connects, unless there is a connection already.
+    pub(super) fn connect<In: Transport>(
         &self,
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
+    ) -> Result<Opened<Socket<In>>, Error> {
         if chained.is_some() {
-            return Sockets::default().connect(details, chained);
+            return Ok((Sockets::default().connect(details, chained)?, None));
         }
         // Owned, for attempts that outlast this call.
         let (uri, config) = (details.uri.clone(), Arc::new(details.config.clone()));
@@ -47,7 +55,16 @@ impl<In: Transport> Connector<In> for RacingConnector {
         let current_time = details.current_time.clone();
         let run_connector = details.run_connector.clone();
         let register_shutdown = details.register_shutdown.clone();
-        let open = move |address, left: std::time::Duration| {
+        let open = move |address, left: Duration| {
+            let handle = Arc::new(Mutex::new(None));
+            let register = {
+                let (handle, register) = (Arc::clone(&handle), register_shutdown.clone());
+                move |registered: Weak<dyn ShutdownHandle>| {
+                    let mut handle = handle.lock().unwrap_or_else(PoisonError::into_inner);
+                    *handle = Some(registered.clone());
+                    register(registered)
+                }
+            };
             let resolver = DefaultResolver::default();
             let mut addrs = resolver.empty();
             addrs.push(address);
@@ -61,14 +78,16 @@ impl<In: Transport> Connector<In> for RacingConnector {
                 timeout: NextTimeout { after: left.into(), ..timeout },
                 current_time: current_time.clone(),
                 run_connector: run_connector.clone(),
-                register_shutdown: register_shutdown.clone(),
+                register_shutdown: Arc::new(register),
             };
-            Sockets::default().connect(&details, None)
+            let connection = Sockets::default().connect(&details, None)?;
+            let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Ok((connection, handle))
         };
-        match self.race.connect(&details.addrs, *timeout.after, open) {
-            Ok((address, connection)) => {
+        match self.race.connect(&details.addrs, *timeout.after, Call::cancellable(), open) {
+            Ok((address, opened)) => {
                 self.book.connected(key(details.uri), address);
-                Ok(connection)
+                Ok(opened)
             }
             Err(Some(error)) => Err(error),
             Err(None) => Err(Error::Timeout(timeout.reason)),
