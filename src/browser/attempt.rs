@@ -2,7 +2,6 @@
 //! may show.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -74,7 +73,7 @@ impl<'a> Attempt<'a> {
         let url = endpoints::discovery_url(issuer)
             .map_err(|reason| Error::config("the issuer", reason))?;
         self.transport.check(&url)?;
-        let response = self.send(self.request(Method::Get, url))??;
+        let response = self.send(&self.request(Method::Get, url))??;
         let discovered = Endpoints::discovered(issuer, &response);
         discovered.map_err(|reason| match response.status() {
             429 | 500.. => {
@@ -112,7 +111,7 @@ impl<'a> Attempt<'a> {
         }
         request.body = Some(Arc::new(form::encode(fields).into_bytes().into()));
         request.is_form = true;
-        self.send(request)
+        self.send(&request)
     }
 
     /// Checks an ID token and returns the tokens.
@@ -210,27 +209,13 @@ impl<'a> Attempt<'a> {
         Request { fresh: true, ..Request::new(method, url, deadline, MAX_RESPONSE) }
     }
 
-    /// Sends a request on a thread of its own, so that a provider that does not respond delays
-    /// neither the end of the time nor a cancellation. The thread ends with its request.
-    fn send(&self, request: Request) -> Result<Result<Response, TransportError>> {
+    fn send(&self, request: &Request) -> Result<Result<Response, TransportError>> {
         self.check()?;
-        let (result, received) = mpsc::sync_channel(1);
-        let transport = self.transport.clone();
-        let run = move || {
-            // Nobody waits any more if this fails.
-            let _ = result.send(transport.send(&request));
-        };
-        let no_thread = |_| self.failure(Kind::Unavailable, "no thread could be started");
-        thread::Builder::new().name("keyfob-sign-in".to_owned()).spawn(run).map_err(no_thread)?;
-        loop {
-            match received.recv_timeout(POLL) {
-                Ok(result) => return Ok(result),
-                Err(RecvTimeoutError::Timeout) => self.check()?,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(self.failure(Kind::Unavailable, "the request was abandoned"));
-                }
-            }
+        let sent = self.transport.send(request);
+        if sent.is_err() {
+            self.check()?;
         }
+        Ok(sent)
     }
 
     /// Returns a text of the provider, unless it repeats a secret.
