@@ -268,6 +268,10 @@ impl Default for UreqTransport {
 
 impl Transport for UreqTransport {
     fn send(&self, request: &Request) -> Result<Response, TransportError> {
+        if request.deadline().has_passed() {
+            let error = TransportError::new(Kind::Timeout, origin(request.url()));
+            return Err(error.before_sending());
+        }
         let _call = Call::begin(request.deadline());
         self.exchange(request).map_err(|error| {
             let origin = origin(request.url());
