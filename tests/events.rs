@@ -484,3 +484,94 @@ fn whoever_listens_is_told_that_the_store_is_gone_or_another_one() {
         assert_eq!(current.as_deref(), other.is_some().then_some("bob"));
     }
 }
+
+#[test]
+fn drain_waits_for_last_call_of_listener() {
+    for round in 0..50 {
+        let (_, _, session, user) = logged_in();
+        let (begins, has_begun) = mpsc::channel();
+        let (heard, hears) = mpsc::channel();
+        let subscription = session
+            .subscribe(move |event| {
+                let _ = begins.send(());
+                // Long enough that the call is in progress when the drain begins, most times.
+                (0..round * 20).for_each(|_| std::thread::yield_now());
+                heard.send(event.clone()).unwrap();
+            })
+            .unwrap();
+        user.log_out().unwrap();
+        if round % 2 == 0 {
+            has_begun.recv().unwrap();
+        }
+        assert!(subscription.drain(LONG));
+        let last = hears.try_iter().last();
+        assert_eq!(
+            last,
+            Some(Event::CurrentUserChanged { from: Some(user.id().clone()), to: None })
+        );
+        assert!(subscription.drain(LONG), "there is nothing to wait for");
+    }
+}
+
+#[test]
+fn drain_of_stuck_listener_ends_with_its_time() {
+    let (_, _, session, user) = logged_in();
+    let (free, freed) = mpsc::channel::<()>();
+    let freed = std::sync::Mutex::new(freed);
+    let subscription = session
+        .subscribe(move |_| {
+            let _ = freed.lock().unwrap().recv();
+        })
+        .unwrap();
+    assert!(subscription.drain(LONG), "nothing has happened yet");
+    user.log_out().unwrap();
+    assert!(!subscription.drain(Duration::from_millis(50)));
+    assert!(!subscription.drain(Duration::ZERO));
+    drop(free);
+    assert!(subscription.drain(LONG));
+}
+
+#[test]
+fn drain_after_end_of_session_has_everything() {
+    for is_dropped in [false, true] {
+        let (_, _, session, user) = logged_in();
+        let (heard, hears) = mpsc::channel();
+        let subscription = session.subscribe(move |event| drop(heard.send(event.clone()))).unwrap();
+        user.log_out().unwrap();
+        match is_dropped {
+            true => drop((session, user)),
+            false => session.shut_down(),
+        }
+        assert!(subscription.drain(LONG));
+        assert!(hears.try_iter().any(|event| matches!(event, Event::LoggedOut { .. })));
+    }
+}
+
+#[test]
+fn catch_up_brings_commits_of_other_sessions() {
+    let store = keyfob::store::MemoryStore::new();
+    let (script, clock) = (Script::new(), ManualClock::at(START));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
+    let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
+    let (here, there) = (open(), open());
+    let mut events = here.events().unwrap();
+    for _ in 0..50 {
+        there.log_in(&password()).unwrap();
+        assert!(events.catch_up(LONG));
+        assert!(matches!(events.try_next(), Some(Event::LoggedIn { .. })));
+        while events.try_next().is_some() {}
+    }
+}
+
+#[test]
+fn catch_up_fails_while_store_is_unreadable() {
+    let (store, script, clock) =
+        (support::store::FailingStore::default(), Script::new(), ManualClock::at(START));
+    script.accept_login("ada", &access("a1"), &refresh("r1"));
+    let session = builder(&script, &clock).store(store.clone()).open().unwrap();
+    let events = session.events().unwrap();
+    store.set_busy(true);
+    assert!(!events.catch_up(Duration::from_millis(50)));
+    store.set_busy(false);
+    assert!(events.catch_up(LONG));
+}

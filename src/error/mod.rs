@@ -41,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | [`ShutDown`](Self::ShutDown) | no | no | if a request that changes something may have arrived | none |
 /// | [`SignIn`](Self::SignIn) | if it failed before the person was asked to sign in, and may succeed later | no | no | none |
 /// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already done what was asked | none |
-/// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl`, `Proxy` or `Tls` | no | if a request that changes something may have arrived | none |
+/// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl`, `NotABackend`, `Proxy` or `Tls` | no | if a request that changes something may have arrived | none |
 ///
 /// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504; for
 /// any other 5xx if the request is harmless to repeat; and for a web page with a 5xx or with a 4xx
@@ -217,6 +217,10 @@ pub enum TransportErrorKind {
     Interrupted,
     /// The URL cannot be requested: malformed, or plain http to another machine.
     InvalidUrl,
+    /// What responded to a log-in, a registration or another request without a token does not look
+    /// like an App Services backend: the base URL is probably another service's. The
+    /// [`source`](StdError::source) says what was seen.
+    NotABackend,
     /// The response is not HTTP, or has an encoding that keyfob did not ask for.
     Protocol,
     /// The proxy refused to connect, with a status such as 407 (user name or password missing or
@@ -334,6 +338,7 @@ impl Error {
                 error.kind,
                 TransportErrorKind::BodyTooLarge
                     | TransportErrorKind::InvalidUrl
+                    | TransportErrorKind::NotABackend
                     | TransportErrorKind::Proxy
                     | TransportErrorKind::Tls
             ),
@@ -729,11 +734,14 @@ impl fmt::Display for TransportError {
             TransportErrorKind::BodyTooLarge => "the answer is larger than the limit",
             TransportErrorKind::Connect => "cannot connect",
             TransportErrorKind::Intercepted => {
-                "a web page came in place of the backend's answer, \
+                "what responded does not look like an App Services backend, it returned a web page, \
                  check the base URL and whether this network wants a sign-on"
             }
             TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
             TransportErrorKind::InvalidUrl => "the URL cannot be requested",
+            TransportErrorKind::NotABackend => {
+                "what responded does not look like an App Services backend, check the base URL"
+            }
             TransportErrorKind::Protocol => "the answer cannot be read as HTTP",
             TransportErrorKind::Proxy => {
                 "the proxy refused to connect, check its URL, user name and password"

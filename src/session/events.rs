@@ -5,22 +5,19 @@
 //! is how events of other processes arrive. It puts them into the listeners' queues and never calls
 //! anybody, so a listener that is stuck or panics holds up nobody but itself.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::event_queue::{Queue, wait_until};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::UserId;
 use crate::store::{RecentEvents, Store};
-
-/// How many events wait for one listener; beyond that it gets [`Event::Lagged`] in their place.
-const QUEUE: usize = 1024;
 
 /// The longest that the dispatcher waits for the store.
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,6 +34,11 @@ struct State {
     running: bool,
     woken: bool,
     closed: bool,
+    /// How often somebody asked for what is committed by now, and which of these were delivered.
+    asked: u64,
+    delivered: u64,
+    /// Whether the dispatcher of a closed session has ended.
+    ended: bool,
 }
 
 /// How far the dispatcher has come, and in which store's life.
@@ -45,20 +47,6 @@ struct Seen {
     life: u64,
     /// Whether a rollback of the store was reported.
     rolled_back: bool,
-}
-
-struct Queue {
-    /// Events of commits up to this one happened before the listener came.
-    since: AtomicU64,
-    of: Option<UserId>,
-    state: Mutex<QueueState>,
-    filled: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    events: VecDeque<Event>,
-    closed: bool,
 }
 
 /// The events of a session or a user from now on: a blocking iterator that ends with the session;
@@ -95,14 +83,17 @@ struct QueueState {
 /// # fn main() {}
 /// ```
 pub struct Events {
+    hub: Arc<EventDispatcher>,
     queue: Arc<Queue>,
 }
 
-/// Keeps a listener subscribed; dropping it unsubscribes, without waiting for a call of the
-/// listener that is in progress. Returned by [`Session::subscribe`](crate::Session::subscribe) and
+/// Keeps a listener subscribed; dropping it unsubscribes. A call that is in progress then goes on,
+/// and events that still wait are not delivered: [`drain`](Self::drain) waits for both. Returned by
+/// [`Session::subscribe`](crate::Session::subscribe) and
 /// [`User::subscribe`](crate::User::subscribe).
 #[must_use = "dropping it unsubscribes the listener"]
 pub struct Subscription {
+    hub: Arc<EventDispatcher>,
     queue: Weak<Queue>,
 }
 
@@ -127,7 +118,7 @@ impl EventDispatcher {
         state.closed = true;
         // The dispatcher still delivers what was committed, and closes the queues then.
         if !state.running {
-            state.close_queues();
+            state.end(true);
         }
         self.wake.notify_all();
     }
@@ -140,12 +131,7 @@ impl EventDispatcher {
         deadline: Deadline,
     ) -> Result<Events> {
         let RecentEvents { number: since, instance: life, .. } = store.recent(None, deadline)?;
-        let queue = Arc::new(Queue {
-            since: since.into(),
-            of,
-            state: Mutex::default(),
-            filled: Condvar::new(),
-        });
+        let queue = Arc::new(Queue::new(since, of));
         let mut state = self.lock();
         state.queues.push(Arc::downgrade(&queue));
         if !state.running {
@@ -159,7 +145,7 @@ impl EventDispatcher {
             state.running = true;
         }
         drop(state);
-        Ok(Events { queue })
+        Ok(Events { hub: Arc::clone(self), queue })
     }
 
     fn dispatch(self: &Arc<Self>, store: &dyn Store, mut seen: Seen) {
@@ -169,21 +155,41 @@ impl EventDispatcher {
                 hub.wake();
             }
         }));
-        while self.wait(store.poll_interval()) {
-            self.deliver(store, &mut seen);
+        while let Some(asked) = self.wait(store.poll_interval()) {
+            if self.deliver(store, &mut seen) {
+                self.lock().delivered = asked;
+                self.wake.notify_all();
+            }
         }
         let mut state = self.lock();
-        if state.closed && state.queues.iter().any(|queue| queue.strong_count() > 0) {
-            drop(state);
-            self.deliver(store, &mut seen);
-            state = self.lock();
-        }
         if state.closed {
-            state.close_queues();
+            let is_heard = state.queues.iter().any(|queue| queue.strong_count() > 0);
+            drop(state);
+            let delivered = !is_heard || self.deliver(store, &mut seen);
+            state = self.lock();
+            state.end(delivered);
+            self.wake.notify_all();
         }
     }
 
-    fn deliver(&self, store: &dyn Store, seen: &mut Seen) {
+    /// Waits until what is committed by now is in the queues; `false` if the time is up before.
+    fn catch_up(&self, until: Option<Instant>) -> bool {
+        let mut state = self.lock();
+        state.asked += 1;
+        let asked = state.asked;
+        state.woken = true;
+        self.wake.notify_all();
+        while state.delivered < asked && !state.ended {
+            match wait_until(&self.wake, state, until) {
+                Some(woken) => state = woken,
+                None => return false,
+            }
+        }
+        state.delivered >= asked
+    }
+
+    /// Puts what is new into the queues; `false` if the store cannot be read.
+    fn deliver(&self, store: &dyn Store, seen: &mut Seen) -> bool {
         // A store that cannot be read now is read later; the commits are not lost.
         let deadline = Deadline::after(STORE_DEADLINE);
         let recent = match store.recent(Some(seen.number), deadline) {
@@ -194,13 +200,13 @@ impl EventDispatcher {
                     self.push_to_all(&Event::StoreRolledBack);
                 }
                 seen.rolled_back |= rolled_back;
-                return;
+                return false;
             }
         };
         // Another store is in this place, and its numbers say nothing about those before.
         let replaced = recent.instance != seen.life || recent.number < seen.number;
         if recent.number == seen.number && !replaced {
-            return;
+            return true;
         }
         for queue in self.queues() {
             if replaced {
@@ -217,6 +223,7 @@ impl EventDispatcher {
             }
         }
         *seen = Seen { number: recent.number, life: recent.instance, rolled_back: false };
+        true
     }
 
     /// Notifies the listeners of this process alone.
@@ -230,8 +237,9 @@ impl EventDispatcher {
         self.lock().queues.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Waits for a reason to look; `false` once nobody listens any more.
-    fn wait(&self, poll: Duration) -> bool {
+    /// Waits for a reason to look, and returns how often somebody had asked by then; nothing once
+    /// nobody listens any more.
+    fn wait(&self, poll: Duration) -> Option<u64> {
         let state = self.lock();
         let (mut state, _) = self
             .wake
@@ -240,7 +248,7 @@ impl EventDispatcher {
         state.woken = false;
         state.queues.retain(|queue| queue.strong_count() > 0);
         state.running = !state.closed && !state.queues.is_empty();
-        state.running
+        state.running.then_some(state.asked)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -249,75 +257,51 @@ impl EventDispatcher {
 }
 
 impl State {
-    fn close_queues(&mut self) {
+    /// Closes the queues, which have everything or will never have it.
+    fn end(&mut self, delivered: bool) {
+        self.ended = true;
+        if delivered {
+            self.delivered = u64::MAX;
+        }
         for queue in self.queues.drain(..).filter_map(|queue| queue.upgrade()) {
             queue.close();
         }
     }
 }
 
-impl Queue {
-    fn push(&self, event: &Event) {
-        if !self.concerns(event) {
-            return;
-        }
-        let mut state = self.lock();
-        if state.closed {
-            return;
-        }
-        if state.events.len() < QUEUE {
-            state.events.push_back(event.clone());
-        } else if state.events.back() != Some(&Event::Lagged) {
-            state.events.push_back(Event::Lagged);
-        }
-        self.filled.notify_one();
-    }
-
-    fn concerns(&self, event: &Event) -> bool {
-        let Some(of) = &self.of else { return true };
-        match event {
-            Event::CurrentUserChanged { from, to } => {
-                from.as_ref() == Some(of) || to.as_ref() == Some(of)
-            }
-            event => event.user().is_none_or(|user| user == of),
-        }
-    }
-
-    /// Takes the next event; waits for it until `until`, for ever without.
-    fn take(&self, until: Option<Instant>) -> Option<Event> {
-        let mut state = self.lock();
-        loop {
-            if let Some(event) = state.events.pop_front() {
-                return Some(event);
-            }
-            if state.closed {
-                return None;
-            }
-            state = match until {
-                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    let waited = self.filled.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.filled.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Events {
+    /// Waits until all events of commits that were made before this call are in the queue, at most
+    /// this long: then [`try_next`](Self::try_next) returns them, one after the other. Returns `false`
+    /// if the time is up before, because the store cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::Credentials;
+    ///
+    /// let mut events = session.events()?;
+    /// session.log_in(&Credentials::anonymous())?;
+    /// assert!(events.catch_up(Duration::from_secs(5)));
+    /// while let Some(event) = events.try_next() {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    pub fn catch_up(&self, timeout: Duration) -> bool {
+        self.hub.catch_up(Instant::now().checked_add(timeout))
+    }
+
     /// Returns the next event if there is one now. Does not block.
     ///
     /// # Examples
@@ -343,8 +327,7 @@ impl Events {
     /// Returns `true` if no more events will come: the session has ended, and all its events were
     /// taken.
     pub fn has_ended(&self) -> bool {
-        let state = self.queue.lock();
-        state.closed && state.events.is_empty()
+        self.queue.has_ended()
     }
 
     /// Waits for the next event, for at most `timeout`. Returns `None` if no event came by then,
@@ -382,7 +365,7 @@ impl Events {
         self,
         listener: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Subscription> {
-        let queue = Arc::downgrade(&self.queue);
+        let (hub, queue) = (Arc::clone(&self.hub), Arc::downgrade(&self.queue));
         thread::Builder::new()
             .name("keyfob-listener".to_owned())
             .spawn(move || {
@@ -392,7 +375,7 @@ impl Events {
                 }
             })
             .map_err(no_thread)?;
-        Ok(Subscription { queue })
+        Ok(Subscription { hub, queue })
     }
 }
 
@@ -411,22 +394,56 @@ impl Iterator for Events {
     }
 }
 
+impl Subscription {
+    /// Waits until the listener has returned from its calls with all events of commits that were made
+    /// before this call, at most this long. Call this at the end of a program: the listener's thread
+    /// ends with the program.
+    ///
+    /// Returns `false` if the time is up before: the listener is slow, or the store cannot be read. In
+    /// the listener itself this waits for nothing but the end of the time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(feature = "server")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = keyfob::server::Server::builder().start()?;
+    /// # let session = keyfob::Session::builder(server.app_id(), server.base_url())
+    /// #     .store(keyfob::store::MemoryStore::new())
+    /// #     .open()?;
+    /// use std::time::Duration;
+    ///
+    /// use keyfob::Credentials;
+    ///
+    /// let subscription = session.subscribe(|event| println!("{event:?}"))?;
+    /// session.log_in(&Credentials::anonymous())?;
+    /// // The program is about to end.
+    /// if !subscription.drain(Duration::from_secs(5)) {
+    ///     eprintln!("some events were not printed");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "server"))]
+    /// # fn main() {}
+    /// ```
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let until = Instant::now().checked_add(timeout);
+        let waits = |queue: Arc<Queue>| queue.wait_for_calls(until);
+        self.hub.catch_up(until) && self.queue.upgrade().is_none_or(waits)
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.upgrade() {
-            let mut state = queue.lock();
-            // What was not delivered yet will not be.
-            state.events.clear();
-            state.closed = true;
-            drop(state);
-            queue.filled.notify_all();
+            queue.abandon();
         }
     }
 }
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("of", &self.queue.of).finish_non_exhaustive()
+        f.debug_struct("Events").field("of", &self.queue.of()).finish_non_exhaustive()
     }
 }
 

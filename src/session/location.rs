@@ -38,6 +38,11 @@ impl Location {
         (stored.location() != self.said).then(|| Change::Location(self.said.clone()))
     }
 
+    /// Returns `true` if a backend has said that it is there, now or in an earlier session.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.said.is_some()
+    }
+
     pub(super) fn mark_stored(&self) {
         self.is_news.store(false, Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::inner::{Inner, known, out_of_time};
 use super::refresh::LAST_LIMIT;
-use super::send::{network_part, success};
+use super::send::{network_part, not_a_backend, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::credentials::{Credentials, Kind, Provider};
 use crate::deadline::Deadline;
@@ -37,7 +37,16 @@ impl Inner {
         let route = Route::log_in(&self.app_id, credentials, &self.device);
         let sent = self.moment();
         let answer = self.send_plain(&route, deadline)?;
-        let login = wire::login(answer.body())?;
+        let login = wire::login(answer.body()).map_err(|error| {
+            let is_confirmed = self.location(deadline).is_ok_and(|place| place.is_confirmed());
+            match is_confirmed || wire::resembles_login(answer.body()) {
+                true => error,
+                false => not_a_backend(
+                    &self.base_url,
+                    "its response to the log-in has no user and tokens",
+                ),
+            }
+        })?;
         let skew = self.record_token_time(login.access_token.claims(), sent, None);
         // If the profile does not come, there has to be time to end the server session.
         let network = network_part(deadline);

@@ -4,6 +4,7 @@
 mod backend_clock;
 mod builder;
 mod commit;
+mod event_queue;
 mod events;
 mod inner;
 mod location;
@@ -547,10 +548,9 @@ impl Session {
     /// in the listener is reported by the panic hook and does not end the subscription. A listener
     /// that holds a clone of the session keeps the session alive.
     ///
-    /// Neither dropping the subscription nor the end of the program waits for a call in progress.
-    /// To handle the last events before a program ends, read [`events`](Self::events) on a thread
-    /// of your own and join it; the manual page [`listening`](crate::manual::guide::listening)
-    /// shows how.
+    /// Neither dropping the subscription nor the end of the program waits for a call in progress, or
+    /// for events that were not delivered yet: [`Subscription::drain`] does. The manual page
+    /// [`listening`](crate::manual::guide::listening) shows how.
     ///
     /// # Errors
     /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.

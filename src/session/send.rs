@@ -8,7 +8,7 @@ use crate::diagnostics::note;
 use crate::error::{Error, Result, TransportError, TransportErrorKind};
 use crate::token::RefreshToken;
 use crate::transport::{Request, Response};
-use crate::wire::{self, Route};
+use crate::wire::{self, Bearer, Route};
 
 /// The most redirects that are followed for one request.
 const MOST_HOPS: u32 = 5;
@@ -49,6 +49,12 @@ impl Inner {
                 let mut error = TransportError::new(kind, place.host.as_str());
                 error.ambiguous = !route.repeatable;
                 Err(error.into())
+            }
+            Ok(answer) if route.bearer == Bearer::None && !place.is_confirmed() => {
+                match wire::not_a_backend(&answer) {
+                    Some(seen) => Err(not_a_backend(&place.host, seen)),
+                    None => Ok(answer),
+                }
             }
             outcome => outcome,
         }
@@ -178,6 +184,12 @@ impl Inner {
             error.into()
         })
     }
+}
+
+/// The error of a base URL that is probably another service's.
+pub(super) fn not_a_backend(at: &BaseUrl, seen: impl Into<String>) -> Error {
+    let kind = TransportErrorKind::NotABackend;
+    TransportError::new(kind, at.as_str()).because(seen.into()).into()
 }
 
 pub(super) fn is_success(answer: &Response) -> bool {

@@ -217,6 +217,27 @@ pub(crate) fn is_foreign(answer: &Response) -> bool {
     }
 }
 
+/// Says what a response to a request without a token is, if no App Services backend would send it:
+/// "no such route" or "not like this" without words of the protocol.
+pub(crate) fn not_a_backend(answer: &Response) -> Option<String> {
+    let refusal = error("", answer);
+    let is_page = is_page(answer);
+    let is_known = refusal.code.is_some() || is_unknown_app(&refusal);
+    let is_foreign = match answer.status() {
+        404 | 405 | 410 | 501 => !is_known,
+        407 | 408 | 429 => false,
+        400..=499 => !is_known && refusal.message.is_empty() && is_object(answer),
+        _ => false,
+    };
+    let body = match () {
+        () if is_page => "a web page",
+        () if is_object(answer) => "JSON that is no App Services error",
+        () if answer.body().is_empty() => "no body",
+        () => "a body that is no App Services error",
+    };
+    is_foreign.then(|| format!("it returned status {} with {body}", answer.status()))
+}
+
 /// Tells whether an answer is a web page: it begins like one, or it says so and is no JSON.
 fn is_page(answer: &Response) -> bool {
     let body = untrusted_json::without_mark(answer.body()).trim_ascii();

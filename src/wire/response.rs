@@ -3,7 +3,7 @@
 use std::mem;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 
 use crate::account::{ApiKey, Identity, Profile, RequestOutcome};
@@ -76,6 +76,19 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
         login.access_token.belongs_to(&login.user) && login.refresh_token.belongs_to(&login.user);
     own(is_own, "the log-in answer")?;
     Ok(login)
+}
+
+/// Returns `true` if a response has a field of a log-in.
+pub(crate) fn resembles_login(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        access_token: Option<IgnoredAny>,
+        refresh_token: Option<IgnoredAny>,
+        user_id: Option<IgnoredAny>,
+    }
+    parse("the log-in answer", body).is_ok_and(|body: Body| {
+        [body.access_token, body.refresh_token, body.user_id].iter().any(Option::is_some)
+    })
 }
 
 /// Rejects a response that belongs to another user. Shared caches can return one.
