@@ -2,6 +2,7 @@
 //! hang with it.
 
 use std::cmp::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::{CancelToken, Signal};
@@ -111,6 +112,23 @@ impl Deadline {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();
         if self.signals().next().is_some() { left.min(LONGEST) } else { left }
+    }
+}
+
+/// Waits for a message, at most so long, and not beyond the end of a call.
+pub(crate) fn receive<T>(
+    messages: &Receiver<T>,
+    at_most: Duration,
+    call: Option<Deadline>,
+) -> Result<T, RecvTimeoutError> {
+    let Some(call) = call else { return messages.recv_timeout(at_most) };
+    let began = Instant::now();
+    loop {
+        let left = at_most.saturating_sub(began.elapsed());
+        match messages.recv_timeout(left.min(call.poll_interval())) {
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !call.has_passed() => {}
+            received => return received,
+        }
     }
 }
 

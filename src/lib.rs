@@ -110,6 +110,7 @@ mod event;
 mod form;
 mod fs;
 mod functions;
+mod happy_eyeballs;
 mod hash;
 mod id;
 mod lenient;

@@ -74,7 +74,7 @@ impl Authority {
 }
 
 fn read(builder: RedisStoreBuilder) -> Result<(), StoreError> {
-    let deadline = Deadline::after(Duration::from_secs(20));
+    let deadline = Deadline::after(Duration::from_secs(5));
     builder.open().unwrap().current(deadline).map(drop)
 }
 
@@ -108,6 +108,26 @@ fn unknown_authority_and_other_host_are_refused() {
         assert_eq!(error.kind, StoreErrorKind::Io);
         assert!(error.to_string().contains("TLS"), "{error}");
     }
+}
+
+#[test]
+#[ignore = "needs redis-server"]
+fn other_protocol_is_named() {
+    let authority = Authority::new();
+    let (server, port) = authority.server("localhost", "no");
+    let error = read(builder(&format!("redis://localhost:{port}"))).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Io);
+    assert!(error.to_string().contains("use a rediss:// URL"), "{error}");
+    // The server waits for the end of a line, which a handshake may happen not to have.
+    for _ in 0..20 {
+        let error = read(at("localhost", server.port())).unwrap_err();
+        assert!(error.to_string().contains("TLS"), "{error}");
+        if error.kind == StoreErrorKind::Io {
+            assert!(error.to_string().contains("use its TLS port or a redis:// URL"), "{error}");
+            return;
+        }
+    }
+    panic!("no handshake was answered");
 }
 
 /// The server accepts the connection and says nothing.

@@ -179,6 +179,10 @@ fn rotated_token_on_disk_is_not_used_up() {
         disk.repair();
         next_program(&server, &disk, &clock);
         assert_eq!(sum(&user).unwrap(), 7);
-        assert_eq!(server.journal().count(Route::Refresh), refreshes + 1, "{fault:?}: one for both");
+        assert_eq!(
+            server.journal().count(Route::Refresh),
+            refreshes + 1,
+            "{fault:?}: one for both"
+        );
     }
 }

@@ -19,11 +19,12 @@ use super::failure::Failure;
 use super::limit::Limit;
 use super::resolver::Resolver;
 use super::scripts::Lua;
+use crate::happy_eyeballs::Race;
 
 /// The largest answer that is read.
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
 
-/// The longest that one address of a host is tried.
+/// The longest that connecting takes, with all addresses of a host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection whose server has accepted the account.
@@ -67,9 +68,10 @@ impl Connection {
     pub(super) fn open(
         target: &Target,
         resolver: &Resolver,
+        race: &Race,
         limit: Limit,
     ) -> Result<(Self, Role), Failure> {
-        let tcp = connect(&target.address, resolver, limit)?;
+        let tcp = connect(&target.address, resolver, race, limit)?;
         tcp.set_nodelay(true).map_err(|error| Failure::Connect(error.kind()))?;
         let socket = Socket { tcp, limit };
         let stream = match &target.tls {
@@ -80,10 +82,7 @@ impl Connection {
                 let client = ClientConnection::new(Arc::clone(config), name);
                 let mut stream = StreamOwned::new(client.map_err(|_| Failure::Tls)?, socket);
                 let shaken = stream.conn.complete_io(&mut stream.sock);
-                shaken.map_err(|error| match Failure::of_socket(&error) {
-                    Failure::TimedOut => Failure::TimedOut,
-                    _ => Failure::Tls,
-                })?;
+                shaken.map_err(|error| Failure::of_handshake(&error))?;
                 Stream::Tls(Box::new(stream))
             }
         };
@@ -178,6 +177,9 @@ impl Connection {
         let sent = self.write(&bytes);
         crate::secret::wipe(&mut bytes);
         sent?;
+        if let Stream::Plain(socket) = &mut self.stream {
+            socket.expect_no_tls()?;
+        }
         for _ in 0..expected {
             self.read()?;
         }
@@ -194,22 +196,28 @@ impl Connection {
     }
 }
 
-/// Tries one address after the other, each with its share of the time.
-fn connect(address: &Address, resolver: &Resolver, limit: Limit) -> Result<TcpStream, Failure> {
+/// Connects to the first address that answers.
+fn connect(
+    address: &Address,
+    resolver: &Resolver,
+    race: &Race,
+    limit: Limit,
+) -> Result<TcpStream, Failure> {
     let addresses = resolver.resolve(&address.host, address.port, limit)?;
-    let mut failure = Failure::Connect(io::ErrorKind::NotFound);
-    for (tried, socket) in addresses.iter().enumerate() {
-        let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let time = (limit.remaining() / share).min(CONNECT_LIMIT);
-        if time.is_zero() {
-            return Err(Failure::TimedOut);
-        }
-        match TcpStream::connect_timeout(socket, time) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = Failure::Connect(error.kind()),
-        }
+    let time = limit.remaining().min(CONNECT_LIMIT);
+    if time.is_zero() {
+        return Err(Failure::TimedOut);
     }
-    Err(failure)
+    let open = |address, left: Duration| match left.is_zero() {
+        true => Err(io::ErrorKind::TimedOut.into()),
+        false => TcpStream::connect_timeout(&address, left),
+    };
+    match race.connect(&addresses, time, limit.interruptible(), open) {
+        Ok((_, stream)) => Ok(stream),
+        Err(None) if limit.has_passed() => Err(Failure::TimedOut),
+        Err(None) => Err(Failure::Connect(io::ErrorKind::TimedOut)),
+        Err(Some(error)) => Err(Failure::Connect(error.kind())),
+    }
 }
 
 impl Read for Stream {
@@ -238,6 +246,22 @@ impl Write for Stream {
 }
 
 impl Socket {
+    /// Waits for the first byte, and fails if a TLS server sent it or closed the connection.
+    fn expect_no_tls(&mut self) -> Result<(), Failure> {
+        /// The type of the record that a TLS server sends if it receives anything but TLS.
+        ///
+        /// Source: RFC 8446, section 5.1.
+        const ALERT: u8 = 21;
+        let mut first = [0];
+        match self.patiently(TcpStream::set_read_timeout, |tcp| tcp.peek(&mut first)) {
+            Ok(0) => Err(Failure::Silent),
+            Ok(_) if first == [ALERT] => Err(Failure::WantsTls),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Failure::Silent),
+            Err(error) => Err(Failure::of_socket(&error)),
+        }
+    }
+
     /// Repeats what a socket does until it is done or the limit has passed.
     fn patiently<T>(
         &mut self,

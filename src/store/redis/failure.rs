@@ -15,10 +15,18 @@ pub(super) enum Failure {
     Connect(io::ErrorKind),
     /// The server refused the request, with this code.
     Refused(&'static str),
+    /// The server closed a new connection without a word.
+    Silent,
     /// The answer did not come in time.
     TimedOut,
     /// The TLS handshake failed.
     Tls,
+    /// The server did not answer the TLS handshake in time.
+    TlsTimedOut,
+    /// The server does not speak TLS.
+    WantsNoTls,
+    /// The server speaks TLS, and the URL does not.
+    WantsTls,
 }
 
 /// The codes that errors of a server begin with. Any other code counts as `ERR`.
@@ -56,6 +64,16 @@ impl Failure {
         }
     }
 
+    /// The failure that an error in a TLS handshake is.
+    pub(super) fn of_handshake(error: &io::Error) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        match (Self::of_socket(error), cause) {
+            (Self::TimedOut, _) => Self::TlsTimedOut,
+            (_, Some(rustls::Error::InvalidMessage(_))) => Self::WantsNoTls,
+            _ => Self::Tls,
+        }
+    }
+
     /// Returns the error of the store.
     pub(super) fn at(&self, address: &Address) -> StoreError {
         use StoreErrorKind::{Access, Busy, Damaged, Full, Io};
@@ -65,6 +83,19 @@ impl Failure {
                 let reason = format!("cannot connect to the Redis server at {address}");
                 return StoreError::new(Io, reason).because(io::Error::from(*kind));
             }
+            Self::Silent => (
+                Io,
+                "it closed the connection at once, if it speaks TLS on this port use rediss://",
+            ),
+            Self::WantsTls => (Io, "it speaks TLS on this port, use a rediss:// URL"),
+            Self::WantsNoTls => {
+                (Io, "it does not speak TLS on this port, use its TLS port or a redis:// URL")
+            }
+            Self::TlsTimedOut => (
+                Busy,
+                "it did not answer the TLS handshake in time, try again later, and check that it \
+                 speaks TLS on this port",
+            ),
             Self::TimedOut => (Busy, "it did not answer in time, try again later"),
             Self::Tls => (Io, "TLS failed, check its certificate and your root certificates"),
             Self::Refused(code) => match *code {

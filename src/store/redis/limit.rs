@@ -35,6 +35,12 @@ impl Limit {
         self.at_most((self.remaining() / 2).max(ONE_TRY).min(longest))
     }
 
+    /// The deadline, where a shutdown or a cancellation may end it early and has not done so.
+    pub(super) fn interruptible(&self) -> Option<Deadline> {
+        let is_interruptible = self.deadline.signals().next().is_some();
+        Some(self.deadline).filter(|deadline| is_interruptible && !deadline.has_passed())
+    }
+
     pub(super) fn remaining(&self) -> Duration {
         let least = self.at_least.saturating_duration_since(Instant::now());
         self.deadline.remaining().max(least)

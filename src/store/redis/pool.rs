@@ -12,6 +12,7 @@ use super::limit::Limit;
 use super::resolver::Resolver;
 use crate::diagnostics::note;
 use crate::error::StoreError;
+use crate::happy_eyeballs::Race;
 
 /// How long a connection is used. A new one asks the server again whether it is the primary.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -28,6 +29,7 @@ pub(super) enum Primary {
 pub(super) struct Pool {
     primary: Primary,
     resolver: Resolver,
+    race: Race,
     most: usize,
     state: Mutex<State>,
     returned: Condvar,
@@ -58,6 +60,7 @@ impl Pool {
         Self {
             primary,
             resolver: Resolver::default(),
+            race: Race::default(),
             most,
             state: Mutex::default(),
             returned: Condvar::new(),
@@ -149,7 +152,7 @@ impl Pool {
     }
 
     fn open_primary(&self, target: &Target, limit: Limit) -> Result<Connection, Failure> {
-        let (connection, role) = Connection::open(target, &self.resolver, limit)?;
+        let (connection, role) = Connection::open(target, &self.resolver, &self.race, limit)?;
         note!(debug, "connected to {} ({role:?})", target.address);
         match role {
             Role::Replica => Err(Failure::Refused("READONLY")),
@@ -163,7 +166,7 @@ impl Pool {
         service: &str,
         limit: Limit,
     ) -> Result<(String, u16), Failure> {
-        let (mut connection, _) = Connection::open(sentinel, &self.resolver, limit)?;
+        let (mut connection, _) = Connection::open(sentinel, &self.resolver, &self.race, limit)?;
         let mut question = ::redis::cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(service);
         let found: Option<(String, String)> = connection.ask(&question)?;

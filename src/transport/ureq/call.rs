@@ -2,9 +2,7 @@
 //! and no way to end one request before them.
 
 use std::cell::Cell;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::ShutdownHandle;
 
@@ -46,21 +44,4 @@ pub(super) fn end_with(call: Deadline, connection: &Weak<dyn ShutdownHandle>) ->
         }
     };
     call.signals().map(|signal| signal.wake(Arc::new(end(connection.clone())))).collect()
-}
-
-/// Waits for a message, at most so long, and not beyond the end of a call.
-pub(super) fn receive<T>(
-    messages: &Receiver<T>,
-    at_most: Duration,
-    call: Option<Deadline>,
-) -> Result<T, RecvTimeoutError> {
-    let Some(call) = call else { return messages.recv_timeout(at_most) };
-    let began = Instant::now();
-    loop {
-        let left = at_most.saturating_sub(began.elapsed());
-        match messages.recv_timeout(left.min(call.poll_interval())) {
-            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !call.has_passed() => {}
-            received => return received,
-        }
-    }
 }

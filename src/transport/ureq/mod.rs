@@ -5,7 +5,6 @@ mod body;
 mod call;
 mod coalescing;
 mod connect_error;
-mod happy_eyeballs;
 #[cfg(windows)]
 mod polled;
 mod resolver;

@@ -11,7 +11,8 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::unversioned::transport::time::Duration;
 
 use super::addresses::{AddressBook, key};
-use super::call::{Call, receive};
+use super::call::Call;
+use crate::deadline::receive;
 
 /// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
 /// timeout, but only if the address book does not know them. An address literal needs no look-up.

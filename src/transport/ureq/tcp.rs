@@ -11,7 +11,7 @@ use ureq::unversioned::transport::{
 
 use super::addresses::{AddressBook, key};
 use super::call::Call;
-use super::happy_eyeballs::Race;
+use crate::happy_eyeballs::Race;
 
 /// Opens a socket.
 #[cfg(windows)]

@@ -9,8 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::call::receive;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, receive};
 
 /// How long an attempt runs alone before the next address is tried beside it.
 ///
@@ -26,7 +25,7 @@ const STACK: usize = 256 * 1024;
 
 /// Starts attempts and counts those that run. Clones share the count.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Race {
+pub(crate) struct Race {
     running: Arc<AtomicUsize>,
 }
 
@@ -44,7 +43,7 @@ impl Race {
     ///
     /// # Errors
     /// The error of the attempt that failed last, or `None` if the time was up first.
-    pub(super) fn connect<C, E, F>(
+    pub(crate) fn connect<C, E, F>(
         &self,
         addresses: &[SocketAddr],
         timeout: Duration,
