@@ -4,10 +4,15 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use keyfob::{Credentials, Event, Events, LogoutReason, Session, UserId, UserState};
+use keyfob::store::{RecentEvents, Store};
+use keyfob::{
+    Credentials, Deadline, Event, Events, LogoutReason, Session, StoreError, StoreErrorKind,
+    UserId, UserState,
+};
 use serde_json::json;
 use support::*;
 
@@ -563,15 +568,36 @@ fn catch_up_brings_commits_of_other_sessions() {
     }
 }
 
+/// A store whose events cannot be read now and then.
+#[derive(Clone, Default)]
+struct Unreadable(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl support::store::StoreHooks for Unreadable {
+    fn recent(
+        &self,
+        store: &dyn Store,
+        number: Option<u64>,
+        deadline: Deadline,
+    ) -> std::result::Result<RecentEvents, StoreError> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(StoreError::new(StoreErrorKind::Io, "a test wants it so")),
+            false => store.recent(number, deadline),
+        }
+    }
+}
+
 #[test]
 fn catch_up_fails_while_store_is_unreadable() {
-    let (store, script, clock) =
-        (support::store::FailingStore::default(), Script::new(), ManualClock::at(START));
+    let store = support::store::HookedStore::<Unreadable>::default();
+    let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
-    let events = session.events().unwrap();
-    store.set_busy(true);
+    let mut events = session.events().unwrap();
+    store.twist.0.store(true, Ordering::SeqCst);
+    session.log_in(&password()).unwrap();
     assert!(!events.catch_up(Duration::from_millis(50)));
-    store.set_busy(false);
+    assert_eq!(events.try_next(), None);
+    store.twist.0.store(false, Ordering::SeqCst);
     assert!(events.catch_up(LONG));
+    assert!(matches!(events.try_next(), Some(Event::LoggedIn { .. })));
 }

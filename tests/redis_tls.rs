@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 mod redis_support;
+mod support;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -118,16 +119,19 @@ fn other_protocol_is_named() {
     let error = read(builder(&format!("redis://localhost:{port}"))).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Io);
     assert!(error.to_string().contains("use a rediss:// URL"), "{error}");
-    // The server waits for the end of a line, which a handshake may happen not to have.
-    for _ in 0..20 {
-        let error = read(at("localhost", server.port())).unwrap_err();
-        assert!(error.to_string().contains("TLS"), "{error}");
-        if error.kind == StoreErrorKind::Io {
-            assert!(error.to_string().contains("use its TLS port or a redis:// URL"), "{error}");
-            return;
-        }
-    }
-    panic!("no handshake was answered");
+    // The server waits for the rest of what it takes for a command.
+    let store = at("localhost", server.port()).open().unwrap();
+    let error = store.current(Deadline::after(Duration::from_secs(1))).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Busy);
+    assert!(error.to_string().contains("check that it speaks TLS on this port"), "{error}");
+    // Other servers answer.
+    let other = support::net::serve(|mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, b"-ERR what is this\r\n");
+        let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+    });
+    let error = read(at("127.0.0.1", other.port())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Io);
+    assert!(error.to_string().contains("does not speak TLS on this port"), "{error}");
 }
 
 /// The server accepts the connection and says nothing.

@@ -39,8 +39,9 @@ fn run(command: &str, words: &[&str]) {
 impl Disk {
     fn new(fault: Fault) -> Self {
         let dir = Dir::new();
-        run("mount", &["-t", "tmpfs", "-o", "size=12m", "none", dir.path().to_str().unwrap()]);
-        Self { dir, fault }
+        let disk = Self { dir, fault };
+        run("mount", &["-t", "tmpfs", "-o", "size=12m", "none", disk.path()]);
+        disk
     }
 
     fn data(&self) -> PathBuf {
@@ -51,13 +52,17 @@ impl Disk {
         self.dir.path().join("filler")
     }
 
-    fn mount_again(&self, how: &str) {
-        run("mount", &["-o", how, self.dir.path().to_str().unwrap()]);
+    fn path(&self) -> &str {
+        self.dir.path().to_str().unwrap()
     }
 
     fn break_it(&self) {
         match self.fault {
-            Fault::ReadOnly => self.mount_again("remount,ro"),
+            // A mount on top of this one: the kernel makes none read-only that has files open.
+            Fault::ReadOnly => {
+                run("mount", &["--bind", self.path(), self.path()]);
+                run("mount", &["-o", "remount,bind,ro", self.path()]);
+            }
             Fault::Full => {
                 let mut filler = std::fs::File::create(self.filler()).unwrap();
                 while filler.write_all(&[1; 4096]).is_ok() {}
@@ -67,7 +72,7 @@ impl Disk {
 
     fn repair(&self) {
         match self.fault {
-            Fault::ReadOnly => self.mount_again("remount,rw"),
+            Fault::ReadOnly => run("umount", &[self.path()]),
             Fault::Full => std::fs::remove_file(self.filler()).unwrap(),
         }
     }
@@ -75,7 +80,11 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
+        while Command::new("umount")
+            .args(["--lazy", "--quiet", self.path()])
+            .status()
+            .is_ok_and(|status| status.success())
+        {}
     }
 }
 

@@ -38,11 +38,6 @@ impl Location {
         (stored.location() != self.said).then(|| Change::Location(self.said.clone()))
     }
 
-    /// Returns `true` if a backend has said that it is there, now or in an earlier session.
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.said.is_some()
-    }
-
     pub(super) fn mark_stored(&self) {
         self.is_news.store(false, Ordering::Relaxed);
     }
@@ -93,6 +88,11 @@ impl Inner {
                 },
             }
         }
+    }
+
+    /// Returns `true` if no backend has ever said, when asked, that it is there.
+    pub(super) fn is_doubtful(&self, location: &Location) -> bool {
+        self.asks_location && location.said.is_none()
     }
 
     /// Asks the backend once more where it is, since `wrong` is no place for it. Returns where it

@@ -38,13 +38,10 @@ impl Inner {
         let sent = self.moment();
         let answer = self.send_plain(&route, deadline)?;
         let login = wire::login(answer.body()).map_err(|error| {
-            let is_confirmed = self.location(deadline).is_ok_and(|place| place.is_confirmed());
-            match is_confirmed || wire::resembles_login(answer.body()) {
-                true => error,
-                false => not_a_backend(
-                    &self.base_url,
-                    "its response to the log-in has no user and tokens",
-                ),
+            let is_doubtful = self.location(deadline).is_ok_and(|place| self.is_doubtful(&place));
+            match is_doubtful && !wire::resembles_login(answer.body()) {
+                true => not_a_backend(&self.base_url, "its response to a log-in has no tokens"),
+                false => error,
             }
         })?;
         let skew = self.record_token_time(login.access_token.claims(), sent, None);

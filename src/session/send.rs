@@ -50,7 +50,7 @@ impl Inner {
                 error.ambiguous = !route.repeatable;
                 Err(error.into())
             }
-            Ok(answer) if route.bearer == Bearer::None && !place.is_confirmed() => {
+            Ok(answer) if route.bearer == Bearer::None && self.is_doubtful(&place) => {
                 match wire::not_a_backend(&answer) {
                     Some(seen) => Err(not_a_backend(&place.host, seen)),
                     None => Ok(answer),

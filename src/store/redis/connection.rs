@@ -24,7 +24,7 @@ use crate::happy_eyeballs::Race;
 /// The largest answer that is read.
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
 
-/// The longest that connecting takes, with all addresses of a host.
+/// The longest that connecting takes, with all addresses of a host, and a TLS handshake after it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection whose server has accepted the account.
@@ -73,7 +73,8 @@ impl Connection {
     ) -> Result<(Self, Role), Failure> {
         let tcp = connect(&target.address, resolver, race, limit)?;
         tcp.set_nodelay(true).map_err(|error| Failure::Connect(error.kind()))?;
-        let socket = Socket { tcp, limit };
+        // A server without TLS may wait for the rest of what it takes for a command.
+        let socket = Socket { tcp, limit: limit.at_most(CONNECT_LIMIT) };
         let stream = match &target.tls {
             None => Stream::Plain(socket),
             Some(config) => {
@@ -87,7 +88,7 @@ impl Connection {
             }
         };
         let mut connection = Self { stream, parser: Parser::new(), since: Instant::now() };
-        let role = connection.introduce(target)?;
+        let role = connection.within(limit).introduce(target)?;
         Ok((connection, role))
     }
 
@@ -254,10 +255,10 @@ impl Socket {
         const ALERT: u8 = 21;
         let mut first = [0];
         match self.patiently(TcpStream::set_read_timeout, |tcp| tcp.peek(&mut first)) {
-            Ok(0) => Err(Failure::Silent),
+            Ok(0) => Err(Failure::WantsTls),
             Ok(_) if first == [ALERT] => Err(Failure::WantsTls),
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Failure::Silent),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Failure::WantsTls),
             Err(error) => Err(Failure::of_socket(&error)),
         }
     }

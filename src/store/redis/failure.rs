@@ -15,8 +15,6 @@ pub(super) enum Failure {
     Connect(io::ErrorKind),
     /// The server refused the request, with this code.
     Refused(&'static str),
-    /// The server closed a new connection without a word.
-    Silent,
     /// The answer did not come in time.
     TimedOut,
     /// The TLS handshake failed.
@@ -25,7 +23,7 @@ pub(super) enum Failure {
     TlsTimedOut,
     /// The server does not speak TLS.
     WantsNoTls,
-    /// The server speaks TLS, and the URL does not.
+    /// The server closed a new connection at once, as one does that speaks TLS while the URL does not.
     WantsTls,
 }
 
@@ -83,11 +81,9 @@ impl Failure {
                 let reason = format!("cannot connect to the Redis server at {address}");
                 return StoreError::new(Io, reason).because(io::Error::from(*kind));
             }
-            Self::Silent => (
-                Io,
-                "it closed the connection at once, if it speaks TLS on this port use rediss://",
-            ),
-            Self::WantsTls => (Io, "it speaks TLS on this port, use a rediss:// URL"),
+            Self::WantsTls => {
+                (Io, "it closed the connection at once, if it speaks TLS there use a rediss:// URL")
+            }
             Self::WantsNoTls => {
                 (Io, "it does not speak TLS on this port, use its TLS port or a redis:// URL")
             }

@@ -179,7 +179,9 @@ impl Pool {
     /// Closes what is idle if a failure says that the other connections are worth no more.
     pub(super) fn clear_after(&self, failure: &Failure) {
         let elsewhere = matches!(failure, Failure::Refused("MASTERDOWN" | "READONLY"));
-        if elsewhere || matches!(failure, Failure::Broken(_) | Failure::Connect(_)) {
+        if elsewhere
+            || matches!(failure, Failure::Broken(_) | Failure::Connect(_) | Failure::WantsTls)
+        {
             self.clear();
         }
     }
