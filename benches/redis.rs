@@ -36,6 +36,7 @@ fn main() {
         return;
     }
     fresh_calls();
+    sizing();
     for fsync in ["everysec", "always"] {
         println!("\nappendfsync {fsync}, operations a second");
         println!("| processes | bare client | commits | refreshes |\n| --- | --- | --- | --- |");
@@ -75,6 +76,48 @@ fn fresh_calls() {
         "call with a fresh token: MemoryStore {:?}, RedisStore {:?}, ratio {ratio:.2}",
         best[0], best[1]
     );
+}
+
+/// What the server spends: memory for a user, and commands and bytes for what sessions do.
+fn sizing() {
+    const USERS: u64 = 1000;
+    let server = RedisServer::start();
+    let info = |section: &str, name: &str| -> u64 {
+        let text: String = server.run(&["INFO", section]);
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let commands = || info("stats", "total_commands_processed");
+    let bytes = || info("stats", "total_net_input_bytes") + info("stats", "total_net_output_bytes");
+    for is_encrypted in [false, true] {
+        server.run::<()>(&["FLUSHALL"]);
+        let builder = RedisStore::builder(server.url()).namespace(NAMESPACE);
+        let builder = match is_encrypted {
+            true => builder.encryption(redis_support::key()),
+            false => builder.plaintext(),
+        };
+        let store = builder.open().unwrap();
+        commit(&store, "first");
+        let before = info("memory", "used_memory");
+        for user in 0..USERS {
+            commit(&store, &format!("user {user}"));
+        }
+        let memory = (info("memory", "used_memory") - before) / USERS;
+        println!(
+            "memory for a user with a profile of 1.5 kB, encrypted {is_encrypted}: {memory} bytes"
+        );
+        let each = |name: &str, act: &mut dyn FnMut()| {
+            act();
+            let before = (commands(), bytes());
+            (0..100).for_each(|_| act());
+            // Asking costs a connection and a command itself.
+            let spent = (commands() - before.0 - 2, (bytes() - before.1) / 100);
+            println!("{name}: {} commands, {} bytes", spent.0 as f64 / 100.0, spent.1);
+        };
+        each("commit", &mut || commit(&store, "first"));
+        each("refresh", &mut || refresh_once(&store));
+        each("look for events", &mut || drop(store.recent(Some(u64::MAX / 2), soon())));
+    }
 }
 
 /// Runs a role in several processes at once, and returns how often all of them did it in a second.

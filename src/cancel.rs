@@ -111,8 +111,9 @@ impl Flag {
         // Once only: the next round belongs to another token.
         let order = Ordering::SeqCst;
         if place.round.compare_exchange(round, round + 1, order, order).is_ok() {
-            let wakers = std::mem::take(&mut place.waits().wakers);
-            wakers.iter().for_each(|(_, wake)| wake());
+            // Under the lock: a wait that has ended is not woken afterwards.
+            let mut waits = place.waits();
+            waits.wakers.drain(..).for_each(|(_, wake)| wake());
         }
     }
 }

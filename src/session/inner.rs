@@ -12,7 +12,6 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::backend_clock::BackendClock;
 use super::events::{EventDispatcher, Events};
 use super::location::Location;
-use super::pending_revocations::PendingRevocations;
 use super::refresh::{Cooldown, LAST_LIMIT, LogoutCheck, RefreshOutcome, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
@@ -58,9 +57,8 @@ pub(crate) struct Inner {
     /// Whether there may be any of those.
     pub(super) has_refused: AtomicBool,
     pub(super) unpersisted: Unpersisted,
-    /// Whether there may be log-outs that the backend has not been told of.
-    pub(super) has_untold: AtomicBool,
-    pub(super) untold: Mutex<PendingRevocations>,
+    /// Fast check: the store may hold pending revocations.
+    pub(super) may_have_revocations: AtomicBool,
     pub(super) shutdown: Shutdown,
     pub(super) this: Weak<Self>,
     /// This process's share of the refresh jitter.

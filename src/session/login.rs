@@ -283,7 +283,7 @@ impl Inner {
             let mut changes = changes(tables, &record)?;
             let earlier = record.pending_revocation.clone();
             if changes.is_empty() {
-                // Logged out already; perhaps the backend was not told yet.
+                // Logged out already; its revocation may be pending.
                 return Ok((changes, (Vec::from_iter(earlier.clone()), earlier)));
             }
             let token = record.refresh_token.clone();
@@ -292,32 +292,32 @@ impl Inner {
                 if let Change::Put(left) = change
                     && left.id == *user
                 {
-                    // Kept until the backend has been told, in case this process ends before.
+                    // Kept until it is revoked, in case this process ends before.
                     kept = token.clone().filter(|_| sealed);
                     left.pending_revocation.clone_from(&kept);
                 }
             }
-            // That of an earlier log-out as well: nobody else will tell it now.
+            // Also revoke the token of an earlier log-out; no other code path will.
             Ok((changes, (earlier.into_iter().chain(token).collect(), kept)))
         })?;
         self.clear_login_state(user);
         self.revoke_orphans(deadline);
         let mut outcome = Ok(());
         for token in &tokens {
-            let told = self.end_server_session(token, deadline);
-            match &told {
+            let revoked = self.end_server_session(token, deadline);
+            match &revoked {
                 Ok(()) => note!(info, "{user:?} has logged out"),
                 Err(error) => {
-                    note!(warn, "the backend was not told of {user:?}'s log-out: {}", Brief(error))
+                    note!(warn, "the login of {user:?} was not revoked: {}", Brief(error))
                 }
             }
             let is_kept = kept.as_ref() == Some(token);
-            if is_kept && told.as_ref().is_err_and(Error::is_retryable) {
+            if is_kept && revoked.as_ref().is_err_and(Error::is_retryable) {
                 self.defer_revocation();
             } else {
-                outcome = outcome.and(told);
+                outcome = outcome.and(revoked);
                 if is_kept && self.clear_pending_revocation(user, token, deadline).is_err() {
-                    // It will be told once more, which harms nobody.
+                    // It will be revoked once more, which is harmless.
                     self.defer_revocation();
                 }
             }

@@ -461,10 +461,10 @@ impl Inner {
         const DAY: i64 = 24 * 3600 * 1000;
         let token = record.refresh_token.as_ref()?;
         let now = self.now().saturating_add(record.clock_skew_ms);
-        let told = record
+        let was_warned = record
             .expiry_warned_at
-            .is_some_and(|told| now.saturating_sub(told).saturating_abs() < DAY);
-        if told || !token.claims().is_ending(now) {
+            .is_some_and(|warned| now.saturating_sub(warned).saturating_abs() < DAY);
+        if was_warned || !token.claims().is_ending(now) {
             return None;
         }
         record.expiry_warned_at = Some(now);

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 #[cfg(feature = "encryption")]
 pub use self::encryption::EncryptionKey;
 pub use self::memory::MemoryStore;
-pub(crate) use self::paging::{Cursor, Listing};
+pub(crate) use self::paging::Listing;
 #[cfg(feature = "redis")]
 pub use self::redis::{OnRollback, RedisStore, RedisStoreBuilder};
 pub(crate) use self::sled::failed;

@@ -8,31 +8,18 @@ use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// A place in a listing, which is in the order in which users came: when this one did, and its id.
-pub(crate) type Cursor = (u64, UserId);
-
 /// How far a listing has come.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     page: vec::IntoIter<Arc<StoredUser>>,
-    /// The last one that was shown.
-    last: Option<Cursor>,
+    /// The last one that was shown: the number of the commit that created it, and its id.
+    last: Option<(u64, UserId)>,
     /// Whether a page was read in time: then time that runs out ends the listing.
     was_in_time: bool,
     has_ended: bool,
 }
 
 impl Listing {
-    /// Begins after a place, or with the first one.
-    pub(crate) fn after(cursor: Option<Cursor>) -> Self {
-        Self { last: cursor, ..Self::default() }
-    }
-
-    /// Returns the place of the last one that was shown.
-    pub(crate) fn cursor(&self) -> Option<Cursor> {
-        self.last.clone()
-    }
-
     /// Returns the next record. The deadline is that of the next page, if one has to be read. A
     /// listing that begins when it has passed is tried all the same. After an error there is no
     /// more.
