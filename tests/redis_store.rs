@@ -48,14 +48,14 @@ fn conform(
 
 #[test]
 #[ignore = "needs redis-server"]
-fn plaintext_store_conforms() {
-    conform(&RedisServer::start(), Duration::ZERO, |builder| builder);
+fn plaintext_store_conforms_with_fsync_always() {
+    conform(&RedisServer::durable("always"), Duration::ZERO, |builder| builder);
 }
 
 #[test]
 #[ignore = "needs redis-server"]
-fn store_with_copies_conforms() {
-    conform(&RedisServer::start(), COPIES, |builder| builder);
+fn plaintext_store_conforms_with_fsync_everysec() {
+    conform(&RedisServer::durable("everysec"), COPIES, |builder| builder);
 }
 
 #[test]
