@@ -323,9 +323,9 @@ fn wait_for_refresh_lock_is_cancelled() {
         let caller = with_cancel(&user, &token);
         interrupted(&token, round * 10, move || caller.valid_access_token());
     }
-    drop(lock);
     let now = clock.seconds();
     script.reply(REFRESH, 201, json!({"access_token": jwt("a2", now, now + 1800)}));
+    drop(lock);
     user.valid_access_token().unwrap();
     assert_eq!(script.count(REFRESH), 1, "all of them share one");
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use keyfob::store::{RedisStore, Store};
 use keyfob::{CancelToken, Deadline, Error, User, UserId};
-use redis_support::*;
+use redis_support::{RedisServer, builder};
 use serde_json::json;
 use support::backend::setting;
 use support::*;
