@@ -215,9 +215,13 @@ fn connect(
     };
     match race.connect(&addresses, time, limit.interruptible(), open) {
         Ok((_, stream)) => Ok(stream),
-        Err(None) if limit.has_passed() => Err(Failure::TimedOut),
-        Err(None) => Err(Failure::Connect(io::ErrorKind::TimedOut)),
-        Err(Some(error)) => Err(Failure::Connect(error.kind())),
+        Err(failed) => {
+            let kind = failed.map_or(io::ErrorKind::TimedOut, |error| error.kind());
+            match kind == io::ErrorKind::TimedOut && limit.is_late() {
+                true => Err(Failure::TimedOut),
+                false => Err(Failure::Connect(kind)),
+            }
+        }
     }
 }
 

@@ -41,6 +41,11 @@ impl Limit {
         Some(self.deadline).filter(|deadline| is_interruptible && !deadline.has_passed())
     }
 
+    /// Returns `true` if the deadline itself has passed, whatever is left for one try.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.has_passed()
+    }
+
     pub(super) fn remaining(&self) -> Duration {
         let least = self.at_least.saturating_duration_since(Instant::now());
         self.deadline.remaining().max(least)
