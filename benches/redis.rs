@@ -78,7 +78,8 @@ fn fresh_calls() {
     );
 }
 
-/// What the server spends: memory for a user, and commands and bytes for what sessions do.
+/// What the server spends: memory for a user, and what commits, refreshes and polling cost. Commands
+/// that scripts run are counted, too.
 fn sizing() {
     const USERS: u64 = 1000;
     let server = RedisServer::start();
@@ -88,6 +89,7 @@ fn sizing() {
         line.unwrap().trim().parse().unwrap()
     };
     let commands = || info("stats", "total_commands_processed");
+    let reads = || info("stats", "total_reads_processed");
     let bytes = || info("stats", "total_net_input_bytes") + info("stats", "total_net_output_bytes");
     for is_encrypted in [false, true] {
         server.run::<()>(&["FLUSHALL"]);
@@ -108,11 +110,11 @@ fn sizing() {
         );
         let each = |name: &str, act: &mut dyn FnMut()| {
             act();
-            let before = (commands(), bytes());
+            let before = [commands(), reads(), bytes()];
             (0..100).for_each(|_| act());
-            // Asking costs a connection and a command itself.
-            let spent = (commands() - before.0 - 2, (bytes() - before.1) / 100);
-            println!("{name}: {} commands, {} bytes", spent.0 as f64 / 100.0, spent.1);
+            let now = [commands(), reads(), bytes()];
+            let [commands, reads, bytes] = [0, 1, 2].map(|at| (now[at] - before[at]) / 100);
+            println!("{name}: {reads} round trips, {commands} commands, {bytes} bytes");
         };
         each("commit", &mut || commit(&store, "first"));
         each("refresh", &mut || refresh_once(&store));
