@@ -1,9 +1,9 @@
-//! One hash for what has to be the same in every build and on every machine; std's hashes are not.
+//! FNV-1a, for hashes that are stored and have to be the same in every build; std's are not.
 //!
-//! Any single changed byte changes it, which makes it a checksum against accidents too. Against
-//! people it is no protection, and nothing here relies on it for that.
+//! Changing any single byte changes the hash, so it also serves as a checksum against accidents. It
+//! does not protect against an attacker, and nothing in this crate relies on it for that.
 
-/// Returns the FNV-1a hash, 64 bits, of the parts, one after the other.
+/// Returns the 64-bit FNV-1a hash of the concatenated parts.
 pub(crate) fn fnv1a(parts: &[&[u8]]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in parts.iter().copied().flatten() {
@@ -16,9 +16,9 @@ pub(crate) fn fnv1a(parts: &[&[u8]]) -> u64 {
 mod tests {
     use super::*;
 
-    // From the test vectors of the FNV authors.
+    /// Test vectors of the authors of FNV.
     #[test]
-    fn it_never_changes() {
+    fn fnv1a_matches_published_vectors() {
         assert_eq!(fnv1a(&[]), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(&[b"a"]), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a(&[b"foo", b"bar"]), 0x8594_4171_f739_67e8);

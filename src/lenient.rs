@@ -1,15 +1,15 @@
-//! serde helpers for values that backends write in more than one form: `null` or nothing for what
-//! is empty, numbers and `{"$oid":"…"}` for ids, any JSON number for a time.
+//! serde helpers for values that backends write in more than one form: `null` or no field for an
+//! empty value, numbers and `{"$oid":"…"}` for ids, any JSON number for a time.
 //!
-//! For `#[serde(default, deserialize_with = "…")]`. An unexpected value in one field must not fail
-//! the response around it, unless that field is what the response is for.
+//! For `#[serde(default, deserialize_with = "…")]`. An unexpected value in one field does not fail
+//! the whole response, unless the response is useless without that field.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Reads a value of the wanted type. Anything else, `null` included, is the type's default.
+/// Parses a value of a type. Any other value, including `null`, becomes the type's default.
 pub(crate) fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -19,8 +19,8 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// Reads an id or a name as text: a string, a number, or a value of extended JSON such as
-/// `{"$oid":"…"}`. Anything else is empty.
+/// Parses an id or a name: a string, a number, or a value of extended JSON such as `{"$oid":"…"}`.
+/// Any other value becomes an empty string.
 pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let mut value = Value::deserialize(from)?;
     if let Value::Object(fields) = &mut value
@@ -36,7 +36,7 @@ pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
     })
 }
 
-/// Reads a flag: `true`, `"true"`, or a number other than zero. Anything else is `false`.
+/// Parses a flag: `true`, `"true"`, or a number other than zero. Any other value is `false`.
 pub(crate) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::Bool(flag) => flag,
@@ -46,12 +46,11 @@ pub(crate) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error>
     })
 }
 
-/// Reads a number of seconds, rounded down. A number beyond 64 bits is the largest or smallest of
-/// them.
+/// Parses a number of seconds and rounds it down. A number beyond 64 bits is clamped.
 ///
 /// Source: RFC 7519, section 2, "NumericDate".
 pub(crate) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
-    // As text: serde_json has no number for `1e400`.
+    // From the text, because serde_json rejects `1e400`.
     let text = Box::<RawValue>::deserialize(from)?;
     let text = text.get();
     if let Ok(whole) = text.parse() {
@@ -59,7 +58,7 @@ pub(crate) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Erro
     }
     let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
     let number: Option<f64> = text.parse().ok().filter(|_| is_number);
-    #[allow(clippy::cast_possible_truncation, reason = "the cast saturates, as is wanted")]
+    #[allow(clippy::cast_possible_truncation, reason = "the cast saturates")]
     number.map(|number| number.floor() as i64).ok_or_else(|| D::Error::custom("expected a number"))
 }
 
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn null_and_unfit_values_are_defaults() {
+    fn null_and_wrong_values_are_defaults() {
         assert_eq!(read("{}"), All::default());
         for odd in ["null", "{}", "[[]]", "false", "{\"a\":1}", "\"\""] {
             assert_eq!(
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_text_in_every_form() {
+    fn ids_are_parsed_in_every_form() {
         for (id, expected) in [
             (json!("a"), "a"),
             (json!(7), "7"),
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_read_in_every_form() {
+    fn flags_are_parsed_in_every_form() {
         for (flag, expected) in [
             (json!(true), true),
             (json!("true"), true),

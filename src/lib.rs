@@ -95,7 +95,6 @@ mod arguments;
 mod base_url;
 #[cfg(feature = "browser")]
 pub mod browser;
-mod calendar;
 mod cancel;
 mod clock;
 mod credentials;
@@ -112,6 +111,7 @@ mod fs;
 mod functions;
 mod happy_eyeballs;
 mod hash;
+mod http_date;
 mod id;
 mod lenient;
 pub mod manual;

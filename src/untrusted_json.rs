@@ -1,45 +1,44 @@
-//! JSON from a backend, a person or a file: what is repaired before it is parsed, and what is
-//! rejected.
+//! JSON from a backend, a person or a file: repairs and checks before it is parsed.
 //!
-//! - A byte order mark in front is dropped, as RFC 8259 section 8.1 allows.
-//! - An unpaired surrogate escape (`"\ud83d"`) is read as U+FFFD. A JavaScript string can hold half
-//!   of a pair, such as what `slice` leaves of an emoji, and `JSON.stringify` writes it as this
-//!   escape. serde_json rejects the whole text for it.
-//! - A field named as serde_json names the text of a value is rejected. Where any value is welcome,
-//!   serde_json parses the text in such a field with a new limit of depth: text within text within
-//!   text, in a few kilobytes, overflows the stack. No backend sends such a field.
+//! - A byte order mark at the start is removed, as RFC 8259 section 8.1 allows.
+//! - An unpaired surrogate escape (`"\ud83d"`) becomes U+FFFD. A JavaScript string can hold half of a
+//!   pair, such as a part of an emoji after `slice`, and `JSON.stringify` writes it as this escape.
+//!   serde_json would reject the whole text.
+//! - A field with the name that serde_json uses for `RawValue` is rejected. Where a type accepts any
+//!   value, serde_json parses the text in such a field with a new depth limit, so that a few
+//!   kilobytes of nested text overflow the stack. No backend sends such a field.
 
 use std::borrow::Cow;
 
 use serde::de::{DeserializeOwned, Error as _};
 
-/// The name of the field, which is serde_json's own: `serde_json::value::RawValue`.
+/// The name of the field, from `serde_json::value::RawValue`.
 const NAME: &[u8] = b"$serde_json::private::RawValue";
 
-/// The letter of the name that other JSON has the least of (dollars are in all extended JSON), and
-/// its place.
+/// The letter of the name that is rarest in other JSON (all extended JSON has dollars), and its
+/// position.
 const RAREST: u8 = b'V';
 const RAREST_AT: usize = 25;
 
-/// Why a text is rejected.
+/// The reason for rejecting a text.
 const REASON: &str = "it has a field named as serde_json names the text of a value";
 
 /// The UTF-8 byte order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How U+FFFD is written in place of an unpaired surrogate: as long as that is.
+/// The escape of U+FFFD, which is as long as that of a surrogate.
 const REPLACEMENT: &[u8; 6] = b"\\ufffd";
 
-/// Parses JSON that somebody else wrote.
+/// Parses untrusted JSON.
 pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(&repair(text).map_err(serde_json::Error::custom)?)
 }
 
-/// Returns a text without a byte order mark, and with U+FFFD for unpaired surrogates. It is a copy
-/// only if there are any.
+/// Returns a text without a byte order mark, and with U+FFFD for unpaired surrogates. Copies the
+/// text only if it has unpaired surrogates.
 ///
 /// # Errors
-/// The reason, if the text has a field that serde_json takes for its own.
+/// The reason, if the text has the field that serde_json uses for `RawValue`.
 pub(crate) fn repair(text: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     let text = without_mark(text);
     let (mut repaired, mut may_have_name, mut at) = (Cow::Borrowed(text), false, 0);
@@ -72,16 +71,16 @@ pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// Returns the number in an escape such as `\u00e4`, if there is one at a place.
+/// Returns the number in an escape such as `\u00e4`, if there is one at a position.
 fn unicode_escape(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + REPLACEMENT.len())?.strip_prefix(b"\\u")?;
     let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().filter(|_| is_hex)
 }
 
-/// Returns where the next byte is, from a place on, for which `is_wanted` is not zero.
+/// Returns the position of the next byte, from `from` on, for which `is_wanted` is not zero.
 pub(crate) fn find_any(text: &[u8], from: usize, is_wanted: impl Fn(u8) -> u8) -> Option<usize> {
-    /// Compared at once, for which processors have instructions.
+    /// Bytes that are compared at once, with vector instructions.
     const CHUNK: usize = 64;
     let rest = text.get(from..)?;
     let none_of =
@@ -109,7 +108,7 @@ fn has_name(text: &[u8]) -> bool {
     false
 }
 
-/// Returns the length of the string that a text begins with, quotes included.
+/// Returns the length of the string at the start of a text, including its quotes.
 fn length(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     loop {

@@ -241,7 +241,7 @@ fn a_link_that_stands_says_so_whatever_comes_after_it() {
     let error = user.link(&password()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the profile answer, after the backend had done what was asked, cannot be read: a field is \
+        "the profile response, after the backend had carried out the request, cannot be read: a field is \
          missing or has the wrong type"
     );
     script.on(LINK, move |_| {
@@ -294,7 +294,10 @@ fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
     store.set_busy(false);
     for error in [linking, deleting] {
         assert!(matches!(error, Error::Store(_)) && error.is_ambiguous(), "{error:?}");
-        assert!(error.to_string().contains("the backend had done what was asked"), "{error}");
+        assert!(
+            error.to_string().contains("the backend had already carried out the request"),
+            "{error}"
+        );
     }
     assert_eq!(ada.state().unwrap(), UserState::LoggedIn, "nothing has changed here");
     let ended = session.clone();

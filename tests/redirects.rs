@@ -80,7 +80,7 @@ fn a_redirect_carries_nothing_to_another_origin_on_any_route() {
                 assert_eq!(status(&error), Some(code), "{what}: {error}");
                 assert_eq!(error.is_retryable(), matches!(code, 302 | 303 | 307), "{what}");
                 assert_eq!(error.is_ambiguous(), !repeatable && code < 304, "{what}");
-                let named = error.to_string().contains("it sends to ");
+                let named = error.to_string().contains("it redirects to ");
                 assert!(named || target.starts_with("//"), "{what}: {error}");
                 let arrived = web.arrived();
                 assert!(arrived.iter().all(|seen| seen.origin == HERE), "{what}: {arrived:?}");

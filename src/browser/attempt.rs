@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
             },
             refused => return Err(self.refusal(refused)),
         };
-        let date = response.header("date").and_then(crate::wire::date::parse);
+        let date = response.header("date").and_then(crate::http_date::parse);
         let expected = Expected {
             issuers: &endpoints.issuers,
             client_id: &self.sign_in.client_id,

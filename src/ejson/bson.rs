@@ -1,5 +1,5 @@
-//! BSON values as extended JSON, with the fields of documents in their order: in commands and in
-//! sort orders it counts, and a tree of serde_json's sorts them by name.
+//! Converts `bson::Bson` to and from extended JSON, and keeps the order of fields, which matters in
+//! commands and sort orders. `serde_json::Value` sorts fields by name.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde_json::{Number, Value};
 use super::de::NUMBER;
 use super::is_wrapper;
 
-/// Writes values as a list in canonical extended JSON.
+/// Serialises values as a list in canonical extended JSON.
 pub(crate) fn bson_list(values: &[Bson]) -> Result<Vec<u8>, serde_json::Error> {
     struct List<'a>(&'a [Bson]);
 
@@ -51,7 +51,7 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// A tree of JSON that keeps the order of fields.
+/// A JSON value that keeps the order of fields.
 pub(crate) enum Tree {
     Leaf(Value),
     List(Vec<Tree>),
@@ -59,8 +59,8 @@ pub(crate) enum Tree {
 }
 
 impl Tree {
-    /// Reads the tree as extended JSON, canonical or relaxed; `None` if it is none. bson's own words
-    /// on it may quote the value.
+    /// Converts extended JSON, canonical or relaxed, to BSON. `None` if it is invalid; bson's own
+    /// error may quote the value.
     pub(crate) fn into_bson(self) -> Option<Bson> {
         match self {
             Self::Leaf(value) => Bson::try_from(value).ok(),
@@ -93,7 +93,7 @@ fn is_legacy_regex(fields: &[(String, Tree)]) -> bool {
     fields.len() == 2 && fields.iter().all(is_text) && fields[0].0 != fields[1].0
 }
 
-/// Turns a wrapper as older servers write it into what the specification says.
+/// Converts a wrapper of an older server to the form in the specification.
 fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
     let text = |text: &str| Tree::Leaf(text.into());
     match fields.as_slice() {
@@ -145,7 +145,7 @@ fn document(fields: Vec<(String, Tree)>) -> Option<Document> {
 
 fn wrapped(mut fields: Vec<(String, Tree)>) -> Option<Bson> {
     let at = |wanted| fields.iter().position(|(name, _)| name == wanted);
-    // The one wrapper with a document inside.
+    // The only wrapper with a document inside.
     let scope = match at("$code").and(at("$scope")).map(|at| fields.remove(at).1) {
         Some(Tree::Fields(scope)) => Some(document(scope)?),
         Some(Tree::Leaf(Value::Null)) | None => None,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_keep_the_order_of_their_fields_both_ways() {
+    fn documents_keep_field_order_both_ways() {
         let scope = doc! {"z": 1, "a": {"y": 2_i64, "b": [{"x": 1, "c": null}]}};
         let code = JavaScriptCodeWithScope { code: "f()".into(), scope: scope.clone() };
         let values = [Bson::Document(scope), code.into()];
@@ -236,13 +236,13 @@ mod tests {
         );
         assert_eq!(text, format!(r#"[{scope},{{"$code":"f()","$scope":{scope}}}]"#));
         let Some(Bson::Array(read)) = read(&text) else { panic!("{text}") };
-        // Documents are equal whatever the order of their fields.
+        // Documents with another order of fields are equal.
         assert_eq!(bson_list(&read).unwrap(), text.as_bytes());
         assert_eq!(read, values);
     }
 
     #[test]
-    fn text_is_read_and_written_as_bson_itself_does() {
+    fn conversion_matches_bson_crate() {
         for value in [
             doc! {"min": Bson::MinKey, "max": Bson::MaxKey, "undefined": Bson::Undefined},
             doc! {"symbol": Bson::Symbol("s".into()), "code": Bson::JavaScriptCode("x".into())},
@@ -288,7 +288,7 @@ mod tests {
 
     /// What MongoDB wrote up to version 4.0.
     #[test]
-    fn legacy_forms_are_read() {
+    fn legacy_forms_are_parsed() {
         for (legacy, current) in [
             (r#"{"$numberInt":5}"#, r#"{"$numberInt":"5"}"#),
             (r#"{"$numberLong":5}"#, r#"{"$numberLong":"5"}"#),

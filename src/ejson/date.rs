@@ -1,8 +1,9 @@
-//! Dates as text: `2026-01-31T12:00:00.5Z`, or with an offset from UTC.
+//! ISO 8601 dates in relaxed extended JSON: `2026-01-31T12:00:00.5Z`, or with an offset from UTC.
 
-use crate::calendar::days;
+use crate::http_date::days_since_epoch;
 
-/// Reads an ISO 8601 date and time as milliseconds since the epoch. `None` if it is none.
+/// Parses a date and time and returns the milliseconds since the epoch. `None` if the text is not
+/// one.
 pub(super) fn parse(text: &str) -> Option<i64> {
     let (date, rest) = text.split_once('T')?;
     let (clock, offset) = match rest.strip_suffix(['Z', 'z']) {
@@ -10,7 +11,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
         None => {
             let at = rest.rfind(['+', '-'])?;
             let offset = &rest[at + 1..];
-            // Older servers write `+0000`.
+            // Some servers write `+0000`.
             let (hours, minutes) = offset.split_once(':').or_else(|| offset.split_at_checked(2))?;
             let minutes = number(hours, 2, 23)? * 60 + number(minutes, 2, 59)?;
             (&rest[..at], if rest[at..].starts_with('-') { -minutes } else { minutes })
@@ -35,7 +36,7 @@ pub(super) fn parse(text: &str) -> Option<i64> {
         return None;
     }
     let millis: i64 = format!("{fraction:0<3}")[..3].parse().ok()?;
-    let minutes = (days(year, month, day) * 24 + number(hour, 2, 23)?) * 60;
+    let minutes = (days_since_epoch(year, month, day) * 24 + number(hour, 2, 23)?) * 60;
     let minutes = minutes + number(minute, 2, 59)? - offset;
     Some((minutes * 60 + number(second, 2, 59)?) * 1000 + millis)
 }
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_read() {
+    fn dates_are_parsed() {
         for (text, millis) in [
             ("1970-01-01T00:00:00Z", 0),
             ("1969-12-31T23:59:59.999Z", -1),
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_refused() {
+    fn other_text_is_not_a_date() {
         for text in [
             "",
             "T",

@@ -1,8 +1,8 @@
-//! Reading extended JSON, canonical or relaxed, straight into any type.
+//! Deserialises extended JSON, canonical or relaxed, into any type.
 //!
-//! An adapter around a deserializer: wherever a number is wanted, `{"$numberInt":"1"}` and its
-//! sisters are read as that number. Where anything is welcome, number wrappers become numbers and
-//! every other object is passed on as it is. Structs and strings pass through untouched.
+//! [`Extended`] is an adapter around a deserializer. Where a type expects a number, it reads
+//! `{"$numberInt":"1"}` and the other number wrappers as that number. Where a type accepts anything,
+//! number wrappers become numbers and all other objects stay as they are.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +14,8 @@ use serde::de::{
     MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-/// Reads a value from extended JSON. Nothing at all is read as `null`; what is undefined must be
-/// `null` already.
+/// Parses a value. An empty text is `null`. [`without_undefined`](super::without_undefined) has to
+/// be called before.
 pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     let text = match text.trim_ascii() {
         b"" => b"null",
@@ -27,7 +27,7 @@ pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_js
     Ok(value)
 }
 
-/// The same for what comes in pieces and is not empty.
+/// Parses a value from a reader, which must not be empty.
 pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(text);
     let value = T::deserialize(Extended(&mut json))?;
@@ -38,11 +38,11 @@ pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, ser
 /// A deserializer that reads number wrappers as numbers.
 pub(super) struct Extended<D>(pub(super) D);
 
-/// The name by which serde_json asks itself for the text of a value.
+/// The name with which serde_json asks itself for the text of a value.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// The name by which serde_json passes a number on as text, where somebody in the program has
-/// turned on its feature `arbitrary_precision`.
+/// The name with which serde_json passes a number on as text, if its feature `arbitrary_precision`
+/// is enabled in the program.
 pub(super) const NUMBER: &str = "$serde_json::private::Number";
 
 macro_rules! pass {
@@ -92,7 +92,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
     }
     numbers! { Wanted::Anything, deserialize_any deserialize_f32 deserialize_f64 }
 
-    /// `()` stands for a value that the caller does not need: it takes any.
+    /// `()` accepts any value: the caller does not need it.
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         IgnoredAny::deserialize(self.0)?;
         visitor.visit_unit()
@@ -110,18 +110,18 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Extended<D> {
     }
 }
 
-/// What the visitor is to be given for an object.
+/// What a visitor expects in place of an object.
 #[derive(Clone, Copy)]
 enum Wanted {
-    /// The number that a number wrapper stands for, else the object.
+    /// The number of a number wrapper, or any other object unchanged.
     Anything,
-    /// A whole number; one that came as a float is welcome if it is whole.
+    /// A whole number. A float without a fraction is accepted.
     Integer,
-    /// The object.
+    /// The object unchanged.
     Itself,
 }
 
-/// Passes on what is found, with everything inside it read as extended JSON too.
+/// Passes values on to a visitor, and reads what is inside them as extended JSON too.
 struct Inside<V> {
     visitor: V,
     wanted: Wanted,
@@ -204,10 +204,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Inside<V> {
     }
 }
 
-/// Gives a float to a visitor, as a whole number if that is wanted and it is one. JavaScript has no
-/// other numbers, so a backend may answer `3.0` where 3 is meant.
+/// Passes a float to a visitor, as a whole number if the visitor expects one. JavaScript has only
+/// floats, so a backend may send `3.0` for 3.
 fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V::Value, E> {
-    /// The first float that may stand for its neighbour: what was written as one more is read as it.
+    /// The first float to which a neighbouring whole number is rounded.
     const UNSURE: f64 = 9_007_199_254_740_992.0;
     if matches!(to.wanted, Wanted::Integer) && value.trunc() == value && value.abs() < UNSURE {
         #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
@@ -216,7 +216,7 @@ fn number<'de, V: Visitor<'de>, E: Error>(to: Inside<V>, value: f64) -> Result<V
     to.visitor.visit_f64(value)
 }
 
-/// The number in a wrapper, as text. Older servers write a JSON number there.
+/// The number in a wrapper, as text. Older servers write a JSON number.
 struct Digits<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Digits<'de> {
@@ -250,7 +250,7 @@ impl<'de> Deserialize<'de> for Digits<'de> {
                 Ok(Digits(number.to_string().into()))
             }
 
-            // A number, where serde_json's feature `arbitrary_precision` is on.
+            // A number, if serde_json's feature `arbitrary_precision` is enabled.
             fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Digits<'de>, A::Error> {
                 match fields.next_key::<Cow<'de, str>>()? {
                     Some(key) if key == NUMBER => fields.next_value().map(Digits),
@@ -263,13 +263,12 @@ impl<'de> Deserialize<'de> for Digits<'de> {
     }
 }
 
-/// Reads a whole number that came as text, or as a JSON number without a fraction.
+/// Parses a whole number.
 fn integer(digits: &str) -> Option<i64> {
     digits.strip_suffix(".0").unwrap_or(digits).parse().ok()
 }
 
-/// Reads a float that came as text. It is not finite only if it says so: digits beyond every float
-/// are an error in plain JSON too.
+/// Parses a float. Digits beyond the largest float are an error, as in plain JSON.
 fn float(digits: &str) -> Option<f64> {
     let value: f64 = digits.parse().ok()?;
     (value.is_finite() || matches!(digits, "Infinity" | "-Infinity" | "NaN")).then_some(value)
@@ -303,7 +302,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ExtendedSeq<A> {
 }
 
 struct ExtendedMap<'de, A> {
-    /// A key that was read to see what the object is.
+    /// The first key, if it was read to recognise a wrapper.
     first: Option<Cow<'de, str>>,
     rest: A,
 }
@@ -382,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_in_both_forms() {
+    fn numbers_are_parsed_in_all_forms() {
         for text in [
             "5",
             "5.0",
@@ -407,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_float_is_a_whole_number_only_where_no_other_could_be_meant() {
+    fn float_beyond_2_53_is_not_an_integer() {
         assert_eq!(read::<i64>("9007199254740991.0"), 9_007_199_254_740_991);
         assert_eq!(read::<i64>("-9007199254740991.0"), -9_007_199_254_740_991);
         for text in [
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_float_is_infinite_only_if_it_says_so() {
+    fn number_beyond_floats_is_error() {
         for digits in ["1e400", "-1e400", "inf", "infinity", "+Infinity", "nan"] {
             let wrapped = format!(r#"{{"$numberDouble":"{digits}"}}"#);
             assert!(from_slice::<f64>(digits.as_bytes()).is_err(), "{digits}");
@@ -433,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_types_are_read_through() {
+    fn nested_types_are_parsed() {
         #[derive(Debug, Deserialize, PartialEq)]
         enum Shape {
             Dot,
@@ -471,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_keeps_every_wrapper_but_numbers() {
+    fn value_keeps_wrappers_except_numbers() {
         let text = r#"{"n":{"$numberInt":"1"},"d":{"$date":{"$numberLong":"2"}},"o":{"$oid":"5f"},"e":{}}"#;
         assert_eq!(
             read::<Value>(text),
@@ -481,14 +480,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_null() {
+    fn empty_text_is_null() {
         read::<()>("");
         read::<()>("null");
         assert_eq!(read::<Option<i32>>(" \n"), None);
     }
 
     #[test]
-    fn unit_takes_any_value() {
+    fn unit_accepts_any_value() {
         for text in ["7", r#""text""#, r#"{"a":[1,{"b":null}]}"#, r#"{"$numberInt":"1"}"#, "true"] {
             read::<()>(text);
             assert_eq!(read::<(i64, ())>(&format!("[1,{text}]")), (1, ()));

@@ -1,9 +1,9 @@
-//! Words for a value that does not fit a type: what was expected, what was seen, and where it is in
-//! the document. Never the value itself, which may be a secret.
+//! Messages for a value that does not fit a type: what was expected, what was found, and its path
+//! in the document. They never quote the value, which may be a secret.
 
 use serde_json::error::Category;
 
-/// Explains why `text` could not be read as a type.
+/// Returns why `text` could not be parsed as a type.
 pub(crate) fn explain(error: &serde_json::Error, text: &[u8]) -> String {
     let reason = reason(error);
     match error.classify() {
@@ -26,10 +26,10 @@ fn reason(error: &serde_json::Error) -> String {
     if let Some(start) =
         ["invalid type: ", "invalid value: "].iter().find(|start| text.starts_with(*start))
     {
-        // Of an enum without variants nothing is expected: any such words are in the value.
+        // For an enum without variants serde adds no expectation: `, expected ` is in the value.
         let seen_and_expected = text[start.len()..].rsplit_once(", expected ");
         let Some((seen, expected)) = seen_and_expected else { return unfit() };
-        // What is behind the quotation mark or the kind of number is the value.
+        // The value follows the kind, in quotation marks.
         let kind = seen.split(['`', '"']).next().unwrap_or_default().trim_end();
         let is_of_another_type = start.starts_with("invalid type");
         return match (seen_word(kind), is_of_another_type) {
@@ -49,18 +49,18 @@ fn reason(error: &serde_json::Error) -> String {
         };
     }
     match error.classify() {
-        // A type's own words about a value may repeat it.
+        // The message of a type's own `Deserialize` may quote the value.
         Category::Data if !is_about_fields(text) => unfit(),
         _ => text.to_owned(),
     }
 }
 
-/// Returns `true` for a message about a field by the name that the type gives it.
+/// Returns `true` for a message that names a field or a length of the type.
 fn is_about_fields(text: &str) -> bool {
     text.starts_with("missing field ") || text.starts_with("invalid length ")
 }
 
-/// Translates serde's word for what it saw to JSON's.
+/// Translates serde's name for a kind of value to JSON's.
 fn seen_word(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "boolean" => "a boolean",
@@ -77,7 +77,7 @@ fn seen_word(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// Translates serde's words for what a type takes to JSON's.
+/// Translates serde's description of the expected value to JSON's terms.
 fn expected_words(expected: &str) -> String {
     match expected {
         "a map" => "an object".to_owned(),
@@ -109,7 +109,7 @@ fn path_at(text: &[u8], line: usize, column: usize) -> Option<String> {
     Some(path.to_text())
 }
 
-/// Where a walk through a document has come to.
+/// A position in a document.
 #[derive(Default)]
 struct Path(Vec<Step>);
 
@@ -120,7 +120,7 @@ enum Step {
 }
 
 impl Path {
-    /// Walks through the beginning of a document that was well formed so far.
+    /// Follows the beginning of a document, which is well formed as far as it goes.
     fn walk(&mut self, text: &[u8]) {
         let mut at = 0;
         while let Some(byte) = text.get(at) {
@@ -150,13 +150,13 @@ impl Path {
     }
 
     fn to_text(&self) -> String {
-        /// As much of a key as is shown, in characters.
+        /// How many characters of a key are shown.
         const LONGEST_KEY: usize = 64;
         let mut text = String::new();
         for step in &self.0 {
             match step {
                 Step::Index(index) => text.push_str(&format!("[{index}]")),
-                // A number wrapper is the number.
+                // A number wrapper is not part of the path.
                 Step::Key(Some(key)) if key.starts_with("$number") => {}
                 Step::Key(Some(key)) => {
                     if !text.is_empty() {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn any_position_in_any_text_has_a_path() {
+    fn path_exists_for_any_position() {
         for text in ["", "\"", "{\"a\\", "]]]", "{{\"a\":[,,\"", "\n\n"] {
             for (line, column) in [(0, 0), (1, 0), (1, 1), (1, 9), (2, 1), (9, 9), (3, 0)] {
                 let _ = path_at(text.as_bytes(), line, column);

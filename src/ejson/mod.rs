@@ -1,17 +1,17 @@
-//! Extended JSON: how function arguments are written and results are read, and the types that JSON
-//! has no word for.
+//! Extended JSON, in which function arguments and results are written, and types for the values
+//! that JSON lacks.
 //!
-//! Written in canonical form (`{"$numberInt":"1"}`), which every backend reads; read in canonical
-//! and relaxed form alike. Both work through serde on any type, without a tree in between.
+//! keyfob writes the canonical form (`{"$numberInt":"1"}`), which every backend accepts, and reads
+//! both the canonical and the relaxed form. Both work with any serde type, without an intermediate
+//! tree.
 //!
-//! - Where a whole number is wanted, `3.0` is 3, up to 2^53 - 1: from there on a float may stand for
-//!   another number too, and is an error.
-//! - `()` takes any value and ignores it.
-//! - `{"$undefined":true}` is `null`, also in a `serde_json::Value` or a `RawValue`.
-//! - A `serde_json::Value` has no NaN and no infinities: they become `null` in it.
-//! - What lies behind `#[serde(flatten)]` or in an untagged enum is read by serde's own buffer,
-//!   after the numbers have lost their wrappers: an `i64` takes no `3.0` there. [`Int64`] takes both
-//!   forms of a number there as well.
+//! - A whole number may be written as a float such as `3.0`, up to 2^53 - 1. Larger floats are
+//!   errors, because they may be rounded.
+//! - `()` accepts any value and ignores it.
+//! - `{"$undefined":true}` is `null`, even in a `serde_json::Value` or a `RawValue`.
+//! - A `serde_json::Value` cannot hold NaN and infinities: they become `null` in it.
+//! - Fields behind `#[serde(flatten)]` and values of untagged enums are buffered by serde, without
+//!   the wrappers of numbers. An `i64` does not accept `3.0` there; [`Int64`] does.
 //!
 //! # Examples
 //!
@@ -54,9 +54,9 @@ pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 pub(crate) use self::undefined::without_undefined;
 use crate::error::{Error, Result};
 
-/// Tells whether a field marks an object as a value of another type, such as `{"$oid":"…"}`.
+/// Returns `true` if a field marks its object as a value of another type, such as `{"$oid":"…"}`.
 ///
-/// Source: the MongoDB Extended JSON v2 specification; `$uuid` is read there and never written.
+/// Source: the MongoDB Extended JSON v2 specification. `$uuid` is parsed and never written.
 pub(crate) fn is_wrapper(field: &str) -> bool {
     matches!(
         field,
@@ -79,7 +79,7 @@ pub(crate) fn is_wrapper(field: &str) -> bool {
     )
 }
 
-/// Writes the arguments of a function: a list, or nothing for none.
+/// Serialises the arguments of a function: a list, or `()` for none.
 pub(crate) fn list(arguments: &(impl Serialize + ?Sized)) -> Result<Vec<u8>> {
     let wrong = |reason: &str| Error::decode("the arguments of a function", reason);
     let list = to_vec(arguments).map_err(|error| wrong(&error.to_string()))?;
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limits_in_the_docs_are_what_they_are() {
+    fn limits_are_as_documented() {
         #[derive(Debug, Deserialize)]
         struct Row<T> {
             #[serde(flatten)]

@@ -1,8 +1,7 @@
-//! Writing canonical extended JSON.
+//! Serialises any type as canonical extended JSON.
 //!
-//! serde_json writes the text and asks a formatter for each number; ours wraps it, but where it is
-//! in a wrapper already. A float that is not finite never reaches the formatter (serde_json writes
-//! `null`).
+//! A serde_json formatter wraps each number, unless it is in a wrapper already. A float that is not
+//! finite does not reach the formatter: serde_json writes `null`.
 
 use std::io::{self, Write};
 
@@ -19,26 +18,26 @@ pub(crate) fn to_vec(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, serde
 
 #[derive(Default)]
 struct Canonical {
-    /// Numbers that are the keys of an object are text already.
+    /// Whether a key is being written. A number in a key is text already.
     in_key: bool,
-    /// Where the next value goes.
+    /// Where the next value is written.
     at: At,
-    /// Whether a part of the key was written already, which comes in parts if it has escapes.
+    /// Whether a part of the key was written. serde_json splits a key at its escapes.
     key_has_begun: bool,
-    /// How many objects are open inside a `$timestamp`, its own one included.
+    /// How many objects are open inside a `$timestamp`, including its own.
     in_timestamp: usize,
 }
 
-/// What a number is for, where that has a say in how it is written.
+/// The position of a number, as far as its form depends on it.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 enum At {
-    /// Right after `$minKey` or `$maxKey`, whose 1 is a plain one.
+    /// Right after `$minKey` or `$maxKey`: the 1 is not wrapped.
     Bound,
-    /// Right after `$date`, which has 64 bits however few are needed.
+    /// Right after `$date`: the number is always `$numberLong`.
     Date,
     #[default]
     Elsewhere,
-    /// Right after `$timestamp`, whose `t` and `i` are plain numbers.
+    /// Right after `$timestamp`: `t` and `i` are not wrapped.
     Timestamp,
 }
 
@@ -95,7 +94,7 @@ impl Formatter for Canonical {
     }
 
     fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
-        // `{:?}` keeps the `.0` of a whole number and is exact.
+        // `{:?}` is exact and writes `.0` after a whole number.
         self.number(out, "numberDouble", format_args!("{value:?}"))
     }
 
@@ -157,7 +156,7 @@ impl Formatter for Canonical {
 }
 
 fn too_large() -> io::Error {
-    let expected = "expected a whole number that fits 64 bits with a sign";
+    let expected = "expected a whole number that fits a signed 64-bit integer";
     io::Error::new(io::ErrorKind::InvalidInput, expected)
 }
 
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_wrapped_by_their_size() {
+    fn numbers_are_wrapped_by_size() {
         assert_eq!(
             text((1u8, -5i64, 2_147_483_648u64, 1.0, 0.1f64)),
             concat!(
@@ -185,21 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_fits_no_bson_type_is_refused() {
+    fn number_beyond_64_bits_is_error() {
         assert!(to_vec(&u64::MAX).is_err());
         assert!(to_vec(&u128::MAX).is_err());
         assert_eq!(text(-5i128), r#"{"$numberInt":"-5"}"#);
     }
 
     #[test]
-    fn keys_stay_plain_and_wrappers_stay_as_they_are() {
+    fn keys_and_wrappers_are_unchanged() {
         assert_eq!(text(BTreeMap::from([(7, "x")])), r#"{"7":"x"}"#);
         let wrapped = json!({"a": {"$oid": "5f"}, "b": {"$numberLong": "3"}, "c": null});
         assert_eq!(text(&wrapped), wrapped.to_string());
     }
 
     #[test]
-    fn numbers_within_wrappers_are_what_the_wrapper_wants() {
+    fn numbers_inside_wrappers_are_not_wrapped() {
         for wrapper in [
             json!({"$minKey": 1}),
             json!({"a": {"$gt": {"$maxKey": 1}}}),
@@ -209,7 +208,7 @@ mod tests {
         ] {
             assert_eq!(text(&wrapper), wrapper.to_string());
         }
-        // As a `Value` holds it that was read from canonical form.
+        // A `Value` that was parsed from the canonical form holds a plain number.
         assert_eq!(text(json!({"$date": -1})), r#"{"$date":{"$numberLong":"-1"}}"#);
         let after = json!([{"$minKey": 1}, 1, {"$timestamp": {"i": 2, "t": 1}, "x": 1}, {"x": 1}]);
         let expected = json!([
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wrapper_reaches_beyond_itself() {
+    fn numbers_beside_wrappers_are_wrapped() {
         for value in [
             json!({"$timestamp": {"a": {"b": 1}}}),
             json!({"$timestamp": [1]}),

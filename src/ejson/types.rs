@@ -1,5 +1,5 @@
-//! The types that JSON has no word for. Each is written in canonical form, and read in every form
-//! that a backend may send.
+//! Types for the values that JSON lacks. Each is serialised in canonical form, and parsed from every
+//! form that a backend sends.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -113,7 +113,7 @@ impl fmt::Debug for ObjectId {
     }
 }
 
-/// Writes `{key: value}`.
+/// Serialises `{key: value}`.
 fn wrap<S: Serializer>(
     out: S,
     key: &'static str,
@@ -209,7 +209,7 @@ impl<'de> Deserialize<'de> for DateTime {
     }
 }
 
-// Both read as the bare number is read, also where the numbers around them are read as plain JSON.
+// Through `Extended`, so that both accept number wrappers even inside plain JSON.
 
 impl<'de> Deserialize<'de> for Int64 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -234,7 +234,7 @@ impl<'de> Deserialize<'de> for Decimal128 {
     }
 }
 
-/// What the specification writes as text and older servers also write as a number.
+/// A value that the specification writes as text and that older servers also write as a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TextOrNumber {
@@ -252,7 +252,7 @@ impl TextOrNumber {
         }
     }
 
-    /// Reads a subtype of binary data: hexadecimal as text, and decimal as a number.
+    /// Returns the subtype of binary data: hexadecimal in text, decimal in a number.
     fn into_subtype(self) -> Option<u8> {
         match self {
             Self::Text(text) => u8::from_str_radix(&text, 16).ok(),
@@ -267,7 +267,7 @@ impl<'de> Deserialize<'de> for Binary {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Content {
-            /// As MongoDB wrote it up to version 4.0, with `$type` beside it.
+            /// The form of MongoDB up to version 4.0, with `$type` beside it.
             Legacy(String),
             Current {
                 base64: String,
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_is_written_canonically_and_read_back() {
+    fn types_round_trip_in_canonical_form() {
         round(ObjectId::new([0x5f; 12]), r#"{"$oid":"5f5f5f5f5f5f5f5f5f5f5f5f"}"#);
         round(DateTime::from_millis(-1), r#"{"$date":{"$numberLong":"-1"}}"#);
         round(Int64(5), r#"{"$numberLong":"5"}"#);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn relaxed_forms_are_read() {
+    fn relaxed_forms_are_parsed() {
         let date = |text: &str| from_slice::<DateTime>(text.as_bytes()).unwrap().millis();
         assert_eq!(date(r#"{"$date":"1970-01-01T00:00:01.5Z"}"#), 1500);
         assert_eq!(date(r#"{"$date":1500}"#), 1500);
@@ -354,7 +354,7 @@ mod tests {
 
     /// What MongoDB wrote up to version 4.0, and what tools write.
     #[test]
-    fn legacy_forms_are_read() {
+    fn legacy_forms_are_parsed() {
         let date = |text: &str| from_slice::<DateTime>(text.as_bytes()).unwrap().millis();
         assert_eq!(date(r#"{"$date":{"$numberLong":1500}}"#), 1500);
         assert_eq!(date(r#"{"$date":"1970-01-01T00:00:01.500+0000"}"#), 1500);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_our_own_is_read_wherever_a_bare_one_is() {
+    fn int64_and_double_accept_bare_numbers() {
         #[derive(Debug, Deserialize, PartialEq)]
         struct Inner {
             n: Int64,
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn wrong_values_are_errors() {
         assert!(from_slice::<ObjectId>(br#"{"$oid":"xyz"}"#).is_err());
         assert!(from_slice::<ObjectId>("{\"$oid\":\"ääääääääääää\"}".as_bytes()).is_err());
         assert!(from_slice::<DateTime>(br#"{"$date":"tomorrow"}"#).is_err());

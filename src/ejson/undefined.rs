@@ -1,7 +1,7 @@
-//! `{"$undefined":true}`: what JavaScript leaves out, and backends send all the same.
+//! Replaces `{"$undefined":true}`, which backends send for a missing JavaScript value, with `null`.
 //!
-//! It is made `null` before anything is read, since no type can be asked whether it takes nothing
-//! once it was told that there is an object.
+//! This is done in the text, before it is parsed: a deserializer that has reported an object to a
+//! type cannot report `null` any more.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,10 @@ use crate::untrusted_json::find_any;
 
 const NAME: &[u8] = br#""$undefined""#;
 
-/// Returns extended JSON with `null` in place of each `{"$undefined":true}`, however it is spaced.
+/// Returns extended JSON with `null` in place of each `{"$undefined":true}`, with any spacing.
 ///
-/// A look at the text is enough: within a string the quotes of the name are escaped, and after one
-/// that ends with a brace there comes no name.
+/// The text need not be parsed for this: inside a string the quotes of the name are escaped, and a
+/// string that ends with a brace is not followed by a name.
 pub(crate) fn without_undefined(text: &[u8]) -> Cow<'_, [u8]> {
     let mut kept = Vec::new();
     let (mut rest, mut from) = (text, 0);
@@ -34,7 +34,7 @@ pub(crate) fn without_undefined(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
-/// Returns where the name is, from some place on.
+/// Returns the position of the next name, from `from` on.
 fn find(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -46,7 +46,7 @@ fn find(text: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// Returns what comes after `:true}`.
+/// Returns the text after `:true}`.
 fn after_true(text: &[u8]) -> Option<&[u8]> {
     let text = text.trim_ascii_start().strip_prefix(b":")?;
     let text = text.trim_ascii_start().strip_prefix(b"true")?;
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn undefined_becomes_null_wherever_it_stands_and_nothing_else_does() {
+    fn only_undefined_becomes_null() {
         for (text, expected) in [
             (r#"{"$undefined":true}"#, "null"),
             ("[1,{\r\n\"$undefined\" :\ttrue } , 2]", "[1,null , 2]"),

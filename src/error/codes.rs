@@ -4,7 +4,7 @@ use std::fmt;
 
 macro_rules! codes {
     ($($variant:ident = $name:literal,)*) => {
-        /// The `error_code` of an error body. A code this version does not know is kept as text.
+        /// The `error_code` of an error body. An unknown code is kept as text.
         ///
         /// Source: realm-core `src/realm/error_codes.cpp`, the codes from 4300 on.
         #[derive(Clone, Debug, Eq, Hash, PartialEq)]

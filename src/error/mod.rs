@@ -1,26 +1,32 @@
-//! What can go wrong, as types: one [`Error`] that answers the questions a caller asks of it.
+//! The error types of this crate: one [`Error`] with predicates for what a caller asks about it.
 //!
-//! Texts are one lower-case clause without a full stop. Causes are in
-//! [`source`](std::error::Error::source) and not repeated. No text holds a secret, and control
-//! characters from a backend are escaped.
+//! A message is one lower-case clause without a full stop. It does not repeat its causes, which
+//! [`source`](std::error::Error::source) returns. No message holds a secret, and control characters
+//! from a backend are escaped.
 
 mod codes;
+mod display;
+mod server;
 mod sign_in;
+mod store;
+mod transport;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use codes::ServerErrorCode;
+pub(crate) use display::Printable;
+pub use server::{LinkRefusal, ServerError};
 pub use sign_in::{SignInError, SignInErrorKind};
+pub use store::{StoreError, StoreErrorKind};
+pub use transport::{TransportError, TransportErrorKind};
 
 use crate::id::UserId;
-use crate::unprintable::is_unprintable;
 
-/// What is attempted by a [`link`](crate::User::link), whose refusals have a meaning of their own.
+/// The [`attempt`](ServerError::attempt) of a [`link`](crate::User::link), for
+/// [`Error::link_refusal`].
 pub(crate) const LINK: &str = "link the account";
 
 /// The result of nearly all calls in this crate.
@@ -40,7 +46,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | [`Server`](Self::Server) | by status, see below | no | sometimes, see below | the backend's |
 /// | [`ShutDown`](Self::ShutDown) | no | no | if a request that changes something may have arrived | none |
 /// | [`SignIn`](Self::SignIn) | if it failed before the person was asked to sign in, and may succeed later | no | no | none |
-/// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already done what was asked | none |
+/// | [`Store`](Self::Store) | for kind `Busy` | no | if the backend had already carried out the request | none |
 /// | [`Transport`](Self::Transport) | unless the kind is `BodyTooLarge`, `InvalidUrl`, `NotABackend`, `Proxy` or `Tls` | no | if a request that changes something may have arrived | none |
 ///
 /// A `Server` error is retryable for the statuses 302, 303, 307, 408, 429, 502, 503 and 504; for
@@ -86,11 +92,11 @@ pub enum Error {
         /// Whether a request that changes something was sent and may have arrived.
         ambiguous: bool,
     },
-    /// A setting or an argument cannot be used. Nothing was sent or stored.
+    /// A setting or an argument is invalid. Nothing was sent or stored.
     Config {
         /// Which setting or argument.
         what: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and what is expected.
         reason: String,
     },
     /// A response or an argument does not have the expected form.
@@ -128,53 +134,11 @@ pub enum LocalState {
     ///
     /// [`Session::current_user`]: crate::Session::current_user
     NoCurrentUser,
-    /// The user is known here and logged out.
+    /// The user is logged out.
     NotLoggedIn(UserId),
-    /// The user is not known here: never logged in, removed, or another session's.
+    /// The store has no such user: it never logged in here, was removed, or belongs to another
+    /// session.
     UnknownUser(UserId),
-}
-
-/// Why an account could not be linked; see [`Error::link_refusal`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum LinkRefusal {
-    /// The account belongs to another user. Log in with it instead.
-    IdentityAlreadyInUse,
-    /// Accounts of this provider cannot be linked.
-    NotLinkable,
-    /// The e-mail address is not registered or not confirmed, or the password is wrong.
-    RegisterFirst,
-}
-
-/// The backend refused a request.
-///
-/// Source: realm-core `object-store/sync/app_utils.cpp` for the error body.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct ServerError {
-    /// What was attempted, such as "log in".
-    pub attempt: &'static str,
-    /// The HTTP status.
-    pub status: u16,
-    /// The backend's symbolic code, if it sent one.
-    pub code: Option<ServerErrorCode>,
-    /// The backend's message, unchanged; `Display` escapes control characters.
-    pub message: String,
-    /// The URL of the backend's log of this request, if the backend sent one.
-    pub log_link: Option<String>,
-    /// How long to wait before retrying, from the `Retry-After` header.
-    pub retry_after: Option<Duration>,
-    /// The origin that a redirect pointed to, such as `https://example.org`, if keyfob did not
-    /// follow it.
-    pub sends_to: Option<String>,
-    /// Whether the request changes something and may have taken effect: a proxy had no response of
-    /// the backend (502 or 504 without a JSON object), a web page came with a 5xx other than 501,
-    /// 503 and 511, or the response was a redirect (301, 302, 303).
-    pub ambiguous: bool,
-    /// Whether the same request may succeed later: the backend, or a proxy in front of it, is busy
-    /// or down (302, 303, 307, 408, 429, 502, 503, 504; any 5xx if the request is harmless to
-    /// repeat), or a web page came with a 4xx other than 404, 405 and 410, or with any 5xx.
-    pub retryable: bool,
 }
 
 /// A response or an argument does not have the expected form.
@@ -185,114 +149,6 @@ pub struct DecodeError {
     pub what: Cow<'static, str>,
     /// What was expected and what was seen. Never the text itself, which may contain a secret.
     pub reason: String,
-}
-
-/// No usable response came back.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct TransportError {
-    /// What kind of failure it was.
-    pub kind: TransportErrorKind,
-    /// The origin that the request was for, such as `https://example.org`.
-    pub origin: String,
-    /// Whether the request changes something and may have reached the backend, so that repeating
-    /// it could do it twice.
-    pub ambiguous: bool,
-    unsent: bool,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
-}
-
-/// The kinds of [`TransportError`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum TransportErrorKind {
-    /// The response to a request that succeeded is larger than the limit.
-    BodyTooLarge,
-    /// The host could not be reached, or ended the TLS handshake. Nothing was sent.
-    Connect,
-    /// A web page came as if it were a success: something between here and the backend, such as the
-    /// sign-on page of a network, responded in its place.
-    Intercepted,
-    /// The connection broke after at least a part of the request had been sent.
-    Interrupted,
-    /// The URL cannot be requested: malformed, or plain http to another machine.
-    InvalidUrl,
-    /// What responded to a log-in, a registration or another request without a token does not look
-    /// like an App Services backend: the base URL is probably another service's. The
-    /// [`source`](StdError::source) says what was seen.
-    NotABackend,
-    /// The response is not HTTP, or has an encoding that keyfob did not ask for.
-    Protocol,
-    /// The proxy refused to connect, with a status such as 407 (user name or password missing or
-    /// wrong). Nothing was sent.
-    Proxy,
-    /// The host name could not be resolved. Nothing was sent.
-    Resolve,
-    /// The deadline passed.
-    Timeout,
-    /// The server's certificate or its TLS version was rejected. Nothing was sent.
-    Tls,
-}
-
-/// The store could not be read or written.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct StoreError {
-    /// What kind of failure it was.
-    pub kind: StoreErrorKind,
-    /// The file or directory concerned.
-    pub path: Option<PathBuf>,
-    /// What was attempted or seen.
-    pub reason: Cow<'static, str>,
-    /// Whether the backend had done what was asked, such as deleting a user, before the store
-    /// failed to keep it.
-    pub ambiguous: bool,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
-}
-
-/// The kinds of [`StoreError`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum StoreErrorKind {
-    /// The directory may not be used: its permissions or its owner forbid it, or it is not a
-    /// directory.
-    Access,
-    /// Another thread or process held a lock until the deadline.
-    Busy,
-    /// The data is damaged. keyfob keeps the old bytes; the error names where.
-    Damaged,
-    /// The session was opened before this process was forked. The child may open a session of its
-    /// own. If the parent had written to any store before the fork, that session can only read;
-    /// start a new program (`exec`) to write.
-    Forked,
-    /// The disk is full.
-    Full,
-    /// Reading or writing failed.
-    Io,
-    /// The encryption key is wrong or not available, a key was given for an unencrypted store that
-    /// the key must not encrypt, or no key was given for an encrypted store. Nothing was changed;
-    /// with the right key the store opens.
-    Key,
-    /// The directory holds the users of another app or backend.
-    Mismatch,
-    /// A newer version of keyfob wrote this.
-    NewerVersion,
-    /// The data directory is on a network file system, where locks and syncs are not reliable.
-    NotLocal,
-    /// The store has lost commits that this process had seen. The call changed nothing.
-    RolledBack,
-    /// The changes were made, and would not survive a failure of the store yet, for example because
-    /// too few replicas have acknowledged them. The session goes on with them, and keeps new tokens
-    /// as unpersisted tokens, so that later commits store them again.
-    Unconfirmed,
-}
-
-impl StoreErrorKind {
-    /// Returns `true` if a store of this process's own users cannot be written at present, and can
-    /// perhaps be read.
-    pub(crate) fn is_unwritable(self) -> bool {
-        matches!(self, Self::Access | Self::Busy | Self::Full | Self::Io)
-    }
 }
 
 impl Error {
@@ -412,12 +268,13 @@ impl Error {
         }
     }
 
-    /// Says that the backend had done what was asked when this happened.
+    /// Marks that the backend had already carried out the request when this error occurred.
     pub(crate) fn mark_backend_changed(mut self) -> Self {
         match &mut self {
             Self::Decode(error) => {
                 error.what =
-                    format!("{}, after the backend had done what was asked,", error.what).into();
+                    format!("{}, after the backend had carried out the request,", error.what)
+                        .into();
             }
             Self::Server(error) => error.ambiguous = true,
             Self::Store(error) => error.ambiguous = true,
@@ -591,202 +448,6 @@ impl Error {
     }
 }
 
-impl TransportError {
-    /// Creates an error of a kind. It becomes ambiguous only if the session, which knows what the
-    /// request was for, marks it so.
-    pub fn new(kind: TransportErrorKind, origin: impl Into<String>) -> Self {
-        Self { kind, origin: origin.into(), ambiguous: false, unsent: false, source: None }
-    }
-
-    /// Marks that the failure happened before anything was sent, where the kind alone does not say
-    /// so.
-    #[must_use]
-    pub fn before_sending(mut self) -> Self {
-        self.unsent = true;
-        self
-    }
-
-    /// Adds the cause, for [`source`](StdError::source).
-    #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(Arc::from(source.into()));
-        self
-    }
-
-    /// Returns `true` if the backend may have received the request.
-    pub fn may_have_arrived(&self) -> bool {
-        !self.unsent
-            && matches!(
-                self.kind,
-                TransportErrorKind::BodyTooLarge
-                    | TransportErrorKind::Intercepted
-                    | TransportErrorKind::Interrupted
-                    | TransportErrorKind::Protocol
-                    | TransportErrorKind::Timeout
-            )
-    }
-}
-
-impl StoreError {
-    /// Creates an error of a kind; `reason` says what was attempted or seen.
-    pub fn new(kind: StoreErrorKind, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, path: None, reason: reason.into(), ambiguous: false, source: None }
-    }
-
-    /// Names the file or directory concerned.
-    #[must_use]
-    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
-        self.path = Some(path.as_ref().to_owned());
-        self
-    }
-
-    /// Adds the cause, for [`source`](StdError::source).
-    #[must_use]
-    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(Arc::from(source.into()));
-        self
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cancelled { ambiguous: false } => f.write_str("the call was cancelled"),
-            Self::Cancelled { ambiguous: true } => {
-                f.write_str("the call was cancelled before the response to a request arrived")
-            }
-            Self::Config { what, reason } => {
-                write!(f, "{what} cannot be used: {}", Printable(reason))
-            }
-            Self::Decode(error) => error.fmt(f),
-            Self::LocalState(state) => state.fmt(f),
-            Self::LoginEnded(error) => write!(f, "the login has ended, log in again: {error}"),
-            Self::Server(error) => error.fmt(f),
-            Self::ShutDown { ambiguous: false } => f.write_str("the session was shut down"),
-            Self::ShutDown { ambiguous: true } => {
-                f.write_str("the session was shut down before the answer to a request came")
-            }
-            Self::SignIn(error) => error.fmt(f),
-            Self::Store(error) => error.fmt(f),
-            Self::Transport(error) => error.fmt(f),
-        }
-    }
-}
-
-/// The message and its causes, in one line, since `fn main() -> keyfob::Result<()>` shows this text to
-/// people.
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)?;
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, ": {}", Printable(&error.to_string()))?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for LocalState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CannotLinkAnonymous => {
-                f.write_str("anonymous credentials cannot be linked to a user")
-            }
-            Self::NoCurrentUser => f.write_str("nobody is logged in, log in first"),
-            Self::NotLoggedIn(user) => {
-                write!(f, "user {} is logged out, log in again", Printable(user.as_str()))
-            }
-            Self::UnknownUser(user) => {
-                write!(f, "user {} is not known here", Printable(user.as_str()))
-            }
-        }
-    }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the backend refused to {}: ", self.attempt)?;
-        if !self.message.is_empty() {
-            let end = if self.sends_to.is_some() { ", and " } else { " " };
-            write!(f, "{}{end}", Printable(&self.message))?;
-        }
-        if let Some(origin) = &self.sends_to {
-            write!(f, "it sends to {}, which is not followed ", Printable(origin))?;
-        }
-        match &self.code {
-            Some(code) => write!(f, "(status {}, {})", self.status, Printable(code.as_str())),
-            None => write!(f, "(status {})", self.status),
-        }
-    }
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may have the name of a function in it.
-        write!(f, "{} cannot be read: {}", Printable(&self.what), Printable(&self.reason))
-    }
-}
-
-impl fmt::Display for TransportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            TransportErrorKind::BodyTooLarge => "the answer is larger than the limit",
-            TransportErrorKind::Connect => "cannot connect",
-            TransportErrorKind::Intercepted => {
-                "what responded does not look like an App Services backend, it returned a web page, \
-                 check the base URL and whether this network wants a sign-on"
-            }
-            TransportErrorKind::Interrupted => "the connection broke before the answer was whole",
-            TransportErrorKind::InvalidUrl => "the URL cannot be requested",
-            TransportErrorKind::NotABackend => {
-                "what responded does not look like an App Services backend, check the base URL"
-            }
-            TransportErrorKind::Protocol => "the answer cannot be read as HTTP",
-            TransportErrorKind::Proxy => {
-                "the proxy refused to connect, check its URL, user name and password"
-            }
-            TransportErrorKind::Resolve => "the host name cannot be resolved",
-            TransportErrorKind::Timeout => "the time was up before an answer came",
-            TransportErrorKind::Tls => "TLS was refused",
-        };
-        write!(f, "{what}: {}", Printable(&self.origin))
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the store cannot be used: {}", Printable(&self.reason))?;
-        if let Some(path) = &self.path {
-            write!(f, ": {}", Printable(&path.to_string_lossy()))?;
-        }
-        match self.ambiguous {
-            true => f.write_str("; the backend had done what was asked"),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Text from elsewhere, with control characters escaped and at most 500 characters of it.
-pub(crate) struct Printable<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LIMIT: usize = 500;
-        for (count, character) in self.0.chars().enumerate() {
-            if count == LIMIT {
-                return f.write_str("…");
-            }
-            if is_unprintable(character) {
-                write!(f, "{}", character.escape_unicode())?;
-            } else {
-                write!(f, "{character}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -800,19 +461,6 @@ impl StdError for Error {
 
 impl StdError for DecodeError {}
 impl StdError for LocalState {}
-impl StdError for ServerError {}
-
-impl StdError for StoreError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
-
-impl StdError for TransportError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
 
 impl From<LocalState> for Error {
     fn from(state: LocalState) -> Self {
@@ -854,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_never_printed_raw() {
+    fn control_characters_are_escaped() {
         let error = ServerError {
             attempt: "log in",
             status: 401,
@@ -862,7 +510,7 @@ mod tests {
             message: "no\u{1b}[2Jway".into(),
             log_link: None,
             retry_after: None,
-            sends_to: None,
+            redirect_origin: None,
             ambiguous: false,
             retryable: false,
         };
@@ -870,13 +518,13 @@ mod tests {
             Error::from(error).to_string(),
             "the backend refused to log in: no\\u{1b}[2Jway (status 401, Bad\\u{7}Code)"
         );
-        let error = Error::decode("the answer", "a\u{202e}b\n");
-        assert_eq!(error.to_string(), "the answer cannot be read: a\\u{202e}b\\u{a}");
+        let error = Error::decode("the response", "a\u{202e}b\n");
+        assert_eq!(error.to_string(), "the response cannot be read: a\\u{202e}b\\u{a}");
     }
 
     #[test]
-    fn long_messages_are_cut() {
-        let error = Error::decode("the answer", "x".repeat(10_000));
+    fn long_messages_are_truncated() {
+        let error = Error::decode("the response", "x".repeat(10_000));
         assert!(error.to_string().len() < 600);
     }
 }

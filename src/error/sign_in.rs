@@ -1,4 +1,4 @@
-//! Why a sign-in with an identity provider failed.
+//! Errors of a sign-in with an identity provider.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use super::Printable;
 
-/// A sign-in in the browser or on another device failed. Nobody was logged in.
+/// A sign-in in the browser or on another device failed. No user was logged in.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SignInError {
-    /// What kind of failure it was.
+    /// The kind of failure.
     pub kind: SignInErrorKind,
     /// The issuer of the provider, such as `https://accounts.google.com`.
     pub provider: String,
     /// The provider's error code, such as `access_denied`, if it sent one.
     pub code: Option<String>,
-    /// What was seen, or the provider's description of its error. It holds no secret.
+    /// What happened, or the provider's description of its error. It holds no secret.
     pub reason: String,
     retryable: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -26,17 +26,17 @@ pub struct SignInError {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum SignInErrorKind {
-    /// The response of the provider cannot be used: it is malformed, or a check of it failed, such
-    /// as that of the ID token's nonce.
+    /// The response of the provider is invalid: it is malformed, or failed a check such as that of
+    /// the ID token's nonce.
     InvalidResponse,
-    /// No port could be listened on for the response.
+    /// keyfob could not listen on a port for the response.
     Listener,
-    /// The provider refused, or the person did: see [`SignInError::code`].
+    /// The provider or the person refused: see [`SignInError::code`].
     Refused,
-    /// The request for the tokens was sent, and no whole response came back. The code in it may
-    /// have been used up, so it is not sent again: start a new sign-in.
+    /// The request for the tokens was sent, and no complete response arrived. The provider may have
+    /// used up the code, so keyfob does not send it again: start a new sign-in.
     ResponseLost,
-    /// Nobody completed the sign-in in time.
+    /// The person did not complete the sign-in in time.
     TimedOut,
     /// The provider responded that it cannot respond now (429 or 5xx).
     Unavailable,
@@ -63,7 +63,7 @@ impl SignInError {
         Self { code: Some(code.into()), ..self }
     }
 
-    /// Marks that the same call may succeed later, and that nobody was asked to sign in yet.
+    /// Marks that the same call may succeed later and that no person was asked to sign in yet.
     pub(crate) fn retryable(self) -> Self {
         Self { retryable: true, ..self }
     }
@@ -74,7 +74,7 @@ impl SignInError {
 }
 
 impl SignInError {
-    /// Returns `true` if the same call may succeed later and nobody was asked to sign in yet.
+    /// Returns `true` if the same call may succeed later and no person was asked to sign in yet.
     pub(super) fn is_retryable(&self) -> bool {
         self.retryable
     }

@@ -15,9 +15,7 @@ use super::endpoint::{Endpoint, find, segments};
 use super::error::ApiError;
 use super::faults::{Faults, TriggeredFault};
 use super::functions::Functions;
-use super::http::{
-    Framing, Handler, Line, Outcome, Rejection, Request, Response, SMALL_BODY, http_date,
-};
+use super::http::{Framing, Handler, Line, Outcome, Rejection, Request, Response, SMALL_BODY};
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
@@ -27,6 +25,7 @@ use super::state::State;
 use super::test_provider::{self, TestProvider};
 use super::throttle::Throttle;
 use super::token::Tokens;
+use crate::http_date;
 use crate::{Clock, UserId};
 
 /// All that answers need.
@@ -209,7 +208,7 @@ impl Service {
         preflight: bool,
     ) -> Response {
         let mut headers = vec![
-            ("Date", http_date(self.clock.now())),
+            ("Date", http_date::format(self.clock.now())),
             ("X-Appservices-Request-Id", request_id.to_owned()),
             ("Access-Control-Allow-Origin", "*".to_owned()),
             ("Access-Control-Expose-Headers", "X-Appservices-Request-Id".to_owned()),
@@ -266,7 +265,7 @@ impl Service {
         let path = request.path.strip_prefix(test_provider::PATH)?;
         let time = Time { now: self.now(), monotonic: self.clock.monotonic() };
         let mut response = provider.respond(request, path, time);
-        response.headers.push(("Date", http_date(self.clock.now())));
+        response.headers.push(("Date", http_date::format(self.clock.now())));
         Some(response)
     }
 

@@ -1,5 +1,5 @@
-//! What an answer means that is no success: whether the backend itself says so, and what follows
-//! from it for the request and for the login.
+//! Responses with an error: whether the backend itself sent it, and what it means for the request
+//! and for the login.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,65 +8,65 @@ use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::date;
 use super::redirect::is_redirect;
 use super::route::Route;
 use crate::base_url::origin;
 use crate::error::{ServerError, ServerErrorCode};
+use crate::http_date;
 use crate::transport::Response;
 use crate::untrusted_json;
 
-/// Reads an answer to a route that is no success.
+/// Returns the error of a response that is not a success.
 ///
-/// A redirect to "see other" may come after the request was carried out. A gateway that had no
-/// answer from the backend does not say whether it was; nor does an error page.
-pub(crate) fn refusal(route: &Route, answer: &Response) -> ServerError {
-    let (status, is_page) = (answer.status(), is_page(answer));
-    let is_open = match status {
+/// A redirect may come after the request was carried out. A gateway that got no response from the
+/// backend does not know whether it was, and an error page does not say so.
+pub(crate) fn refusal(route: &Route, response: &Response) -> ServerError {
+    let (status, is_page) = (response.status(), is_page(response));
+    let may_have_happened = match status {
         301..=303 => true,
-        502 | 504 => is_foreign(answer),
-        // "Not here" and "not now".
+        502 | 504 => is_foreign(response),
+        // "Not implemented", "unavailable", "network authentication required": nothing was done.
         501 | 503 | 511 => false,
         500.. => is_page,
         _ => false,
     };
     let retryable = match status {
         302 | 303 | 307 | 408 | 429 | 502..=504 => true,
-        // There is no such page: it is not the way that is wrong.
+        // The page does not exist: repeating the request does not help.
         404 | 405 | 410 => false,
         400..=499 => is_page,
         500.. => is_page || route.repeatable,
         _ => false,
     };
-    let ambiguous = is_open && !route.repeatable;
-    ServerError { ambiguous, retryable, ..error(route.attempt, answer) }
+    let ambiguous = may_have_happened && !route.repeatable;
+    ServerError { ambiguous, retryable, ..error(route.attempt, response) }
 }
 
-/// The body of an answer that is no success. Its fields are raw, so that a large value that is no
-/// text costs nothing.
+/// The body of an error response. Its fields stay unparsed, because a large value that is not a
+/// string is not needed.
 #[derive(Default)]
 struct ErrorBody {
     error: Option<Box<RawValue>>,
     error_code: Option<Box<RawValue>>,
     link: Option<Box<RawValue>>,
     message: Option<Box<RawValue>>,
-    /// Whether it was read to its end.
-    is_whole: bool,
+    /// Whether the body was parsed to its end.
+    is_complete: bool,
 }
 
 impl ErrorBody {
-    /// Parses a JSON object, whatever its content type calls it. Of a truncated answer it returns
-    /// the fields before the cut. `None` if it is no object, or if it has one of these fields
-    /// twice, so that nobody knows which one counts. Bytes that are not UTF-8 are U+FFFD, so that
-    /// they do not hide the code beside them.
-    fn parse(answer: &Response) -> Option<Self> {
-        let text = untrusted_json::repair(answer.body()).ok()?;
+    /// Parses a JSON object, whatever its content type. Of a truncated response it returns the
+    /// complete fields. `None` if the body is not an object, or has one of these fields twice, so
+    /// that its value is unclear. Bytes that are not UTF-8 become U+FFFD, so that the other fields
+    /// can be parsed.
+    fn parse(response: &Response) -> Option<Self> {
+        let text = untrusted_json::repair(response.body()).ok()?;
         let text = String::from_utf8_lossy(&text);
         let mut json = serde_json::Deserializer::from_str(&text);
         let mut body = Self::default();
         match json.deserialize_map(&mut body).and_then(|()| json.end()) {
-            Ok(()) => body.is_whole = true,
-            Err(error) if answer.is_truncated && error.is_eof() => {}
+            Ok(()) => body.is_complete = true,
+            Err(error) if response.is_truncated && error.is_eof() => {}
             Err(_) => return None,
         }
         Some(body)
@@ -100,13 +100,14 @@ impl<'de> Visitor<'de> for &mut ErrorBody {
     }
 }
 
-/// Reads the body of an answer that is no success: a JSON object with an `error` and perhaps an
+/// Parses the body of an error response: a JSON object with an `error`, and optionally an
 /// `error_code` and a `link`.
 ///
-/// Source: `app_utils.cpp`, `AppUtils::check_for_errors`; its order, body before status, makes an
-/// error of a function that answers `{"error":…}`. Flowerbase puts its words into `message`.
-fn error(attempt: &'static str, answer: &Response) -> ServerError {
-    let body = ErrorBody::parse(answer).unwrap_or_default();
+/// Source: `app_utils.cpp`, `AppUtils::check_for_errors`. It looks at the body before the status,
+/// so that it takes a function's result `{"error":…}` for an error. Flowerbase sends its message in
+/// `message`.
+fn error(attempt: &'static str, response: &Response) -> ServerError {
+    let body = ErrorBody::parse(response).unwrap_or_default();
     let text = |value: &Option<Box<RawValue>>| {
         let text = serde_json::from_str::<String>(value.as_ref()?.get()).ok()?;
         Some(text).filter(|text| !text.is_empty())
@@ -118,147 +119,149 @@ fn error(attempt: &'static str, answer: &Response) -> ServerError {
     };
     ServerError {
         attempt,
-        status: answer.status(),
+        status: response.status(),
         code: code.as_deref().map(Into::into),
         message: words.unwrap_or_default(),
         log_link: text(&body.link),
-        retry_after: retry_after(answer),
-        sends_to: is_redirect(answer.status())
-            .then(|| origin(answer.header("location")?.trim()))
+        retry_after: retry_after(response),
+        redirect_origin: is_redirect(response.status())
+            .then(|| origin(response.header("location")?.trim()))
             .flatten(),
         ambiguous: false,
         retryable: false,
     }
 }
 
-/// Reads how long the backend asks to be left alone: seconds, perhaps with a fraction, or a date to
-/// be held against the answer's own. At most a year, so that it can be added to any time.
+/// Returns how long to wait before retrying, at most a year: a number of seconds, possibly with a
+/// fraction, or a date, which is compared with the response's `Date`.
 ///
 /// Source: RFC 9110, section 10.2.3.
-fn retry_after(answer: &Response) -> Option<Duration> {
+fn retry_after(response: &Response) -> Option<Duration> {
     const YEAR: Duration = Duration::from_secs(366 * 86_400);
-    let value = answer.header("retry-after")?.trim();
+    let value = response.header("retry-after")?.trim();
     let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let pause = if is_number {
         Duration::try_from_secs_f64(value.parse().ok()?).unwrap_or(YEAR)
     } else {
-        let (then, now) = (date::parse(value)?, date::parse(answer.header("date")?.trim())?);
+        let (then, now) =
+            (http_date::parse(value)?, http_date::parse(response.header("date")?.trim())?);
         Duration::from_secs(then.saturating_sub(now).max(0).unsigned_abs())
     };
     Some(pause.min(YEAR))
 }
 
-/// Returns an answer's date, in milliseconds since the epoch.
-pub(crate) fn answered_at(answer: &Response) -> Option<i64> {
-    Some(date::parse(answer.header("date")?.trim())?.saturating_mul(1000))
+/// Returns the `Date` of a response, in milliseconds since the epoch.
+pub(crate) fn answered_at(response: &Response) -> Option<i64> {
+    Some(http_date::parse(response.header("date")?.trim())?.saturating_mul(1000))
 }
 
-/// Returns the date of an answer that is surely the backend's own, and not of a page on the way.
-pub(crate) fn backend_answered_at(answer: &Response) -> Option<i64> {
-    let is_json = answer.header("content-type").is_some_and(|kind| {
+/// Returns the `Date` of a response that the backend itself sent, and not a proxy.
+pub(crate) fn backend_answered_at(response: &Response) -> Option<i64> {
+    let is_json = response.header("content-type").is_some_and(|kind| {
         kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
     });
-    answered_at(answer).filter(|_| is_json && (200..300).contains(&answer.status()))
+    answered_at(response).filter(|_| is_json && (200..300).contains(&response.status()))
 }
 
-/// Tells whether an answer refuses the token that came with the request, so that a new one helps.
+/// Returns `true` if a response rejects the token of the request, so that a new one helps.
 ///
-/// Source: realm-web `Fetcher.ts` asks for `InvalidSession`, realm-core for any 401. A wrong
-/// password is a 401 as well, and has a code that says so.
-pub(crate) fn refuses_token(answer: &Response) -> bool {
-    answer.status() == 401
-        && matches!(error("", answer).code, None | Some(ServerErrorCode::InvalidSession))
+/// Source: realm-web `Fetcher.ts` checks for `InvalidSession`, realm-core for any 401. A wrong
+/// password is a 401 too, with a code of its own.
+pub(crate) fn refuses_token(response: &Response) -> bool {
+    response.status() == 401
+        && matches!(error("", response).code, None | Some(ServerErrorCode::InvalidSession))
 }
 
-/// Tells whether an answer to a request that carried the refresh token says that this token is
-/// over. Only a code says so: a 401 without one is no definite answer on these routes. Nor is any
-/// answer after a redirect.
-pub(crate) fn refuses_session(answer: &Response) -> bool {
+/// Returns `true` if a response to a request with the refresh token says that this token is no
+/// longer valid. On these routes a 401 without a code is not definite, and neither is any response
+/// after a redirect.
+pub(crate) fn refuses_session(response: &Response) -> bool {
     use ServerErrorCode::{InvalidSession, UserDisabled};
-    !answer.was_redirected
-        && answer.status() == 401
-        && matches!(error("", answer).code, Some(InvalidSession | UserDisabled))
+    !response.was_redirected
+        && response.status() == 401
+        && matches!(error("", response).code, Some(InvalidSession | UserDisabled))
 }
 
-/// Tells whether an answer to [`super::Route::log_out`] says that there is no such session any more:
-/// the backend itself, in its own words, and not whoever a redirect led to.
-pub(crate) fn knows_no_session(answer: &Response) -> bool {
-    !answer.was_redirected && refuses_token(answer) && is_object(answer)
+/// Returns `true` if the backend itself, and not the target of a redirect, says in the response to
+/// [`super::Route::log_out`] that the session no longer exists.
+pub(crate) fn knows_no_session(response: &Response) -> bool {
+    !response.was_redirected && refuses_token(response) && is_object(response)
 }
 
-/// Tells whether an answer to [`super::Route::refresh`] ends the login for good: the backend itself
-/// says so, and neither a proxy on the way nor whoever a redirect led to. `expired` says whether
-/// the refresh token's own time is over.
+/// Returns `true` if a response to [`super::Route::refresh`] ends the login: the backend itself
+/// rejects the refresh token, and not a proxy or the target of a redirect. `expired` says whether
+/// the refresh token has expired.
 ///
-/// Source: Flowerbase answers a JSON 401, with or without code; App Services `InvalidSession`.
-pub(crate) fn ends_login(answer: &Response, expired: bool) -> bool {
-    if answer.was_redirected {
+/// Source: Flowerbase returns a JSON 401, with or without a code; App Services `InvalidSession`.
+pub(crate) fn ends_login(response: &Response, expired: bool) -> bool {
+    if response.was_redirected {
         return false;
     }
-    let is_json = is_object(answer);
-    match (answer.status(), error("", answer).code) {
+    let is_json = is_object(response);
+    match (response.status(), error("", response).code) {
         (401, Some(ServerErrorCode::InvalidSession | ServerErrorCode::UserDisabled)) => true,
         (401, None) if is_json => true,
-        // A proxy's own, and "later".
+        // From a proxy, or temporary.
         (407 | 408 | 429, _) => false,
-        // With a clock that is wrong, anything on the way could end a login otherwise.
+        // JSON only: if the clock is wrong, a proxy's page could end a login otherwise.
         (400..=499, _) => expired && is_json,
         _ => false,
     }
 }
 
-/// Tells whether an answer is not the protocol's: a page of whatever stands where the backend was,
-/// or in front of it.
-pub(crate) fn is_foreign(answer: &Response) -> bool {
-    match answer.status() {
-        200..=299 => is_page(answer),
-        404 | 502 | 503 | 504 => !is_object(answer),
+/// Returns `true` if a response does not follow the protocol: it is a page of a proxy, or of another
+/// service at the backend's address.
+pub(crate) fn is_foreign(response: &Response) -> bool {
+    match response.status() {
+        200..=299 => is_page(response),
+        404 | 502 | 503 | 504 => !is_object(response),
         _ => false,
     }
 }
 
 /// Says what a response to a request without a token is, if no App Services backend would send it:
 /// "no such route" or "not like this" without words of the protocol.
-pub(crate) fn not_a_backend(answer: &Response) -> Option<String> {
-    let refusal = error("", answer);
-    let is_page = is_page(answer);
+pub(crate) fn not_a_backend(response: &Response) -> Option<String> {
+    let refusal = error("", response);
+    let is_page = is_page(response);
     let is_known = refusal.code.is_some() || is_unknown_app(&refusal);
-    let is_foreign = match answer.status() {
+    let is_foreign = match response.status() {
         404 | 405 | 410 | 501 => !is_known,
         407 | 408 | 429 => false,
-        400..=499 => !is_known && refusal.message.is_empty() && is_object(answer),
+        400..=499 => !is_known && refusal.message.is_empty() && is_object(response),
         _ => false,
     };
     let body = match () {
         () if is_page => "a web page",
-        () if is_object(answer) => "JSON that is no App Services error",
-        () if answer.body().is_empty() => "no body",
+        () if is_object(response) => "JSON that is no App Services error",
+        () if response.body().is_empty() => "no body",
         () => "a body that is no App Services error",
     };
-    is_foreign.then(|| format!("it returned status {} with {body}", answer.status()))
+    is_foreign.then(|| format!("it returned status {} with {body}", response.status()))
 }
 
-/// Tells whether an answer is a web page: it begins like one, or it says so and is no JSON.
-fn is_page(answer: &Response) -> bool {
-    let body = untrusted_json::without_mark(answer.body()).trim_ascii();
+/// Returns `true` if a response is a web page: it begins like one, or its content type is HTML and
+/// its body is not JSON.
+fn is_page(response: &Response) -> bool {
+    let body = untrusted_json::without_mark(response.body()).trim_ascii();
     let says_so = || {
-        answer.header("content-type").is_some_and(|kind| {
+        response.header("content-type").is_some_and(|kind| {
             kind.trim_start().get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
         })
     };
-    let is_json = || match answer.is_truncated {
+    let is_json = || match response.is_truncated {
         true => body.starts_with(b"{"),
         false => serde_json::from_slice::<IgnoredAny>(body).is_ok(),
     };
     body.starts_with(b"<") || !body.is_empty() && says_so() && !is_json()
 }
 
-/// Tells whether an answer is an object whose code, if it has one, can be read.
-fn is_object(answer: &Response) -> bool {
-    ErrorBody::parse(answer).is_some_and(|body| body.is_whole)
+/// Returns `true` if the body is a complete error object, so that its code, if any, is known.
+fn is_object(response: &Response) -> bool {
+    ErrorBody::parse(response).is_some_and(|body| body.is_complete)
 }
 
-/// Tells whether the backend says that it has no such app.
+/// Returns `true` if the backend says that the app does not exist.
 pub(crate) fn is_unknown_app(error: &ServerError) -> bool {
     error.status == 404 && error.message.starts_with("cannot find app")
 }
@@ -268,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_bodies_of_every_backend_are_read() {
+    fn error_bodies_of_all_backends_are_parsed() {
         let read = |body: &str| {
             let error = error("log in", &Response::new(401, body));
             (error.code.map(|code| code.as_str().to_owned()), error.message)
@@ -323,10 +326,10 @@ mod tests {
             ("inf", None),
             ("1e3", None),
         ] {
-            let answer = Response::new(429, "").with_header("Date", date);
-            let answer = answer.with_header("Retry-After", value);
+            let response = Response::new(429, "").with_header("Date", date);
+            let response = response.with_header("Retry-After", value);
             let expected = expected.map(Duration::from_secs);
-            assert_eq!(error("x", &answer).retry_after, expected, "{value}");
+            assert_eq!(error("x", &response).retry_after, expected, "{value}");
         }
         let after = |value: &str| {
             error("x", &Response::new(429, "").with_header("Retry-After", value)).retry_after
@@ -340,10 +343,10 @@ mod tests {
     fn truncated_errors_keep_their_first_fields() {
         let long = "x".repeat(1000);
         let read = |text: &str, is_truncated| {
-            let mut answer = Response::new(401, text);
-            answer.is_truncated = is_truncated;
-            let code = error("x", &answer).code.map(|code| code.as_str().to_owned());
-            (code, is_object(&answer))
+            let mut response = Response::new(401, text);
+            response.is_truncated = is_truncated;
+            let code = error("x", &response).code.map(|code| code.as_str().to_owned());
+            (code, is_object(&response))
         };
         let cut = format!(r#"{{"error":"no","error_code":"InvalidSession","stack":"{long}"#);
         assert_eq!(read(&cut, true), (Some("InvalidSession".to_owned()), false));
@@ -362,15 +365,17 @@ mod tests {
     }
 
     #[test]
-    fn marks_and_unpaired_surrogates_hide_nothing() {
+    fn byte_order_mark_and_surrogates_hide_nothing() {
         let text =
             "\u{feff} {\"\\ud83d\":1,\"error\":\"a\\ud83d\",\"error_code\":\"InvalidSession\"}";
-        let answer = Response::new(401, text);
-        let error = error("x", &answer);
+        let response = Response::new(401, text);
+        let error = error("x", &response);
         assert_eq!(
             (error.code, &*error.message),
             (Some(ServerErrorCode::InvalidSession), "a\u{fffd}")
         );
-        assert!(refuses_session(&answer) && ends_login(&answer, false) && !is_foreign(&answer));
+        assert!(
+            refuses_session(&response) && ends_login(&response, false) && !is_foreign(&response)
+        );
     }
 }

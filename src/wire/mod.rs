@@ -1,9 +1,10 @@
-//! The protocol: routes, bodies and answers. Pure, and the only place that knows the backend's
-//! JSON.
+//! The protocol: routes, request bodies and response bodies.
+//!
+//! This is the only client module that knows the backend's JSON. It does no I/O, takes no lock and
+//! reads no clock.
 //!
 //! Source, unless an item names another: realm-core `src/realm/object-store/sync/app.cpp`.
 
-pub(crate) mod date;
 mod error;
 mod redirect;
 mod response;

@@ -1,42 +1,42 @@
-//! Where an answer sends its request instead.
+//! Redirects: where a response sends its request.
 
 use crate::base_url::origin;
 use crate::transport::{Method, Response};
 
-/// The longest `Location` that is looked at, in bytes.
+/// The longest `Location` that is accepted, in bytes.
 const LONGEST: usize = 8 * 1024;
 
-/// An answer's wish to have its request sent elsewhere.
+/// The target of a redirect.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Redirect {
     /// The absolute URL, without a fragment.
     pub(crate) url: String,
-    /// Scheme, host and port of it, as [`origin`] writes them.
+    /// Its scheme, host and port, as [`origin`] writes them.
     pub(crate) origin: String,
 }
 
-/// Tells whether a status sends elsewhere.
+/// Returns `true` for the status of a redirect.
 ///
-/// Source: RFC 9110, section 15.4. The other 3xx are no redirects of a request.
+/// Source: RFC 9110, section 15.4. The other 3xx do not redirect a request.
 pub(crate) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Tells whether a redirect with this status keeps a request as it is. For the others, agents turn
-/// any other method into a GET without a body, whose answer would read as a success although
-/// nothing was done.
+/// Returns `true` if a redirect with this status keeps method and body. With the others, clients
+/// send a GET without a body, whose response would look like a success although nothing was done.
 pub(crate) fn keeps_request(status: u16, method: Method) -> bool {
     method == Method::Get || matches!(status, 307 | 308)
 }
 
-/// Reads where an answer sends the request for `from`, an absolute URL. Nothing if it is no
-/// redirect, or if its `Location` is missing or nothing that a client should follow: with a user
-/// name, another scheme, odd characters, or a path that climbs.
-pub(crate) fn redirect(from: &str, answer: &Response) -> Option<Redirect> {
-    if !is_redirect(answer.status()) {
+/// Returns the target of a redirect of a request for `from`, an absolute URL.
+///
+/// `None` if the response is not a redirect, or if its `Location` is missing or unsafe: it has a
+/// user name, another scheme, odd characters, or a path with `.` or `..`.
+pub(crate) fn redirect(from: &str, response: &Response) -> Option<Redirect> {
+    if !is_redirect(response.status()) {
         return None;
     }
-    let wanted = answer.header("location")?.trim();
+    let wanted = response.header("location")?.trim();
     let wanted = wanted.split_once('#').map_or(wanted, |(wanted, _)| wanted);
     let is_odd = |byte: u8| byte == b'\\' || !byte.is_ascii_graphic();
     if wanted.is_empty() || wanted.len() > LONGEST || wanted.bytes().any(is_odd) {
@@ -64,7 +64,7 @@ pub(crate) fn redirect(from: &str, answer: &Response) -> Option<Redirect> {
     Some(Redirect { url: format!("{origin}{target}"), origin })
 }
 
-/// Returns where the path of an absolute URL begins, or would.
+/// Returns where the path of an absolute URL begins, or would begin.
 fn path_at(url: &str) -> Option<usize> {
     let host = url.find("://")? + 3;
     Some(url[host..].find(['/', '?', '#']).map_or(url.len(), |end| host + end))
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_read_as_the_rfc_says() {
+    fn location_is_resolved_as_in_rfc_3986() {
         for (location, url) in [
             ("https://h.example/b", "https://h.example/b"),
             ("HTTPS://H.example.:443/b#part", "https://h.example/b"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_should_follow_leads_nowhere() {
+    fn unsafe_location_is_not_followed() {
         let long = format!("/{}", "a".repeat(LONGEST));
         for location in [
             "",

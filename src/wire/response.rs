@@ -1,4 +1,4 @@
-//! What the backend answers when it has done what was asked.
+//! Responses to requests that succeeded.
 
 use std::mem;
 
@@ -14,10 +14,10 @@ use crate::secret::Secret;
 use crate::token::{AccessToken, RefreshToken};
 use crate::{lenient, untrusted_json};
 
-/// Why an answer is refused whose fields are not as they should be.
-const UNFIT: &str = "a field is missing or has the wrong type";
+/// The reason for rejecting a response whose fields are wrong.
+const WRONG_FIELDS: &str = "a field is missing or has the wrong type";
 
-/// The answer to a log-in.
+/// The response to a log-in.
 pub(crate) struct LoginResponse {
     pub(crate) user: UserId,
     pub(crate) access_token: AccessToken,
@@ -25,20 +25,20 @@ pub(crate) struct LoginResponse {
     pub(crate) device_id: Option<DeviceId>,
 }
 
-/// The answer to a refresh. Backends that rotate refresh tokens send a new one along.
+/// The response to a refresh. Backends that rotate refresh tokens include a new one.
 #[derive(Clone)]
 pub(crate) struct RefreshResponse {
     pub(crate) access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
 }
 
-/// The answer to [`super::Route::location`]: the hosts for everything else.
+/// The response to [`super::Route::location`]: the hosts for all other requests.
 pub(crate) struct LocationResponse {
     pub(crate) http: String,
     pub(crate) websocket: Option<String>,
 }
 
-/// Reads the answer to [`super::Route::location`].
+/// Parses the response to [`super::Route::location`].
 pub(crate) fn location(body: &[u8]) -> Result<LocationResponse> {
     #[derive(Deserialize)]
     struct Body {
@@ -46,13 +46,13 @@ pub(crate) fn location(body: &[u8]) -> Result<LocationResponse> {
         #[serde(default, deserialize_with = "lenient::or_default")]
         ws_hostname: String,
     }
-    let body: Body = parse("the location answer", body)?;
+    let body: Body = parse("the location response", body)?;
     let is_websocket = body.ws_hostname.starts_with("ws") && body.ws_hostname.contains("://");
     let websocket = is_websocket.then(|| body.ws_hostname.trim_end_matches('/').to_owned());
     Ok(LocationResponse { http: body.hostname, websocket })
 }
 
-/// Reads the answer to [`super::Route::log_in`].
+/// Parses the response to [`super::Route::log_in`].
 pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
     #[derive(Deserialize)]
     struct Body {
@@ -62,9 +62,9 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
         refresh_token: String,
         user_id: String,
     }
-    let body: Body = parse("the log-in answer", body)?;
+    let body: Body = parse("the log-in response", body)?;
     if body.user_id.is_empty() {
-        return Err(Error::decode("the log-in answer", "its `user_id` is empty"));
+        return Err(Error::decode("the log-in response", "its `user_id` is empty"));
     }
     let login = LoginResponse {
         user: UserId::new(body.user_id),
@@ -74,7 +74,7 @@ pub(crate) fn login(body: &[u8]) -> Result<LoginResponse> {
     };
     let is_own =
         login.access_token.belongs_to(&login.user) && login.refresh_token.belongs_to(&login.user);
-    own(is_own, "the log-in answer")?;
+    own(is_own, "the log-in response")?;
     Ok(login)
 }
 
@@ -104,10 +104,10 @@ fn is_id_of(id: &Value, user: &UserId) -> bool {
     id.as_str().is_none_or(|id| id == user.as_str())
 }
 
-/// Reads the answer to [`super::Route::link`]: the user's new access token.
+/// Parses the response to [`super::Route::link`]: the user's new access token.
 ///
-/// A backend that does not know linking logs in as the other user instead (Flowerbase does). Then
-/// the answer is that log-in, to be ended.
+/// A backend without linking (Flowerbase) logs in as the other user instead. Then this returns that
+/// log-in, which the caller has to revoke.
 pub(crate) fn linked(
     body: &[u8],
     user: &UserId,
@@ -118,16 +118,16 @@ pub(crate) fn linked(
         #[serde(default, deserialize_with = "lenient::or_default")]
         user_id: String,
     }
-    let answer: Body = parse("the link answer", body)?;
-    if !answer.user_id.is_empty() && answer.user_id != user.as_str() {
+    let response: Body = parse("the link response", body)?;
+    if !response.user_id.is_empty() && response.user_id != user.as_str() {
         return Ok(Err(Box::new(login(body)?)));
     }
-    let access_token = AccessToken::parse(answer.access_token.into())?;
-    own(access_token.belongs_to(user), "the link answer")?;
+    let access_token = AccessToken::parse(response.access_token.into())?;
+    own(access_token.belongs_to(user), "the link response")?;
     Ok(Ok(access_token))
 }
 
-/// Reads the answer to [`super::Route::refresh`].
+/// Parses the response to [`super::Route::refresh`].
 pub(crate) fn refreshed(body: &[u8], user: &UserId) -> Result<RefreshResponse> {
     #[derive(Deserialize)]
     struct Body {
@@ -137,7 +137,7 @@ pub(crate) fn refreshed(body: &[u8], user: &UserId) -> Result<RefreshResponse> {
         #[serde(default)]
         user_id: Value,
     }
-    const WHAT: &str = "the refresh answer";
+    const WHAT: &str = "the refresh response";
     let body: Body = parse(WHAT, body)?;
     let access_token = AccessToken::parse(body.access_token.into())?;
     let refresh_token = body.refresh_token.filter(|token| !token.is_empty());
@@ -150,7 +150,7 @@ pub(crate) fn refreshed(body: &[u8], user: &UserId) -> Result<RefreshResponse> {
     Ok(RefreshResponse { access_token, refresh_token })
 }
 
-/// Reads the answer to [`super::Route::profile`].
+/// Parses the response to [`super::Route::profile`].
 pub(crate) fn profile(body: &[u8], user: &UserId) -> Result<(Vec<Identity>, Profile)> {
     #[derive(Deserialize)]
     struct Body {
@@ -170,14 +170,14 @@ pub(crate) fn profile(body: &[u8], user: &UserId) -> Result<(Vec<Identity>, Prof
         #[serde(default, deserialize_with = "lenient::text")]
         provider_type: String,
     }
-    const WHAT: &str = "the profile answer";
+    const WHAT: &str = "the profile response";
     const FIELDS: [&str; 5] = ["data", "domain_id", "identities", "type", "user_id"];
     let fields: Map<String, Value> = parse(WHAT, body)?;
     if !fields.is_empty() && !FIELDS.iter().any(|field| fields.contains_key(*field)) {
         return Err(Error::decode(WHAT, "it has no field of a profile"));
     }
     let body: Body =
-        serde_json::from_value(fields.into()).map_err(|_| Error::decode(WHAT, UNFIT))?;
+        serde_json::from_value(fields.into()).map_err(|_| Error::decode(WHAT, WRONG_FIELDS))?;
     own(is_id_of(&body.user_id, user), WHAT)?;
     let identities = objects(body.identities.unwrap_or_default()).map(|identity: IdentityBody| {
         Identity::new(identity.id, Provider::from(identity.provider_type.as_str()))
@@ -185,7 +185,7 @@ pub(crate) fn profile(body: &[u8], user: &UserId) -> Result<(Vec<Identity>, Prof
     Ok((identities.collect(), Profile::new(body.data.unwrap_or_default(), body.kind)))
 }
 
-/// Returns what can be read of a list of objects. Other items are left out.
+/// Parses the items of a list. Items that are not objects of this type are left out.
 fn objects<T: DeserializeOwned>(items: Vec<Value>) -> impl Iterator<Item = T> {
     let objects = items.into_iter().filter(Value::is_object);
     objects.filter_map(|item| serde_json::from_value(item).ok())
@@ -193,7 +193,7 @@ fn objects<T: DeserializeOwned>(items: Vec<Value>) -> impl Iterator<Item = T> {
 
 #[derive(Deserialize)]
 struct ApiKeyBody {
-    // realm-web's tests have `{"$oid":"…"}`.
+    // `{"$oid":"…"}` in the tests of realm-web.
     #[serde(default, rename = "_id", deserialize_with = "lenient::text")]
     id: String,
     #[serde(default, deserialize_with = "lenient::text")]
@@ -205,8 +205,8 @@ struct ApiKeyBody {
 }
 
 impl ApiKeyBody {
-    /// Returns the key; `None` if nothing says which one it is.
-    fn known(self) -> Option<ApiKey> {
+    /// Returns the key; `None` if it has neither an id nor a name.
+    fn identified(self) -> Option<ApiKey> {
         (!self.id.is_empty() || !self.name.is_empty()).then(|| self.into())
     }
 }
@@ -217,49 +217,49 @@ impl From<ApiKeyBody> for ApiKey {
     }
 }
 
-/// Reads the answer to [`super::Route::create_api_key`]: the only one that holds the key itself.
+/// Parses the response to [`super::Route::create_api_key`], the only one that contains the secret.
 pub(crate) fn created_api_key(body: &[u8]) -> Result<(ApiKey, Secret)> {
     let mut body: ApiKeyBody = parse("the new API key", body)?;
     let key = mem::take(&mut body.key);
     if key.is_empty() {
         return Err(Error::decode("the new API key", "its `key` is missing"));
     }
-    // A terminal would take it for a command.
+    // A terminal interprets control characters.
     if key.contains(char::is_control) {
-        return Err(Error::decode("the new API key", "it has characters that no key has"));
+        return Err(Error::decode("the new API key", "it contains control characters"));
     }
     Ok((body.into(), key.into()))
 }
 
-/// Reads the answer to [`super::Route::get_api_key`].
+/// Parses the response to [`super::Route::get_api_key`].
 pub(crate) fn api_key(body: &[u8]) -> Result<ApiKey> {
     const WHAT: &str = "the API key";
-    let key = parse::<ApiKeyBody>(WHAT, body)?.known();
+    let key = parse::<ApiKeyBody>(WHAT, body)?.identified();
     key.ok_or_else(|| Error::decode(WHAT, "it has neither an `_id` nor a name"))
 }
 
-/// Reads the answer to [`super::Route::list_api_keys`].
+/// Parses the response to [`super::Route::list_api_keys`].
 pub(crate) fn api_keys(body: &[u8]) -> Result<Vec<ApiKey>> {
     const WHAT: &str = "the list of API keys";
     let items: Option<Vec<Value>> = parse_any(WHAT, body)?;
     let mut items = items.unwrap_or_default();
     items.retain(|item| !item.is_null());
     let is_empty = items.is_empty();
-    let keys: Vec<_> = objects(items).filter_map(ApiKeyBody::known).collect();
+    let keys: Vec<_> = objects(items).filter_map(ApiKeyBody::identified).collect();
     if keys.is_empty() && !is_empty {
-        return Err(Error::decode(WHAT, "no item of it is a key"));
+        return Err(Error::decode(WHAT, "none of its items is a key"));
     }
     Ok(keys)
 }
 
-/// Reads what a backend says about a request that it accepted. Whatever else it answers means
-/// nothing.
+/// Parses the status of a request that the backend accepted. Any other response is
+/// [`RequestOutcome::Unknown`].
 pub(crate) fn outcome(body: &[u8]) -> RequestOutcome {
     #[derive(Deserialize)]
     struct Body {
         status: String,
     }
-    let body: Result<Body> = parse("the answer", body);
+    let body: Result<Body> = parse("the response", body);
     match body.as_ref().map(|body| body.status.as_str()) {
         Ok("pending") => RequestOutcome::Pending,
         Ok("success" | "confirmed") => RequestOutcome::Done,
@@ -267,7 +267,7 @@ pub(crate) fn outcome(body: &[u8]) -> RequestOutcome {
     }
 }
 
-/// Reads an object. serde takes a list for one as well, value by value.
+/// Parses an object. serde would also accept a list of its values.
 fn parse<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T> {
     match untrusted_json::without_mark(body).trim_ascii_start().first() {
         Some(b'[') => Err(Error::decode(what, "it is a list")),
@@ -278,9 +278,9 @@ fn parse<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T> {
 fn parse_any<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T> {
     let body = untrusted_json::repair(body).map_err(|reason| Error::decode(what, reason))?;
     serde_json::from_slice(&body).map_err(|error| {
-        // serde_json's text can quote the body, and the body can hold a token.
+        // serde_json's message can quote the body, which can hold a token.
         let reason = match error.classify() {
-            serde_json::error::Category::Data => UNFIT,
+            serde_json::error::Category::Data => WRONG_FIELDS,
             serde_json::error::Category::Eof => "it ends too early",
             _ => "it is not JSON",
         };
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_profile_fields_fail_nothing_else() {
+    fn unexpected_profile_fields_are_ignored() {
         let read = |text: &str| {
             profile(text.as_bytes(), &UserId::new("u"))
                 .unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn created_key_survives_odd_fields() {
+    fn created_key_ignores_unexpected_fields() {
         for text in [
             r#"{"key":"sekret"}"#,
             r#"{"key":"sekret","_id":null,"name":null,"disabled":null}"#,
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_keys_fail_no_list() {
+    fn key_list_ignores_unexpected_items() {
         let read = |text: &str| {
             let keys = api_keys(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
             let seen = |key: ApiKey| (key.id.as_str().to_owned(), key.name, key.is_enabled);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_and_refreshes_are_read_leniently() {
+    fn logins_and_refreshes_are_parsed_leniently() {
         let token = "e30.eyJleHAiOjIuNSwiaWF0IjoxfQ.c2ln";
         for device in ["null", "7", r#"{"$oid":"5f"}"#, "[1]", r#""""#] {
             let text = format!(
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_do_not_fit_are_errors_without_their_text() {
+    fn wrong_responses_are_errors_without_text() {
         for body in ["", "<html>", "{}", r#"{"access_token":7}"#, r#"{"access_token":"sekret"}"#] {
             let error = login(body.as_bytes()).err().unwrap();
             assert!(matches!(error, Error::Decode(_)), "{body}");

@@ -1,4 +1,4 @@
-//! What can be asked of the backend: routes with their bodies.
+//! Requests: one constructor of [`Route`] per endpoint of the backend.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::id::ApiKeyId;
 use crate::secret::{Body, Secret};
 use crate::transport::Method;
 
-/// Which of a user's tokens a route carries.
+/// The user's token that a route carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Bearer {
     Access,
@@ -21,40 +21,40 @@ pub(crate) enum Bearer {
     Refresh,
 }
 
-/// One call of the protocol, before it is known where and by whom it will be sent.
+/// A request without its host and its token.
 #[derive(Clone)]
 pub(crate) struct Route {
-    /// What is attempted, for errors: "the backend refused to …".
+    /// The attempt, for messages: "the backend refused to …".
     pub(crate) attempt: &'static str,
     pub(crate) method: Method,
-    /// The path below the location.
+    /// The path at the location's host.
     pub(crate) path: String,
     pub(crate) bearer: Bearer,
     pub(crate) body: Option<Arc<Body>>,
-    /// Whether sending it twice does no harm.
+    /// Whether the request can be sent twice without harm.
     pub(crate) repeatable: bool,
-    /// How many bytes the answer may have.
+    /// The largest body of a response, in bytes.
     pub(crate) limit: u64,
 }
 
-/// What a log-in asks the backend to note about the device.
+/// The application that a log-in reports to the backend.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Device {
     pub(crate) app_name: String,
     pub(crate) app_version: String,
 }
 
-/// The largest answer of the protocol's own that is read: a profile, which may hold a picture.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// The largest response of any other endpoint: a profile, which may hold a picture.
+const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
 
-/// The largest result of a function that is read.
+/// The largest result of a function.
 const MAX_RESULT: u64 = 64 * 1024 * 1024;
 
 const CLIENT: &str = "/api/client/v2.0";
 
 impl Route {
     fn new(attempt: &'static str, method: Method, path: String) -> Self {
-        let (bearer, limit) = (Bearer::None, MAX_ANSWER);
+        let (bearer, limit) = (Bearer::None, MAX_RESPONSE);
         Self { attempt, method, path, bearer, body: None, repeatable: false, limit }
     }
 
@@ -63,7 +63,7 @@ impl Route {
     }
 
     fn body(self, body: &impl Serialize) -> Self {
-        // A tree of strings and numbers always has a text.
+        // Strings and numbers always serialise.
         Self { body: serde_json::to_vec(body).ok().map(|body| Arc::new(body.into())), ..self }
     }
 
@@ -71,10 +71,10 @@ impl Route {
         Self { repeatable: true, ..self }
     }
 
-    /// Asks where the app's backend is.
+    /// Asks for the hosts of the app's backend.
     pub(crate) fn location(app: &str) -> Self {
         let path = format!("{CLIENT}/app/{}/location", segment(app));
-        Self::new("say where the app is", Method::Get, path).repeatable()
+        Self::new("return the app's location", Method::Get, path).repeatable()
     }
 
     /// Logs in.
@@ -85,7 +85,7 @@ impl Route {
             .body(&LoginBody::new(app, credentials, device))
     }
 
-    /// Attaches an account to the user whose access token goes along.
+    /// Attaches an account to the user whose access token is sent.
     pub(crate) fn link(app: &str, credentials: &Credentials, device: &Device) -> Self {
         Self::provider(app, credentials.provider().as_str(), "login?link=true", LINK)
             .body(&LoginBody::new(app, credentials, device))
@@ -126,7 +126,7 @@ impl Route {
         Self::email_password(app, "confirm/call", "run the confirmation function", &body)
     }
 
-    /// Asks for a mail to set a new password.
+    /// Asks for a mail with which to set a new password.
     pub(crate) fn send_reset(app: &str, email: &str) -> Self {
         let body = json!({"email": email});
         Self::email_password(app, "reset/send", "send the password reset mail", &body)
@@ -145,14 +145,14 @@ impl Route {
         Self::email_password(app, "reset", "reset the password", &body)
     }
 
-    /// Has the app's own function set a new password; `arguments` is the text of a JSON list.
+    /// Runs the app's own function that sets a new password; `arguments` is a list in JSON.
     pub(crate) fn call_reset(
         app: &str,
         email: &str,
         password: &Secret,
         arguments: &RawValue,
     ) -> Self {
-        // As text, since a tree sorts the fields of what is in it.
+        // Not a `Value`, which would sort the fields of the arguments.
         #[derive(Serialize)]
         struct CallReset<'a> {
             email: &'a str,
@@ -169,7 +169,7 @@ impl Route {
             .bearer(Bearer::Access)
     }
 
-    /// Makes an API key.
+    /// Creates an API key.
     pub(crate) fn create_api_key(name: &str) -> Self {
         Self::api_keys("create the API key", Method::Post, "").body(&json!({"name": name}))
     }
@@ -212,8 +212,8 @@ impl Route {
             .repeatable()
     }
 
-    /// Gets a new access token. Repeatable: without rotation nothing changes, and a backend that
-    /// rotates answers the old refresh token with the same successor for a while.
+    /// Asks for a new access token. Repeatable: without rotation nothing changes, and a backend that
+    /// rotates returns the same successor of a refresh token for a while.
     pub(crate) fn refresh() -> Self {
         Self::new("refresh the access token", Method::Post, format!("{CLIENT}/auth/session"))
             .bearer(Bearer::Refresh)
@@ -227,7 +227,7 @@ impl Route {
             .repeatable()
     }
 
-    /// Calls a function; `arguments` is the text of a JSON list.
+    /// Calls a function; `arguments` is a list in JSON.
     pub(crate) fn call(app: &str, name: &str, service: Option<&str>, arguments: &[u8]) -> Self {
         let mut body = Vec::with_capacity(arguments.len() + name.len() + 64);
         body.extend_from_slice(br#"{"arguments":"#);
@@ -246,8 +246,8 @@ impl Route {
 }
 
 impl Device {
-    /// Describes this device with every key that realm-core sends. The application's own name and
-    /// version go where the SDKs put their framework's.
+    /// Describes this device with every key that realm-core sends. The framework's name and version
+    /// are those of the application.
     ///
     /// Source: `app.cpp`, `App::log_in_with_credentials` and `app_config.hpp`, `DeviceInfo`.
     fn describe(&self, app: &str) -> Value {
@@ -275,14 +275,14 @@ impl Device {
     }
 }
 
-/// Returns where sync engines connect, below the websocket host.
+/// Returns the path at the websocket host to which sync engines connect.
 ///
 /// Source: `app.cpp`, `App::make_sync_route`.
 pub(crate) fn sync_path(app: &str) -> String {
     format!("{CLIENT}/app/{}/realm-sync", segment(app))
 }
 
-/// What a log-in sends; the same for linking.
+/// The body of a log-in or a link.
 #[derive(Serialize)]
 struct LoginBody<'a> {
     #[serde(flatten)]
@@ -292,10 +292,10 @@ struct LoginBody<'a> {
     options: Value,
 }
 
-/// The fields of a log-in by provider.
+/// The fields of a log-in that depend on the provider.
 enum LoginFields<'a> {
     Known(Value),
-    /// The program's own, in their order, without those of the protocol.
+    /// Fields of the program, in their order, without the ones that the protocol defines.
     Payload(&'a Payload, &'static [&'static str]),
 }
 
@@ -338,7 +338,7 @@ impl Serialize for LoginFields<'_> {
     }
 }
 
-/// Encodes a text so that it is one segment of a path, whatever is in it.
+/// Percent-encodes any text so that it is one segment of a path.
 pub(crate) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn log_in_says_username_and_register_says_email() {
+    fn log_in_sends_username_register_sends_email() {
         let credentials = Credentials::email_password("a@b", "p\u{e4}ss \"\\");
         let route = Route::log_in("app-x", &credentials, &Device::default());
         assert_eq!(route.path, "/api/client/v2.0/app/app-x/auth/providers/local-userpass/login");
@@ -382,13 +382,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_always_has_its_arguments() {
+    fn call_always_sends_arguments() {
         let route = Route::call("app", "f\"n", Some("svc"), b"[]");
         assert_eq!(body(&route), json!({"arguments": [], "name": "f\"n", "service": "svc"}));
     }
 
     #[test]
-    fn payloads_and_arguments_keep_the_order_of_their_fields() {
+    fn payloads_and_arguments_keep_field_order() {
         #[derive(Serialize)]
         struct Sort {
             zeta: i32,

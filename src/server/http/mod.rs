@@ -12,7 +12,6 @@
 mod body;
 mod connection;
 mod connections;
-mod date;
 mod request;
 mod response;
 mod socket;
@@ -29,7 +28,6 @@ use self::connection::{Connection, turn_away};
 use self::connections::Connections;
 use self::socket::Socket;
 use super::budget::Budget;
-pub(super) use date::http_date;
 #[cfg(test)]
 pub(super) use request::read;
 pub(super) use request::{Framing, Line, Rejection, Request};

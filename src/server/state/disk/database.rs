@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::files::private_file;
+use crate::hash::fnv1a;
 use crate::owner::Owner;
 use crate::private::{create_private_dir, restrict, sync_dir};
 
@@ -243,12 +244,9 @@ fn sum(values: &Values) -> u64 {
     values.iter().fold(0, |sum, (key, value)| sum.wrapping_add(hash(key, value)))
 }
 
-/// FNV-1a over a key and its value. What it returns is kept, so it must never change.
+/// Hashes a key and its value. The result is stored.
 fn hash(key: &str, value: &[u8]) -> u64 {
-    let bytes = key.bytes().chain([NO_TEXT]).chain(value.iter().copied());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    fnv1a(&[key.as_bytes(), &[NO_TEXT], value])
 }
 
 fn from_sled(path: &Path, error: sled::Error) -> io::Error {
