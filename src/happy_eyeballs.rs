@@ -1,6 +1,6 @@
-//! Connects to a host that has several addresses as RFC 8305 ("Happy Eyeballs") describes: the
-//! attempts overlap, so that an address where nothing answers delays a connection by a quarter of
-//! a second and not by its whole timeout.
+//! Connects to a host with several addresses as RFC 8305 ("Happy Eyeballs") describes: the attempts
+//! overlap, so that an unresponsive address delays a connection by a quarter of a second and not by
+//! its whole timeout.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ struct Slot(Arc<AtomicUsize>);
 type Report<C, E> = (SocketAddr, Result<C, E>);
 
 impl Race {
-    /// Connects to the first address that answers. `open` connects to one address within a time.
+    /// Connects to the first address that responds. `open` connects to one address within a timeout.
     /// The addresses are tried in their order: the next one as soon as an attempt fails, or after
-    /// [`STAGGER`] without an answer. The last one that is left runs on the calling thread, unless
-    /// `call` can be cancelled.
+    /// [`STAGGER`] without a response. The last one runs on the calling thread, unless `call` can be
+    /// cancelled.
     ///
     /// # Errors
-    /// The error of the attempt that failed last, or `None` if the time was up first.
+    /// The error of the attempt that failed last, or `None` if the timeout elapsed first.
     pub(crate) fn connect<C, E, F>(
         &self,
         addresses: &[SocketAddr],
@@ -140,7 +140,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// What attempts at addresses do. Those at ports below 100 are silent until it is dropped.
+    /// Attempts by port: below 100 they are silent until this is dropped, below 200 they fail.
     struct Net {
         tried: Arc<Mutex<Vec<u16>>>,
         silence: Option<Sender<()>>,
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_addresses_are_passed_at_once() {
+    fn refused_addresses_are_skipped_at_once() {
         let net = Net::new();
         let begin = Instant::now();
         let ports = [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 200, 201];
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn last_error_is_returned_if_all_fail() {
+    fn last_error_is_returned() {
         let net = Net::new();
         for ports in [&[100][..], &[101, 100], &[102, 101, 100]] {
             let outcome = Race::default().connect(&at(ports), LONG, None, net.open());

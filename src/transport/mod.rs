@@ -1,7 +1,7 @@
-//! One request, one answer: the [`Transport`] trait.
+//! The [`Transport`] trait, which sends a request and returns its response.
 //!
-//! A transport knows neither users nor retries. It sends what it is given once, to where it is
-//! told, and follows no redirect: what an answer means is decided above it.
+//! A transport knows neither users nor retries. It sends each request once, follows no redirect, and
+//! does not interpret the response.
 
 mod proxy;
 mod ureq;
@@ -76,9 +76,9 @@ pub struct Request {
     pub(crate) deadline: Deadline,
     pub(crate) fresh: bool,
     pub(crate) limit: u64,
-    /// Whether the body is a form, as identity providers want it.
+    /// Whether the body is a form, for identity providers.
     pub(crate) is_form: bool,
-    /// What is in the `Authorization` header after `Basic `.
+    /// The value of the `Authorization` header after `Basic `.
     pub(crate) basic: Option<Secret>,
 }
 
@@ -88,9 +88,9 @@ pub struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Body,
-    /// Whether it came from where a redirect led, and not from where the backend is known to be.
+    /// Whether it came from the target of a redirect, and not from the backend's known location.
     pub(crate) was_redirected: bool,
-    /// Whether there was more of the body, or it could not be decoded to its end.
+    /// Whether the body is longer, or could not be decoded to its end.
     pub(crate) is_truncated: bool,
 }
 
@@ -107,7 +107,7 @@ impl Method {
 }
 
 impl Request {
-    /// A request without token and body, for whole answers of `limit` bytes.
+    /// A request without token and body, for responses of at most `limit` bytes.
     pub(crate) fn new(method: Method, url: String, deadline: Deadline, limit: u64) -> Self {
         Self {
             method,
@@ -161,7 +161,7 @@ impl Request {
 }
 
 impl Response {
-    /// The headers that are kept of an answer.
+    /// The headers of a response that are kept.
     pub(crate) const HEADERS: [&'static str; 4] =
         ["content-type", "date", "location", "retry-after"];
 

@@ -1,7 +1,10 @@
-//! Which proxy a request goes through: one that the program names, or what the environment says.
+//! Selects the proxy of a request: the one that the program names, or one from the environment.
 //!
-//! The environment is read as curl reads it, except that what cannot be used is an error: going
-//! direct where a proxy was asked for shows the network what it was not to see.
+//! The environment is interpreted as curl does, except that an unusable proxy is an error: a direct
+//! connection would reveal to the network what the proxy is meant to hide.
+//!
+//! ureq's own rule is not used, because it ignores a proxy that it cannot use and connects directly,
+//! uses one proxy for both http and https, and trusts `HTTP_PROXY` in a CGI program.
 
 use std::net::IpAddr;
 
@@ -15,7 +18,7 @@ pub(super) struct Proxies {
     except: Vec<Exception>,
 }
 
-/// A proxy's URL, none, or why the one that was asked for cannot be used.
+/// A proxy's URL, none, or the reason why the given one cannot be used.
 type Choice = Result<Option<Proxy>, String>;
 
 /// The URL of a proxy, which may hold a password.
@@ -26,12 +29,12 @@ pub(super) struct Proxy(String);
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Exception {
     All,
-    /// A host with everything below it, and perhaps on one port alone.
+    /// A host with its subdomains, on one port or on all.
     Host {
         name: String,
         port: Option<u16>,
     },
-    /// A block of addresses: those that share this many leading bits.
+    /// A block of addresses, which share this many leading bits.
     Block {
         address: IpAddr,
         bits: u32,
@@ -39,10 +42,10 @@ enum Exception {
 }
 
 impl Proxies {
-    /// Reads `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in small letters first.
-    /// `HTTP_PROXY` does not count where a web server started this process (CGI): whoever sends a
-    /// request there can set it. With `ignores_case`, as on Windows, `http_proxy` is the same
-    /// variable.
+    /// Reads `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, lower case first.
+    ///
+    /// `HTTP_PROXY` is ignored if a web server started this process (CGI), because any client of
+    /// that server can set it. With `ignores_case`, as on Windows, `http_proxy` is the same variable.
     pub(super) fn from_environment(
         variable: impl Fn(&str) -> Option<String>,
         ignores_case: bool,
@@ -76,7 +79,7 @@ impl Proxies {
         Ok(Self { http: Ok(Some(proxy.clone())), https: Ok(Some(proxy)), except: Vec::new() })
     }
 
-    /// Returns the proxy for a host, if it is reached through one; or why it cannot be.
+    /// Returns the proxy for a host, if any, or the reason why it cannot be used.
     pub(super) fn for_host(
         &self,
         is_https: bool,
@@ -95,21 +98,21 @@ impl Proxies {
         choice.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 
-    /// Makes something of the two proxies, plain http first. One of which nothing can be made is
-    /// one that cannot be used.
-    pub(super) fn each<T>(&mut self, make: impl Fn(&str) -> Option<T>) -> [Option<T>; 2] {
+    /// Parses the URLs of the http and the https proxy. One that `parse` rejects becomes an unusable
+    /// proxy.
+    pub(super) fn each<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> [Option<T>; 2] {
         [&mut self.http, &mut self.https].map(|choice| {
-            let made = make(choice.as_ref().ok()?.as_ref()?.url());
-            if made.is_none() {
-                *choice = Err("is no URL of a proxy".to_owned());
+            let parsed = parse(choice.as_ref().ok()?.as_ref()?.url());
+            if parsed.is_none() {
+                *choice = Err("is not the URL of a proxy".to_owned());
             }
-            made
+            parsed
         })
     }
 }
 
 impl Proxy {
-    /// Checks a URL such as `http://user:password@proxy.example.org:8080`.
+    /// Parses a URL such as `http://user:password@proxy.example.org:8080`.
     fn parse(url: &str) -> Result<Self, String> {
         const EXPECTED: &str = "expected something like http://proxy.example.org:8080";
         let url = url.trim();
@@ -117,11 +120,11 @@ impl Proxy {
         match &*scheme.to_ascii_lowercase() {
             "http" => {}
             "https" if cfg!(feature = "tls") => {}
-            "https" => return Err("names a proxy on https, which needs feature `tls`".to_owned()),
+            "https" => return Err("names an https proxy, which needs feature `tls`".to_owned()),
             scheme if scheme.starts_with("socks") => {
                 return Err(format!("names a SOCKS proxy, which is not supported, {EXPECTED}"));
             }
-            _ => return Err(format!("names no http proxy, {EXPECTED}")),
+            _ => return Err(format!("is not the URL of an http proxy, {EXPECTED}")),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_variable_and_one_serves_both() {
+    fn each_scheme_has_its_variable() {
         let both = environment(&[
             ("HTTPS_PROXY", "http://s:1"),
             ("http_proxy", "h:2"),
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn cgi_ignores_http_proxy_in_any_case() {
+    fn cgi_ignores_http_proxy() {
         for name in ["HTTP_PROXY", "http_proxy", "Http_Proxy"] {
             let cgi = caseless(&[(name, "http://evil:1"), ("REQUEST_METHOD", "GET")]);
             assert_eq!(chosen(&cgi, false, "example.org"), None, "{name}");
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_exceptions_are_reached_directly() {
+    fn loopback_and_no_proxy_are_direct() {
         let proxies = environment(&[
             ("ALL_PROXY", "http://p:1"),
             (
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_an_error_that_shows_no_password() {
+    fn unusable_proxy_is_error_without_password() {
         for url in [
             "socks5://u:secret@p:1080",
             "SOCKS4://p",

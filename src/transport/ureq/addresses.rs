@@ -1,4 +1,4 @@
-//! Addresses of hosts: looked up, remembered for a while, and ordered by what connected last.
+//! A cache of the addresses of hosts, which also remembers which address connected last.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use ureq::http::Uri;
 
-/// How long a looked-up address serves.
-const ADDRESS_LIFE: Duration = Duration::from_secs(30);
+/// How long the result of a look-up is used.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// The most hosts that are remembered: those of the backend and its proxy, and those before they
-/// moved.
+/// The largest number of hosts in the cache: those of the backend and its proxy, and former ones.
 const MAX_HOSTS: usize = 64;
 
-/// What is known of the addresses of hosts.
+/// The addresses of hosts.
 #[derive(Debug, Default)]
 pub(super) struct AddressBook(Mutex<HashMap<Key, Host>>);
 
@@ -24,15 +23,16 @@ pub(super) type Key = (String, u16);
 #[derive(Debug, Default)]
 struct Host {
     addresses: Vec<SocketAddr>,
-    /// When they were looked up; nothing if they must be looked up again.
+    /// When they were looked up; `None` if they must be looked up again.
     since: Option<Instant>,
-    /// The one that was connected to last: tried first, even after the next look-up.
+    /// The address that connected last. It is tried first, even after the next look-up.
     good: Option<SocketAddr>,
-    /// The one where a connection failed after it was made: tried last.
+    /// The address where an established connection failed last. It is tried last.
     bad: Option<SocketAddr>,
 }
 
-/// Returns the host and port of a URL; `None` if it has none, or no port that can be known.
+/// Returns the host and port of a URL; `None` if it has no host, or neither a port nor a known
+/// scheme.
 pub(super) fn key(uri: &Uri) -> Option<Key> {
     let port = match (uri.port_u16(), uri.scheme_str()?) {
         (Some(port), _) => port,
@@ -44,27 +44,27 @@ pub(super) fn key(uri: &Uri) -> Option<Key> {
 }
 
 impl AddressBook {
-    /// Returns the addresses of a host in the order in which to try them, if they were looked up a
-    /// short while ago.
+    /// Returns the addresses of a host in the order in which to try them, if they were looked up
+    /// recently.
     pub(super) fn get(&self, key: &Key) -> Option<Vec<SocketAddr>> {
         let hosts = self.lock();
         let host = hosts.get(key)?;
-        host.since.filter(|since| since.elapsed() < ADDRESS_LIFE)?;
+        host.since.filter(|since| since.elapsed() < MAX_AGE)?;
         Some(host.in_order())
     }
 
-    /// Remembers what a look-up found, and returns it in the order in which to try it.
+    /// Stores the result of a look-up, and returns it in the order in which to try it.
     pub(super) fn looked_up(&self, key: Key, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let mut hosts = self.lock();
         if hosts.len() >= MAX_HOSTS && !hosts.contains_key(&key) {
             hosts.clear();
         }
         let host = hosts.entry(key).or_default();
-        (host.addresses, host.since) = (by_turns(addresses), Some(Instant::now()));
+        (host.addresses, host.since) = (interleaved(addresses), Some(Instant::now()));
         host.in_order()
     }
 
-    /// Notes that a connection to an address was made.
+    /// Records that an address connected.
     pub(super) fn connected(&self, key: Option<Key>, address: SocketAddr) {
         self.change(key, |host| {
             host.good = Some(address);
@@ -72,8 +72,8 @@ impl AddressBook {
         });
     }
 
-    /// Notes that no usable connection to a host could be made: it is looked up again, and the
-    /// address that was connected to comes last.
+    /// Records that no usable connection to a host could be made. The host will be looked up again,
+    /// and the address that connected last will be tried last.
     pub(super) fn failed(&self, key: Option<Key>) {
         self.change(key, |host| {
             host.since = None;
@@ -81,7 +81,8 @@ impl AddressBook {
         });
     }
 
-    /// Has all hosts looked up again: a connection broke, so that they may have moved.
+    /// Requires all hosts to be looked up again, because a broken connection may mean that they
+    /// have moved.
     pub(super) fn forget_lookups(&self) {
         self.lock().values_mut().for_each(|host| host.since = None);
     }
@@ -108,10 +109,10 @@ impl Host {
     }
 }
 
-/// Puts addresses of both families by turns, beginning with that of the first.
+/// Interleaves the addresses of both families, starting with the family of the first one.
 ///
 /// Source: RFC 8305, section 4.
-fn by_turns(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let is_of_first = |address: &&SocketAddr| address.is_ipv6() == first.is_ipv6();
     let mut first = addresses.iter().filter(is_of_first);
@@ -136,18 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_are_interleaved() {
         assert_eq!(
-            by_turns(&[v6(1), v6(2), v6(3), v4(1), v4(2)]),
+            interleaved(&[v6(1), v6(2), v6(3), v4(1), v4(2)]),
             [v6(1), v4(1), v6(2), v4(2), v6(3)]
         );
-        assert_eq!(by_turns(&[v4(1), v6(1), v6(2)]), [v4(1), v6(1), v6(2)]);
-        assert_eq!(by_turns(&[v4(2), v4(1)]), [v4(2), v4(1)]);
-        assert_eq!(by_turns(&[]), []);
+        assert_eq!(interleaved(&[v4(1), v6(1), v6(2)]), [v4(1), v6(1), v6(2)]);
+        assert_eq!(interleaved(&[v4(2), v4(1)]), [v4(2), v4(1)]);
+        assert_eq!(interleaved(&[]), []);
     }
 
     #[test]
-    fn address_that_connected_is_first() {
+    fn last_connected_address_is_first() {
         let (book, key) = (AddressBook::default(), || ("h".to_owned(), 443));
         let looked_up = || book.looked_up(key(), &[v4(1), v4(2), v4(3)]);
         assert_eq!(looked_up(), [v4(1), v4(2), v4(3)]);
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(book.get(&key()).unwrap(), [v4(3), v4(1), v4(2)]);
         book.forget_lookups();
         assert_eq!(book.get(&key()), None);
-        assert_eq!(looked_up(), [v4(3), v4(1), v4(2)], "it outlasts a look-up");
+        assert_eq!(looked_up(), [v4(3), v4(1), v4(2)], "it survives a look-up");
         book.failed(Some(key()));
         assert_eq!(book.get(&key()), None);
         assert_eq!(looked_up(), [v4(1), v4(2), v4(3)]);
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn book_does_not_grow_without_bound() {
+    fn cache_is_bounded() {
         let book = AddressBook::default();
         for number in 0..MAX_HOSTS * 3 {
             let key = (format!("h{number}"), 443);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_named_with_their_port() {
+    fn key_is_host_and_port() {
         for (url, expected) in [
             ("https://h/x", Some(("h".to_owned(), 443))),
             ("http://h", Some(("h".to_owned(), 80))),

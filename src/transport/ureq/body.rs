@@ -1,8 +1,8 @@
-//! Response bodies: read to their end or to a limit, and decoded where ureq does not decode them.
+//! Reads response bodies, and decodes those that ureq does not decode.
 //!
-//! ureq takes an empty body for a broken gzip stream, and knows the encoding by the name `gzip`
-//! alone. RFC 9110 says that a 204 or a 304 has no body whatever its headers are (section 6.4.1),
-//! that names of encodings have any case, and that `x-gzip` is the same (section 8.4.1).
+//! ureq takes an empty body for a broken gzip stream, and knows the encoding only as `gzip`. RFC 9110
+//! says that a 204 or a 304 has no body whatever its headers are (section 6.4.1), that the names of
+//! encodings are case-insensitive, and that `x-gzip` is the same as `gzip` (section 8.4.1).
 
 use std::fmt;
 use std::io::{self, Cursor, Read};
@@ -15,15 +15,15 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Body, Error};
 
-/// How a body is encoded that ureq has not decoded.
+/// The encoding of a body that ureq has not decoded.
 enum Encoding {
     None,
     Gzip,
     Other(String),
 }
 
-/// Reads the body of a response, at most `limit` bytes of it. Of a body that cannot be read to its
-/// end it returns what came before that, with the error.
+/// Reads the body of a response, at most `limit` bytes of it. If the body cannot be read to its end,
+/// this returns the bytes before the error, and the error.
 pub(super) fn read(response: &mut Response<Body>, limit: u64) -> (Vec<u8>, Result<(), Error>) {
     let mut body = Vec::new();
     if matches!(response.status().as_u16(), 100..=199 | 204 | 304) {
@@ -32,7 +32,7 @@ pub(super) fn read(response: &mut Response<Body>, limit: u64) -> (Vec<u8>, Resul
     let encoding = Encoding::of(response.headers());
     let mut reader = response.body_mut().with_config().limit(limit).reader();
     match (reader.read_to_end(&mut body).map_err(Error::from), encoding) {
-        // There is nothing that could have been decoded.
+        // An empty body needs no decoding.
         (Err(Error::Decompress(_, cause)), _)
             if body.is_empty() && cause.kind() == io::ErrorKind::UnexpectedEof =>
         {
@@ -49,7 +49,7 @@ pub(super) fn read(response: &mut Response<Body>, limit: u64) -> (Vec<u8>, Resul
 }
 
 impl Encoding {
-    /// Reads the encodings that are left in a head: ureq takes out the one that it decodes.
+    /// Returns the encoding that is left in the headers. ureq removes the one that it decodes.
     fn of(headers: &HeaderMap) -> Self {
         let fields = headers.get_all("content-encoding").into_iter();
         let fields: Vec<_> =
@@ -67,8 +67,8 @@ impl Encoding {
     }
 }
 
-/// Decodes a body. There is no decoder here but ureq's own, which is given the body once more, in a
-/// response that calls it `gzip`.
+/// Decodes a body with ureq's decoder, which is the only one here: ureq receives the body again, in a
+/// response with the encoding `gzip`.
 fn gunzip(body: Vec<u8>, limit: u64) -> (Vec<u8>, Result<(), Error>) {
     let head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: ";
     let mut response = format!("{head}{}\r\n\r\n", body.len()).into_bytes();
@@ -81,7 +81,7 @@ fn gunzip(body: Vec<u8>, limit: u64) -> (Vec<u8>, Result<(), Error>) {
     }
 }
 
-/// Makes one connection that holds a response.
+/// Opens one connection that returns a given response.
 struct Replay(Mutex<Vec<u8>>);
 
 impl Connector for Replay {

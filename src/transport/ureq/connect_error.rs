@@ -1,4 +1,4 @@
-//! Trouble from before a request was sent, which ureq does not tell from what comes after.
+//! Errors before a request was sent, which ureq does not distinguish from later ones.
 
 use std::sync::Arc;
 use std::{fmt, io};
@@ -8,8 +8,8 @@ use ureq::unversioned::transport::{ConnectionDetails, Connector, Transport};
 
 use super::addresses::{AddressBook, key};
 
-/// Marks all trouble of making a connection (the TCP connection, a proxy's tunnel, the TLS
-/// handshake), and has the host looked up again.
+/// Marks all errors of the TCP connection, the proxy's tunnel and the TLS handshake, after which the
+/// host is looked up again.
 #[derive(Debug)]
 pub(super) struct TagConnectErrors<C> {
     pub(super) inner: C,
@@ -42,7 +42,7 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-/// Returns what was wrong, and whether nothing of the request had been sent.
+/// Returns the original error, and `true` if nothing had been sent.
 pub(super) fn split_connect_error(mut error: Error) -> (Error, bool) {
     let mut unsent = false;
     loop {
@@ -55,7 +55,7 @@ pub(super) fn split_connect_error(mut error: Error) -> (Error, bool) {
                 }
                 Err(error) => return (error.into(), unsent),
             },
-            // A look-up comes before connecting, and has a time-out of its own.
+            // The look-up comes before connecting, and has a timeout of its own.
             Error::HostNotFound | Error::Timeout(ureq::Timeout::Resolve) => return (error, true),
             other => return (other, unsent),
         };

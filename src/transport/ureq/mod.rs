@@ -1,4 +1,5 @@
-//! The network, by ureq. The only place on the client's side that names it.
+//! The transport on ureq. No other module of the client uses ureq, except `browser`, which takes its
+//! agent from here.
 
 mod addresses;
 mod body;
@@ -29,7 +30,7 @@ use ureq::unversioned::transport::{self as wire, ConnectProxyConnector, Connecto
 
 use self::addresses::AddressBook;
 use self::call::Call;
-use self::coalescing::ThriftyConnector;
+use self::coalescing::CoalescingConnector;
 use self::connect_error::{TagConnectErrors, split_connect_error};
 use self::resolver::CachingResolver;
 use self::tcp::RacingConnector;
@@ -41,16 +42,17 @@ use super::{Method, Request, Response, Transport};
 use crate::error::{Error, Result, TransportError, TransportErrorKind as Kind};
 use crate::untrusted_json;
 
-/// The largest answer that is read of a refusal, in bytes.
-const MAX_REFUSAL: u64 = 1024 * 1024;
+/// The largest body that is read of an error response, in bytes.
+const MAX_ERROR_BODY: u64 = 1024 * 1024;
 
 /// How long an idle connection is kept for the next request.
 const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// How many idle connections are kept: as many as there may be threads, or each burst reconnects.
+/// How many idle connections are kept: one for each of many threads, so that they need not reconnect
+/// for each burst of requests.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 
-/// The longest that one attempt to connect may take, and a look-up before it.
+/// The timeout of an attempt to connect, and of the look-up before it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
@@ -64,11 +66,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct UreqTransport {
     agent: Agent,
     proxies: Proxies,
-    /// What ureq makes of them.
+    /// `proxies`, as ureq needs them.
     http_proxy: Option<ureq::Proxy>,
     https_proxy: Option<ureq::Proxy>,
     addresses: Arc<AddressBook>,
-    /// Whether the connections were closed. It counts the clones as well.
+    /// Whether [`Transport::shut_down`] closed the connections. Its reference count is the number
+    /// of clones.
     is_shut: Arc<AtomicBool>,
 }
 
@@ -188,33 +191,33 @@ impl UreqTransport {
             (None, Method::Delete | Method::Get) => None,
             (body, _) => Some(body.unwrap_or_default()),
         };
-        let mut answer = match body {
+        let mut received = match body {
             Some(body) => self.run(head.body(body)?, left, proxy, request)?,
             None => self.run(head.body(())?, left, proxy, request)?,
         };
-        let mut response = Response::new(answer.status().as_u16(), Vec::new());
+        let mut response = Response::new(received.status().as_u16(), Vec::new());
         for name in Response::HEADERS {
-            if let Some(Ok(value)) = answer.headers().get(name).map(|value| value.to_str()) {
+            if let Some(Ok(value)) = received.headers().get(name).map(|value| value.to_str()) {
                 response = response.with_header(name, value);
             }
         }
-        let says_end = |name: &str| answer.headers().contains_key(name);
-        let has_end = answer.body().content_length().is_some()
-            || says_end("content-length")
-            || says_end("transfer-encoding")
-            || matches!(answer.status().as_u16(), 204 | 304);
-        // Read to the end, or the connection cannot be used again.
-        let success = answer.status().is_success();
-        let limit = if success { request.max_answer() } else { MAX_REFUSAL };
-        let (body, mut read) = body::read(&mut answer, limit);
-        if !has_end && self.is_shut.load(Ordering::SeqCst) {
-            // It was we who ended it.
+        let has_header = |name: &str| received.headers().contains_key(name);
+        let has_length = received.body().content_length().is_some()
+            || has_header("content-length")
+            || has_header("transfer-encoding")
+            || matches!(received.status().as_u16(), 204 | 304);
+        // Read to the end, because the connection cannot be used again otherwise.
+        let success = received.status().is_success();
+        let limit = if success { request.max_answer() } else { MAX_ERROR_BODY };
+        let (body, mut read) = body::read(&mut received, limit);
+        if !has_length && self.is_shut.load(Ordering::SeqCst) {
+            // The shutdown may have ended the body.
             read = Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         match read {
             Ok(()) => {}
-            Err(error) if !has_end && is_broken(&error) && ends_by_itself(&body) => {}
-            // A refusal is one by its status.
+            Err(error) if !has_length && is_broken(&error) && is_complete_json(&body) => {}
+            // The status is enough for an error response.
             Err(ureq::Error::BodyExceedsLimit(_) | ureq::Error::Decompress(..)) if !success => {
                 response.is_truncated = true;
             }
@@ -246,7 +249,7 @@ impl UreqTransport {
             .agent
             .configure_request(request)
             .timeout_global(Some(left))
-            // Of its own, so that it can be told from one that comes after the request was sent.
+            // A timeout of its own, to be distinguished from one after the request was sent.
             .timeout_resolve(Some(CONNECT_TIMEOUT.min(left * 3 / 4)))
             .timeout_connect(Some(CONNECT_TIMEOUT.min(left * 3 / 4)));
         if let Some(proxy) = proxy {
@@ -276,14 +279,15 @@ impl Transport for UreqTransport {
             let origin = origin(request.url());
             self.addresses.forget_lookups();
             let (error, unsent) = split_connect_error(error);
-            let trouble = TransportError::new(kind(&error, unsent), origin);
-            let trouble = if unsent { trouble.before_sending() } else { trouble };
-            trouble.because(error)
+            let transport_error = TransportError::new(kind(&error, unsent), origin);
+            match unsent {
+                true => transport_error.before_sending().because(error),
+                false => transport_error.because(error),
+            }
         })
     }
 
-    /// Refuses a base URL that the environment wants to be reached through a proxy that cannot be
-    /// used.
+    /// Rejects a base URL for which the environment names an unusable proxy.
     fn check(&self, base_url: &str) -> Result<()> {
         let Ok(uri) = base_url.parse::<Uri>() else { return Ok(()) };
         self.proxy_for(&uri).map(drop).map_err(|error| match error {
@@ -294,8 +298,8 @@ impl Transport for UreqTransport {
         })
     }
 
-    /// Closes all connections, those in use as well. Nothing while there are clones: they share the
-    /// connections, perhaps with another session.
+    /// Closes all connections, including those in use. Does nothing while there are clones, because
+    /// another session may use their connections.
     fn shut_down(&self) {
         if Arc::strong_count(&self.is_shut) == 1 {
             self.is_shut.store(true, Ordering::SeqCst);
@@ -320,13 +324,13 @@ impl fmt::Debug for UreqTransportBuilder {
 
 fn environment() -> Proxies {
     let variable = |name: &str| {
-        // What is no Unicode is no URL either, and must not count as nothing.
+        // Text that is not Unicode is not a URL; it must be an error and not be ignored.
         std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
     };
     Proxies::from_environment(variable, cfg!(windows))
 }
 
-/// `unsent` says that it was so before anything of the request was sent.
+/// Returns the kind of an error. `unsent` says whether it occurred before anything was sent.
 fn kind(error: &ureq::Error, unsent: bool) -> Kind {
     use ureq::Error;
     let broken = if unsent { Kind::Connect } else { Kind::Interrupted };
@@ -344,7 +348,8 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
         Error::Timeout(_) => Kind::Timeout,
         Error::Tls(_) | Error::TlsRequired => Kind::Tls,
         Error::Io(cause) => match cause.kind() {
-            // rustls reports a refused certificate this way, and later a record that was spoilt.
+            // rustls reports a rejected certificate this way, and after the handshake a corrupt
+            // record.
             io::ErrorKind::InvalidData if unsent => Kind::Tls,
             io::ErrorKind::TimedOut => Kind::Timeout,
             _ => broken,
@@ -355,48 +360,39 @@ fn kind(error: &ureq::Error, unsent: bool) -> Kind {
     }
 }
 
-/// Tells whether a proxy will not connect however often it is asked. ureq has its status in a text
-/// only.
+/// Returns `true` if a proxy permanently refuses to connect. ureq reports the status as text only.
 fn refuses(reason: &str) -> bool {
     let status = reason.strip_prefix("proxy server responded ").and_then(|status| status.get(..3));
     matches!(status.map(str::parse), Some(Ok(400..=407 | 409..=428 | 430..=499)))
 }
 
-/// Tells whether a connection ended as it should not have.
+/// Returns `true` if a connection ended unexpectedly.
 fn is_broken(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Io(cause) if cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Tells whether an answer says itself where it ends, and has come to there: there are servers that
-/// neither say how long their answers are nor end their connections as they should.
-fn ends_by_itself(body: &[u8]) -> bool {
+/// Returns `true` if a body is a complete JSON object or array. Some servers neither send a length
+/// nor close their connections properly.
+fn is_complete_json(body: &[u8]) -> bool {
     let body = untrusted_json::without_mark(body);
     let is_closed = matches!(body.trim_ascii(), [b'{', .., b'}'] | [b'[', .., b']']);
     is_closed && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
 
-/// Returns the scheme, host and port of a URL: all of it that an error shows.
+/// Returns the scheme, host and port of a URL, which an error shows.
 fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |scheme| scheme + 3);
     let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |end| host + end);
     &url[..end]
 }
 
-/// What ureq has by default, but for [`ThriftyConnector`] and [`RejectTruncated`].
-#[cfg(not(feature = "tls"))]
+/// Returns ureq's default chain of connectors, with the adapters of this module.
 fn connector(book: Arc<AddressBook>) -> impl Connector<Out = impl wire::Transport> {
-    let tcp = ThriftyConnector(RacingConnector::new(book.clone()));
-    let plain = ().chain(ConnectProxyConnector::default()).chain(tcp);
-    TagConnectErrors { inner: RejectTruncated(plain), book }
-}
-
-/// What ureq has by default, but for [`ThriftyConnector`], [`OneTlsConfig`] and [`RejectTruncated`].
-#[cfg(feature = "tls")]
-fn connector(book: Arc<AddressBook>) -> impl Connector<Out = impl wire::Transport> {
-    let tcp = ThriftyConnector(RacingConnector::new(book.clone()));
-    let plain = ().chain(ConnectProxyConnector::default()).chain(tcp);
-    let tls = plain.chain(OneTlsConfig::default());
-    TagConnectErrors { inner: RejectTruncated(tls), book }
+    let tcp = CoalescingConnector(RacingConnector::new(book.clone()));
+    let chain = ().chain(ConnectProxyConnector::default()).chain(tcp);
+    #[cfg(feature = "tls")]
+    let chain = chain.chain(OneTlsConfig::default());
+    TagConnectErrors { inner: RejectTruncated(chain), book }
 }
 
 #[cfg(test)]
@@ -413,35 +409,23 @@ mod tests {
     use crate::cancel::CancelToken;
     use crate::deadline::Deadline;
 
-    /// Looks for ever, or as long as it may.
+    /// Resolves every host to these addresses, or to none before the timeout.
     #[derive(Debug)]
-    struct Lost;
+    struct StubResolver(Vec<SocketAddr>);
 
-    impl Resolver for Lost {
+    impl Resolver for StubResolver {
         fn resolve(
             &self,
             _: &Uri,
             _: &Config,
             timeout: NextTimeout,
         ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-            assert!(*timeout.after < Duration::from_secs(8), "there is an end to it");
-            Err(ureq::Error::Timeout(timeout.reason))
-        }
-    }
-
-    /// Finds every host, without asking anybody.
-    #[derive(Debug)]
-    struct Found;
-
-    impl Resolver for Found {
-        fn resolve(
-            &self,
-            _: &Uri,
-            _: &Config,
-            _: NextTimeout,
-        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            assert!(*timeout.after < Duration::from_secs(8), "the look-up has a timeout");
+            if self.0.is_empty() {
+                return Err(ureq::Error::Timeout(timeout.reason));
+            }
             let mut found = self.empty();
-            found.push(([127, 0, 0, 1], 9).into());
+            self.0.iter().for_each(|address| found.push(*address));
             Ok(found)
         }
     }
@@ -467,7 +451,7 @@ mod tests {
         }
     }
 
-    /// A transport whose agent is made of other parts.
+    /// A transport with another connector and resolver.
     fn transport(connector: impl Connector, resolver: impl Resolver) -> UreqTransport {
         let mut transport = UreqTransport::builder().no_proxy().build().unwrap();
         let config = transport.agent.config().clone();
@@ -481,39 +465,22 @@ mod tests {
         Request { fresh: true, ..Request::new(Method::Post, url, deadline, 1) }
     }
 
-    /// Sends a request with an agent made of other parts, which fails.
-    fn trouble(connector: impl Connector, resolver: impl Resolver) -> TransportError {
+    /// Sends a request with another connector and resolver, which fails.
+    fn failure(connector: impl Connector, resolver: impl Resolver) -> TransportError {
         transport(connector, resolver).send(&request()).unwrap_err()
-    }
-
-    /// Finds every host at these addresses.
-    #[derive(Debug)]
-    struct At(Mutex<Vec<SocketAddr>>);
-
-    impl Resolver for At {
-        fn resolve(
-            &self,
-            _: &Uri,
-            _: &Config,
-            _: NextTimeout,
-        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-            let mut found = self.empty();
-            self.0.lock().unwrap().iter().for_each(|address| found.push(*address));
-            Ok(found)
-        }
     }
 
     /// A transport for a host with these addresses, and its address book.
     fn at(addresses: &[SocketAddr]) -> (UreqTransport, Arc<AddressBook>) {
         let book = Arc::<AddressBook>::default();
-        let inner = At(Mutex::new(addresses.to_vec()));
-        let resolver = CachingResolver { inner: Arc::new(inner), book: book.clone() };
+        let inner = Arc::new(StubResolver(addresses.to_vec()));
+        let resolver = CachingResolver { inner, book: book.clone() };
         let mut transport = transport(connector(book.clone()), resolver);
         transport.addresses = book.clone();
         (transport, book)
     }
 
-    /// A server that accepts connections for as long as it is there, and says 204 to each.
+    /// A server that returns 204 on each connection until the flag is cleared.
     fn server() -> (SocketAddr, Arc<AtomicBool>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, is_there) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
@@ -531,8 +498,8 @@ mod tests {
         (address, is_there)
     }
 
-    /// An address where nothing answers: a queue of connections that is full. It is one for as long
-    /// as the rest is there.
+    /// An address where nothing responds, because its queue of connections is full, for as long as
+    /// the other values exist.
     #[cfg(any(target_os = "linux", windows))]
     fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -559,7 +526,7 @@ mod tests {
         let begin = std::time::Instant::now();
         for _ in 0..20 {
             transport.send(&request()).unwrap();
-            // Looked up again, it is still known which address works.
+            // The book remembers which address works even after another look-up.
             book.forget_lookups();
         }
         assert!(begin.elapsed() < Duration::from_millis(250) * 20, "{:?}", begin.elapsed());
@@ -567,7 +534,7 @@ mod tests {
 
     #[test]
     #[cfg(any(target_os = "linux", windows))]
-    fn silent_addresses_hold_up_nobody_beyond_the_deadline() {
+    fn silent_addresses_end_at_deadline() {
         let (dead, _listener, _queue) = black_hole();
         let (transport, _) = at(&[dead, dead, dead]);
         let deadline = Deadline::after(Duration::from_secs(1));
@@ -629,14 +596,14 @@ mod tests {
     }
 
     #[test]
-    fn failed_connection_forgets_the_address() {
+    fn failed_connection_forgets_address() {
         let (first, is_there) = server();
         let (second, _) = server();
         let (transport, book) = at(&[first, second]);
         let host = ("backend.invalid".to_owned(), 80);
         transport.send(&request()).unwrap();
         assert_eq!(book.get(&host).unwrap(), [first, second]);
-        // It closes its socket: the next connections are refused there.
+        // Wait until it refuses connections.
         is_there.store(false, Ordering::SeqCst);
         drop(TcpStream::connect(first));
         while TcpStream::connect(first).is_ok() {
@@ -651,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_connection_has_the_host_looked_up_again() {
+    fn broken_connection_repeats_look_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || listener.incoming().for_each(drop));
@@ -662,34 +629,35 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_without_end_is_trouble_before_anything_was_sent() {
-        let error = trouble(connector(Arc::default()), Lost);
+    fn look_up_timeout_has_sent_nothing() {
+        let error = failure(connector(Arc::default()), StubResolver(Vec::new()));
         assert_eq!(error.kind, Kind::Timeout);
         assert!(!error.may_have_arrived());
     }
 
     #[test]
-    fn whatever_goes_wrong_while_connecting_nothing_was_sent() {
+    fn connect_errors_have_sent_nothing() {
         let failures: [(fn() -> ureq::Error, Kind); 5] = [
             (|| ureq::Error::Timeout(ureq::Timeout::Connect), Kind::Timeout),
-            // After a slow look-up the call's own time is the nearer one.
+            // After a slow look-up the call's own timeout is the shorter one.
             (|| ureq::Error::Timeout(ureq::Timeout::Global), Kind::Timeout),
-            // A session that is shut down meanwhile.
+            // The session was shut down.
             (|| io::Error::from(io::ErrorKind::NotConnected).into(), Kind::Connect),
             (|| io::Error::from(io::ErrorKind::UnexpectedEof).into(), Kind::Connect),
             (|| io::Error::from(io::ErrorKind::InvalidData).into(), Kind::Tls),
         ];
-        for (failure, kind) in failures {
+        for (cause, kind) in failures {
             let book = Arc::<AddressBook>::default();
-            let inner = TagConnectErrors { inner: Fails(failure), book: book.clone() };
-            let error = trouble(TagConnectErrors { inner, book }, Found);
+            let inner = TagConnectErrors { inner: Fails(cause), book: book.clone() };
+            let found = StubResolver(vec![([127, 0, 0, 1], 9).into()]);
+            let error = failure(TagConnectErrors { inner, book }, found);
             assert_eq!(error.kind, kind);
             assert!(!error.may_have_arrived(), "{kind:?}");
         }
     }
 
     #[test]
-    fn a_network_that_goes_away_after_the_request_was_sent_says_nothing_of_it() {
+    fn network_error_after_sending_is_interrupted() {
         for cause in [
             io::ErrorKind::AddrNotAvailable,
             io::ErrorKind::HostUnreachable,
@@ -706,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_origin_alone() {
+    fn error_names_only_the_origin() {
         for (url, expected) in [
             ("https://example.org:8443/api?secret=1", "https://example.org:8443"),
             ("http://[::1]:80/", "http://[::1]:80"),

@@ -1,5 +1,5 @@
-//! Sockets of ureq on Windows, on [`PolledStream`]: ureq's own cannot be shut down there while a
-//! request waits.
+//! TCP connections on Windows, on [`PolledStream`]: ureq's own cannot be shut down there while a
+//! request waits for its response.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -47,7 +47,7 @@ impl ShutdownHandle for PolledStream {
     }
 }
 
-/// Tries one address after the other. Each but the last has half of the time that is left.
+/// Tries the addresses in turn. Each attempt gets half of the time that is left, the last one all.
 fn connect(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
     let (began, at_most) = (Instant::now(), *details.timeout.after);
     let mut failed = io::Error::from(ErrorKind::ConnectionRefused);
@@ -100,7 +100,7 @@ impl fmt::Debug for PolledTransport {
     }
 }
 
-/// Turns the end of the time into ureq's own error.
+/// Converts a timeout to ureq's error.
 fn in_time(error: io::Error, reason: Timeout) -> Error {
     match error.kind() {
         ErrorKind::TimedOut => Error::Timeout(reason),

@@ -1,4 +1,4 @@
-//! Name resolution, without a thread for each request.
+//! Cached name resolution.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
@@ -14,8 +14,8 @@ use super::addresses::{AddressBook, key};
 use super::call::Call;
 use crate::deadline::receive;
 
-/// Looks names up with ureq's own resolver, which starts a thread for each look-up that has a
-/// timeout, but only if the address book does not know them. An address literal needs no look-up.
+/// Uses the address book, and otherwise ureq's own resolver, which starts a thread for each look-up
+/// with a timeout. An address literal needs no look-up.
 #[derive(Debug)]
 pub(super) struct CachingResolver<R = DefaultResolver> {
     pub(super) inner: Arc<R>,
@@ -38,7 +38,7 @@ impl<R: Resolver + 'static> Resolver for CachingResolver<R> {
             return Ok(self.list(&known));
         }
         let found = self.look_up(uri, config, timeout).map_err(|error| match error {
-            // The system's "name not known" has no kind of its own.
+            // std has no error kind for an unknown host name.
             ureq::Error::Io(_) => ureq::Error::HostNotFound,
             other => other,
         })?;

@@ -1,4 +1,4 @@
-//! TCP connections: ureq's own, with overlapping attempts where a host has several addresses.
+//! TCP connections, with overlapping attempts if a host has several addresses.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use super::addresses::{AddressBook, key};
 use super::call::Call;
 use crate::happy_eyeballs::Race;
 
-/// Opens a socket.
+/// Connects to one address.
 #[cfg(windows)]
 type Sockets = super::polled::PolledConnector;
 #[cfg(not(windows))]
 type Sockets = ureq::unversioned::transport::TcpConnector;
 
-/// Opens connections on [`Sockets`], one attempt for each address, and notes in the address book
-/// which one answered.
+/// Opens connections with [`Sockets`], one attempt for each address, and records in the address book
+/// which one connected.
 #[derive(Debug)]
 pub(super) struct RacingConnector {
     book: Arc<AddressBook>,
@@ -49,7 +49,7 @@ impl RacingConnector {
         if chained.is_some() {
             return Ok((Sockets::default().connect(details, chained)?, None));
         }
-        // Owned, for attempts that outlast this call.
+        // Owned, because an attempt may outlive this call.
         let (uri, config) = (details.uri.clone(), Arc::new(details.config.clone()));
         let (timeout, request_level) = (details.timeout, details.request_level);
         let current_time = details.current_time.clone();

@@ -1,11 +1,11 @@
-//! TLS: whose certificates are trusted.
+//! TLS settings: the trusted certificates, and one configuration for all connections.
 
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, RustlsConnector, Transport};
 
 use crate::error::{Error, Result};
 
-/// Whose certificates are trusted.
+/// The trusted certificates.
 pub(super) enum Roots {
     Mozilla,
     Pem(Vec<u8>),
@@ -32,20 +32,20 @@ fn certificates(pem: &[u8]) -> Result<RootCerts> {
         match item {
             Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
             Ok(_) => {}
-            Err(_) => return Err(Error::config(WHAT, "it is no PEM")),
+            Err(_) => return Err(Error::config(WHAT, "it is not PEM")),
         }
     }
     if certificates.is_empty() {
-        return Err(Error::config(WHAT, "there is no certificate in it"));
+        return Err(Error::config(WHAT, "it has no certificate"));
     }
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-/// rustls with one configuration for all connections.
+/// ureq's TLS connector with one rustls configuration for all connections.
 ///
-/// ureq makes one for each connection of a request that has any setting of its own, and ours all
-/// have: their time. That costs, with the platform's verifier most of all, and no session is
-/// resumed.
+/// ureq creates a configuration for each connection of a request with settings of its own, which all
+/// requests here have: their timeouts. That is slow, above all with the platform's verifier, and
+/// prevents the resumption of TLS sessions.
 #[derive(Debug, Default)]
 pub(super) struct OneTlsConfig(RustlsConnector);
 
@@ -58,7 +58,7 @@ impl<In: Transport> Connector<In> for OneTlsConfig {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
         let details = ConnectionDetails {
-            // Only the settings for TLS count here, and those no request has of its own.
+            // Only the TLS settings are used here, and no request has its own ones.
             request_level: false,
             addrs: details.resolver.empty(),
             uri: details.uri,

@@ -1,8 +1,8 @@
-//! Where a response begins and ends, as ureq does not see it.
+//! Rejects truncated responses, and skips interim ones.
 //!
-//! - A response without a length ends with its connection. ureq takes a connection that was reset,
-//!   and a TLS stream that was cut off, for one that has ended: here they are errors.
-//! - ureq rejects `100 Continue` with header fields, which RFC 9110, section 15.2, allows: here
+//! - A response without a length ends when its connection closes. ureq treats a reset connection or
+//!   a truncated TLS stream as a normal end. Here both are errors.
+//! - ureq rejects `100 Continue` with header fields, which RFC 9110, section 15.2, allows. Here
 //!   interim responses are skipped.
 //! - ureq takes only 200 for a proxy's consent to CONNECT, where RFC 9110, section 9.3.6, allows
 //!   every 2xx: here another one becomes a 200 without header fields, which mean nothing there.
@@ -13,12 +13,12 @@ use std::io::{self, ErrorKind};
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// Makes an error of such an end, on all connections.
+/// Wraps the connections of another connector.
 #[derive(Debug)]
 pub(super) struct RejectTruncated<C>(pub(super) C);
 
 impl<In: Transport, C: Connector<In>> Connector<In> for RejectTruncated<C> {
-    type Out = Whole<C::Out>;
+    type Out = CheckedTransport<C::Out>;
 
     fn connect(
         &self,
@@ -26,25 +26,25 @@ impl<In: Transport, C: Connector<In>> Connector<In> for RejectTruncated<C> {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         let connected = self.0.connect(details, chained)?;
-        Ok(connected.map(|inner| Whole { inner, is_at_head: false, tunnel: None }))
+        Ok(connected.map(|inner| CheckedTransport { inner, is_at_head: false, tunnel: None }))
     }
 }
 
-/// A connection that ends as the other side said that it does, or with an error.
-pub(super) struct Whole<T> {
+/// A connection whose unexpected end is an error.
+pub(super) struct CheckedTransport<T> {
     inner: T,
-    /// Whether the head of a response comes next.
+    /// Whether the head of a response is next.
     is_at_head: bool,
     /// Whether this is a connection to a proxy whose response to CONNECT comes next. `None` before
     /// anything was sent.
     tunnel: Option<bool>,
 }
 
-/// What ureq takes for a proxy's consent.
+/// The response that ureq takes for a proxy's consent.
 const CONSENT: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
-impl<T: Transport> Whole<T> {
-    /// Consumes complete interim responses (1xx), but for 101, which is a final one.
+impl<T: Transport> CheckedTransport<T> {
+    /// Consumes complete interim responses (1xx), except 101, which is final.
     fn skip_interim(&mut self) {
         while self.is_at_head {
             let input = self.inner.buffers().input();
@@ -79,7 +79,7 @@ impl<T: Transport> Whole<T> {
     }
 }
 
-impl<T: Transport> Transport for Whole<T> {
+impl<T: Transport> Transport for CheckedTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
     }
@@ -100,7 +100,7 @@ impl<T: Transport> Transport for Whole<T> {
             Error::Io(cause)
                 if matches!(cause.kind(), ConnectionAborted | ConnectionReset | UnexpectedEof) =>
             {
-                // Of a kind that ureq passes on.
+                // ureq passes this kind on.
                 io::Error::new(ErrorKind::BrokenPipe, cause).into()
             }
             other => other,
@@ -119,8 +119,8 @@ impl<T: Transport> Transport for Whole<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Whole<T> {
+impl<T: fmt::Debug> fmt::Debug for CheckedTransport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Whole").field(&self.inner).finish()
+        f.debug_tuple("CheckedTransport").field(&self.inner).finish()
     }
 }
