@@ -1,5 +1,4 @@
-//! What is known of a user and its keys: plain data that the wire, the store and the user handle
-//! share.
+//! Data about users and API keys that the wire, the store and the user handle share.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

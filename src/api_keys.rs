@@ -1,4 +1,4 @@
-//! A user's API keys: log-ins for machines, made by the user.
+//! A user's API keys, with which machines log in as the user.
 
 use crate::account::ApiKey;
 use crate::error::{Error, Result, ServerErrorCode};
@@ -256,7 +256,7 @@ impl<'a> ApiKeys<'a> {
     }
 }
 
-/// Rejects an id that names the list of keys and no key.
+/// Rejects an id that is the path of the list of keys.
 fn check(id: &ApiKeyId) -> Result<()> {
     match id.as_str() {
         "" => Err(Error::config("the id of the API key", "it is empty")),
@@ -264,8 +264,8 @@ fn check(id: &ApiKeyId) -> Result<()> {
     }
 }
 
-/// Tells whether the backend itself says that the user has no such key. Any other 404 may be of a
-/// proxy, or of a backend that has no API keys at all.
+/// Returns `true` if the backend itself says that the user has no such key. Any other 404 may come
+/// from a proxy, or from a backend without API keys.
 fn is_unknown(error: &Error) -> bool {
     error.status() == Some(404) && error.server_code() == Some(&ServerErrorCode::ApiKeyNotFound)
 }

@@ -1,4 +1,4 @@
-//! What a function call takes as its arguments: lists, checked by the compiler.
+//! The types that are accepted as arguments of a function call.
 
 use serde::Serialize;
 

@@ -1,19 +1,19 @@
-//! Base URLs: checked and normalised once, so that two spellings of a place are one origin and one
-//! store, and joining a path cannot go wrong.
+//! Base URLs, validated and normalised once, so that two spellings of a URL have one origin and one
+//! store.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An origin and perhaps a path in front of the protocol's own, without a slash at the end. Two of
-/// them are equal if the URLs they came from name the same place.
+/// An origin and an optional path before the paths of the protocol, without a slash at the end. Two
+/// equivalent URLs have equal values.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct BaseUrl(String);
 
 impl BaseUrl {
-    /// Parses a URL. Plain http is for loopback alone, unless `insecure` says otherwise.
+    /// Parses a URL. Plain http is allowed only for loopback, unless `insecure` is set.
     ///
     /// # Errors
-    /// With what is wrong and what would be right.
+    /// What is wrong, and what is expected.
     pub(crate) fn parse(text: &str, insecure: bool) -> Result<Self, String> {
         let expected = "expected something like https://example.org";
         if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
@@ -60,7 +60,7 @@ impl BaseUrl {
         self.0.starts_with("https:")
     }
 
-    /// Returns where websockets are unless the backend says otherwise: at the same place.
+    /// Returns the default URL of websockets, which has the same host and path.
     pub(crate) fn websocket(&self) -> String {
         format!("ws{}", &self.0["http".len()..])
     }
@@ -76,8 +76,8 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Returns scheme, host and port of an absolute http URL in one form, so that two spellings of an
-/// origin are equal. `None` if the URL has a user name or no valid host.
+/// Returns the normalised scheme, host and port of an absolute http URL. `None` if the URL has a user
+/// name or no valid host.
 pub(crate) fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
@@ -93,7 +93,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Returns a host, and its port with a colon unless that is the scheme's own, in one form.
+/// Returns a normalised host, with its port unless that is the default of the scheme.
 ///
 /// Source: RFC 3986, section 6.2.
 fn normal_authority(scheme: &str, authority: &str) -> Option<(String, String)> {
@@ -103,7 +103,7 @@ fn normal_authority(scheme: &str, authority: &str) -> Option<(String, String)> {
         _ => return None,
     };
     let (host, port) = match authority.rsplit_once(':') {
-        // The colons inside an IPv6 address are not a port's.
+        // A colon inside an IPv6 address does not begin a port.
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (authority, ""),
     };
@@ -119,13 +119,13 @@ fn normal_host(host: &str) -> Option<String> {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().ok().map(|address| format!("[{address}]"));
     }
-    // With a dot at the end it is the same name, only surely a whole one.
+    // A dot at the end only marks the name as fully qualified.
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
     if !host.split('.').all(|label| !label.is_empty() && label.bytes().all(allowed)) {
         return None;
     }
-    // No name ends in a number: systems read such a host as an address, in many forms.
+    // No name ends in a number: systems parse such a host as an address, in many forms.
     let last = host.rsplit('.').next()?;
     let is_number = last.bytes().all(|digit| digit.is_ascii_digit()) || last.starts_with("0x");
     if is_number && host.parse::<Ipv4Addr>().is_err() {
@@ -134,8 +134,8 @@ fn normal_host(host: &str) -> Option<String> {
     Some(host)
 }
 
-/// Returns a path in one form: escapes in capital letters and only where they are needed, `.` and
-/// `..` resolved, no slash at the end. `None` if it has characters that a URL does not have.
+/// Returns a normalised path: escapes in upper case and only where they are needed, `.` and `..`
+/// resolved, no slash at the end. `None` if it has characters that are invalid in a URL.
 fn normal_path(path: &str) -> Option<String> {
     let mut plain = String::with_capacity(path.len());
     let mut bytes = path.bytes();

@@ -1,4 +1,4 @@
-//! Time as a trait, so that a test can hold it in its hand: tokens are judged by it.
+//! The clock as a trait, so that tests can control the time.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +19,7 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-/// When this process first asked for the time.
+/// When the time was first read in this process.
 pub(crate) static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Clock for SystemClock {
@@ -32,7 +32,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Returns a duration in milliseconds, at most as many as an `i64` counts.
+/// Returns a duration in milliseconds, clamped to an `i64`.
 pub(crate) fn milliseconds(duration: Duration) -> i64 {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     seconds.saturating_mul(1000).saturating_add(i64::from(duration.subsec_millis()))

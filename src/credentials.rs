@@ -1,4 +1,4 @@
-//! Ways to log in: the providers, and what a person or a machine shows to one of them.
+//! Providers, and the credentials for them.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ pub(crate) enum Kind {
     Other(String, Payload),
 }
 
-/// The fields of an object in their order, each the text of its value.
+/// The fields of a JSON object in their order, with unparsed values.
 #[derive(Clone)]
 pub(crate) struct Payload(pub(crate) Vec<(String, Box<RawValue>)>);
 
@@ -354,11 +354,11 @@ impl Credentials {
     }
 }
 
-/// Turns a payload into its fields, in canonical extended JSON.
+/// Serialises a payload and returns its fields, in canonical extended JSON.
 fn object(payload: &impl Serialize) -> Result<Payload> {
     let text = ejson::to_vec(payload).map_err(|error| Error::decode("the credentials", error))?;
     match serde_json::from_slice::<Payload>(&text) {
-        // A number or an id is an object as well in extended JSON.
+        // In extended JSON a number or an id is an object too.
         Ok(payload) if !payload.0.iter().any(|(field, _)| ejson::is_wrapper(field)) => Ok(payload),
         _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
     }
@@ -404,7 +404,7 @@ impl From<&str> for Provider {
     }
 }
 
-/// Returns a key, token or code without what is around it.
+/// Returns a key, token or code without surrounding white space and invisible characters.
 fn trimmed(secret: impl Into<Secret>) -> Secret {
     let secret = secret.into();
     let inner = trim(secret.expose());

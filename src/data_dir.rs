@@ -1,4 +1,4 @@
-//! The directory for data where a program names none.
+//! The default data directory.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

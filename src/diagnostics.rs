@@ -1,13 +1,13 @@
-//! Diagnostics through the `log` facade, with feature `log`; without it they cost nothing.
+//! Diagnostics through the `log` facade, with feature `log`. Without it they cost nothing.
 //!
-//! Never a secret, and nothing in a backend's or a proxy's words, which may repeat one: ids,
-//! origins and what is ours to say.
+//! A message contains ids, origins and texts of this crate. It never contains a secret, nor text of a
+//! backend or a proxy, which may repeat one.
 
 use std::fmt;
 
 use crate::error::Error;
 
-/// Says something at a level of `log`, such as `debug`.
+/// Logs a message at a level of `log`, such as `debug`.
 macro_rules! note {
     ($level:ident, $($what:tt)+) => {{
         #[cfg(feature = "log")]
@@ -21,7 +21,7 @@ macro_rules! note {
 
 pub(crate) use note;
 
-/// An error without anything that others wrote: its kind and its status.
+/// Formats the kind and the status of an error, without its texts.
 pub(crate) struct Brief<'a>(pub(crate) &'a Error);
 
 impl fmt::Display for Brief<'_> {

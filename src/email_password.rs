@@ -1,5 +1,4 @@
-//! Accounts with e-mail address and password: what comes before a log-in, and what helps when it
-//! fails.
+//! Accounts with e-mail address and password: registration, confirmation and password reset.
 
 use crate::account::RequestOutcome;
 use crate::arguments::Arguments;

@@ -1,9 +1,9 @@
-//! Renames and removals that wait for another program to close a file.
+//! Renames and removals that retry on Windows until another program closes a file.
 //!
-//! Windows refuses to replace or remove a file that another program has open without sharing it,
-//! such as a virus scanner, an indexer or a backup. It finishes a removal only when the last handle
-//! is closed. These programs close their files within milliseconds, so the functions here retry
-//! for at most [`PATIENCE`]. Other systems have no such state, and nothing is retried there.
+//! Windows cannot replace or remove a file that another program, such as a virus scanner, an indexer
+//! or a backup, has open without sharing it. It completes a removal only when the last handle is
+//! closed. Such programs close their files within milliseconds, so these functions retry for at most
+//! [`PATIENCE`]. On other systems they do not retry.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,7 @@ pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
     while_in_use(|| fs::remove_dir_all(path))
 }
 
-/// Repeats an attempt while another program has the file open.
+/// Retries while another program has the file open.
 pub(crate) fn while_in_use<T>(attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     retry(PATIENCE, attempt)
 }

@@ -1,7 +1,6 @@
-//! Names the backend gives to things: users, devices, API keys.
+//! Ids that the backend assigns to users, devices and API keys.
 //!
-//! They are kept as the text that came over the wire: App Services uses 24 hexadecimal digits,
-//! other backends may not, and nothing here depends on the form.
+//! They are opaque text. App Services uses 24 hexadecimal digits; other backends may not.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Cloning is cheap (one reference count).
 ///
-/// Source: `user_id` of the log-in answer, realm-core `object-store/sync/app.cpp`.
+/// Source: `user_id` of the log-in response, realm-core `object-store/sync/app.cpp`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UserId(Arc<str>);
 

@@ -1,11 +1,11 @@
-//! Who files belong to: on this system a new file has the rights of its directory, whoever creates
-//! it, and nothing has to be given away.
+//! The owner of files. On this system a new file inherits the rights of its directory, so that no
+//! file has to change its owner.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// There is none: no value of this type exists.
+/// No value of this type exists on this system.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owner {}
 

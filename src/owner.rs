@@ -1,14 +1,14 @@
-//! Who files belong to: what is in a directory belongs to the owner of that directory.
+//! The owner of files: files in a directory belong to the owner of that directory.
 //!
-//! A process that runs as another user, such as root, gives what it creates to that owner, or is
-//! refused before it writes. Otherwise the owner could not open the files any more.
+//! A process that runs as another user, such as root, gives new files to that owner, or fails before
+//! it writes. Otherwise the owner could not open the files any more.
 //!
-//! A directory that belongs to root and lets others write, such as a mounted volume, is shared on
-//! purpose: what others create in it stays theirs.
+//! A directory that belongs to root and that others may write, such as a mounted volume, is shared
+//! on purpose: files that other users create in it stay theirs.
 //!
-//! The owner of a directory can put links into it, to have somebody else's files given away. So a
-//! file is given away only by its open handle, and only if this process created it, or if sled has
-//! read it as its own.
+//! The owner of a directory can put links into it, so that root would give away files of other users.
+//! So the owner of a file is changed only through an open handle, and only if this process created
+//! the file or sled opened it as its own.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,22 +26,24 @@ const ROOT: u32 = 0;
 pub(crate) struct Owner {
     uid: u32,
     gid: u32,
-    /// The user to whom new files of this process belong.
+    /// The user that new files of this process belong to.
     creator: u32,
 }
 
-/// Why files may not be created, or used: they do not belong to the owner of their directory.
+/// Why a file cannot be created or used: it does not belong to the owner of its directory.
 #[derive(Debug)]
 pub(crate) enum ForeignFile {
-    /// It cannot be given to the owner.
+    /// A new file cannot be given to the owner.
     NotGiven { owner: u32, creator: u32 },
-    /// It is there already, and is a link or belongs to somebody else.
+    /// An existing file is a link or belongs to another user.
     NotTrusted { owner: u32, file: PathBuf },
 }
 
 impl Owner {
-    /// Returns the owner of a directory if this process creates files as another user, and can give
-    /// them to the owner. If it cannot, that is an error, and nothing is left behind.
+    /// Returns the owner of a directory if this process creates files as another user.
+    ///
+    /// # Errors
+    /// If this process cannot give files to the owner. No file is left behind.
     pub(crate) fn find(dir: &Path) -> io::Result<Option<Self>> {
         let owner = fs::metadata(dir)?.uid();
         if owner == ROOT || own_uid() == Some(owner) {
@@ -53,14 +55,14 @@ impl Owner {
         Ok(owner)
     }
 
-    /// Returns `true` for the error that something which root created cannot be given to the owner.
+    /// Returns `true` for the error that a file of root cannot be given to the owner.
     pub(crate) fn is_refused_to_root(error: &io::Error) -> bool {
         let why = error.get_ref().and_then(|why| why.downcast_ref());
         matches!(why, Some(ForeignFile::NotGiven { creator: ROOT, .. }))
     }
 
-    /// Gives a file or directory that this process has just created to the owner of the directory
-    /// that it is in. Returns the owner if that is not the user of this process.
+    /// Gives a file or directory that this process has just created to the owner of its directory.
+    /// Returns that owner if it is not the user of this process.
     pub(crate) fn give_created(created: &File, path: &Path) -> io::Result<Option<Self>> {
         let creator = created.metadata()?.uid();
         let dir = parent(path);
@@ -68,7 +70,7 @@ impl Owner {
         if owner == creator || owner == ROOT {
             return Ok(None);
         }
-        // Held open, so that nothing else can take its place.
+        // Keep it open, so that it cannot be replaced.
         let dir = File::open(dir)?;
         let metadata = dir.metadata()?;
         let owner = Self { uid: metadata.uid(), gid: metadata.gid(), creator };
@@ -79,14 +81,14 @@ impl Owner {
         Ok(Some(owner))
     }
 
-    /// Refuses an open file that belongs to anybody else than the owner: it may have been reached
-    /// by a link.
+    /// Rejects an open file of another user than the owner, which may have been opened through a
+    /// link.
     pub(crate) fn check(self, file: &File, path: &Path) -> io::Result<()> {
         if file.metadata()?.uid() == self.uid { Ok(()) } else { Err(self.not_trusted(path)) }
     }
 
-    /// Refuses a directory with links in it, or with files of anybody else than the owner and this
-    /// process.
+    /// Rejects a directory that contains links, or files of other users than the owner and the user
+    /// of this process.
     pub(crate) fn check_tree(self, dir: &Path) -> io::Result<()> {
         self.walk(dir, &mut |path, metadata| {
             let is_known = [self.uid, self.creator].contains(&metadata.uid());
@@ -95,7 +97,7 @@ impl Owner {
         })
     }
 
-    /// Gives everything in a directory, and the directory, to the owner.
+    /// Gives a directory and its content to the owner.
     pub(crate) fn give_tree(self, dir: &Path) -> io::Result<()> {
         self.walk(dir, &mut |path, metadata| {
             if metadata.uid() != self.creator || self.creator == self.uid {
@@ -115,7 +117,7 @@ impl Owner {
         })
     }
 
-    /// Visits what is in a directory, and the directory last. Links are not followed.
+    /// Visits the content of a directory, and then the directory. Does not follow links.
     fn walk(
         self,
         path: &Path,
@@ -136,7 +138,7 @@ impl Owner {
 
     fn give(self, file: &File) -> io::Result<()> {
         let given = fchown(file, Some(self.uid), Some(self.gid));
-        // There are file systems that accept it and do nothing.
+        // Some file systems report success and do nothing.
         match given.and_then(|()| file.metadata()) {
             Ok(metadata) if metadata.uid() == self.uid => Ok(()),
             _ => Err(self.not_given()),
@@ -152,7 +154,7 @@ impl Owner {
     }
 }
 
-/// Explains why a path may not be used, if that is because of who owns something there.
+/// Explains why a path cannot be used, if the reason is the owner of a file.
 pub(crate) fn explain(error: &io::Error, path: &Path) -> Option<String> {
     if let Some(why) = error.get_ref().and_then(|why| why.downcast_ref::<ForeignFile>()) {
         return Some(why.to_string());
@@ -173,13 +175,13 @@ pub(crate) fn explain(error: &io::Error, path: &Path) -> Option<String> {
     Some(ForeignFile::NotTrusted { owner, file }.to_string())
 }
 
-/// Returns the user as whom this process creates files, where the system has a cheap way to say so.
-/// A process that may not be inspected seems to be root's.
+/// Returns the user as whom this process creates files, if the system has a cheap way to find it. A
+/// process that may not be inspected seems to belong to root.
 fn own_uid() -> Option<u32> {
     if cfg!(target_os = "linux") { Some(fs::metadata("/proc/self").ok()?.uid()) } else { None }
 }
 
-/// Returns `true` if a name in the open directory is the name of this very file.
+/// Returns `true` if a name in the open directory is the name of this file.
 fn is_in(dir: &File, path: &Path, file: &File) -> io::Result<bool> {
     let name = path.file_name().unwrap_or_default();
     #[cfg(target_os = "linux")]

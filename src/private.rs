@@ -1,5 +1,4 @@
-//! Private files and directories: how they are created, who may read them, and how their names
-//! survive a power cut.
+//! Creates private files and directories, and syncs directories.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -12,7 +11,7 @@ use crate::diagnostics::note;
 use crate::fs::while_in_use;
 use crate::owner::Owner;
 
-/// Returns options that create a file which only its owner can read.
+/// Returns options for creating a file that only its owner can read.
 pub(crate) fn private() -> OpenOptions {
     #[cfg_attr(not(unix), allow(unused_mut))]
     let mut options = OpenOptions::new();
@@ -21,8 +20,8 @@ pub(crate) fn private() -> OpenOptions {
     options
 }
 
-/// Creates a private file, which must not be there, for the owner of its directory. Returns that
-/// owner if it is not the user of this process.
+/// Creates a private file, which must not exist, for the owner of its directory. Returns that owner
+/// if it is not the user of this process.
 pub(crate) fn create_new(path: &Path) -> io::Result<(File, Option<Owner>)> {
     let file = private().read(true).write(true).create_new(true).open(path)?;
     match Owner::give_created(&file, path) {
@@ -35,7 +34,7 @@ pub(crate) fn create_new(path: &Path) -> io::Result<(File, Option<Owner>)> {
     }
 }
 
-/// Opens a file, and creates it as [`create_new`] does if there is none.
+/// Opens a file, and creates it as [`create_new`] does if it does not exist.
 pub(crate) fn open_or_create(options: &OpenOptions, path: &Path) -> io::Result<File> {
     const ATTEMPTS: u32 = 100;
     let mut error = None;
@@ -45,9 +44,9 @@ pub(crate) fn open_or_create(options: &OpenOptions, path: &Path) -> io::Result<F
             opened => return opened,
         }
         match create_new(path) {
-            // Opened again, with these options.
+            // Open it again, with these options.
             Ok(_) => {}
-            // Another process was faster; or it is a link to a file that does not exist.
+            // Another process created it first, or it is a link to a file that does not exist.
             Err(exists) if exists.kind() == ErrorKind::AlreadyExists => error = Some(exists),
             Err(error) => return Err(error),
         }
@@ -55,14 +54,14 @@ pub(crate) fn open_or_create(options: &OpenOptions, path: &Path) -> io::Result<F
     Err(error.unwrap_or_else(|| ErrorKind::AlreadyExists.into()))
 }
 
-/// Replaces a file by a new private one for the owner of its directory. Returns that owner if it is
+/// Replaces a file by a new, private one for the owner of its directory. Returns that owner if it is
 /// not the user of this process.
 pub(crate) fn replace(path: &Path) -> io::Result<(File, Option<Owner>)> {
     remove_file(path)?;
     while_in_use(|| create_new(path))
 }
 
-/// Writes a private file for the owner of its directory, or none at all.
+/// Writes a private file for the owner of its directory. If that fails, removes the file.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (mut file, _) = replace(path)?;
     file.write_all(bytes).inspect_err(|_| {
@@ -70,7 +69,7 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Removes a file, which may be gone already.
+/// Removes a file, if it exists.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -78,22 +77,22 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory and its missing parents, private to their owner. One that exists stays as
-/// it is.
+/// Creates a directory and its missing parents, private to their owner. Existing directories are not
+/// changed.
 ///
-/// Each belongs to the owner of the directory that it is in, if root creates it.
+/// If root creates a directory, it belongs to the owner of its parent.
 pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
     create_dir(dir, Sharing::Allowed)
 }
 
-/// As [`create_private_dir`], in a directory that is there for this purpose: nobody but its owner
-/// and root may create something in it.
+/// Like [`create_private_dir`], in a data directory, in which only its owner and root may create
+/// directories.
 pub(crate) fn create_private_dir_in(dir: &Path, parent: &Path) -> io::Result<()> {
     create_dir(parent, Sharing::Allowed)?;
     create_dir(dir, Sharing::Refused)
 }
 
-/// Whether a directory may belong to another user than the directory that it is in.
+/// Whether a directory may belong to another user than its parent.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Sharing {
     Allowed,
@@ -112,7 +111,7 @@ fn create_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     match builder.create(dir) {
-        // Another process was faster.
+        // Another process created it first.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => return Ok(()),
         created => created?,
     }
@@ -121,7 +120,7 @@ fn create_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
     })
 }
 
-/// Gives a directory that was just created to the owner of its parent.
+/// Gives a new directory to the owner of its parent.
 fn give_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -133,8 +132,8 @@ fn give_dir(dir: &Path, sharing: Sharing) -> io::Result<()> {
     }
 }
 
-/// Takes the rights of other users from a file or directory. On a file system that has no modes, or
-/// its own, there is a warning instead: who may read there is for the mount to say.
+/// Sets the mode of a file or directory, so that other users cannot read it. On a file system without
+/// modes this logs a warning instead: the options of the mount decide who may read.
 #[cfg(any(unix, feature = "server"))]
 pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     #[cfg(unix)]
@@ -154,15 +153,15 @@ pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns `true` if the mode of a file cannot be changed here. That it belongs to another user
-/// was checked before.
+/// Returns `true` if the file system does not support modes. The caller has checked that the file
+/// does not belong to another user.
 #[cfg(unix)]
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
 }
 
-/// Returns `true` if a file system gives new files modes of its own, so that other users may read
-/// them although they were created for the owner alone.
+/// Returns `true` if a file system ignores the mode of a new file, so that other users may be able to
+/// read it.
 #[cfg(all(unix, feature = "encryption"))]
 pub(crate) fn has_own_modes(dir: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
@@ -173,7 +172,7 @@ pub(crate) fn has_own_modes(dir: &Path) -> bool {
     created.is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
-/// Warns once in the life of the process.
+/// Logs a warning, once per process.
 #[cfg(unix)]
 pub(crate) fn warn_about_modes(path: &Path) {
     static HAS_WARNED: AtomicBool = AtomicBool::new(false);
@@ -187,8 +186,8 @@ pub(crate) fn warn_about_modes(path: &Path) {
     }
 }
 
-/// Makes the names in a directory survive a power cut.
+/// Syncs a directory, so that the names in it survive a power cut.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    // Elsewhere a directory cannot be opened, and need not be.
+    // On other systems a directory cannot be opened, and need not be synced.
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }

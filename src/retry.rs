@@ -1,4 +1,4 @@
-//! Repeating a call that failed, where repeating can help and does no harm.
+//! Repeats calls that failed, if that may help and is harmless.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -137,7 +137,7 @@ impl<'a, H: Handle> Retry<'a, H> {
             }
             let wait = error.retry_after().unwrap_or_default().max(with_jitter(pause));
             if wait >= deadline.remaining() {
-                // A session that is shut down has no time left either.
+                // The deadline of a session that is shut down has passed, too.
                 return session.within(|_| Err(error));
             }
             let end = deadline.at_most(wait);

@@ -1,8 +1,8 @@
-//! Text that must not be seen: passwords, tokens, API keys.
+//! Redacted text: passwords, tokens, API keys.
 //!
-//! The type owns the redaction, so no caller has to remember it. What it holds is overwritten when
-//! it is dropped, as far as safe Rust allows: a copy that the allocator or the compiler made
-//! earlier is out of its reach.
+//! The type redacts itself, so that callers need not. It overwrites its text when it is dropped. It
+//! cannot overwrite copies that the allocator or the compiler made earlier; someone who can read the
+//! memory of the process may find them.
 
 use std::fmt;
 use std::ops::Deref;
@@ -72,8 +72,8 @@ impl Drop for Text {
     }
 }
 
-/// A body on its way to the backend or from there: a password or tokens may be in it, so it is
-/// overwritten when it is dropped. A large one is not: what is secret is small.
+/// The body of a request or a response, which is overwritten when it is dropped because it may contain
+/// a password or tokens. A large body is not overwritten: bodies with secrets are small.
 #[derive(Clone, Default)]
 pub(crate) struct Body(Vec<u8>);
 
@@ -81,7 +81,7 @@ impl Body {
     /// The largest body that is overwritten.
     const SMALL: usize = 64 * 1024;
 
-    /// Returns the bytes, which are the caller's from here on.
+    /// Returns the bytes, which are then not overwritten.
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }
@@ -109,9 +109,9 @@ impl Drop for Body {
     }
 }
 
-/// Overwrites a secret that is not needed any more.
+/// Overwrites a secret.
 pub(crate) fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
-    // Without this the writes above are dead stores that the optimiser may remove.
+    // Otherwise the optimiser may remove the writes above as dead stores.
     std::hint::black_box(bytes);
 }

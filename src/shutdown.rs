@@ -1,4 +1,4 @@
-//! The end of a session before its time, as the waits of its calls see it.
+//! The shutdown of a session, as a signal to its calls.
 
 use crate::cancel::{CancelToken, Signal};
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ impl Shutdown {
         Self(CancelToken::new())
     }
 
-    /// Says so to everybody.
+    /// Signals the shutdown.
     pub(crate) fn begin(&self) {
         self.0.cancel();
     }
@@ -24,7 +24,7 @@ impl Shutdown {
         self.0.is_cancelled()
     }
 
-    /// Refuses what begins after it.
+    /// Rejects a call that begins after the shutdown.
     pub(crate) fn check(&self) -> Result<()> {
         if self.has_begun() { Err(Error::ShutDown { ambiguous: false }) } else { Ok(()) }
     }

@@ -1,15 +1,15 @@
-//! Characters that nobody sees: a terminal must not get them, and no key or token has any.
+//! Invisible characters, which must not be printed to a terminal and which no key or token contains.
 //!
-//! Compiled into the library and into the command, which may use only what is public.
+//! The library and the command each compile this file, because the command uses only the public API.
 
-/// Removes blanks and what nobody sees from both ends. Keys and tokens have none of them, but come
-/// with some when they are pasted or read from a file.
+/// Removes white space and invisible characters from both ends. A key or token has some when it was
+/// pasted or read from a file.
 pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_whitespace() || is_unprintable(character))
 }
 
 /// Returns `true` for control characters, line and paragraph separators, characters that change the
-/// direction of text, and all others that are not visible.
+/// direction of text, and all other invisible characters.
 ///
 /// Source: Unicode, the general categories Cc, Zl, Zp and Cf without those signs of Arabic, Syriac
 /// and Kaithi that are visible; and `Default_Ignorable_Code_Point` without U+FE0E and U+FE0F, which

@@ -187,7 +187,7 @@ fn a_key_file_that_cannot_be_used_is_told_by_name() {
         refused(StoreErrorKind::Key, &format!("must have 32 bytes and has {seen}"));
     }
     std::fs::remove_file(&key).unwrap();
-    refused(StoreErrorKind::Key, "the file with its key is gone, bring it back from a backup");
+    refused(StoreErrorKind::Key, "the file with its key is missing, restore it from a backup");
     assert!(!key.exists(), "a new one would only hide what is wrong");
     std::fs::create_dir(&key).unwrap();
     refused(StoreErrorKind::Access, "the key is not a file");
@@ -196,7 +196,7 @@ fn a_key_file_that_cannot_be_used_is_told_by_name() {
     #[cfg(unix)]
     {
         set_mode(&key, 0o640);
-        refused(StoreErrorKind::Access, "(mode 0640), take their rights with `chmod 600`");
+        refused(StoreErrorKind::Access, "(mode 0640), make it private with `chmod 600`");
         set_mode(&key, 0o600);
         // Whoever opens a pipe to read it waits for somebody to write.
         std::fs::remove_file(&key).unwrap();

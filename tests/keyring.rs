@@ -91,7 +91,9 @@ fn a_keyring_that_never_answers_is_given_up_at_the_deadline() {
     let bus = format!("unix:path={}", socket.display());
     let said = said(child(&["try", dir.data().to_str().unwrap()], &bus));
     assert!(
-        said.starts_with("Key: the store cannot be used: the keyring of the system did not answer"),
+        said.starts_with(
+            "Key: the store cannot be used: the keyring of the system did not respond"
+        ),
         "{said}"
     );
 }
@@ -120,7 +122,9 @@ fn a_real_keyring_keeps_the_key() {
     alone.env("NAMES", "alone");
     let heard = said(alone);
     assert!(
-        heard.starts_with("Key: the store cannot be used: the store is sealed and its key is gone"),
+        heard.starts_with(
+            "Key: the store cannot be used: the store is encrypted and its key is missing"
+        ),
         "{heard}"
     );
     assert!(heard.contains("service \"keyfob test\", account \"eve\""), "{heard}");

@@ -645,7 +645,10 @@ fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let error = dir.try_open(on_damage).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Key);
-        assert!(error.to_string().contains("the store is sealed, open it with its key"), "{error}");
+        assert!(
+            error.to_string().contains("the store is encrypted, open it with its key"),
+            "{error}"
+        );
         let advice = error.to_string().contains("feature `encryption`");
         assert_eq!(advice, cfg!(not(feature = "encryption")), "{error}");
         assert!(database(&dir).exists());

@@ -118,11 +118,14 @@ fn a_wrong_key_a_missing_one_and_one_too_many_are_told_and_change_nothing() {
     let before = generation(&dir.data());
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let error = dir.try_open_with(&other_key(), on_damage).unwrap_err();
-        assert!(error.to_string().contains("sealed with another key"), "{error}");
+        assert!(error.to_string().contains("encrypted with another key"), "{error}");
         assert!(error.to_string().contains(dir.data().to_str().unwrap()), "{error}");
         assert_eq!(kind::<()>(Err(error)), StoreErrorKind::Key);
         let error = dir.try_open_clear(on_damage).unwrap_err();
-        assert!(error.to_string().contains("the store is sealed, open it with its key"), "{error}");
+        assert!(
+            error.to_string().contains("the store is encrypted, open it with its key"),
+            "{error}"
+        );
         assert_eq!(kind::<()>(Err(error)), StoreErrorKind::Key);
     }
     assert_eq!(generation(&dir.data()), before);

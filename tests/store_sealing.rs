@@ -97,7 +97,7 @@ fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refu
     copy(&clear.data(), &dir.data());
     let error = store.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);
-    assert!(error.to_string().contains("in the clear although a key was given"), "{error}");
+    assert!(error.to_string().contains("unencrypted although a key was given"), "{error}");
     is_whole(&clear.open());
 }
 
@@ -160,7 +160,7 @@ fn a_key_for_new_stores_seals_what_it_makes_or_makes_nothing() {
     // Nor does a sealed store become one in the clear when its key is gone.
     std::fs::remove_file(&file).unwrap();
     let error = dir.try_open_with(&new, OnDamage::Recover).unwrap_err();
-    assert!(error.to_string().contains("the file with its key is gone"), "{error}");
+    assert!(error.to_string().contains("the file with its key is missing"), "{error}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct ServerError {
     pub retryable: bool,
 }
 
-/// Why an account could not be linked; see [`Error::link_refusal`].
+/// Why an account could not be linked; see [`Error::link_refusal`](crate::Error::link_refusal).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum LinkRefusal {

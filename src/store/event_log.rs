@@ -1,7 +1,7 @@
-//! The events of the newest commits, for those who read behind.
+//! A bounded log of the events of recent commits.
 //!
-//! Events are kept as JSON text: what a newer version wrote is carried along unread, and whoever
-//! asks for it here is told that it missed something instead.
+//! Events are kept as JSON text, so that events of a newer version are preserved. A reader of this
+//! version is reported to have lagged in their place.
 
 use std::collections::VecDeque;
 
@@ -11,18 +11,19 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::RecentEvents;
 use crate::event::Event;
 
-/// How many commits with events are remembered, and how many bytes of events, where each commit
-/// writes the ring to disk.
+/// The largest number of commits with events, and of bytes of events, in a log that each commit
+/// writes to disk.
 const COMMITS: usize = 64;
 const BYTES: usize = 16 * 1024;
-/// The same where nothing is written: commits can come in faster than a listener is scheduled.
+/// The largest number of commits in memory, where they can be faster than a listener is scheduled.
 const COMMITS_IN_MEMORY: usize = 1024;
 
 /// All events of the commits after `since`, oldest first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct EventLog {
     since: u64,
-    told: VecDeque<LoggedCommit>,
+    #[serde(rename = "told")]
+    commits: VecDeque<LoggedCommit>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -32,17 +33,17 @@ struct LoggedCommit {
 }
 
 impl EventLog {
-    /// Returns a ring that knows no events up to the commit with this number, and all from there.
+    /// Returns an empty log of the events after the commit with this number.
     pub(super) fn since(number: u64) -> Self {
-        Self { since: number, told: VecDeque::new() }
+        Self { since: number, commits: VecDeque::new() }
     }
 
-    /// Remembers the events of a commit, and forgets the oldest ones if there are too many.
+    /// Adds the events of a commit, and removes the oldest ones beyond the limits.
     pub(super) fn push(&mut self, number: u64, events: &[Event]) {
         self.push_within(number, events, COMMITS, BYTES);
     }
 
-    /// As [`EventLog::push`], with the bounds of a ring that is not written.
+    /// Like [`EventLog::push`], with the limits of a log in memory.
     pub(super) fn push_in_memory(&mut self, number: u64, events: &[Event]) {
         self.push_within(number, events, COMMITS_IN_MEMORY, usize::MAX);
     }
@@ -55,27 +56,27 @@ impl EventLog {
             *self = Self::since(number);
             return;
         };
-        self.told.push_back(LoggedCommit { number, events });
+        self.commits.push_back(LoggedCommit { number, events });
         let counted = limit != usize::MAX;
-        let mut bytes = if counted { self.told.iter().map(LoggedCommit::size).sum() } else { 0 };
-        while self.told.len() > commits || bytes > limit {
-            let Some(oldest) = self.told.pop_front() else { break };
+        let mut bytes = if counted { self.commits.iter().map(LoggedCommit::size).sum() } else { 0 };
+        while self.commits.len() > commits || bytes > limit {
+            let Some(oldest) = self.commits.pop_front() else { break };
             bytes = bytes.saturating_sub(oldest.size());
             self.since = oldest.number;
         }
     }
 
-    /// Returns what was told after the commit `number`, when `newest` is the newest commit.
+    /// Returns the events after the commit `number`, where `newest` is the newest commit.
     pub(super) fn after(&self, number: Option<u64>, newest: u64) -> RecentEvents {
         let mut recent = RecentEvents { number: newest, ..RecentEvents::default() };
         let Some(number) = number else { return recent };
-        // Who knows more than there is has seen another store in this place.
+        // A reader with a higher number has read another store at this path.
         recent.lagged = number < self.since || number > newest;
-        let known = self.told.partition_point(|told| told.number <= number);
-        for told in self.told.range(known..) {
-            for event in &told.events {
+        let first = self.commits.partition_point(|commit| commit.number <= number);
+        for commit in self.commits.range(first..) {
+            for event in &commit.events {
                 match serde_json::from_str(event.get()) {
-                    Ok(event) => recent.events.push((told.number, event)),
+                    Ok(event) => recent.events.push((commit.number, event)),
                     Err(_) => recent.lagged = true,
                 }
             }
@@ -100,42 +101,42 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_what_is_gone_has_lagged() {
-        let mut ring = EventLog::default();
+    fn reader_of_removed_events_has_lagged() {
+        let mut log = EventLog::default();
         for number in 1..=100 {
-            ring.push(number, &[switched("ada")]);
+            log.push(number, &[switched("ada")]);
         }
-        assert!(ring.after(Some(35), 100).lagged);
-        let recent = ring.after(Some(36), 100);
+        assert!(log.after(Some(35), 100).lagged);
+        let recent = log.after(Some(36), 100);
         assert!(!recent.lagged);
         assert_eq!(recent.events.first().unwrap().0, 37);
         assert_eq!(recent.events.len(), 64);
     }
 
     #[test]
-    fn bytes_are_bounded_even_by_one_commit() {
-        let mut ring = EventLog::default();
-        ring.push(1, &[switched(&"x".repeat(2 * BYTES))]);
-        assert!(ring.after(Some(0), 1).lagged);
-        assert!(!ring.after(Some(1), 1).lagged);
-        ring.push(2, &[switched("ada")]);
-        assert_eq!(ring.after(Some(1), 2).events, [(2, switched("ada"))]);
+    fn large_commit_is_not_kept() {
+        let mut log = EventLog::default();
+        log.push(1, &[switched(&"x".repeat(2 * BYTES))]);
+        assert!(log.after(Some(0), 1).lagged);
+        assert!(!log.after(Some(1), 1).lagged);
+        log.push(2, &[switched("ada")]);
+        assert_eq!(log.after(Some(1), 2).events, [(2, switched("ada"))]);
     }
 
     #[test]
-    fn an_event_of_a_newer_version_counts_as_lagged_and_is_carried_along() {
+    fn event_of_newer_version_is_kept_and_lags() {
         let text = r#"{"since":0,"told":[{"number":1,"events":[{"event":"teleported","x":1}]}]}"#;
-        let mut ring: EventLog = serde_json::from_str(text).unwrap();
-        ring.push(2, &[switched("ada")]);
-        let recent = ring.after(Some(0), 2);
+        let mut log: EventLog = serde_json::from_str(text).unwrap();
+        log.push(2, &[switched("ada")]);
+        let recent = log.after(Some(0), 2);
         assert!(recent.lagged);
         assert_eq!(recent.events, [(2, switched("ada"))]);
-        assert!(!ring.after(Some(1), 2).lagged);
-        assert!(serde_json::to_string(&ring).unwrap().contains("teleported"));
+        assert!(!log.after(Some(1), 2).lagged);
+        assert!(serde_json::to_string(&log).unwrap().contains("teleported"));
     }
 
     #[test]
-    fn who_is_ahead_has_lagged() {
+    fn reader_ahead_of_store_has_lagged() {
         assert!(EventLog::default().after(Some(5), 3).lagged);
         assert!(!EventLog::default().after(None, 3).lagged);
     }

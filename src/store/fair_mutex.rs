@@ -1,12 +1,11 @@
-//! One thread at a time, in the order in which they came, with a deadline: what std's `Mutex` has
-//! no method for.
+//! A mutex that is fair and has a deadline, unlike std's.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::deadline::Deadline;
 
-/// Lets one thread pass at a time.
+/// A mutex that threads lock in the order in which they asked for it.
 #[derive(Debug, Default)]
 pub(super) struct FairMutex {
     queue: Mutex<Queue>,
@@ -15,25 +14,26 @@ pub(super) struct FairMutex {
 
 #[derive(Debug, Default)]
 struct Queue {
-    taken: bool,
-    /// The tickets of those who wait, the first one first. Without them, whoever leaves and comes
-    /// back at once would be faster than one who has to wake up.
+    is_locked: bool,
+    /// The tickets of the waiting threads, in their order. Without tickets, a thread that unlocks and
+    /// locks again at once would be faster than a thread that has to wake up.
     waiting: VecDeque<u64>,
     next: u64,
 }
 
-/// The right to be inside, given back when it is dropped.
+/// The lock, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct FairMutexGuard<'a>(&'a FairMutex);
 
 impl FairMutex {
-    /// Waits for the gate at most until the deadline; with one that has passed it is tried once.
+    /// Locks the mutex, for which it waits until the deadline. `None` if the deadline passed. With a
+    /// deadline that has passed already this tries once.
     pub(super) fn enter(&self, deadline: Deadline) -> Option<FairMutexGuard<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
         queue.waiting.push_back(ticket);
-        while queue.taken || queue.waiting.front() != Some(&ticket) {
+        while queue.is_locked || queue.waiting.front() != Some(&ticket) {
             let wait = deadline.poll_interval();
             if wait.is_zero() {
                 queue.waiting.retain(|waiting| *waiting != ticket);
@@ -44,7 +44,7 @@ impl FairMutex {
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.waiting.pop_front();
-        queue.taken = true;
+        queue.is_locked = true;
         Some(FairMutexGuard(self))
     }
 
@@ -55,7 +55,7 @@ impl FairMutex {
 
 impl Drop for FairMutexGuard<'_> {
     fn drop(&mut self) {
-        self.0.queue().taken = false;
+        self.0.queue().is_locked = false;
         self.0.moved.notify_all();
     }
 }
@@ -69,37 +69,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_back_queues_behind_who_waits() {
-        let gate = FairMutex::default();
+    fn returning_thread_queues_behind_waiting_ones() {
+        let mutex = FairMutex::default();
         let soon = || Deadline::after(Duration::from_secs(60));
         let (order, ordered) = channel();
-        let pass = gate.enter(soon()).unwrap();
+        let guard = mutex.enter(soon()).unwrap();
         thread::scope(|scope| {
             for name in ["first", "second"] {
-                let before = gate.queue().waiting.len();
-                let (gate, order) = (&gate, order.clone());
+                let before = mutex.queue().waiting.len();
+                let (mutex, order) = (&mutex, order.clone());
                 scope.spawn(move || {
-                    let _pass = gate.enter(soon()).unwrap();
+                    let _guard = mutex.enter(soon()).unwrap();
                     order.send(name).unwrap();
                 });
-                while gate.queue().waiting.len() == before {
+                while mutex.queue().waiting.len() == before {
                     thread::yield_now();
                 }
             }
-            drop(pass);
-            let _again = gate.enter(soon()).unwrap();
+            drop(guard);
+            let _again = mutex.enter(soon()).unwrap();
             order.send("back").unwrap();
         });
         assert_eq!(ordered.try_iter().collect::<Vec<_>>(), ["first", "second", "back"]);
     }
 
     #[test]
-    fn who_gave_up_holds_up_nobody() {
-        let gate = FairMutex::default();
-        let pass = gate.enter(Deadline::passed()).unwrap();
-        assert!(gate.enter(Deadline::after(Duration::from_millis(1))).is_none());
-        assert!(gate.enter(Deadline::passed()).is_none());
-        drop(pass);
-        assert!(gate.enter(Deadline::passed()).is_some());
+    fn timed_out_thread_blocks_no_other() {
+        let mutex = FairMutex::default();
+        let guard = mutex.enter(Deadline::passed()).unwrap();
+        assert!(mutex.enter(Deadline::after(Duration::from_millis(1))).is_none());
+        assert!(mutex.enter(Deadline::passed()).is_none());
+        drop(guard);
+        assert!(mutex.enter(Deadline::passed()).is_some());
     }
 }

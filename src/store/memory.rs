@@ -1,4 +1,4 @@
-//! A store in memory, for tests and for programs that keep nothing.
+//! A store in memory, for tests and for programs that store nothing on disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -12,11 +12,11 @@ use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// How many users are listed at once.
+/// How many users a page of a listing has.
 const PAGE: usize = 256;
 
 /// A store in memory, for tests and for programs that keep nothing. It is dropped with its last
-/// clone; clones share everything. It keeps the laws of [`Store`], except that nothing survives the
+/// clone; clones share everything. It fulfils the requirements of [`Store`], except that nothing survives the
 /// process.
 ///
 /// # Examples
@@ -44,10 +44,10 @@ pub struct MemoryStore(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     writers: FairMutex,
-    /// Written by whoever is inside the gate, and only once the decision is made: readers never
-    /// wait for a decision.
+    /// Written only while `writers` is locked and after the decision, so that readers never wait for
+    /// a decision.
     state: RwLock<State>,
-    flights: Arc<Flights>,
+    refresh_locks: Arc<RefreshLocks>,
 }
 
 #[derive(Default)]
@@ -56,20 +56,21 @@ struct State {
     current: Option<UserId>,
     location: Option<String>,
     users: BTreeMap<UserId, Arc<StoredUser>>,
-    /// All of them, by `created_commit`.
+    /// All users by `created_commit`.
     order: BTreeSet<(u64, UserId)>,
-    ring: EventLog,
+    events: EventLog,
 }
 
+/// The users whose refresh lock is held.
 #[derive(Default)]
-struct Flights {
-    taken: Mutex<HashSet<UserId>>,
-    left: Condvar,
+struct RefreshLocks {
+    held: Mutex<HashSet<UserId>>,
+    released: Condvar,
 }
 
-/// A user's flight, given back when it is dropped.
-struct WriteLock {
-    flights: Arc<Flights>,
+/// A user's refresh lock, released when it is dropped.
+struct HeldLock {
+    locks: Arc<RefreshLocks>,
     user: UserId,
 }
 
@@ -112,8 +113,8 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
-        let Some(_pass) = self.0.writers.enter(deadline) else {
-            let reason = "another thread was committing until the time was up, try again later";
+        let Some(_guard) = self.0.writers.enter(deadline) else {
+            let reason = "another thread was committing until the deadline, try again later";
             return Err(StoreError::new(StoreErrorKind::Busy, reason));
         };
         let changes = decide(&*self.0)?;
@@ -127,7 +128,7 @@ impl Store for MemoryStore {
 
     fn recent(&self, number: Option<u64>, _: Deadline) -> Result<RecentEvents, StoreError> {
         let state = self.0.state();
-        Ok(state.ring.after(number, state.number))
+        Ok(state.events.after(number, state.number))
     }
 
     fn lock_refresh(
@@ -135,19 +136,19 @@ impl Store for MemoryStore {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<Option<RefreshLock>, StoreError> {
-        let flights = &self.0.flights;
-        let mut taken = flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        while taken.contains(user) {
+        let locks = &self.0.refresh_locks;
+        let mut held = locks.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.contains(user) {
             let wait = deadline.poll_interval();
             if wait.is_zero() {
                 return Ok(None);
             }
-            let waited = flights.left.wait_timeout(taken, wait);
-            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = locks.released.wait_timeout(held, wait);
+            held = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        taken.insert(user.clone());
-        drop(taken);
-        Ok(Some(RefreshLock::new(WriteLock { flights: Arc::clone(flights), user: user.clone() })))
+        held.insert(user.clone());
+        drop(held);
+        Ok(Some(RefreshLock::new(HeldLock { locks: Arc::clone(locks), user: user.clone() })))
     }
 }
 
@@ -195,7 +196,7 @@ impl State {
                 Change::Emit(event) => events.push(event),
             }
         }
-        self.ring.push_in_memory(self.number, &events);
+        self.events.push_in_memory(self.number, &events);
     }
 
     fn remove(&mut self, user: &UserId) {
@@ -205,12 +206,12 @@ impl State {
     }
 }
 
-impl Drop for WriteLock {
+impl Drop for HeldLock {
     fn drop(&mut self) {
-        let mut taken = self.flights.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.remove(&self.user);
-        // All of them: who waits for another user would swallow the only call.
-        self.flights.left.notify_all();
+        let mut held = self.locks.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&self.user);
+        // Notify all: a single notification could wake a thread that waits for another user.
+        self.locks.released.notify_all();
     }
 }
 

@@ -1,8 +1,11 @@
-//! Where users and tokens are kept: the [`Store`] trait with its laws, and what it stores.
+//! Storage of users and tokens: the [`Store`] trait with its requirements, and its implementations.
 //!
-//! A store knows neither routes nor clocks. It owns four promises: a commit is all or nothing and
-//! on disk when it returns; a commit decides on the newest state, alone; everybody who shares the
-//! store sees commits in one order; and at most one holder at a time has a user's refresh flight.
+//! A store knows neither routes nor clocks. It makes four promises:
+//!
+//! - A commit is atomic, and durable when it returns.
+//! - A commit decides on the newest state, without concurrent commits.
+//! - All who share the store see the commits in one order.
+//! - At most one holder at a time has a user's refresh lock.
 
 #[cfg(feature = "testing")]
 pub mod contract;
@@ -38,22 +41,23 @@ use crate::event::Event;
 use crate::id::{DeviceId, UserId};
 use crate::token::{AccessToken, RefreshToken};
 
-/// What a store keeps of one user.
+/// A user's record in a store.
 ///
-/// Serialised with serde, its tokens in the clear: whoever writes it somewhere protects it there.
-/// Fields of a newer version are kept in `unknown_fields` and written back.
+/// Serialising it with serde writes the tokens unencrypted: a store has to protect them. Fields of a
+/// newer version are kept in `unknown_fields` and written back.
 #[derive(Clone, Deserialize, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct StoredUser {
-    /// The user's id; the key.
+    /// The user's id, which is the key of the record.
     pub id: UserId,
     /// Logged in or logged out. A removed user has no record.
     pub state: UserState,
-    /// Counts log-ins and log-outs, so that what began before one of them can be recognised.
+    /// The number of log-ins and log-outs. A request that started before the latest one is
+    /// recognised by it.
     pub epoch: u64,
-    /// The number of the commit that made the record: who was here first.
+    /// The number of the commit that created the record.
     pub created_commit: u64,
-    /// The number of the commit that last made this user current: who was used last.
+    /// The number of the commit that last made this user current.
     pub last_used_commit: u64,
     /// Present while logged in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,28 +72,28 @@ pub struct StoredUser {
     /// How many milliseconds the backend's clock is ahead of the wall clock here.
     #[serde(default)]
     pub clock_skew_ms: i64,
-    /// The device id the backend gave at log-in. Kept at log-out.
+    /// The device id that the backend assigned at log-in. Kept at log-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_id: Option<DeviceId>,
-    /// The accounts attached to the user, in the order they were linked. Kept at log-out.
+    /// The accounts attached to the user, in the order in which they were linked. Kept at log-out.
     #[serde(default)]
     pub identities: Vec<Identity>,
-    /// What the backend keeps about the user. Kept at log-out.
+    /// The user's profile on the backend. Kept at log-out.
     #[serde(default)]
     pub profile: Profile,
-    /// When it was last told that this login will end soon, in milliseconds since the epoch by the
-    /// backend's clock.
+    /// When the event that this login will end soon was last emitted, in milliseconds since the
+    /// epoch by the backend's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry_warned_at: Option<i64>,
-    /// The refresh token of a login that has ended here and of which the backend could not be told
-    /// yet. Only in a store that [is sealed](Store::is_sealed).
+    /// The refresh token of a login that has ended here, while its revocation is pending because the
+    /// backend could not be notified. Only in an [encrypted](Store::is_sealed) store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_revocation: Option<RefreshToken>,
-    /// Whether an account was linked to an anonymous user that `identities` does not name, since the
-    /// profile could not be had: the user is not an anonymous one any more.
+    /// Whether an account was linked to an anonymous user and is missing in `identities`, because
+    /// the profile could not be fetched. Such a user is no longer anonymous.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_unlisted_identity: bool,
-    /// Fields this version does not know.
+    /// Fields that this version does not know.
     #[serde(flatten)]
     pub unknown_fields: Map<String, Value>,
 }
@@ -100,26 +104,25 @@ pub struct StoredUser {
 pub enum Change {
     /// Sets (`Some`) or clears the current user.
     Current(Option<UserId>),
-    /// Remembers the location of the backend, or forgets it.
+    /// Sets (`Some`) or clears the location of the backend.
     Location(Option<String>),
     /// Inserts the user or replaces its record. An id has at most 1,024 bytes.
     Put(Box<StoredUser>),
     /// Removes the user's record.
     Remove(UserId),
-    /// Tells everybody who shares the store. The events of one commit stay together, in order.
+    /// Emits an event to all who share the store. The events of one commit stay together, in order.
     Emit(Event),
 }
 
-/// What a commit's decision sees: the state that the commit will change, as nobody else can
-/// change it meanwhile.
+/// The state on which a commit decides. It cannot change until the commit is complete.
 pub trait StoreView {
-    /// Returns the number this commit will have.
+    /// Returns the number that this commit will have.
     fn number(&self) -> u64;
 
     /// Returns the current user's id.
     fn current(&self) -> Option<UserId>;
 
-    /// Returns the location that was remembered.
+    /// Returns the stored location of the backend.
     fn location(&self) -> Option<String>;
 
     /// Returns a user's record.
@@ -132,26 +135,27 @@ pub trait StoreView {
     ) -> Result<Option<Arc<StoredUser>>, StoreError>;
 }
 
-/// Decides what a commit does. No changes means that there is nothing to commit. It may be called
-/// more than once, and does no I/O of its own.
+/// Decides on the changes of a commit. An empty list commits nothing. It may be called more than
+/// once, and must do no I/O.
 pub type Decide<'a> = dyn FnMut(&dyn StoreView) -> Result<Vec<Change>, StoreError> + 'a;
 
 /// The events of the commits after a given one.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecentEvents {
-    /// The number of the newest commit; ask for what came after it next time.
+    /// The number of the newest commit, for the next call of [`Store::recent`].
     pub number: u64,
     /// The events, oldest first, each with its commit's number.
     pub events: Vec<(u64, Event)>,
-    /// Whether events between the given commit and the first one here are no longer known.
+    /// Whether older events after the given commit are lost.
     pub lagged: bool,
-    /// Another number than before if another store has taken this one's place, whose commits have
-    /// nothing to do with those that were counted before. Zero where that cannot be.
+    /// Changes if another store, with commit numbers of its own, has replaced this one. Always zero
+    /// if that cannot happen.
     pub instance: u64,
 }
 
-/// Holds a user's refresh lock until it is dropped, even by a panic or the end of the process.
+/// A user's refresh lock, which is released when it is dropped, even by a panic or the end of the
+/// process.
 #[must_use = "dropping it releases the lock"]
 pub struct RefreshLock(Hold);
 
@@ -162,112 +166,116 @@ enum Hold {
 
 /// A refresh lock that can be lost while it is held, such as one that expires.
 pub trait Lease: Send {
-    /// Returns `true` if the lock is still held, and will be for long enough to send a request.
+    /// Returns `true` if the lock is still held, and will be held for long enough to send a request.
     ///
-    /// It may ask a server, within the deadline of the lock. If it cannot know, it returns `false`.
+    /// It may ask a server, within the deadline of the lock. Returns `false` if the answer is
+    /// unknown.
     fn is_held(&self) -> bool;
 }
 
-/// A place for users and tokens, shared by any number of threads and, where it can be, processes.
+/// A store of users and tokens, shared by any number of threads and, if it supports that, processes.
 ///
-/// # Laws
+/// # Requirements
 ///
-/// 1. `commit` calls `decide` on the newest state while nobody else can commit, applies what it
-///    returns as a whole or not at all, and returns when that would survive a power cut (as far as
-///    the store keeps anything). An error means that nothing was changed, unless its kind is
-///    [`Unconfirmed`](StoreErrorKind::Unconfirmed).
-/// 2. Each commit that changes something has the number of the one before plus one, across all who
-///    share the store. Reads through one handle never go back behind a commit that was made or seen
-///    through it. Other commits are seen after [`staleness`](Self::staleness) at the latest, and in
-///    any case once `lock_refresh` has returned a lock. Where the staleness is zero, this holds for
-///    all handles of a process together.
-/// 3. Reads wait for no writer where they can help it, and never longer than the deadline. With one
-///    that has passed they are tried once, and say what is at hand or fail.
-/// 4. `lock_refresh` gives a user's flight to one holder at a time, across all who share the
-///    store, and a holder that dies loses it. Flights of different users may exclude each other.
-/// 5. No error and no `Debug` shows a token.
-/// 6. A page of users is of one state. Whatever is committed between two pages, a listing shows
-///    each user that is there all the while, and keeps its `created_commit`, exactly once.
+/// 1. **Commits are atomic and durable.** `commit` calls `decide` on the newest state while no other
+///    commit can run. It applies all returned changes or none, and returns when they would survive a
+///    power cut (if the store is durable at all). An error means that nothing was changed, unless its
+///    kind is [`Unconfirmed`](StoreErrorKind::Unconfirmed).
+/// 2. **Commits are ordered.** Each commit with changes has the number of the previous one plus one,
+///    across all who share the store. Reads through one handle never return an older state than one
+///    that was committed or read through it. Other commits are visible after
+///    [`staleness`](Self::staleness) at the latest, and always once `lock_refresh` has returned a
+///    lock. If the staleness is zero, this holds for all handles of a process together.
+/// 3. **Reads do not wait** for writers if they can avoid it, and never longer than the deadline. With
+///    a deadline that has passed they try once, and return what is in memory or fail.
+/// 4. **A refresh lock has one holder** at a time, across all who share the store, and a holder that
+///    dies loses it. Locks of different users may exclude each other.
+/// 5. **No error and no `Debug`** shows a token.
+/// 6. **Listings are consistent.** A page of users is from one state. Whatever is committed between
+///    two pages, a listing returns each user that exists throughout, with the same `created_commit`,
+///    exactly once.
 ///
-/// `store::contract` (feature `testing`) holds a store to them, and has held the ones here.
+/// `store::contract` (feature `testing`) is a test suite for these requirements. The stores of this
+/// crate pass it.
 ///
-/// For a store of your own, in a server that many machines share: a change of a kind that it does
-/// not know is an error, and refuses the commit; [`validate`] refuses what no store accepts. A
-/// refresh lock is best a [`Lease`] that is renewed while it is held, since nobody tells a server
-/// that a machine has died. What [`is_sealed`](Self::is_sealed) answers decides whether tokens of
-/// ended logins may be kept.
+/// Advice for a store of your own on a server that many machines share: Reject a commit with a
+/// [`Change`] that the store does not know. Call [`validate`], which rejects what no store accepts.
+/// Implement the refresh lock as a [`Lease`] that is renewed while it is held, because a server does
+/// not notice when a machine dies. [`is_sealed`](Self::is_sealed) decides whether tokens of ended
+/// logins may be stored.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;
 
-    /// Returns the location that was remembered.
+    /// Returns the stored location of the backend.
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError>;
 
     /// Returns a user's record, or `None` if there is none.
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError>;
 
-    /// Returns the next records in the order of `created_commit`, and of `id` where that is the same:
-    /// those after a place in that order, or the first ones. None means that there are no more.
+    /// Returns the next records in the order of `created_commit` and `id`: those after a position in
+    /// that order, or the first ones. An empty list is the end.
     ///
-    /// How many are returned at once is for the store to say, so that listing any number of users
-    /// takes little memory and holds nobody up for long.
+    /// The store decides how many records a page has, so that a listing of any number of users needs
+    /// little memory and does not block others for long.
     fn users_after(
         &self,
         after: Option<(u64, &UserId)>,
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError>;
 
-    /// Returns all records, in the order of [`users_after`](Self::users_after), page by page, and
-    /// all of them in memory: for tests, and where they are known to be few.
+    /// Returns all records, in the order of [`users_after`](Self::users_after). All of them are in
+    /// memory at once: use this in tests, or if there are few users.
     fn users(&self, deadline: Deadline) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let mut listing = Listing::default();
         std::iter::from_fn(|| listing.next(self, || deadline)).collect()
     }
 
-    /// Commits what `decide` returns; see the laws. Returns the newest commit's number.
+    /// Commits the changes that `decide` returns; see the requirements. Returns the number of the
+    /// newest commit.
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError>;
 
-    /// Returns the events of the commits after `number`; `None` asks for the newest number alone.
+    /// Returns the events of the commits after `number`. `None` asks only for the newest number.
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError>;
 
-    /// Tells whether what is stored is protected from whoever reads the disk, so that a token may
-    /// be kept although nobody is logged in with it. Defaults to `false`.
+    /// Returns `true` if the store is encrypted, so that someone who reads the disk cannot read
+    /// tokens. Only then does the session store tokens of ended logins. Defaults to `false`.
     fn is_sealed(&self) -> bool {
         false
     }
 
-    /// Returns how old a read may be, at most: the commits that were made before that are seen; see
-    /// law 2. Defaults to zero.
+    /// Returns the largest age of a state that a read returns; see requirement 2. Defaults to zero.
     fn staleness(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Returns how often the session asks for [recent](Self::recent) events while a program listens
-    /// for them. Defaults to 100 ms.
+    /// Returns how often the session polls [recent](Self::recent) events while a program listens for
+    /// them. Defaults to 100 ms.
     fn poll_interval(&self) -> Duration {
         Duration::from_millis(100)
     }
 
     /// Calls `notify` soon after commits of other processes, from any thread, until the returned
-    /// value is dropped. `None`, the default, if the store cannot do that; then the session polls.
+    /// value is dropped. Returns `None`, the default, if the store does not support that. Then the
+    /// session polls.
     ///
-    /// `notify` returns at once. It may be called once for several commits, and without any.
+    /// `notify` returns at once. It may be called once for several commits, and without any commit.
     fn watch(&self, notify: Box<dyn Fn() + Send + Sync>) -> Option<Box<dyn Send>> {
         let _ = notify;
         None
     }
 
-    /// Checks, at little cost, that a commit is likely to succeed: a commit has to be able to wait
-    /// for the same locks, open the same files and find room on the disk.
+    /// Checks, at little cost, that a commit is likely to succeed: it acquires the same locks, opens
+    /// the same files, and checks that the disk has room.
     ///
-    /// The session asks before it sends a refresh token that the backend may replace. Defaults to a
-    /// commit without changes.
+    /// The session calls this before it sends a refresh token that the backend may replace. Defaults
+    /// to a commit without changes.
     fn check_writable(&self, deadline: Deadline) -> Result<(), StoreError> {
         self.commit(deadline, &mut |_| Ok(Vec::new())).map(drop)
     }
 
-    /// Takes the user's refresh flight, waiting for it at most until the deadline; with a deadline
-    /// that has passed it is tried once. `None` means that somebody else held it all the time.
+    /// Acquires the user's refresh lock, for which it waits until the deadline. With a deadline that
+    /// has passed this tries once. Returns `None` if another holder kept the lock.
     fn lock_refresh(
         &self,
         user: &UserId,
@@ -276,7 +284,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 impl StoredUser {
-    /// Returns a new record of a user that is logged out and has nothing but its id.
+    /// Returns a new record of a user that is logged out, with only its id.
     pub fn new(id: UserId) -> Self {
         Self {
             id,
@@ -298,7 +306,7 @@ impl StoredUser {
         }
     }
 
-    /// Tells whether the user has tokens here.
+    /// Returns `true` if the user is logged in and has both tokens.
     pub fn is_logged_in(&self) -> bool {
         self.state == UserState::LoggedIn
             && self.access_token.is_some()
@@ -307,18 +315,18 @@ impl StoredUser {
 }
 
 impl RefreshLock {
-    /// Wraps a value that releases the lock when it is dropped, and holds it until then.
+    /// Wraps a value that holds the lock until it is dropped.
     pub fn new(hold: impl Send + 'static) -> Self {
         Self(Hold::UntilDropped(Box::new(hold)))
     }
 
-    /// Wraps a value that releases the lock when it is dropped, and may lose it before.
+    /// Wraps a value that holds the lock until it is dropped or loses it.
     pub fn leased(lease: impl Lease + 'static) -> Self {
         Self(Hold::Leased(Box::new(lease)))
     }
 
-    /// Returns `true` if the lock is still held. The session asks right before it sends a refresh
-    /// request.
+    /// Returns `true` if the lock is still held. The session checks this right before it sends a
+    /// refresh request.
     pub fn is_held(&self) -> bool {
         match &self.0 {
             Hold::UntilDropped(_) => true,
@@ -328,8 +336,7 @@ impl RefreshLock {
 }
 
 impl fmt::Debug for StoredUser {
-    /// Of fields that this version does not know only the names: they may hold tokens of a new
-    /// kind.
+    /// Shows only the names of unknown fields, which may contain tokens of a new kind.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredUser")
             .field("id", &self.id)
@@ -358,7 +365,7 @@ impl fmt::Debug for RefreshLock {
     }
 }
 
-/// Refuses changes that no store accepts, so that all stores refuse the same.
+/// Rejects changes that no store accepts.
 ///
 /// # Errors
 /// [`StoreErrorKind::Io`] if the id of a user is longer than 1,024 bytes.

@@ -1,4 +1,4 @@
-//! Going through all users page by page.
+//! Listing all users, page by page.
 
 use std::sync::Arc;
 use std::vec;
@@ -8,21 +8,21 @@ use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// How far a listing has come.
+/// A listing of users and its position.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     page: vec::IntoIter<Arc<StoredUser>>,
-    /// The last one that was shown: the number of the commit that created it, and its id.
+    /// The last user that was returned: the number of the commit that created it, and its id.
     last: Option<(u64, UserId)>,
-    /// Whether a page was read in time: then time that runs out ends the listing.
+    /// Whether the last page was read before the deadline. If so, a deadline that passes ends the
+    /// listing.
     was_in_time: bool,
     has_ended: bool,
 }
 
 impl Listing {
-    /// Returns the next record. The deadline is that of the next page, if one has to be read. A
-    /// listing that begins when it has passed is tried all the same. After an error there is no
-    /// more.
+    /// Returns the next record. `deadline` is called if the next page has to be read. If the deadline
+    /// has passed before the first page, the listing tries once. After an error it ends.
     pub(crate) fn next(
         &mut self,
         store: &(impl Store + ?Sized),
@@ -30,7 +30,7 @@ impl Listing {
     ) -> Option<Result<Arc<StoredUser>, StoreError>> {
         if self.page.as_slice().is_empty() && !self.has_ended {
             let after = self.last.as_ref().map(|(created, id)| (*created, id));
-            let goes_on = |page: &[Arc<StoredUser>]| {
+            let advances = |page: &[Arc<StoredUser>]| {
                 page.first()
                     .is_none_or(|user| after.is_none_or(|at| (user.created_commit, &user.id) > at))
             };
@@ -38,19 +38,19 @@ impl Listing {
             let in_time = !deadline.has_passed();
             let page = match self.was_in_time && !in_time {
                 true => {
-                    let reason = "listing users took longer than there was time, try again later";
+                    let reason = "the deadline passed while users were listed, try again later";
                     Err(StoreError::new(StoreErrorKind::Busy, reason))
                 }
                 false => store.users_after(after, deadline),
             };
             self.was_in_time = in_time;
             match page {
-                Ok(page) if goes_on(&page) => self.page = page.into_iter(),
+                Ok(page) if advances(&page) => self.page = page.into_iter(),
                 failed => {
                     self.has_ended = true;
-                    let reason = "the store lists users in a circle";
-                    let circle = StoreError::new(StoreErrorKind::Io, reason);
-                    return Some(Err(failed.err().unwrap_or(circle)));
+                    let reason = "the store lists users in the wrong order";
+                    let wrong_order = StoreError::new(StoreErrorKind::Io, reason);
+                    return Some(Err(failed.err().unwrap_or(wrong_order)));
                 }
             }
         }
@@ -62,7 +62,7 @@ impl Listing {
         next.map(Ok)
     }
 
-    /// Ends it. `false` if it had ended already.
+    /// Ends the listing. Returns `false` if it had ended already.
     pub(crate) fn end(&mut self) -> bool {
         self.page = Vec::new().into_iter();
         !std::mem::replace(&mut self.has_ended, true)

@@ -1,13 +1,25 @@
-//! Sealing: XChaCha20-Poly1305 with a random nonce of 24 bytes for everything that is written.
+//! Encryption with XChaCha20-Poly1305 and a random nonce of 24 bytes for each value.
 //!
-//! What is sealed can be opened in its place alone: the store, the app, whether it is a record, the
-//! snapshot or the location, and the user are authenticated with it. A store is known by the nonce of its
-//! *check*, a sealed constant that also tells whether a key is the right one:
+//! A value can only be decrypted in its place: the associated data contains the store, the app, the
+//! kind of value, and the user. A store is identified by the nonce of its *check*, an encrypted
+//! constant with which a key is verified.
 //!
-//! ```text
-//! check            format (1 byte), nonce (24), sealed constant
-//! anything else    nonce (24), sealed bytes
-//! ```
+//! | value | bytes |
+//! | --- | --- |
+//! | check | format (1), nonce (24), the constant `keyfob`, encrypted |
+//! | any other | nonce (24), the value, encrypted |
+//!
+//! The associated data are
+//!
+//! | bytes | content |
+//! | --- | --- |
+//! | 6 | `keyfob` |
+//! | 1 | format |
+//! | 1 | kind: 0 check, 1 record, 2 snapshot, 3 location, 4 events |
+//! | 24 | nonce of the check; nothing for the check itself |
+//! | 8 | length of the app, big-endian |
+//! | | app |
+//! | | id of the user for a record, number of the commit in decimal digits for events |
 
 use std::sync::Arc;
 
@@ -19,12 +31,12 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 use crate::store::record::newer;
 
-/// The version of what is described above; part of what is authenticated.
+/// The version of the format above.
 const FORMAT: u8 = 1;
 const NONCE: usize = 24;
 const CONSTANT: &[u8] = b"keyfob";
 
-/// What a value is sealed as; it opens as nothing else.
+/// The kind of a value, which is authenticated with it.
 #[derive(Clone, Copy)]
 pub(super) enum AssociatedData<'a> {
     Check,
@@ -35,7 +47,7 @@ pub(super) enum AssociatedData<'a> {
     Snapshot,
 }
 
-/// Seals and opens what one store writes.
+/// Encrypts and decrypts the values of one store.
 pub(super) struct Cipher {
     cipher: XChaCha20Poly1305,
     app: String,
@@ -43,7 +55,7 @@ pub(super) struct Cipher {
 }
 
 impl Cipher {
-    /// Makes the seal of a new store.
+    /// Creates the cipher of a new store.
     pub(super) fn begin(key: &Arc<KeyBytes>, app: &str) -> Result<Self, StoreError> {
         let mut seal = Self { cipher: cipher(key), app: app.to_owned(), check: Vec::new() };
         let nonce = nonce()?;
@@ -52,26 +64,32 @@ impl Cipher {
         Ok(seal)
     }
 
-    /// Makes the seal of the store that has this check, if the key is the one it was made with.
+    /// Creates the cipher of the store with this check.
+    ///
+    /// # Errors
+    /// Of kind `Key` if the store was created with another key.
     pub(super) fn fit(key: &Arc<KeyBytes>, app: &str, check: &[u8]) -> Result<Self, StoreError> {
         match check.first() {
             Some(&FORMAT) => {}
             Some(&format) if format > FORMAT => {
-                return Err(newer("the seal of this store", u32::from(format)));
+                return Err(newer("the encryption check of this store", u32::from(format)));
             }
-            _ => return Err(StoreError::new(StoreErrorKind::Damaged, "the seal is damaged")),
+            _ => {
+                let reason = "the encryption check is damaged";
+                return Err(StoreError::new(StoreErrorKind::Damaged, reason));
+            }
         }
         let seal = Self { cipher: cipher(key), app: app.to_owned(), check: check.to_owned() };
         match seal.open(AssociatedData::Check, &check[1..]) {
             Some(constant) if constant == CONSTANT => Ok(seal),
             _ => {
-                let reason = "the store is sealed with another key, open it with that one";
+                let reason = "the store is encrypted with another key, open it with that one";
                 Err(StoreError::new(StoreErrorKind::Key, reason))
             }
         }
     }
 
-    /// Returns what tells the right key from others, and this store from others.
+    /// Returns the check, which identifies the store and verifies the key.
     pub(super) fn check(&self) -> &[u8] {
         &self.check
     }
@@ -85,7 +103,7 @@ impl Cipher {
         Ok([&nonce[..], &self.encrypt(nonce, kind, plain)?].concat())
     }
 
-    /// Returns what was sealed; `None` if it was not sealed like this, as this.
+    /// Decrypts a value. `None` if it was not encrypted with this cipher as this kind.
     pub(super) fn open(&self, kind: AssociatedData<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, msg) = sealed.split_first_chunk()?;
         let aad = &self.associated_data(kind);
@@ -101,12 +119,12 @@ impl Cipher {
         let aad = &self.associated_data(kind);
         self.cipher
             .encrypt(&XNonce::from(nonce), Payload { msg, aad })
-            .map_err(|_| StoreError::new(StoreErrorKind::Io, "a value is too long to be sealed"))
+            .map_err(|_| StoreError::new(StoreErrorKind::Io, "a value is too long to be encrypted"))
     }
 
-    /// What is authenticated with a value. No two kinds come to the same bytes.
+    /// Returns the associated data of a value, which differ for any two kinds.
     fn associated_data(&self, kind: AssociatedData<'_>) -> Vec<u8> {
-        // The check says which store this is, so it cannot have that authenticated with it.
+        // The check identifies the store, so its own associated data cannot contain the store.
         #[cfg(feature = "redis")]
         let text;
         let (tag, store, user) = match kind {
@@ -130,17 +148,17 @@ fn cipher(key: &KeyBytes) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(<&Key>::from(key.expose()))
 }
 
-/// Random, and long enough that no two are ever the same.
+/// Returns a random nonce. It is long enough that no two are the same.
 fn nonce() -> Result<[u8; NONCE], StoreError> {
     let mut nonce = [0; NONCE];
     random(&mut nonce)?;
     Ok(nonce)
 }
 
-/// Fills in bytes from the operating system's generator.
+/// Fills `bytes` from the operating system's random number generator.
 pub(in crate::store) fn random(bytes: &mut [u8]) -> Result<(), StoreError> {
     getrandom::fill(bytes).map_err(|error| {
-        let reason = "the operating system gives no random numbers";
+        let reason = "the operating system returned no random numbers";
         StoreError::new(StoreErrorKind::Io, reason).because(error.to_string())
     })
 }
@@ -154,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_in_its_place_alone() {
+    fn value_is_decrypted_only_in_its_place() {
         let (ada, eve) = (UserId::new("ada"), UserId::new("eve"));
         let seal = Cipher::begin(&key(1), "app").unwrap();
         let sealed = seal.seal(AssociatedData::Record(&ada), b"hush").unwrap();
@@ -169,7 +187,7 @@ mod tests {
         assert!(other.open(AssociatedData::Record(&ada), &sealed).is_some());
         other.app = "apq".to_owned();
         assert_eq!(other.open(AssociatedData::Record(&ada), &sealed), None);
-        // The end of the app is no beginning of the user.
+        // A longer app with a shorter user has other associated data.
         let record = |app: &str, user: &str| {
             let seal = Cipher { app: app.to_owned(), ..Cipher::begin(&key(1), "").unwrap() };
             seal.associated_data(AssociatedData::Record(&UserId::new(user)))[32..].to_vec()
@@ -178,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_is_seen() {
+    fn flipped_bit_is_detected() {
         let seal = Cipher::begin(&key(1), "app").unwrap();
         let sealed = seal.seal(AssociatedData::Snapshot, b"hush").unwrap();
         for bit in 0..sealed.len() * 8 {
@@ -192,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_check_tells_keys_apart_and_is_never_the_same_twice() {
+    fn check_verifies_key_and_is_unique() {
         let seal = Cipher::begin(&key(1), "app").unwrap();
         assert!(Cipher::fit(&key(1), "app", seal.check()).is_ok());
         let fails = |key: &Arc<KeyBytes>, check: &[u8]| match Cipher::fit(key, "app", check) {
@@ -206,9 +224,9 @@ mod tests {
         assert_ne!(Cipher::begin(&key(1), "app").unwrap().check(), seal.check());
     }
 
-    /// From draft-irtf-cfrg-xchacha, A.3.1: the cipher is the one it says it is.
+    /// From draft-irtf-cfrg-xchacha, A.3.1.
     #[test]
-    fn the_published_vector_holds() {
+    fn cipher_matches_published_vector() {
         let plain = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip \
                       for the future, sunscreen would be it.";
         let mut bytes = [0; 32];

@@ -1,4 +1,4 @@
-//! The key that users and tokens are sealed with, and where it comes from.
+//! The encryption key and its sources.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::secret::wipe;
 
-/// How many bytes a key has.
+/// The length of a key, in bytes.
 pub(in crate::store) const KEY_BYTES: usize = 32;
 
 /// The key that encrypts users and tokens on disk, or where to find it.
@@ -35,11 +35,11 @@ pub(in crate::store) const KEY_BYTES: usize = 32;
 #[derive(Clone, Debug)]
 pub struct EncryptionKey {
     pub(in crate::store) source: Source,
-    /// Whether a store that is in the clear stays so.
+    /// Whether an unencrypted store stays unencrypted.
     pub(in crate::store) only_new: bool,
 }
 
-/// Where a key comes from.
+/// The source of a key.
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Source {
     Bytes(Arc<KeyBytes>),
@@ -55,7 +55,7 @@ pub(in crate::store) enum Source {
 pub(in crate::store) struct KeyringPlace {
     pub(in crate::store) service: String,
     pub(in crate::store) account: String,
-    /// Where those who make the key exclude each other; `None` is the store's own directory.
+    /// The directory of the lock for creating the key; `None` is the store's own directory.
     pub(in crate::store) lock_dir: Option<PathBuf>,
 }
 
@@ -106,15 +106,17 @@ impl EncryptionKey {
         Self::of(Source::File(Some(path.into())))
     }
 
-    /// Takes the key from the keyring of whoever runs the program: the Secret Service of the
-    /// desktop (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the
-    /// Credential Manager on Windows. The first commit creates it, at random; processes that share
-    /// a data directory agree on one. Where they do not, let
-    /// the first of them make the key before the others begin, or name an account each.
+    /// Uses the key in the keyring of the user who runs the program: the Secret Service of the desktop
+    /// (GNOME Keyring, KWallet and others) on Linux, the login keychain on macOS, the Credential
+    /// Manager on Windows.
     ///
-    /// It protects from whoever has the directory and is not logged in as its owner here. A keyring
-    /// that is locked may ask its user; opening the session waits for that until its deadline.
-    /// Where there is no desktop there is usually no keyring: opening the session says so
+    /// The first commit creates a random key. Processes that share a data directory use the same one.
+    /// For processes with different data directories, let the first of them create the key before the
+    /// others start, or name a different account for each.
+    ///
+    /// This protects against someone who has the directory but is not logged in as its owner on this
+    /// machine. A locked keyring may ask its user; opening the session waits for that until its
+    /// deadline. Without a desktop there is usually no keyring: opening the session fails
     /// ([`StoreErrorKind::Key`](crate::StoreErrorKind::Key)), and nothing is written.
     #[cfg(feature = "keyring")]
     pub fn keyring(service: impl Into<String>, account: impl Into<String>) -> Self {
@@ -122,12 +124,11 @@ impl EncryptionKey {
         Self::of(Source::Keyring(KeyringPlace { service, account, lock_dir: None }))
     }
 
-    /// Seals a store that is made with it, and leaves one in the clear that is there already as it
-    /// is, so that programs without the key can go on. Without this such a store is sealed when it
-    /// is opened.
+    /// Encrypts new stores only. An existing unencrypted store stays unencrypted, so that programs
+    /// without the key can still open it. Without this method it is encrypted when it is opened.
     ///
-    /// Of programs with and without a key that begin together in an empty directory the first one
-    /// to write decides.
+    /// If programs with and without a key start at the same time with an empty directory, the first
+    /// commit decides whether the store is encrypted.
     #[must_use]
     pub fn for_new_stores(self) -> Self {
         Self { only_new: true, ..self }
@@ -137,7 +138,7 @@ impl EncryptionKey {
         Self { source, only_new: false }
     }
 
-    /// Says what the data directory is, unless that is settled.
+    /// Sets the data directory, unless a directory was set before.
     pub(crate) fn in_data_dir(self, dir: &Path) -> Self {
         let source = match self.source {
             Source::File(None) => Source::File(Some(dir.join("key"))),
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_32_bytes() {
+    fn key_has_32_bytes() {
         for length in [0, 16, 31, 33, 64] {
             let error = EncryptionKey::from_slice(&vec![7; length]).unwrap_err();
             assert!(matches!(error, Error::Config { .. }));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_key() {
+    fn debug_hides_key() {
         let text = format!("{:?}", EncryptionKey::from_bytes([0xab; 32]));
         assert_eq!(text, "EncryptionKey { source: Bytes(KeyBytes(..)), only_new: false }");
     }

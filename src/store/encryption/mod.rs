@@ -1,4 +1,4 @@
-//! Whether a store is sealed, and the one place where its bytes become so.
+//! Encryption of a store: the mode in which it was opened, and the codec for its values.
 
 #[cfg(feature = "encryption")]
 mod cipher;
@@ -24,17 +24,17 @@ pub(super) use self::key::{KEY_BYTES, KeyBytes, Source};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// How a program opened a store: in the clear, or with a key. The key of a new store is created by
-/// its first commit, and is not known before.
+/// How a store was opened: without a key, or with one. The key of a new store is created by its first
+/// commit, and is not known before.
 #[derive(Clone, Default)]
 pub(super) struct EncryptionMode(Option<Arc<OnceLock<Arc<KeyBytes>>>>);
 
-/// What everything with a token or a profile in it passes through on its way to the disk and back.
+/// Encrypts and decrypts every value that contains a token or a profile.
 #[derive(Clone, Default)]
 pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 
 impl EncryptionMode {
-    /// Returns the one of a store that is sealed, with a key that is not known yet.
+    /// Returns the mode of an encrypted store whose key is not known yet.
     #[cfg(feature = "encryption")]
     pub(super) fn sealed() -> Self {
         Self(Some(Arc::default()))
@@ -46,7 +46,7 @@ impl EncryptionMode {
         self.0.as_ref().is_some_and(|key| key.get().is_none())
     }
 
-    /// Remembers the key, unless one is known.
+    /// Sets the key, unless one is known.
     #[cfg(feature = "encryption")]
     pub(super) fn set_key(&self, key: Arc<KeyBytes>) {
         if let Some(slot) = &self.0 {
@@ -54,12 +54,12 @@ impl EncryptionMode {
         }
     }
 
-    /// Returns the key of a store that is sealed; `None` in the clear.
+    /// Returns the key of an encrypted store; `None` for an unencrypted one.
     fn key(&self) -> Result<Option<&Arc<KeyBytes>>, StoreError> {
-        let known = |key: &'_ Arc<OnceLock<Arc<KeyBytes>>>| key.get().is_some();
         match &self.0 {
-            Some(key) if !known(key) => {
-                let reason = "the store is sealed and its key is gone, bring it back from a backup";
+            Some(key) if key.get().is_none() => {
+                let reason =
+                    "the store is encrypted and its key is missing, restore it from a backup";
                 Err(StoreError::new(StoreErrorKind::Key, reason))
             }
             key => Ok(key.as_ref().and_then(|key| key.get())),
@@ -72,12 +72,14 @@ impl EncryptionMode {
 
     /// Returns the codec of a new store.
     pub(super) fn begin(&self, app: &str) -> Result<RecordCodec, StoreError> {
-        let seal = self.key()?.map(|key| Cipher::begin(key, app)).transpose()?;
-        Ok(RecordCodec(seal.map(Arc::new)))
+        let cipher = self.key()?.map(|key| Cipher::begin(key, app)).transpose()?;
+        Ok(RecordCodec(cipher.map(Arc::new)))
     }
 
-    /// Returns the codec of the store that has this check; one in the clear has none. If it was
-    /// not opened in the way it is kept, that is an error of kind `Key`.
+    /// Returns the codec of the store with this check; an unencrypted store has none.
+    ///
+    /// # Errors
+    /// Of kind `Key` if the store was opened in the other mode, or with the wrong key.
     pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<RecordCodec, StoreError> {
         let reason = match (&self.0, check) {
             (None, None) => return Ok(RecordCodec::default()),
@@ -86,13 +88,13 @@ impl EncryptionMode {
                 return Ok(RecordCodec(cipher.map(Arc::new)));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
-                "the store is sealed, open it with its key (`SessionBuilder::encryption`)"
+                "the store is encrypted, open it with its key (`SessionBuilder::encryption`)"
             }
             (None, Some(_)) => {
-                "the store is sealed, open it with its key and with keyfob's feature `encryption`"
+                "the store is encrypted, open it with its key and with keyfob's feature `encryption`"
             }
             (Some(_), None) => {
-                "the store is in the clear although a key was given, open it without one"
+                "the store is unencrypted although a key was given, open it without a key"
             }
         };
         Err(StoreError::new(StoreErrorKind::Key, reason))
@@ -100,89 +102,89 @@ impl EncryptionMode {
 }
 
 impl RecordCodec {
-    /// Tells whether old values can be read in what the database leaves behind.
+    /// Returns `true` if values are not encrypted, so that old ones could be read from the disk.
     pub(super) fn is_plaintext(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Returns what a sealed store keeps to be told from others; `None` in the clear.
+    /// Returns the check of an encrypted store; `None` for an unencrypted one.
     pub(super) fn check(&self) -> Option<&[u8]> {
-        self.0.as_ref().map(|seal| seal.check())
+        self.0.as_ref().map(|cipher| cipher.check())
     }
 
-    /// Tells whether both are of the same store, sealed or not.
+    /// Returns `true` if both belong to the same encrypted store, or to unencrypted ones.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.check() == other.check()
     }
 
-    /// Returns the bytes of a user's record that the database keeps.
+    /// Encrypts a user's record.
     pub(super) fn seal_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(AssociatedData::Record(id), record),
+            Some(cipher) => cipher.seal(AssociatedData::Record(id), record),
             None => Ok(record.to_owned()),
         }
     }
 
-    /// Returns a user's record; `None` if the database has bytes that are not this user's.
+    /// Decrypts a user's record. `None` if it was not encrypted for this user.
     pub(super) fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(AssociatedData::Record(id), &bytes),
+            Some(cipher) => cipher.open(AssociatedData::Record(id), &bytes),
             None => Some(bytes),
         }
     }
 
-    /// Returns the location as the database keeps it.
+    /// Encrypts the location.
     pub(super) fn seal_location(&self, location: &str) -> Result<String, StoreError> {
         match &self.0 {
-            Some(seal) => {
-                Ok(STANDARD.encode(seal.seal(AssociatedData::Location, location.as_bytes())?))
+            Some(cipher) => {
+                Ok(STANDARD.encode(cipher.seal(AssociatedData::Location, location.as_bytes())?))
             }
             None => Ok(location.to_owned()),
         }
     }
 
-    /// Returns the location; `None` if the database has one that was not sealed for this store.
-    /// Tokens are sent there, so whoever can write a file must not be able to say where it is.
+    /// Decrypts the location. `None` if it was not encrypted for this store: tokens are sent there,
+    /// so someone who can write the file must not be able to choose it.
     pub(super) fn open_location(&self, kept: String) -> Option<String> {
         match &self.0 {
-            Some(seal) => {
-                let sealed = STANDARD.decode(kept).ok()?;
-                String::from_utf8(seal.open(AssociatedData::Location, &sealed)?).ok()
+            Some(cipher) => {
+                let encrypted = STANDARD.decode(kept).ok()?;
+                String::from_utf8(cipher.open(AssociatedData::Location, &encrypted)?).ok()
             }
             None => Some(kept),
         }
     }
 
-    /// Returns the events of a commit as a store keeps them.
+    /// Encrypts the events of a commit.
     #[cfg(feature = "redis")]
     pub(super) fn seal_events(&self, number: u64, events: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(AssociatedData::Events(number), events),
+            Some(cipher) => cipher.seal(AssociatedData::Events(number), events),
             None => Ok(events.to_owned()),
         }
     }
 
-    /// Returns the events of a commit; `None` if they were not encrypted for this commit.
+    /// Decrypts the events of a commit. `None` if they were not encrypted for this commit.
     #[cfg(feature = "redis")]
     pub(super) fn open_events(&self, number: u64, events: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(AssociatedData::Events(number), events),
+            Some(cipher) => cipher.open(AssociatedData::Events(number), events),
             None => Some(events.to_owned()),
         }
     }
 
-    /// Returns the bytes of a snapshot that the file keeps.
+    /// Encrypts a snapshot.
     pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(seal) => seal.seal(AssociatedData::Snapshot, body),
+            Some(cipher) => cipher.seal(AssociatedData::Snapshot, body),
             None => Ok(body.to_owned()),
         }
     }
 
-    /// Returns a snapshot; `None` if the file has bytes that are not this store's.
+    /// Decrypts a snapshot. `None` if it was not encrypted for this store.
     pub(super) fn open_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(seal) => seal.open(AssociatedData::Snapshot, bytes),
+            Some(cipher) => cipher.open(AssociatedData::Snapshot, bytes),
             None => Some(bytes.to_owned()),
         }
     }
@@ -190,12 +192,12 @@ impl RecordCodec {
 
 impl fmt::Debug for RecordCodec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Codec(sealed)" } else { "Codec(clear)" })
+        f.write_str(if self.0.is_some() { "Codec(encrypted)" } else { "Codec(plaintext)" })
     }
 }
 
-/// Without the feature there are no keys and no seals: values of these types cannot be made, and
-/// the compiler knows that the arms that use them are dead.
+/// Without the feature there are no keys: values of these types cannot exist, and the compiler
+/// removes the code that uses them.
 #[cfg(not(feature = "encryption"))]
 mod none {
     use super::*;
@@ -206,7 +208,7 @@ mod none {
 
     pub(super) enum AssociatedData<'a> {
         Location,
-        Record(#[allow(dead_code, reason = "nothing can be sealed")] &'a UserId),
+        Record(#[allow(dead_code, reason = "there is no cipher")] &'a UserId),
         Snapshot,
     }
 

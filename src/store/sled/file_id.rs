@@ -1,7 +1,7 @@
-//! Which file it is: tells files apart that have had the same name, one after the other.
+//! The identity of a file, which distinguishes files that have had the same name one after the other.
 //!
-//! On Unix a file system numbers its files. Stable Rust cannot ask for that number on Windows, where
-//! `generation` carries a random one behind its content instead.
+//! On Unix it is the inode number. Stable Rust has no function for it on Windows, where `generation`
+//! has a random number after its content instead.
 
 use std::fs::File;
 use std::io;
@@ -36,13 +36,13 @@ impl FileId {
 
 #[cfg(windows)]
 impl FileId {
-    /// Behind all that `generation` says.
+    /// After the content of `generation`.
     const OFFSET: u64 = 32;
 
     /// Returns the identity of an open file.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let mut bytes = [0; 16];
-        // A file from another system has none, and nor has one that is being made.
+        // A file from another system has none, nor has one that is being created.
         std::os::windows::fs::FileExt::seek_read(file, &mut bytes, Self::OFFSET)?;
         let both = u128::from_le_bytes(bytes);
         Ok(Self(both as u64, (both >> 64) as u64))
@@ -53,7 +53,7 @@ impl FileId {
         Self::of(&File::open(path)?)
     }
 
-    /// Gives a new file an identity. One that has one keeps it.
+    /// Gives a file an identity, unless it has one.
     pub(super) fn assign(file: &File) -> io::Result<()> {
         use std::hash::{BuildHasher, Hasher, RandomState};
 

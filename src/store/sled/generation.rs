@@ -1,9 +1,16 @@
-//! `generation`: 32 bytes that tell a reader whether anything changed, and a writer where the
-//! database is.
+//! The file `generation`, from which a reader knows whether anything has changed, and a writer which
+//! database is current.
 //!
-//! The file is written in place and never replaced, so a reader keeps it open and needs one
-//! positioned read. An even count means that the snapshot is up to date, an odd one that a writer
-//! is at work, or was.
+//! | offset | bytes | content |
+//! | --- | --- | --- |
+//! | 0 | 8 | count: even if the snapshot is up to date, odd while a writer is active or after it crashed |
+//! | 8 | 8 | the number in the name of the current database |
+//! | 16 | 8 | complement of the count |
+//! | 24 | 8 | complement of the number |
+//! | 32 | 16 | on Windows: the identity of the file, see [`FileId`] |
+//!
+//! All numbers are little-endian. The file is written in place and never replaced, so that a reader
+//! keeps it open and needs one positioned read. The complements reveal a torn write.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -20,15 +27,15 @@ use crate::owner::Owner;
 use crate::private::{open_or_create, private};
 
 const SIZE: usize = 32;
-/// How often it is checked that the file is still the one under its name, and this process the one
-/// that opened it, which costs as much as half a look at the file.
+/// How often a reader checks that the file still has its name and that this process opened it. The
+/// check takes about half as long as a read.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Generation {
     pub(super) count: u64,
-    /// The number in the name of the database that holds the truth.
+    /// The number in the name of the current database.
     pub(super) database: u64,
 }
 
@@ -38,31 +45,31 @@ pub(super) struct GenerationFile {
     file: File,
     path: PathBuf,
     identity: FileId,
-    /// The process that opened it, and no child forked off.
+    /// The process that opened it. A forked child has another id.
     process: u32,
-    /// When name and process were last checked, in milliseconds of this process's life.
+    /// When name and process were last checked, in milliseconds of [`uptime`].
     checked: AtomicI64,
 }
 
 impl Generation {
-    /// Tells whether the snapshot of this generation is up to date.
+    /// Returns `true` if no writer is active or has crashed.
     pub(super) fn is_clean(self) -> bool {
         self.count.is_multiple_of(2)
     }
 
-    /// Tells whether no commit was ever finished: there is nothing that could be lost.
+    /// Returns `true` if no commit was ever finished, so that no data can be lost.
     pub(super) fn is_first(self) -> bool {
         self.count <= 1
     }
 
-    /// Returns the generation of a writer at work that comes after this one. The very first one
-    /// is not counted on, so that it stays the first until it is finished.
+    /// Returns the odd generation for a writer that starts now. The first generation is not counted
+    /// further until a commit is finished.
     pub(super) fn begin_write(self) -> Self {
         let count = if self.is_first() { 1 } else { self.count.saturating_add(1) | 1 };
         Self { count, ..self }
     }
 
-    /// Returns the generation that ends this one.
+    /// Returns the even generation after this one.
     pub(super) fn end_write(self) -> Self {
         Self { count: self.count.saturating_add(1) & !1, ..self }
     }
@@ -76,21 +83,21 @@ impl Generation {
         bytes
     }
 
-    /// Returns `None` for what no writer wrote: a torn or a flipped one.
+    /// Returns `None` if the bytes are torn or corrupt.
     fn from_bytes(bytes: [u8; SIZE]) -> Option<Self> {
         let mut words = [0; 4];
         for (word, from) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(from.try_into().ok()?);
         }
         let [count, database, not_count, not_database] = words;
-        // Nobody has come to the half of all numbers, and there must be a next one.
-        let is_whole = count == !not_count && database == !not_database && count <= u64::MAX / 2;
-        is_whole.then_some(Self { count, database })
+        // Half of all numbers is never reached, and there must be a next one.
+        let is_valid = count == !not_count && database == !not_database && count <= u64::MAX / 2;
+        is_valid.then_some(Self { count, database })
     }
 }
 
 impl GenerationFile {
-    /// Opens the file to read; `None` if there is none.
+    /// Opens the file for reading. `None` if it does not exist.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, StoreError> {
         match File::open(path).and_then(|file| Self::new(file, path)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -98,8 +105,8 @@ impl GenerationFile {
         }
     }
 
-    /// Opens the file to read and write; `None` if there is none. It must belong to the owner of
-    /// the store, if there is one.
+    /// Opens the file for reading and writing. `None` if it does not exist. If the store has another
+    /// owner, the file must belong to that owner.
     pub(super) fn open_to_write(
         path: &Path,
         owner: Option<Owner>,
@@ -114,14 +121,14 @@ impl GenerationFile {
         }
     }
 
-    /// Makes the file, with this in it.
+    /// Creates the file.
     pub(super) fn create(path: &Path, first: Generation) -> Result<Self, StoreError> {
         let file = open_or_create(private().read(true).write(true), path)
             .and_then(|file| {
                 FileId::assign(&file)?;
                 Self::new(file, path)
             })
-            .map_err(|error| failed("make the generation", path, error))?;
+            .map_err(|error| failed("create the generation", path, error))?;
         file.write(first, true)?;
         Ok(file)
     }
@@ -132,14 +139,14 @@ impl GenerationFile {
         Ok(Self { file, path: path.to_owned(), identity, process, checked })
     }
 
-    /// Reads what the file says now; `None` if it is torn.
+    /// Reads the file. `None` if it is torn.
     pub(super) fn read(&self) -> Result<Option<Generation>, StoreError> {
-        self.look().map_err(|error| failed("read the generation", &self.path, error))
+        self.try_read().map_err(|error| failed("read the generation", &self.path, error))
     }
 
-    fn look(&self) -> io::Result<Option<Generation>> {
+    fn try_read(&self) -> io::Result<Option<Generation>> {
         let mut bytes = [0; SIZE];
-        // A write of another process may be seen half done; it is over at the next look.
+        // A write of another process may be half done; the next read finds it complete.
         for _ in 0..3 {
             match read_at(&self.file, &mut bytes) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -152,7 +159,7 @@ impl GenerationFile {
         Ok(None)
     }
 
-    /// Writes in place; with `sync`, what was written survives a power cut.
+    /// Writes the file in place. With `sync`, the write survives a power cut.
     pub(super) fn write(&self, generation: Generation, sync: bool) -> Result<(), StoreError> {
         let write = || {
             write_at(&self.file, &generation.to_bytes())?;
@@ -161,12 +168,13 @@ impl GenerationFile {
         write().map_err(|error| failed("write the generation", &self.path, error))
     }
 
-    /// Tells whether this is the file under its name, and not one that was deleted or replaced.
+    /// Returns `true` if the file still has its name, and was not deleted or replaced.
     pub(super) fn is_in_place(&self) -> bool {
         FileId::at(&self.path).is_ok_and(|now| now == self.identity)
     }
 
-    /// Like [`Self::is_in_place`], and that no child is asking; but looks only once a second.
+    /// Returns `true` if the file had its name and belonged to this process at the last check, which
+    /// is repeated once a second.
     pub(super) fn was_in_place(&self) -> bool {
         let (now, checked) = (uptime(), self.checked.load(Ordering::Relaxed));
         if now.saturating_sub(checked) < milliseconds(CHECK) {
@@ -183,13 +191,13 @@ impl GenerationFile {
         self.identity
     }
 
-    /// Tells whether both are the same file.
+    /// Returns `true` if both are the same file.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.identity == other.identity
     }
 }
 
-/// Returns the milliseconds since this was first asked.
+/// Returns the milliseconds since the first call.
 fn uptime() -> i64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     milliseconds(START.elapsed())
@@ -222,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_flipped_bit_is_seen() {
+    fn flipped_bit_is_detected() {
         let bytes = Generation { count: 1234, database: 5 }.to_bytes();
         for bit in 0..SIZE * 8 {
             let mut flipped = bytes;
@@ -234,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_makes_it_odd_and_then_even() {
-        for (now, working, done) in [(0, 1, 2), (1, 1, 2), (2, 3, 4), (3, 5, 6), (8, 9, 10)] {
-            let now = Generation { count: now, database: 7 };
-            assert_eq!(now.begin_write(), Generation { count: working, database: 7 });
-            assert_eq!(now.begin_write().end_write(), Generation { count: done, database: 7 });
+    fn write_makes_count_odd_then_even() {
+        for (before, during, after) in [(0, 1, 2), (1, 1, 2), (2, 3, 4), (3, 5, 6), (8, 9, 10)] {
+            let before = Generation { count: before, database: 7 };
+            assert_eq!(before.begin_write(), Generation { count: during, database: 7 });
+            assert_eq!(before.begin_write().end_write(), Generation { count: after, database: 7 });
         }
     }
 }

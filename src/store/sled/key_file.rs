@@ -1,4 +1,4 @@
-//! The file with the key: read with care, and made once however many processes ask.
+//! The file with the encryption key. However many processes need it, one creates it.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -25,14 +25,14 @@ use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
 
-/// What to do about a key that does not exist.
+/// What to do if the key does not exist.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) enum MissingKey {
-    /// Something may be sealed with it, so it was lost.
+    /// Data may be encrypted with it: report that it is lost.
     IsLost,
-    /// Nothing is sealed yet: create it.
+    /// Nothing is encrypted yet: create it.
     Create,
-    /// The same, but nothing is to be created yet.
+    /// Nothing is encrypted yet, and nothing is to be created yet.
     Wait,
 }
 
@@ -78,14 +78,14 @@ impl EncryptionKey {
             return Ok(Some(Arc::new(key)));
         }
         let key = match if_missing()? {
-            MissingKey::Create => Some(make(&path, deadline)?),
+            MissingKey::Create => Some(create(&path, deadline)?),
             MissingKey::Wait => None,
-            // Another process may have created it since it was looked for.
+            // Another process may have created it meanwhile.
             MissingKey::IsLost => match read(&path)? {
                 Some(key) => Some(key),
                 None => {
-                    let reason = "the store is sealed and the file with its key is gone, bring it \
-                                  back from a backup";
+                    let reason = "the store is encrypted and the file with its key is missing, \
+                                  restore it from a backup";
                     return Err(StoreError::new(StoreErrorKind::Key, reason).at(path));
                 }
             },
@@ -97,7 +97,7 @@ impl EncryptionKey {
 /// Reads the key; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<KeyBytes>, StoreError> {
     let cannot = |error| failed("read the key", path, error);
-    // Looked at before it is opened: that would wait for ever for who writes to a pipe.
+    // Check it before it is opened: opening a pipe would wait for ever for its writer.
     let opened = std::fs::metadata(path)
         .and_then(|metadata| Ok(if metadata.is_file() { Some(File::open(path)?) } else { None }));
     let file = match opened {
@@ -120,26 +120,26 @@ fn read(path: &Path) -> Result<Option<KeyBytes>, StoreError> {
     if key.is_none() {
         let seen = if length > KEY_BYTES { "more".to_owned() } else { length.to_string() };
         let reason = format!(
-            "the file with the key must have {KEY_BYTES} bytes and has {seen}, bring it back from \
-             a backup"
+            "the file with the key must have {KEY_BYTES} bytes and has {seen}, restore it from a \
+             backup"
         );
         return Err(StoreError::new(StoreErrorKind::Key, reason).at(path));
     }
     Ok(key)
 }
 
-/// Makes the key, or returns the one that somebody else made first.
+/// Creates the key, or returns the one that another process created first.
 ///
-/// It gets its name once it is whole and on disk, so who finds the name finds the key.
-fn make(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
-    let cannot = |error| failed("make the key", path, error);
+/// The file gets its name once it is complete and synced.
+fn create(path: &Path, deadline: Deadline) -> Result<KeyBytes, StoreError> {
+    let cannot = |error| failed("create the key", path, error);
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     create_private_dir(parent).map_err(cannot)?;
-    let Some(_lock) = FileLock::take(&with_ending(path, ".lock"), deadline)? else {
-        let reason = "another process was making the key until the time was up, try again later";
+    let Some(_lock) = FileLock::acquire(&with_ending(path, ".lock"), deadline)? else {
+        let reason = "another process was creating the key until the deadline, try again later";
         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
     };
     if let Some(key) = read(path)? {
@@ -170,10 +170,10 @@ fn with_ending(path: &Path, ending: &str) -> std::path::PathBuf {
     path.into()
 }
 
-/// Refuses a file that is none, or that others can read.
+/// Rejects a path that is not a file, and a file that others can read.
 fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
     let metadata = file.metadata().map_err(|error| failed("read the key", path, error))?;
-    // It may be another one than was looked at before.
+    // It may have been replaced since the first check.
     if !metadata.is_file() {
         return Err(no_file(path));
     }
@@ -186,8 +186,8 @@ fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
                 return Ok(());
             }
             let reason = format!(
-                "others than its owner may use the file with the key (mode {mode:04o}), take their \
-                 rights with `chmod 600`"
+                "others than its owner may use the file with the key (mode {mode:04o}), make it \
+                 private with `chmod 600`"
             );
             return Err(StoreError::new(StoreErrorKind::Access, reason).at(path));
         }

@@ -1,14 +1,14 @@
-//! The key in the keyring of the system.
+//! The encryption key in the keyring of the operating system.
 //!
-//! What answers there may be locked, ask its user first, or be gone, and nothing of that has a
-//! time-out of its own. So it is asked on a thread that is left behind when the time is up.
+//! A keyring may be locked, ask its user first, or not respond, and has no timeout. So it is called
+//! on a thread that is abandoned when the deadline passes.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use keyring_core::api::CredentialStoreApi;
-use keyring_core::{Entry, Error as Trouble};
+use keyring_core::{Entry, Error as KeyringError};
 
 use super::key_file::MissingKey;
 use super::layout::failed;
@@ -20,11 +20,11 @@ use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{KEY_BYTES, KeyBytes, KeyringPlace};
 
-/// What the keyring has.
+/// The entry of the keyring.
 enum Seen {
     Key(KeyBytes),
     Nothing,
-    /// Something with another number of bytes.
+    /// An entry that is not a key, with its number of bytes.
     Other(usize),
 }
 
@@ -37,9 +37,9 @@ pub(super) fn find(
 ) -> Result<Option<KeyBytes>, StoreError> {
     let seen = match ask(place, deadline, read)? {
         Seen::Nothing => match if_missing()? {
-            MissingKey::Create => make(place, dir, deadline)?,
+            MissingKey::Create => create(place, dir, deadline)?,
             MissingKey::Wait => return Ok(None),
-            // Another process may have created it since it was looked for.
+            // Another process may have created it meanwhile.
             MissingKey::IsLost => ask(place, deadline, read)?,
         },
         seen => seen,
@@ -47,23 +47,23 @@ pub(super) fn find(
     let reason = match seen {
         Seen::Key(key) => return Ok(Some(key)),
         Seen::Nothing => {
-            format!("the store is sealed and its key is gone from the keyring ({place})")
+            format!("the store is encrypted and its key is missing in the keyring ({place})")
         }
         Seen::Other(length) => format!(
             "the entry of the keyring ({place}) must have {KEY_BYTES} bytes and has {length}, \
-             name another one"
+             choose another entry"
         ),
     };
     Err(StoreError::new(StoreErrorKind::Key, reason))
 }
 
-/// Makes the key, or returns the one that somebody else made first.
-fn make(place: &KeyringPlace, dir: &Path, deadline: Deadline) -> Result<Seen, StoreError> {
+/// Creates the key, or returns the one that another process created first.
+fn create(place: &KeyringPlace, dir: &Path, deadline: Deadline) -> Result<Seen, StoreError> {
     let dir = place.lock_dir.as_deref().unwrap_or(dir);
-    create_private_dir(dir).map_err(|error| failed("make the data directory", dir, error))?;
+    create_private_dir(dir).map_err(|error| failed("create the data directory", dir, error))?;
     let path = dir.join("keyring.lock");
-    let Some(lock) = FileLock::take(&path, deadline)? else {
-        let reason = "another process was making the key until the time was up, try again later";
+    let Some(lock) = FileLock::acquire(&path, deadline)? else {
+        let reason = "another process was creating the key until the deadline, try again later";
         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
     };
     let mut bytes = [0; KEY_BYTES];
@@ -71,8 +71,8 @@ fn make(place: &KeyringPlace, dir: &Path, deadline: Deadline) -> Result<Seen, St
     let key = KeyBytes::new(&bytes);
     wipe(&mut bytes);
     ask(place, deadline, move |entry| {
-        // Held until the keyring has answered, also if nobody waits for that any more: a key that
-        // is written late must not replace another one.
+        // Held until the keyring has responded, even after the deadline: a key that is written late
+        // must not replace another one.
         let _lock = lock;
         match read(entry)? {
             Seen::Nothing => {
@@ -84,9 +84,9 @@ fn make(place: &KeyringPlace, dir: &Path, deadline: Deadline) -> Result<Seen, St
     })
 }
 
-fn read(entry: &Entry) -> Result<Seen, Trouble> {
+fn read(entry: &Entry) -> Result<Seen, KeyringError> {
     let mut bytes = match entry.get_secret() {
-        Err(Trouble::NoEntry) => return Ok(Seen::Nothing),
+        Err(KeyringError::NoEntry) => return Ok(Seen::Nothing),
         bytes => bytes?,
     };
     let key = bytes.as_slice().try_into().ok().map(KeyBytes::new);
@@ -94,24 +94,24 @@ fn read(entry: &Entry) -> Result<Seen, Trouble> {
     Ok(key.map_or(Seen::Other(bytes.len()), Seen::Key))
 }
 
-/// Asks the keyring, and waits for the answer until the deadline.
+/// Calls the keyring, and waits for its response until the deadline.
 fn ask(
     place: &KeyringPlace,
     deadline: Deadline,
-    question: impl FnOnce(&Entry) -> Result<Seen, Trouble> + Send + 'static,
+    request: impl FnOnce(&Entry) -> Result<Seen, KeyringError> + Send + 'static,
 ) -> Result<Seen, StoreError> {
-    let (answer, answered) = mpsc::sync_channel(1);
+    let (sender, receiver) = mpsc::sync_channel(1);
     let (service, account) = (place.service.clone(), place.account.clone());
-    let asking = move || {
+    let call = move || {
         let entry = keyring().and_then(|keyring| keyring.build(&service, &account, None));
-        let _ = answer.send(entry.and_then(|entry| question(&entry)));
+        let _ = sender.send(entry.and_then(|entry| request(&entry)));
     };
-    let started = thread::Builder::new().name("keyfob-keyring".into()).spawn(asking);
-    let reason = match started.map(|_| answered.recv_timeout(deadline.remaining())) {
-        Ok(Ok(answer)) => return answer.map_err(cannot),
+    let started = thread::Builder::new().name("keyfob-keyring".into()).spawn(call);
+    let reason = match started.map(|_| receiver.recv_timeout(deadline.remaining())) {
+        Ok(Ok(response)) => return response.map_err(cannot),
         Ok(Err(mpsc::RecvTimeoutError::Timeout)) => {
-            "the keyring of the system did not answer until the time was up, it may be locked or \
-             be asking its user"
+            "the keyring of the system did not respond before the deadline, it may be locked or \
+             waiting for its user"
         }
         Ok(Err(mpsc::RecvTimeoutError::Disconnected)) => "the keyring of the system failed",
         Err(_) => "no thread could be started to ask the keyring of the system",
@@ -119,27 +119,29 @@ fn ask(
     Err(StoreError::new(StoreErrorKind::Key, reason))
 }
 
-/// Says why the keyring has no answer. What may hold the secret itself is left out.
-fn cannot(trouble: Trouble) -> StoreError {
+/// Converts an error of the keyring, without the parts that may contain the secret.
+fn cannot(error: KeyringError) -> StoreError {
     let reason =
         "the keyring of the system cannot be used, keep the key in a file or in the program";
-    let error = StoreError::new(StoreErrorKind::Key, reason);
-    match trouble {
-        Trouble::NoStorageAccess(cause) | Trouble::PlatformFailure(cause) => error.because(cause),
-        Trouble::BadStoreFormat(cause) | Trouble::NotSupportedByStore(cause) => {
-            error.because(cause)
+    let store_error = StoreError::new(StoreErrorKind::Key, reason);
+    match error {
+        KeyringError::NoStorageAccess(cause) | KeyringError::PlatformFailure(cause) => {
+            store_error.because(cause)
         }
-        Trouble::Invalid(what, why) => error.because(format!("{what}: {why}")),
-        Trouble::Ambiguous(_) => error.because("it has several entries of this name"),
-        Trouble::TooLong(what, most) => {
-            error.because(format!("{what} may have at most {most} characters"))
+        KeyringError::BadStoreFormat(cause) | KeyringError::NotSupportedByStore(cause) => {
+            store_error.because(cause)
         }
-        _ => error,
+        KeyringError::Invalid(what, why) => store_error.because(format!("{what}: {why}")),
+        KeyringError::Ambiguous(_) => store_error.because("it has several entries of this name"),
+        KeyringError::TooLong(what, most) => {
+            store_error.because(format!("{what} may have at most {most} characters"))
+        }
+        _ => store_error,
     }
 }
 
-/// Returns the keyring of whoever runs the program.
-fn keyring() -> Result<Arc<dyn CredentialStoreApi>, Trouble> {
+/// Returns the keyring of the user who runs the program.
+fn keyring() -> Result<Arc<dyn CredentialStoreApi>, KeyringError> {
     #[cfg(any(target_os = "linux", target_os = "freebsd"))]
     return Ok(dbus_secret_service_keyring_store::Store::new()?);
     #[cfg(target_os = "macos")]
@@ -147,5 +149,5 @@ fn keyring() -> Result<Arc<dyn CredentialStoreApi>, Trouble> {
     #[cfg(windows)]
     return Ok(windows_native_keyring_store::Store::new()?);
     #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "macos", windows)))]
-    return Err(Trouble::NotSupportedByStore("no keyring is known on this system".into()));
+    return Err(KeyringError::NotSupportedByStore("no keyring is known on this system".into()));
 }

@@ -1,4 +1,15 @@
-//! The files of a store: their names, their modes, and what an `io::Error` about them means.
+//! The files of a store: their names and modes, and the errors of accessing them.
+//!
+//! | name | content |
+//! | --- | --- |
+//! | `generation` | the number of the newest commit, see [`generation`](super::generation) |
+//! | `snapshot` | the state for readers, see [`snapshot_file`](super::snapshot_file) |
+//! | `snapshot.tmp` | the next snapshot, during a commit |
+//! | `db.N` | the database, a directory of sled, see [`schema`](super::schema) |
+//! | `db.N.damaged`, `db.N.damaged.M` | a damaged database |
+//! | `lock`, `lock.next` | locked by the writer, and by the next one, see [`lock`](super::lock) |
+//! | `refresh.0` to `refresh.15` | locked during a refresh |
+//! | `key`, `key.lock`, `key.tmp`, `keyring.lock` | the encryption key, and locked while it is created |
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -14,21 +25,21 @@ use crate::owner;
 use crate::private::restrict;
 use crate::private::{create_private_dir, create_private_dir_in, sync_dir, write_private};
 
-/// How many refresh flights there are; users share them by a hash of their id.
-const FLIGHTS: u64 = 16;
+/// How many refresh locks there are. Users whose ids have the same hash share one.
+const REFRESH_LOCKS: u64 = 16;
 
-/// The directory of a store and the names in it.
+/// The directory of a store, and the names in it.
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
-    /// The data directory that it is in, which must belong to the same user.
+    /// The data directory around it, which must belong to the same owner.
     pub(super) data_dir: Option<PathBuf>,
 }
 
 impl Files {
-    /// Names the files of the store in a directory, and creates nothing.
+    /// Returns the names in a directory. Creates nothing.
     pub(super) fn new(dir: &Path) -> Result<Self, StoreError> {
-        // Absolute, so that a later change of the working directory is no change of the store.
+        // Absolute, so that a change of the working directory does not change the store.
         let dir = absolute(dir).map_err(|error| failed("find the directory", dir, error))?;
         if leads_through_file(&dir) {
             let error = ErrorKind::NotADirectory.into();
@@ -75,11 +86,11 @@ impl Files {
         self.dir.join(format!("db.{number}"))
     }
 
-    pub(super) fn flight(&self, user: &UserId) -> PathBuf {
-        self.dir.join(format!("refresh.{}", fnv1a(&[user.as_str().as_bytes()]) % FLIGHTS))
+    pub(super) fn refresh_lock(&self, user: &UserId) -> PathBuf {
+        self.dir.join(format!("refresh.{}", fnv1a(&[user.as_str().as_bytes()]) % REFRESH_LOCKS))
     }
 
-    /// Returns the numbers of the databases that are here, the highest first.
+    /// Returns the numbers of all databases, the highest first.
     pub(super) fn databases(&self) -> Result<Vec<u64>, StoreError> {
         let mut numbers: Vec<u64> = self
             .names()?
@@ -90,29 +101,30 @@ impl Files {
         Ok(numbers)
     }
 
-    /// Tells whether there is no trace of a database or a snapshot, so that nothing can be lost.
+    /// Returns `true` if there is neither a database nor a snapshot, so that no data can be lost.
     pub(super) fn is_fresh(&self) -> Result<bool, StoreError> {
-        let trace = |name: &OsStr| name == "snapshot" || name.to_string_lossy().starts_with("db.");
-        Ok(!self.names()?.iter().any(|name| trace(name)))
+        let is_data =
+            |name: &OsStr| name == "snapshot" || name.to_string_lossy().starts_with("db.");
+        Ok(!self.names()?.iter().any(|name| is_data(name)))
     }
 
-    /// Returns a number that is higher than `number` and that no database has. On Windows a database
-    /// whose removal is pending keeps its name.
+    /// Returns a number above `number` that no database has. On Windows a database whose removal is
+    /// pending keeps its name.
     pub(super) fn free_number(&self, number: u64) -> Result<u64, StoreError> {
         let highest = self.databases()?.first().copied().unwrap_or_default();
         next(highest.max(number)).map_err(|error| error.at(&self.dir))
     }
 
-    /// Moves a damaged database out of the way, and returns where it is kept: also when that was
-    /// done before. `None` means that there is nothing to keep.
+    /// Renames a damaged database, and returns its new path, even if it was renamed before. `None`
+    /// if there is no such database.
     pub(super) fn quarantine(&self, number: u64) -> Result<Option<PathBuf>, StoreError> {
         let from = self.database(number);
         let kept = |attempt: u32| match attempt {
             0 => self.dir.join(format!("db.{number}.damaged")),
             _ => self.dir.join(format!("db.{number}.damaged.{attempt}")),
         };
-        let is_there = from.try_exists();
-        if !is_there.map_err(|error| failed("look for the database", &from, error))? {
+        let exists = from.try_exists();
+        if !exists.map_err(|error| failed("look for the database", &from, error))? {
             return Ok(Some(kept(0)).filter(|path| path.exists()));
         }
         let Some(to) = (0..1000).map(kept).find(|path| !path.exists()) else {
@@ -124,7 +136,7 @@ impl Files {
         Ok(Some(to))
     }
 
-    /// Removes a database, which may be gone already.
+    /// Removes a database, if it exists.
     pub(super) fn remove_database(&self, number: u64) -> io::Result<()> {
         match crate::fs::remove_dir_all(&self.database(number)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -132,15 +144,15 @@ impl Files {
         }
     }
 
-    /// Removes what writers left that died: every database but `number`, and unfinished snapshots.
-    /// Failures are left to the next one.
+    /// Removes leftovers of crashed writers: every database except `number`, and an unfinished
+    /// snapshot. Errors are ignored: the next writer tries again.
     pub(super) fn remove_stale(&self, number: u64) {
-        for stray in self.databases().unwrap_or_default() {
-            // A higher one must not be taken for the newest if the generation is lost.
-            if stray > number {
-                let _ = self.remove_database(stray);
-            } else if stray < number {
-                let _ = std::fs::remove_dir_all(self.database(stray));
+        for stale in self.databases().unwrap_or_default() {
+            // A higher one would be taken for the newest if the generation file is lost.
+            if stale > number {
+                let _ = self.remove_database(stale);
+            } else if stale < number {
+                let _ = std::fs::remove_dir_all(self.database(stale));
             }
         }
         self.discard_next_snapshot();
@@ -152,7 +164,8 @@ impl Files {
         write_private(&path, bytes).map_err(|error| failed("write the snapshot", &path, error))
     }
 
-    /// Checks that the disk has room for a commit: a segment of the database and the snapshot.
+    /// Checks that the disk has room for a commit, which writes a segment of the database and the
+    /// snapshot.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         const ROOM: usize = 1024 * 1024;
         let written = self.write_next_snapshot(&vec![0xa5; ROOM]);
@@ -160,12 +173,12 @@ impl Files {
         written
     }
 
-    /// Removes the next snapshot again.
+    /// Removes the next snapshot.
     pub(super) fn discard_next_snapshot(&self) {
         let _ = std::fs::remove_file(self.next_snapshot());
     }
 
-    /// Makes the names in the directory survive a power cut.
+    /// Syncs the directory, so that the names in it survive a power cut.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         sync_dir(&self.dir).map_err(|error| failed("sync the directory", &self.dir, error))
     }
@@ -181,14 +194,14 @@ impl Files {
     }
 }
 
-/// Returns `true` if the path, or a part of it, is a file. Windows reports a path below a file as not
-/// found, so a store there would be taken for a new one. Other systems report what it is.
+/// Returns `true` if the path or one of its parents is a file. Windows reports a path below a file as
+/// not found, so that a store there would look like a new one. Other systems report the file.
 fn leads_through_file(path: &Path) -> bool {
     let nearest = || path.ancestors().find_map(|path| std::fs::metadata(path).ok());
     cfg!(windows) && nearest().is_some_and(|nearest| !nearest.is_dir())
 }
 
-/// Takes other people's rights from what sled made: its files are 0644 under the usual umask.
+/// Makes the files of sled private. sled creates them with mode 0644 under the usual umask.
 pub(super) fn make_private(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -205,14 +218,14 @@ pub(super) fn make_private(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the next number. There is always one, but for a file that nobody here wrote.
+/// Returns the next number. An overflow is only possible in a file that keyfob did not write.
 pub(super) fn next(number: u64) -> Result<u64, StoreError> {
     number.checked_add(1).ok_or_else(|| {
-        StoreError::new(StoreErrorKind::Damaged, "a number in the store has come to its end")
+        StoreError::new(StoreErrorKind::Damaged, "a number in the store is too large")
     })
 }
 
-/// Says what could not be done to which file, and of what kind the trouble is.
+/// Converts an I/O error: returns the kind of error, the attempt, the path, and what the caller can do.
 pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
     let kind = match error.kind() {
         ErrorKind::AlreadyExists
@@ -228,7 +241,7 @@ pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError
             Some(why) => format!(": {why}"),
             None => ", check its owner and its permissions".to_owned(),
         },
-        StoreErrorKind::Full => ", make room on the disk".to_owned(),
+        StoreErrorKind::Full => ", free space on the disk".to_owned(),
         _ => String::new(),
     };
     StoreError::new(kind, format!("cannot {attempt}{advice}")).at(path).because(error)

@@ -1,4 +1,4 @@
-//! Locks between processes, with a deadline.
+//! File locks between processes, with a deadline.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -13,50 +13,49 @@ use crate::deadline::Deadline;
 use crate::error::StoreError;
 use crate::private::{open_or_create, private};
 
-/// The sleep after a first attempt.
+/// The sleep after the first attempt.
 const FIRST_SLEEP: Duration = Duration::from_micros(50);
 
 /// The longest sleep between two attempts.
 const LONGEST_SLEEP: Duration = Duration::from_millis(2);
 
-/// The same for the one whose turn is next, of whom there is only one.
+/// The longest sleep of the next process in line.
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
-/// An exclusive lock on a file, released when it is dropped or when the process ends.
+/// An exclusive lock on a file, released when it is dropped or the process ends.
 #[derive(Debug)]
 pub(super) struct FileLock(File);
 
 impl FileLock {
-    /// Locks the file, which is made if need be. `None` means that somebody else held it until
-    /// the deadline; with one that has passed it is tried once.
-    pub(super) fn take(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
-        Self::take_backing_off(path, Backoff::until(deadline))
+    /// Locks a file, and creates it if it does not exist. `None` if another holder kept the lock
+    /// until the deadline. With a deadline that has passed this tries once.
+    pub(super) fn acquire(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
+        Self::acquire_with(path, Backoff::until(deadline))
     }
 
-    /// Locks a file that many take again and again. Whoever waits for it holds `turn` meanwhile,
-    /// and who has just had it must get that first: the holder of `turn` is never overtaken. Among
-    /// those who wait for `turn`, who has waited longest is the likeliest to get it.
-    pub(super) fn take_in_turn(
+    /// Locks a file that many processes lock repeatedly, and keeps the waiting times fair.
+    ///
+    /// A process that waits for the file holds `turn` meanwhile. A process that has just released the
+    /// file has to lock `turn` first, so it cannot overtake the holder of `turn`. Among those that
+    /// wait for `turn`, the longest waiting one is the likeliest to lock it.
+    pub(super) fn acquire_in_turn(
         path: &Path,
         turn: &Path,
         deadline: Deadline,
     ) -> Result<Option<Self>, StoreError> {
         let backoff = Backoff { pace: Pace::Aging(Instant::now()), deadline };
-        let Some(_turn) = Self::take_backing_off(turn, backoff)? else { return Ok(None) };
+        let Some(_turn) = Self::acquire_with(turn, backoff)? else { return Ok(None) };
         let (next, longest) = (FIRST_SLEEP, SHORT_SLEEP);
-        Self::take_backing_off(
-            path,
-            Backoff { pace: Pace::Exponential { next, longest }, deadline },
-        )
+        Self::acquire_with(path, Backoff { pace: Pace::Exponential { next, longest }, deadline })
     }
 
-    fn take_backing_off(path: &Path, mut backoff: Backoff) -> Result<Option<Self>, StoreError> {
+    fn acquire_with(path: &Path, mut backoff: Backoff) -> Result<Option<Self>, StoreError> {
         let mut opened = None;
         loop {
             match Self::attempt(path, &mut opened) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => {}
-                Err(error) => return Err(failed("take the lock", path, error)),
+                Err(error) => return Err(failed("lock the file", path, error)),
             }
             if !backoff.wait() {
                 return Ok(None);
@@ -64,8 +63,8 @@ impl FileLock {
         }
     }
 
-    /// Tries to lock the file once. Where a file that is open here cannot lose its name, it stays in
-    /// `opened` for the next attempt.
+    /// Tries to lock the file once. On Windows, where an open file cannot lose its name, it stays
+    /// open in `opened` for the next attempt.
     fn attempt(path: &Path, opened: &mut Option<File>) -> io::Result<Option<Self>> {
         let file = match opened.take() {
             Some(file) => file,
@@ -83,7 +82,8 @@ impl FileLock {
         Ok(lock.is_named(path)?.then_some(lock))
     }
 
-    /// Tells whether the locked file still has its name: a lock on another one excludes nobody.
+    /// Returns `true` if the locked file still has its name. If not, other processes lock another
+    /// file.
     #[cfg(unix)]
     fn is_named(&self, path: &Path) -> io::Result<bool> {
         match FileId::at(path) {
@@ -93,7 +93,7 @@ impl FileLock {
         }
     }
 
-    /// It has: no open lock file can lose it.
+    /// Returns `true`: an open lock file cannot lose its name.
     #[cfg(windows)]
     fn is_named(&self, _: &Path) -> io::Result<bool> {
         Ok(true)
@@ -102,13 +102,13 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // Closing is not enough: a child that is being started may hold a copy for a moment.
+        // Closing is not enough: a child of this process has a copy between fork and exec.
         let _ = self.0.unlock();
     }
 }
 
-/// Opens a lock file, which is made if need be. On Windows nobody can remove or rename it while it
-/// is open.
+/// Opens a lock file, and creates it if it does not exist. On Windows it cannot be removed or renamed
+/// while it is open.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = private();
     #[cfg(windows)]
@@ -126,12 +126,12 @@ pub(super) struct Backoff {
     deadline: Deadline,
 }
 
-/// How long the sleeps are.
+/// The lengths of the sleeps.
 enum Pace {
-    /// Longer and longer.
+    /// Doubled each time.
     Exponential { next: Duration, longest: Duration },
-    /// Shorter and shorter, since the wait began: among many who wait for one thing, who has waited
-    /// longest looks most often, and is the likeliest to get it.
+    /// Shorter the longer the wait, which began at this time. So among many processes that wait for
+    /// one lock, the longest waiting one tries most often.
     Aging(Instant),
 }
 
@@ -142,7 +142,7 @@ impl Backoff {
         Self { pace: Pace::Exponential { next, longest }, deadline }
     }
 
-    /// Sleeps a little; `false` means that the time is up.
+    /// Sleeps. Returns `false`, without a sleep, if the deadline has passed.
     pub(super) fn wait(&mut self) -> bool {
         let left = self.deadline.remaining();
         if left.is_zero() {
@@ -161,7 +161,7 @@ impl Backoff {
     }
 }
 
-/// Returns how long to sleep after so much waiting: 2 ms at first, 200 us from 200 ms on.
+/// Returns the length of the next sleep: 2 ms at first, 200 us after a wait of 200 ms.
 fn after_waiting(waited: Duration) -> Duration {
     const YOUNG: Duration = Duration::from_millis(20);
     let share = YOUNG.as_secs_f64() / waited.max(YOUNG).as_secs_f64();
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_waited_longer_looks_more_often() {
+    fn sleep_is_shorter_after_longer_wait() {
         let poll_interval = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
         assert_eq!(
             [0, 20, 40, 200, 1000, 1 << 40].map(poll_interval),

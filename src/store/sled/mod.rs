@@ -1,19 +1,21 @@
 //! A store on disk that any number of threads and processes share.
 //!
-//! The truth is a sled database, opened only to commit, or to reach a user that the snapshot has
-//! no room for. Readers look at two small files. `manual/design/storage.md` tells the whole; in short:
+//! The data is in a sled database, which is opened only to commit, or to read a user that the
+//! snapshot has no room for. Other reads use two small files. The manual describes the design.
 //!
-//! | module | what |
+//! | module | content |
 //! | --- | --- |
-//! | `reader` | what the store says now, without waiting for writers |
-//! | `writer` | the commit, in its order |
-//! | `recovery` | repair after a crash, and what is done about damage |
-//! | `database` | the only place that names sled |
-//! | `snapshot`, `generation` | the two small files |
-//! | `key_file`, `keyring` | where the encryption key comes from |
-//! | `lock`, `layout`, `network_fs`, `original`, `process`, `registry` | what the others stand on |
+//! | `reader` | reads, without waiting for writers |
+//! | `writer` | the commit: the order of its steps and the commit point |
+//! | `recovery` | recovery after a crash, and damaged databases |
+//! | `database`, `schema`, `kv` | the database: operations, keys, and the wrapper around sled |
+//! | `snapshot`, `snapshot_file`, `generation` | the two small files |
+//! | `key_file`, `keyring` | sources of the encryption key |
+//! | `layout`, `file_id`, `lock`, `network_fs` | names of files, identities, locks, file systems |
+//! | `original`, `process` | safeguards around sled |
+//! | `registry` | the state that all stores of a process on one directory share |
 //!
-//! Lock order: a user's flight, the gate of the process, the file `lock`. Never the other way.
+//! Lock order: a user's refresh lock, the mutex of the process, the file `lock`. Never the other way.
 
 mod database;
 mod file_id;
@@ -22,6 +24,7 @@ mod generation;
 mod key_file;
 #[cfg(feature = "keyring")]
 mod keyring;
+mod kv;
 mod layout;
 mod lock;
 mod network_fs;
@@ -30,7 +33,9 @@ mod process;
 mod reader;
 mod recovery;
 mod registry;
+mod schema;
 mod snapshot;
+mod snapshot_file;
 mod writer;
 
 use std::fmt;
@@ -91,48 +96,49 @@ pub enum OnDamage {
 /// A store on disk, shared by any number of threads and processes. This is the default store of a
 /// session; [`SessionBuilder::data_dir`](crate::SessionBuilder::data_dir) says where it is.
 ///
-/// A read takes one small read of a file that stays open, and waits for nobody while all users fit
-/// into the snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it; it takes
-/// milliseconds, and waits for other writers until its deadline at most.
+/// A read costs one small read of an open file, and does not wait while all users fit into the
+/// snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it. It takes
+/// milliseconds and waits for other writers, at most until its deadline.
 ///
-/// [`open`](Self::open) stores users and tokens unencrypted, in files that only their owner can
-/// read. A log-out and a removal rewrite the database, so that none of the user's tokens stays in
-/// it. `open_sealed` (feature `encryption`) encrypts users and tokens before they are written.
+/// With [`open`](Self::open), users and tokens are stored unencrypted, in files that only their owner
+/// can read. Logging out and removing a user rewrite the database without their tokens. keyfob cannot
+/// erase copies that the file system or the disk keeps; someone with access to the disk may recover
+/// them. With `open_sealed` (feature `encryption`) users and tokens are encrypted.
 ///
-/// Network file systems, and processes that were forked after the store was opened, are refused
-/// with errors of their own kinds.
+/// A directory on a network file system is rejected (kind `NotLocal`), and so is a process that was
+/// forked after the store was opened (kind `Forked`).
 pub struct SledStore {
     files: Files,
     app: String,
     on_damage: OnDamage,
-    secrecy: EncryptionMode,
-    /// Where the key is, if the store is sealed.
+    encryption: EncryptionMode,
+    /// The source of the key, if the store is encrypted.
     #[cfg(feature = "encryption")]
     key: Option<EncryptionKey>,
-    /// Whether a store in the clear is to be sealed when it is found.
+    /// Whether an unencrypted store is to be encrypted.
     converts: bool,
     process: u32,
     shared: Arc<Shared>,
     view: RwLock<Arc<View>>,
-    /// How often another store was found in the directory.
-    lives: AtomicU64,
+    /// How often the directory was found to have another store than before.
+    instances: AtomicU64,
 }
 
 impl SledStore {
-    /// Opens the store in a directory. Creates nothing: the first commit creates the directory (mode
-    /// 0700, its parents too) and everything in it.
+    /// Opens the store in a directory. Creates nothing: the first commit creates the directory and
+    /// its parents (mode 0700), and the files.
     ///
-    /// Everything belongs to the owner of the directory. A process of another user gives it to that
-    /// owner, as root can, or its commits are refused.
+    /// All files belong to the owner of the directory. A process of another user gives new files to
+    /// that owner, as root can; otherwise its commits fail.
     ///
-    /// `app` names the backend and the app whose users these are. It is kept in the store, and
-    /// another one is refused. On a store that is whole, two small files are read and no lock is
-    /// taken; the deadline counts if it must be repaired after a crash.
+    /// `app` names the backend and the app of the users. The store remembers it and rejects another
+    /// one. Usually this reads two small files and takes no lock. After a crash it recovers the
+    /// store, for which it waits at most until the deadline.
     ///
     /// # Errors
     /// By [`StoreErrorKind`]: `Access`, `Full`, `Io` if the directory cannot be read;
     /// `NotLocal` on a network file system; `Mismatch` if it holds the users of another app;
-    /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs repair.
+    /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs recovery.
     pub fn open(
         dir: &Path,
         app: &str,
@@ -145,18 +151,18 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Opens the store in a directory, as [`Self::open`] does, with everything in it sealed.
+    /// Opens the encrypted store in a directory, like [`Self::open`].
     ///
-    /// A store in the clear is sealed first, all of it in one commit, into a new database; the old
-    /// one is removed. From then on nobody can open it without the key, and who had it open
-    /// before gets an error of kind `Key`. A key [for new stores](EncryptionKey::for_new_stores)
-    /// opens a store in the clear as [`Self::open`] does instead.
+    /// If the store is unencrypted, this encrypts it in one commit, in a new database, and removes
+    /// the old one. From then on it cannot be opened without the key, and programs that have it open
+    /// get an error of kind `Key`. With a key [for new stores](EncryptionKey::for_new_stores) an
+    /// unencrypted store stays so and is opened like [`Self::open`] does.
     ///
-    /// [`EncryptionKey::key_file`] is the file `key` in this very directory here.
+    /// [`EncryptionKey::key_file`] is the file `key` in this directory.
     ///
     /// # Errors
-    /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is sealed with another key, or
-    /// the key cannot be had. Nothing is changed then.
+    /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is encrypted with another key, or
+    /// the key is not available. Nothing is changed then.
     #[cfg(feature = "encryption")]
     pub fn open_sealed(
         dir: &Path,
@@ -169,17 +175,17 @@ impl SledStore {
         if !key.only_new {
             return Self::seal(files, app, key, on_damage, deadline);
         }
-        if Snapshot::is_clear(&files.snapshot())? {
+        if Snapshot::is_plaintext(&files.snapshot())? {
             match Self::open(dir, app, on_damage, deadline) {
-                // Who sealed it died before the snapshot was replaced.
+                // The store was encrypted by a process that crashed before it replaced the snapshot.
                 Err(error) if error.kind == StoreErrorKind::Key => {}
                 opened => return opened,
             }
         }
         match Self::seal(files, app, key, on_damage, deadline) {
-            // Without a snapshot the database alone says what the store is; and somebody may have
-            // made one in the clear just now. An empty one is none: nothing is begun in the clear
-            // because the key cannot be had.
+            // Without a snapshot only the database says whether the store is encrypted, and another
+            // process may just have created an unencrypted one. An empty store does not count: no
+            // unencrypted store is created because the key is not available.
             Err(error) if error.kind == StoreErrorKind::Key => {
                 match Self::open(dir, app, OnDamage::Refuse, deadline) {
                     Ok(store) if store.remembered().snapshot().number > 0 => {
@@ -192,8 +198,8 @@ impl SledStore {
         }
     }
 
-    /// Opens a store that is sealed or has nothing in it, and seals one in the clear if the key is
-    /// for that.
+    /// Opens an encrypted or empty store, and encrypts an unencrypted one unless the key is for new
+    /// stores only.
     #[cfg(feature = "encryption")]
     fn seal(
         files: Files,
@@ -207,36 +213,35 @@ impl SledStore {
         store.converts = !key.only_new;
         store.load_key(false, deadline)?;
         store.view(LoadScope::Header, deadline)?;
-        // What somebody puts in its place later is an error.
+        // An unencrypted store that replaces this one later is an error.
         store.converts = false;
         Ok(store)
     }
 
-    /// Names the data directory that the store is in. What is created in it must belong to its
-    /// owner.
+    /// Sets the data directory around the store. New directories in it belong to its owner.
     pub(crate) fn in_data_dir(mut self, data_dir: PathBuf) -> Self {
         self.files.data_dir = Some(data_dir);
         self
     }
 
-    /// Finds the key if it is needed and not known yet. If nothing is sealed yet and there is none,
-    /// it is created if `creates`.
+    /// Finds the key, unless it is known already. If it does not exist and nothing is encrypted yet,
+    /// this creates it if `creates` is `true`.
     #[cfg(feature = "encryption")]
     fn load_key(&self, creates: bool, deadline: Deadline) -> Result<(), StoreError> {
-        let Some(key) = self.key.as_ref().filter(|_| self.secrecy.needs_key()) else {
+        let Some(key) = self.key.as_ref().filter(|_| self.encryption.needs_key()) else {
             return Ok(());
         };
         let if_missing = || {
             let is_new = self.files.is_fresh()?;
-            let is_clear = !is_new && Snapshot::is_clear(&self.files.snapshot())?;
-            Ok(match is_new || is_clear && self.converts {
+            let is_plaintext = !is_new && Snapshot::is_plaintext(&self.files.snapshot())?;
+            Ok(match is_new || is_plaintext && self.converts {
                 true if creates => MissingKey::Create,
-                false if !is_clear => MissingKey::IsLost,
+                false if !is_plaintext => MissingKey::IsLost,
                 _ => MissingKey::Wait,
             })
         };
         if let Some(key) = key.find(self.files.dir(), if_missing, deadline)? {
-            self.secrecy.set_key(key);
+            self.encryption.set_key(key);
         }
         Ok(())
     }
@@ -252,33 +257,33 @@ impl SledStore {
         Files::new(dir)
     }
 
-    fn new(files: Files, app: &str, on_damage: OnDamage, secrecy: EncryptionMode) -> Self {
+    fn new(files: Files, app: &str, on_damage: OnDamage, encryption: EncryptionMode) -> Self {
         let process = std::process::id();
         Self {
             shared: shared(files.dir(), process),
             files,
             app: app.to_owned(),
             on_damage,
-            secrecy,
+            encryption,
             #[cfg(feature = "encryption")]
             key: None,
             converts: false,
             process,
             view: RwLock::new(Arc::new(View::nothing())),
-            lives: AtomicU64::new(0),
+            instances: AtomicU64::new(0),
         }
     }
 
-    /// Refuses to work in a forked child, which has neither the parent's threads nor its locks.
+    /// Rejects a forked child, which has neither the parent's threads nor its locks.
     fn check_process(&self) -> Result<(), StoreError> {
         if std::process::id() == self.process {
             return Ok(());
         }
         let reason = if ran_in_parent() {
-            "the store was used before this process was forked off, start a new program (exec) that \
+            "the store was used before this process was forked, start a new program (exec) that \
              opens it; opened again here, it can only be read"
         } else {
-            "the store was opened before this process was forked off, open it again here"
+            "the store was opened before this process was forked, open it again here"
         };
         Err(StoreError::new(StoreErrorKind::Forked, reason).at(self.files.dir()))
     }
@@ -294,8 +299,8 @@ impl Store for SledStore {
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        for part in [LoadScope::Header, LoadScope::Full] {
-            if let Some(known) = self.view(part, deadline)?.user(id) {
+        for scope in [LoadScope::Header, LoadScope::Full] {
+            if let Some(known) = self.view(scope, deadline)?.user(id) {
                 return known.map_err(|error| error.at(self.files.snapshot()));
             }
         }
@@ -331,12 +336,12 @@ impl Store for SledStore {
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
         let recent = self.view(LoadScope::Full, deadline)?.snapshot().recent(number);
-        Ok(RecentEvents { instance: self.lives.load(Ordering::Relaxed), ..recent })
+        Ok(RecentEvents { instance: self.instances.load(Ordering::Relaxed), ..recent })
     }
 
     fn check_writable(&self, deadline: Deadline) -> Result<(), StoreError> {
         self.check_process()?;
-        // Under the lock, since the name of the file is that of the next snapshot.
+        // Under the lock, because the file has the name of the next snapshot.
         let writer = Writer::open(self, deadline)?;
         let has_room = self.files.check_room();
         self.install(writer.view());
@@ -344,7 +349,7 @@ impl Store for SledStore {
     }
 
     fn is_sealed(&self) -> bool {
-        self.secrecy.is_sealed()
+        self.encryption.is_sealed()
     }
 
     fn lock_refresh(
@@ -354,7 +359,7 @@ impl Store for SledStore {
     ) -> Result<Option<RefreshLock>, StoreError> {
         self.check_process()?;
         self.files.create_dir()?;
-        Ok(FileLock::take(&self.files.flight(user), deadline)?.map(RefreshLock::new))
+        Ok(FileLock::acquire(&self.files.refresh_lock(user), deadline)?.map(RefreshLock::new))
     }
 }
 
@@ -374,12 +379,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forked_child_is_refused_whatever_it_asks() {
+    fn forked_child_is_rejected() {
         let dir = std::env::temp_dir().join(format!("keyfob-forked-{}", std::process::id()));
         let soon = Deadline::after(Duration::from_secs(10));
         let mut store = SledStore::open(&dir, "app", OnDamage::Refuse, soon).unwrap();
-        // As a child sees it: the same store, another process. What was looked at within the last
-        // second would still be read.
+        // A forked child has the same store and another process id. The view is reset, because one
+        // that was checked within the last second is still used.
         store.process ^= 1;
         *store.view.write().unwrap() = Arc::new(View::nothing());
         let ada = UserId::new("ada");
@@ -394,7 +399,7 @@ mod tests {
         ];
         for error in errors {
             assert_eq!(error.kind, StoreErrorKind::Forked);
-            // Other tests of this process may have used sled, but nobody forked it off.
+            // Other tests of this process may have used sled, but not in a parent of it.
             assert!(error.to_string().contains("open it again here"), "{error}");
         }
         assert!(!dir.exists(), "created by a store that was only read");

@@ -1,7 +1,5 @@
-//! Whether a directory lies on a disk of this machine.
-//!
-//! Locks and syncs of network file systems keep too few promises for a store that several
-//! processes write.
+//! Rejects directories on network file systems, whose locks and syncs are too unreliable for a store
+//! that several processes write.
 
 use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf, Prefix};
@@ -10,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{StoreError, StoreErrorKind};
 
-/// The file systems of `/proc/self/mountinfo` that are refused.
+/// The rejected file systems, as named in `/proc/self/mountinfo`.
 const NETWORK: &[&str] = &[
     "9p",
     "afs",
@@ -34,27 +32,27 @@ const NETWORK: &[&str] = &[
     "smbfs",
 ];
 
-/// Refuses a directory on a network file system, where the system can tell.
+/// Rejects a directory on a network file system, as far as the operating system names it.
 pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    // The directory may not be there yet; its nearest parent says where it will be.
+    // The directory may not exist yet: check its nearest parent.
     let parent = absolute.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
     let Some((parent, metadata)) = parent else { return Ok(()) };
-    // The list of mounts takes longer to read than all the rest of opening a store.
+    // Reading the list of mounts would take longer than the rest of opening a store.
     if is_on_block_device(&metadata) {
         return Ok(());
     }
     let Ok(parent) = parent.canonicalize() else { return Ok(()) };
     let refuse = |kind: &str| {
         let reason = format!(
-            "the data directory lies on a network file system ({kind}), choose one on a local disk"
+            "the data directory is on a network file system ({kind}), choose one on a local disk"
         );
         Err(StoreError::new(StoreErrorKind::NotLocal, reason).at(dir))
     };
     if is_on_share(&parent) {
         return refuse("a Windows share");
     }
-    // Names in there are in any encoding.
+    // The names of mounts may have any encoding.
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return Ok(()) };
     let mounts = String::from_utf8_lossy(&mounts);
     match file_system(&mounts, &parent) {
@@ -63,8 +61,8 @@ pub(super) fn check(dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Returns `true` for a path such as `\\server\share\dir`. Windows turns a drive letter of a share
-/// into one, where the path is canonical.
+/// Returns `true` for a path such as `\\server\share\dir`. In a canonical path Windows replaces the
+/// drive letter of a share by this form.
 fn is_on_share(canonical: &Path) -> bool {
     use Prefix::{UNC, VerbatimUNC};
     match canonical.components().next() {
@@ -73,12 +71,12 @@ fn is_on_share(canonical: &Path) -> bool {
     }
 }
 
-/// Tells whether a file lies on a block device, which no network file system has.
+/// Returns `true` if a file is on a block device, which no network file system has.
 ///
 /// Source: `sysfs(5)`; `/sys/dev/block` has an entry for each, `major:minor`.
 #[cfg(target_os = "linux")]
 fn is_on_block_device(metadata: &Metadata) -> bool {
-    /// The one that was found last; there is rarely another.
+    /// The last device that was found; a program rarely has another.
     static KNOWN: AtomicU64 = AtomicU64::new(0);
     let device = std::os::linux::fs::MetadataExt::st_dev(metadata);
     if KNOWN.load(Ordering::Relaxed) == device {
@@ -115,7 +113,7 @@ fn file_system<'a>(mounts: &'a str, path: &Path) -> Option<&'a str> {
     found.map(|(_, kind)| kind)
 }
 
-/// Turns `\040` and the like back into the character. What is not such an escape stays.
+/// Replaces octal escapes such as `\040` by their characters.
 fn unescape(text: &str) -> PathBuf {
     let mut parts = text.split('\\');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -149,7 +147,7 @@ broken line
 ";
 
     #[test]
-    fn the_deepest_and_latest_mount_decides() {
+    fn deepest_and_latest_mount_decides() {
         for (path, kind) in [
             ("/", "ext4"),
             ("/home/ada/.local", "nfs4"),
@@ -163,7 +161,7 @@ broken line
 
     #[cfg(windows)]
     #[test]
-    fn share_is_no_local_disk() {
+    fn share_is_not_a_local_disk() {
         for share in [r"\\server\share\data", r"\\?\UNC\server\share\data"] {
             assert!(is_on_share(Path::new(share)), "{share}");
         }
@@ -173,7 +171,7 @@ broken line
     }
 
     #[test]
-    fn a_directory_that_is_not_there_yet_is_judged_by_its_parent() {
+    fn missing_directory_is_judged_by_parent() {
         assert!(check(&std::env::temp_dir().join("not/there/yet")).is_ok());
     }
 }

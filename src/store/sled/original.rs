@@ -1,5 +1,5 @@
-//! The bytes of a database as they were before sled opened it. While it opens one it zeroes what
-//! comes after damage, up to the end of the segment: of a small database, nearly everything.
+//! A backup of a database file before sled opens it. While sled opens a damaged file, it zeroes the
+//! bytes after the damage up to the end of the segment: in a small database, nearly all of them.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -10,13 +10,13 @@ use crate::fs::rename;
 use crate::private::{private, sync_dir, write_private};
 use crate::secret::wipe;
 
-/// The largest database that is remembered. Of a larger one sled spoils a part.
-const MOST: u64 = 2 * 1024 * 1024;
+/// The largest database that is backed up. sled zeroes only a part of a larger one.
+const MAX_SIZE: u64 = 2 * 1024 * 1024;
 
-/// Used again and again, since to get as much memory anew costs as much as to read the file.
+/// Reused, because allocating so much memory takes as long as reading the file.
 static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// The bytes, and where they were.
+/// The bytes of a file.
 #[derive(Debug)]
 pub(super) struct Original {
     file: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Original {
 }
 
 impl Original {
-    /// Reads a database that is not open; `None` if there is none, or too large a one.
+    /// Reads the file of a database that is not open. `None` if it does not exist or is too large.
     pub(super) fn read(database: &Path) -> io::Result<Option<Self>> {
         let path = database.join("db");
         let file = match File::open(&path) {
@@ -32,35 +32,35 @@ impl Original {
             file => file?,
         };
         let size = file.metadata()?.len();
-        if size > MOST {
+        if size > MAX_SIZE {
             return Ok(None);
         }
         let buffer = std::mem::take(&mut *BUFFER.lock().unwrap_or_else(PoisonError::into_inner));
         let mut original = Self { file: path, bytes: buffer };
         original.bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
-        file.take(MOST).read_to_end(&mut original.bytes)?;
+        file.take(MAX_SIZE).read_to_end(&mut original.bytes)?;
         Ok(Some(original))
     }
 
-    /// Makes the file what it was, if bytes of it were zeroed. The database must be closed, and
-    /// nothing written to it since.
+    /// Restores the file if bytes of it were zeroed. The database must be closed and must not have
+    /// been written to.
     pub(super) fn restore_backup(&self) {
-        if std::fs::read(&self.file).is_ok_and(|now| !self.is_spoilt(&now)) {
+        if std::fs::read(&self.file).is_ok_and(|now| !self.has_lost_bytes(&now)) {
             return;
         }
-        let restore_backup = || {
+        let restore = || {
             let draft = self.file.with_extension("original");
             write_private(&draft, &self.bytes)?;
-            // Windows syncs no file that is open for reading alone.
+            // Windows cannot sync a file that is open for reading only.
             private().write(true).open(&draft)?.sync_all()?;
             rename(&draft, &self.file)?;
             self.file.parent().map_or(Ok(()), sync_dir)
         };
-        // Best effort: that the database is damaged is told all the same.
-        let _ = restore_backup();
+        // Best effort: the damage is reported anyway.
+        let _ = restore();
     }
 
-    fn is_spoilt(&self, now: &[u8]) -> bool {
+    fn has_lost_bytes(&self, now: &[u8]) -> bool {
         let mut bytes = self.bytes.iter().zip(now);
         now.len() < self.bytes.len() || bytes.any(|(before, now)| *before != 0 && *now == 0)
     }
@@ -68,7 +68,7 @@ impl Original {
 
 impl Drop for Original {
     fn drop(&mut self) {
-        // Tokens are in there.
+        // The bytes contain tokens.
         wipe(&mut self.bytes);
         self.bytes.clear();
         let bytes = std::mem::take(&mut self.bytes);

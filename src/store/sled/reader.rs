@@ -1,4 +1,4 @@
-//! Reading: what the store says now, from memory while nothing has changed.
+//! Reads, from memory while nothing has changed.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -16,33 +16,34 @@ use crate::id::UserId;
 use crate::store::StoredUser;
 use crate::store::encryption::RecordCodec;
 
-/// How often a reader looks again at once because a writer was faster, before it waits.
-const TURNS: u32 = 100;
-/// How many users from outside the snapshot are remembered.
-const FOUND: usize = 1024;
+/// How often a reader retries at once, because a writer changed the files, before it sleeps.
+const MAX_RETRIES: u32 = 100;
+/// The largest number of users in a [`UserCache`].
+const MAX_CACHED_USERS: usize = 1024;
 
-type Found = HashMap<UserId, Option<Arc<StoredUser>>>;
+/// Users that the snapshot has no room for.
+type UserCache = HashMap<UserId, Option<Arc<StoredUser>>>;
 
-/// What was read last, and how to tell that it is still so.
+/// The state that was read last, and how to check that it is current.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Kept open; none as long as the store is empty.
+    /// The open file; `None` while the store is empty.
     file: Option<Arc<GenerationFile>>,
-    /// What the file said before the snapshot was read: never newer than the snapshot.
+    /// The generation, read before the snapshot and therefore never newer.
     seen: Generation,
     snapshot: Arc<Snapshot>,
-    /// Users that the snapshot had no room for.
-    found: Mutex<Found>,
+    /// Users from the database, as long as this view is current.
+    users: Mutex<UserCache>,
 }
 
-/// What one look at the files came to.
+/// The result of one attempt to read the files.
 enum ReadAttempt {
-    /// This is how it is.
-    Is(Arc<View>),
-    /// Look again at once: it changed meanwhile.
-    Changed,
-    /// Look again when the writer has got somewhere; there is nothing to go by until then.
-    Wait(StoreError),
+    /// The current state.
+    Ready(Arc<View>),
+    /// The files changed meanwhile: retry at once.
+    Retry,
+    /// A writer is active and there is no older state to return: retry later.
+    Blocked(StoreError),
 }
 
 impl View {
@@ -57,46 +58,46 @@ impl View {
         seen: Generation,
         snapshot: Arc<Snapshot>,
     ) -> Self {
-        Self { file, seen, snapshot, found: Mutex::default() }
+        Self { file, seen, snapshot, users: Mutex::default() }
     }
 
     pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    /// Returns what is known of a user: its record or that there is none; `None` if that is in the
-    /// rest of the snapshot, if not all of it was read, or in the database.
+    /// Returns a user, or that it does not exist. `None` if that can only be read from the rest of
+    /// the snapshot, if only its header was loaded, or from the database.
     pub(super) fn user(&self, id: &UserId) -> Option<Result<Option<Arc<StoredUser>>, StoreError>> {
         match self.snapshot.user(id) {
             Ok(None) if !self.snapshot.complete || !self.snapshot.has(LoadScope::Full) => {
-                self.found().get(id).cloned().map(Ok)
+                self.users().get(id).cloned().map(Ok)
             }
-            known => Some(known),
+            cached => Some(cached),
         }
     }
 
-    /// Remembers what the database said, which holds as long as this view does.
+    /// Caches a user from the database.
     pub(super) fn remember(&self, id: &UserId, user: Option<Arc<StoredUser>>) {
-        let mut found = self.found();
-        if found.len() < FOUND {
-            found.insert(id.clone(), user);
+        let mut users = self.users();
+        if users.len() < MAX_CACHED_USERS {
+            users.insert(id.clone(), user);
         }
     }
 
-    fn found(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    fn users(&self) -> MutexGuard<'_, UserCache> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether nothing has changed since: one positioned read, and once a second a look at
-    /// the name of the file and at which process this is.
+    /// Returns `true` if nothing has changed since. Costs one positioned read, and once a second a
+    /// check of the file's name and of the process.
     fn is_current(&self) -> bool {
         let Some(file) = &self.file else { return false };
         self.seen.is_clean()
             && file.was_in_place()
-            && matches!(file.read(), Ok(Some(said)) if said == self.seen)
+            && matches!(file.read(), Ok(Some(stored)) if stored == self.seen)
     }
 
-    /// Returns the snapshot, if it belongs to this very file.
+    /// Returns the snapshot, if it belongs to this file.
     pub(super) fn snapshot_of(&self, file: &GenerationFile) -> Option<Arc<Snapshot>> {
         self.is_of(file).then(|| Arc::clone(&self.snapshot))
     }
@@ -107,28 +108,28 @@ impl View {
 }
 
 impl SledStore {
-    /// Returns what the store says now, as much of it as is asked for.
+    /// Returns the current state, at least as far as `scope`.
     pub(super) fn view(
         &self,
-        part: LoadScope,
+        scope: LoadScope,
         deadline: Deadline,
     ) -> Result<Arc<View>, StoreError> {
         let view = self.remembered();
-        if view.snapshot.has(part) && view.is_current() {
+        if view.snapshot.has(scope) && view.is_current() {
             return Ok(view);
         }
         self.check_process()?;
         let mut backoff = Backoff::until(deadline);
-        let mut turns = 0;
+        let mut retries = 0;
         loop {
-            let error = match self.look(part, deadline)? {
-                ReadAttempt::Is(view) => return Ok(view),
-                ReadAttempt::Changed if turns < TURNS => {
-                    turns += 1;
+            let error = match self.attempt(scope, deadline)? {
+                ReadAttempt::Ready(view) => return Ok(view),
+                ReadAttempt::Retry if retries < MAX_RETRIES => {
+                    retries += 1;
                     continue;
                 }
-                ReadAttempt::Changed => self.busy("others kept writing"),
-                ReadAttempt::Wait(error) => error,
+                ReadAttempt::Retry => self.busy("others kept writing"),
+                ReadAttempt::Blocked(error) => error,
             };
             if !backoff.wait() {
                 return Err(error);
@@ -136,20 +137,20 @@ impl SledStore {
         }
     }
 
-    /// Returns what was read last.
+    /// Returns the view that was read last.
     pub(super) fn remembered(&self) -> Arc<View> {
         Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Remembers a view, unless a newer one of the same store is remembered already, and returns
-    /// the one that is remembered then.
+    /// Stores a view, unless a newer one of the same store is stored already, and returns the stored
+    /// one.
     pub(super) fn install(&self, view: View) -> Arc<View> {
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let age = |view: &View| {
             (view.snapshot.generation, view.seen.count, view.snapshot.has(LoadScope::Full))
         };
-        // Views of different files cannot be compared: the last one to look is right.
-        // Whoever found nothing may have looked before somebody made the store.
+        // Views of different files cannot be compared: the latest reader is right. But a reader that
+        // saw no store may have run before another process created it.
         let (newer, is_another) = match (&slot.file, &view.file) {
             (Some(_), Some(file)) if slot.is_of(file) => (age(&view) > age(&slot), false),
             (Some(before), None) if before.is_in_place() => (false, false),
@@ -159,7 +160,7 @@ impl SledStore {
             *slot = Arc::new(view);
         }
         if is_another {
-            self.lives.fetch_add(1, Ordering::Relaxed);
+            self.instances.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(file) = &slot.file {
             self.shared.note(file, slot.snapshot.generation);
@@ -167,7 +168,8 @@ impl SledStore {
         Arc::clone(&slot)
     }
 
-    fn look(&self, part: LoadScope, deadline: Deadline) -> Result<ReadAttempt, StoreError> {
+    /// Reads the files once, and repairs them if needed.
+    fn attempt(&self, scope: LoadScope, deadline: Deadline) -> Result<ReadAttempt, StoreError> {
         let memory = self.remembered();
         let file = match &memory.file {
             Some(file) if file.is_in_place() => Some(Arc::clone(file)),
@@ -175,65 +177,67 @@ impl SledStore {
         };
         let Some(file) = file else {
             return if self.files.is_fresh()? {
-                Ok(ReadAttempt::Is(self.install(View::nothing())))
+                Ok(ReadAttempt::Ready(self.install(View::nothing())))
             } else if self.files.generation().exists() {
-                Ok(ReadAttempt::Changed)
+                Ok(ReadAttempt::Retry)
             } else {
                 self.repair(None)
             };
         };
         // Another process may have created the store, and the key with it, since this one was opened.
         self.load_key(false, deadline)?;
-        let said = file.read()?;
+        let stored = file.read()?;
         let remembered = memory.snapshot_of(&file);
-        let end_write = said.filter(|said| said.is_clean());
+        let end_write = stored.filter(|stored| stored.is_clean());
         if let Some(seen) = end_write {
             let enough =
-                |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count && snapshot.has(part);
-            let (snapshot, foreign) = match remembered.filter(enough) {
-                None => self.load_own(part)?,
+                |snapshot: &Arc<Snapshot>| snapshot.generation >= seen.count && snapshot.has(scope);
+            let (snapshot, key_error) = match remembered.filter(enough) {
+                None => self.load_own(scope)?,
                 enough => (enough, None),
             };
-            // One that is to be sealed is in the clear until then, which is no trouble.
-            let foreign = foreign.filter(|_| !self.converts);
-            // The generation was read before the snapshot, so what came in between is noticed at
-            // the next look.
+            // A store that is to be encrypted is plaintext until then, which is not an error.
+            let key_error = key_error.filter(|_| !self.converts);
+            // The generation was read before the snapshot, so the next attempt notices a commit in
+            // between.
             if let Some(snapshot) = snapshot.filter(enough) {
-                return Ok(ReadAttempt::Is(self.install(View::new(Some(file), seen, snapshot))));
+                return Ok(ReadAttempt::Ready(self.install(View::new(Some(file), seen, snapshot))));
             }
-            // The database says whether the key is wrong, or the snapshot.
-            return match self.repair(Some((&file, said))) {
-                Err(error) if allows_stale_read(error.kind) => Err(foreign.unwrap_or(error)),
-                Ok(ReadAttempt::Wait(error)) => Ok(ReadAttempt::Wait(foreign.unwrap_or(error))),
+            // The database decides whether the key or the snapshot is wrong.
+            return match self.repair(Some((&file, stored))) {
+                Err(error) if allows_stale_read(error.kind) => Err(key_error.unwrap_or(error)),
+                Ok(ReadAttempt::Blocked(error)) => {
+                    Ok(ReadAttempt::Blocked(key_error.unwrap_or(error)))
+                }
                 look => look,
             };
         }
-        // Somebody writes, or died writing.
-        match self.repair(Some((&file, said))) {
-            Ok(ReadAttempt::Wait(error)) => {
-                self.read_without_repair(file, said, remembered, part, error)
+        // A writer is active, or crashed during a commit.
+        match self.repair(Some((&file, stored))) {
+            Ok(ReadAttempt::Blocked(error)) => {
+                self.read_without_repair(file, stored, remembered, scope, error)
             }
             Err(error) if allows_stale_read(error.kind) => {
-                self.read_without_repair(file, said, remembered, part, error)
+                self.read_without_repair(file, stored, remembered, scope, error)
             }
             look => look,
         }
     }
 
-    /// Returns the newest whole state while a writer is at work, or while it cannot be repaired:
-    /// the one in memory, unless the file has a newer one.
+    /// Returns the newest complete state while a writer is active, or while the files cannot be
+    /// repaired: the one in memory, unless the file has a newer one.
     fn read_without_repair(
         &self,
         file: Arc<GenerationFile>,
-        said: Option<Generation>,
+        stored: Option<Generation>,
         remembered: Option<Arc<Snapshot>>,
-        part: LoadScope,
+        scope: LoadScope,
         error: StoreError,
     ) -> Result<ReadAttempt, StoreError> {
-        let count = said.map_or(u64::MAX, |said| said.count);
-        let remembered = remembered.filter(|snapshot| snapshot.has(part));
-        // A writer that is nearly done may have published a newer one, which counts from when it
-        // was first read.
+        let count = stored.map_or(u64::MAX, |stored| stored.count);
+        let remembered = remembered.filter(|snapshot| snapshot.has(scope));
+        // A writer may already have published its snapshot. Once one reader of this process has
+        // returned it, the others must not return an older one.
         let seen = self.shared.seen(&file);
         let is_newest = |snapshot: &Arc<Snapshot>| {
             snapshot.generation.saturating_add(1) >= count && snapshot.generation >= seen
@@ -241,75 +245,76 @@ impl SledStore {
         let newest = match remembered {
             Some(snapshot) if is_newest(&snapshot) => Some(snapshot),
             older => {
-                let (own, foreign) = self.load_own(part)?;
-                if let Some(foreign) = foreign.filter(|_| !self.converts) {
-                    // It was sealed meanwhile, or made anew: what is in memory is over.
-                    return Ok(ReadAttempt::Wait(foreign));
+                let (own, key_error) = self.load_own(scope)?;
+                if let Some(key_error) = key_error.filter(|_| !self.converts) {
+                    // The store was encrypted or replaced meanwhile: the view in memory is outdated.
+                    return Ok(ReadAttempt::Blocked(key_error));
                 }
                 let both = older.into_iter().chain(own);
                 let newest = both.max_by_key(|snapshot| snapshot.generation);
-                // None at all rather than one from before what was read already.
+                // Rather none than one older than what was already read.
                 newest.filter(|snapshot| snapshot.generation >= seen)
             }
         };
-        let nothing_yet = said.is_some_and(Generation::is_first);
+        let nothing_yet = stored.is_some_and(Generation::is_first);
         let newest =
             newest.or_else(|| nothing_yet.then(|| Snapshot::empty(RecordCodec::default()).into()));
         Ok(match newest {
             Some(snapshot) => {
-                let seen = said.unwrap_or(Generation { count: 1, database: 0 });
-                ReadAttempt::Is(self.install(View::new(Some(file), seen, snapshot)))
+                let seen = stored.unwrap_or(Generation { count: 1, database: 0 });
+                ReadAttempt::Ready(self.install(View::new(Some(file), seen, snapshot)))
             }
-            None => ReadAttempt::Wait(error),
+            None => ReadAttempt::Blocked(error),
         })
     }
 
-    /// Repairs what the files have come to, if nobody else holds the lock and nothing has changed
-    /// since the generation was read.
+    /// Recovers the store, if the lock is free and the generation has not changed since it was read.
     fn repair(
         &self,
         read: Option<(&GenerationFile, Option<Generation>)>,
     ) -> Result<ReadAttempt, StoreError> {
         let now = Deadline::after(Duration::ZERO);
-        let hold = match WriteLock::take(self, now) {
+        let lock = match WriteLock::acquire(self, now) {
             Err(error) if error.kind == StoreErrorKind::Busy => {
-                return Ok(ReadAttempt::Wait(error));
+                return Ok(ReadAttempt::Blocked(error));
             }
-            hold => hold?,
+            lock => lock?,
         };
         let unchanged = match read {
-            Some((file, said)) => file.is_in_place() && file.read()? == said,
+            Some((file, stored)) => file.is_in_place() && file.read()? == stored,
             None => !self.files.generation().exists(),
         };
         if !unchanged {
-            return Ok(ReadAttempt::Changed);
+            return Ok(ReadAttempt::Retry);
         }
-        match Writer::recover(hold, now) {
-            Err(error) if error.kind == StoreErrorKind::Busy => Ok(ReadAttempt::Wait(error)),
+        match Writer::recover(lock, now) {
+            Err(error) if error.kind == StoreErrorKind::Busy => Ok(ReadAttempt::Blocked(error)),
             Err(error) => Err(error),
-            Ok(writer) => Ok(ReadAttempt::Is(self.install(writer.view()))),
+            Ok(writer) => Ok(ReadAttempt::Ready(self.install(writer.view()))),
         }
     }
 
-    /// Reads the snapshot, if it is sealed as this store was opened; else why it cannot be read.
+    /// Loads the snapshot if it is encrypted in the way this store was opened, and otherwise returns
+    /// the error.
     pub(super) fn load_own(
         &self,
-        part: LoadScope,
+        scope: LoadScope,
     ) -> Result<(Option<Arc<Snapshot>>, Option<StoreError>), StoreError> {
-        match Snapshot::load(&self.files.snapshot(), &self.app, &self.secrecy, part) {
+        match Snapshot::load(&self.files.snapshot(), &self.app, &self.encryption, scope) {
             Err(error) if error.kind == StoreErrorKind::Key => Ok((None, Some(error))),
             loaded => Ok((loaded?.map(Arc::new), None)),
         }
     }
 
-    /// Says what kept the store busy.
+    /// Returns the error for a deadline that passed while the store was in use.
     pub(super) fn busy(&self, what: &str) -> StoreError {
-        let reason = format!("{what} until the time was up, try again later");
+        let reason = format!("{what} until the deadline, try again later");
         StoreError::new(StoreErrorKind::Busy, reason).at(self.files.dir())
     }
 }
 
-/// Tells whether a whole state may be read although it cannot be repaired.
+/// Returns `true` if the newest complete state may be returned although the files could not be
+/// repaired.
 fn allows_stale_read(kind: StoreErrorKind) -> bool {
     use StoreErrorKind::{Access, Forked, Full, Io};
     matches!(kind, Access | Forked | Full | Io)

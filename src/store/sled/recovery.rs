@@ -1,16 +1,19 @@
-//! Settling: what a writer does before it writes, so that database, snapshot and generation agree.
+//! Crash recovery: before each write, make the database, the snapshot and the generation file
+//! consistent.
 //!
-//! It finds the database that holds the truth, proves that it has lost nothing, completes what a
-//! dead writer began, and removes what a dead writer left. A database that is damaged is kept
-//! under another name, and what happens then is for [`OnDamage`] to say.
+//! Recovery finds the current database, verifies that it is not truncated, completes the commit of a
+//! writer that crashed, and removes its leftovers. A damaged database is renamed, and [`OnDamage`]
+//! decides what happens next.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::database::{CommitHeader, Database};
+use super::database::Database;
 use super::generation::{Generation, GenerationFile};
 use super::layout::failed;
-use super::snapshot::{LoadScope, Snapshot, check_app};
+use super::schema::CommitHeader;
+use super::snapshot::{LoadScope, Snapshot};
+use super::snapshot_file::check_app;
 use super::writer::{CommitPlan, Open, WriteLock, Writer};
 use super::{OnDamage, SledStore};
 use crate::deadline::Deadline;
@@ -22,37 +25,38 @@ use crate::private::sync_dir;
 use crate::store::encryption::EncryptionMode;
 use crate::store::event_log::EventLog;
 
-/// How far a generation that had to be made up lies above every one that may have been seen.
+/// How far a generation that replaces a lost one is above all that readers may have seen.
 const JUMP: u64 = 1 << 20;
 
-/// What can be known before the database is opened.
-struct Found {
+/// What is known before the database is opened.
+struct StoreProbe {
     file: GenerationFile,
-    place: Generation,
-    /// The newest whole snapshot.
-    known: Option<Arc<Snapshot>>,
-    /// Why it cannot be read, if it is sealed in another way than the store was opened.
-    foreign: Option<StoreError>,
+    generation: Generation,
+    /// The newest complete snapshot.
+    latest: Option<Arc<Snapshot>>,
+    /// Why it cannot be read, if it is encrypted in another way than the store was opened.
+    key_error: Option<StoreError>,
 }
 
 impl<'a> Writer<'a> {
-    /// Settles the store.
-    pub(super) fn recover(hold: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
-        hold.store.load_key(true, deadline)?;
-        let Found { file, place, known, foreign } = Found::look(&hold, deadline)?;
+    /// Recovers the store.
+    pub(super) fn recover(lock: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
+        lock.store.load_key(true, deadline)?;
+        let StoreProbe { file, generation, latest, key_error } = StoreProbe::new(&lock, deadline)?;
         let file = Arc::new(file);
         let recovered = false;
         let mut writer =
-            Self { open: None, known, foreign, file, place, deadline, recovered, hold };
+            Self { open: None, latest, key_error, file, generation, deadline, recovered, lock };
         writer.open_database()?;
         Ok(writer)
     }
 
-    /// Settles the store as if nothing were known of it. The database must be closed.
+    /// Recovers the store from its files alone. The database must be closed.
     pub(super) fn recover_again(&mut self) -> Result<(), StoreError> {
-        let Found { file, place, known, foreign } = Found::look(&self.hold, self.deadline)?;
-        (self.file, self.place) = (Arc::new(file), place);
-        (self.known, self.foreign) = (known, foreign);
+        let StoreProbe { file, generation, latest, key_error } =
+            StoreProbe::new(&self.lock, self.deadline)?;
+        (self.file, self.generation) = (Arc::new(file), generation);
+        (self.latest, self.key_error) = (latest, key_error);
         self.open_database()
     }
 
@@ -64,128 +68,132 @@ impl<'a> Writer<'a> {
     }
 
     fn open_and_repair(&mut self) -> Result<(), StoreError> {
-        let store = self.hold.store;
-        let place = self.place;
-        let open = self.open.insert(open(&self.hold, place, self.deadline)?);
+        let store = self.lock.store;
+        let generation = self.generation;
+        let open = self.open.insert(open(&self.lock, generation, self.deadline)?);
         let head = &open.head;
-        let converts = store.secrecy.is_sealed() && open.database.codec().check().is_none();
+        let converts = store.encryption.is_sealed() && open.database.codec().check().is_none();
         if converts {
-            // It stays the truth until there is another one, and has to prove that it is whole.
-            let clear = EncryptionMode::default();
-            let known =
-                Snapshot::load(&store.files.snapshot(), &store.app, &clear, LoadScope::Full)?;
-            self.known = known.map(Arc::new);
+            // It stays current until the encrypted one is complete, and must not be truncated.
+            let plaintext = EncryptionMode::default();
+            let latest =
+                Snapshot::load(&store.files.snapshot(), &store.app, &plaintext, LoadScope::Full)?;
+            self.latest = latest.map(Arc::new);
         } else {
-            self.foreign = None;
+            self.key_error = None;
         }
-        // Of another store, or of an earlier life of this one.
-        self.known = self.known.take().filter(|known| known.codec.is_same(open.database.codec()));
-        verify_not_truncated(head, place, self.known.as_deref())
-            .map_err(|why| doubted(&open.database, &why))?;
-        open.database.is_whole();
-        store.files.remove_stale(place.database);
-        let agreed = self.known.as_ref().is_some_and(|known| {
-            place.is_clean()
+        // Drop the snapshot of another store at this path.
+        self.latest =
+            self.latest.take().filter(|latest| latest.codec.is_same(open.database.codec()));
+        verify_not_truncated(head, generation, self.latest.as_deref())
+            .map_err(|why| damaged(&open.database, &why))?;
+        open.database.mark_verified();
+        store.files.remove_stale(generation.database);
+        let agreed = self.latest.as_ref().is_some_and(|latest| {
+            generation.is_clean()
                 && !converts
-                && (known.generation, head.generation) == (place.count, place.count)
-                && (known.number, known.database) == (head.number, place.database)
+                && (latest.generation, head.generation) == (generation.count, generation.count)
+                && (latest.number, latest.database) == (head.number, generation.database)
         });
-        if agreed && !self.known.as_ref().is_some_and(|known| known.has_spare_room()) {
+        if agreed && !self.latest.as_ref().is_some_and(|latest| latest.has_spare_room()) {
             return Ok(());
         }
-        let mut snapshot = Snapshot::take(&open.database, place.database, head)
+        let mut snapshot = Snapshot::build_from(&open.database, generation.database, head)
             .map_err(|error| error.at(open.database.path()))?;
         let mut seen = head.generation;
-        if let Some(known) = &self.known {
-            seen = seen.max(known.generation);
-            if known.number == head.number {
-                snapshot.ring = known.ring.clone();
+        if let Some(latest) = &self.latest {
+            seen = seen.max(latest.generation);
+            if latest.number == head.number {
+                snapshot.events = latest.events.clone();
             }
         }
         if agreed {
-            self.known = Some(Arc::new(snapshot));
+            self.latest = Some(Arc::new(snapshot));
             return Ok(());
         }
-        if !place.is_clean() {
+        if !generation.is_clean() {
             note!(
                 warn,
-                "repairing what a writer left unfinished in {}",
+                "recovering from a crash during a commit in {}",
                 store.files.dir().display()
             );
         }
         let (head, edits) = (head.clone(), Vec::new());
-        self.place.count = place.count.max(seen);
+        self.generation.count = generation.count.max(seen);
         if converts {
-            snapshot.codec = store.secrecy.begin(&store.app)?;
+            snapshot.codec = store.encryption.begin(&store.app)?;
         }
-        self.publish(CommitPlan { head, edits, snapshot, anew: converts })
+        self.publish(CommitPlan { head, edits, snapshot, new_database: converts })
     }
 
-    /// Keeps a damaged database under another name, and goes on with what the snapshot holds if
-    /// it may. Otherwise, or if that fails, returns an error.
+    /// Renames a damaged database, and creates a new one from the snapshot if [`OnDamage`] allows
+    /// it.
+    ///
+    /// # Errors
+    /// `error`, with the name of the damaged database, if it does not.
     pub(super) fn quarantine(&mut self, error: StoreError) -> Result<(), StoreError> {
-        // Closed first, and whatever it holds is let go.
+        // Close it first.
         self.open = None;
-        let store = self.hold.store;
-        // With the wrong key nothing is touched: what the snapshot holds is needed with the right
-        // one.
-        if let Some(foreign) = &self.foreign {
-            return Err(foreign.clone().because(error));
+        let store = self.lock.store;
+        // With the wrong key nothing is changed: with the right one the snapshot can be used.
+        if let Some(key_error) = &self.key_error {
+            return Err(key_error.clone().because(error));
         }
-        let number = self.place.database;
+        let number = self.generation.database;
         let kept = store.files.quarantine(number)?;
         let mut path = kept.clone().unwrap_or_else(|| store.files.database(number));
-        note!(error, "the database of the store is damaged or gone: {}", path.display());
+        note!(error, "the database of the store is damaged or missing: {}", path.display());
         if store.on_damage == OnDamage::Refuse {
             let what = if kept.is_some() {
                 "the database is damaged and kept under this name"
             } else {
-                "the database is gone"
+                "the database is missing"
             };
             let reason = format!(
-                "{what}, open the store with OnDamage::Recover to go on with what its snapshot \
-                 still holds"
+                "{what}, open the store with OnDamage::Recover to go on with the users in its \
+                 snapshot"
             );
             return Err(StoreError::new(StoreErrorKind::Damaged, reason).at(path).because(error));
         }
         if kept.is_none() {
-            // Which one it was may be a mistake: the others would be swept away.
+            // The generation may name the wrong one, and recovery removes all others.
             for other in store.files.databases()? {
                 path = store.files.quarantine(other)?.unwrap_or(path);
             }
         }
-        // Where the snapshot is not the newest one, or is gone, the generation tells how far the
-        // numbers may have come: each commit takes two.
-        let up_to_date = |known: &&Arc<Snapshot>| {
-            known.generation.saturating_add(u64::from(!self.place.is_clean())) >= self.place.count
+        // If the snapshot is not the newest one, the generation limits how many commits there were:
+        // each commit increases it by two.
+        let up_to_date = |latest: &&Arc<Snapshot>| {
+            latest.generation.saturating_add(u64::from(!self.generation.is_clean()))
+                >= self.generation.count
         };
-        let current = self.known.as_ref().filter(up_to_date).is_some();
-        let mut snapshot = match self.known.as_deref() {
-            Some(known) => known.clone(),
-            None => Snapshot::empty(store.secrecy.begin(&store.app)?),
+        let current = self.latest.as_ref().filter(up_to_date).is_some();
+        let mut snapshot = match self.latest.as_deref() {
+            Some(latest) => latest.clone(),
+            None => Snapshot::empty(store.encryption.begin(&store.app)?),
         };
         if !current {
-            snapshot.number = snapshot.number.max(self.place.count.div_ceil(2));
-            snapshot.ring = EventLog::since(snapshot.number);
+            snapshot.number = snapshot.number.max(self.generation.count.div_ceil(2));
+            snapshot.events = EventLog::since(snapshot.number);
         }
         snapshot.number = snapshot.number.saturating_add(1);
         snapshot.complete = true;
         let kept = path.to_string_lossy().into_owned();
-        snapshot.ring.push(snapshot.number, &[Event::StoreDamaged { kept }]);
-        self.place.count = self.place.count.max(snapshot.generation);
+        snapshot.events.push(snapshot.number, &[Event::StoreDamaged { kept }]);
+        self.generation.count = self.generation.count.max(snapshot.generation);
         let head = CommitHeader::of(&snapshot);
         let edits = snapshot.edits()?;
-        self.publish(CommitPlan { head, edits, snapshot, anew: true })?;
+        self.publish(CommitPlan { head, edits, snapshot, new_database: true })?;
         self.recovered = true;
         Ok(())
     }
 }
 
-impl Found {
-    fn look(hold: &WriteLock<'_>, deadline: Deadline) -> Result<Self, StoreError> {
-        let store = hold.store;
+impl StoreProbe {
+    fn new(lock: &WriteLock<'_>, deadline: Deadline) -> Result<Self, StoreError> {
+        let store = lock.store;
         let files = &store.files;
-        let file = GenerationFile::open_to_write(&files.generation(), hold.owner)?;
+        let file = GenerationFile::open_to_write(&files.generation(), lock.owner)?;
         let said = match &file {
             Some(file) => file.read()?,
             None => None,
@@ -198,47 +206,47 @@ impl Found {
         let enough = |memory: &Arc<Snapshot>| {
             said.is_some_and(|said| said.is_clean() && memory.generation >= said.count)
         };
-        let (known, foreign) = match memory {
+        let (latest, key_error) = match memory {
             Some(memory) if enough(&memory) => (Some(memory), None),
             older => {
-                let (own, foreign) = store.load_own(LoadScope::Full)?;
+                let (own, key_error) = store.load_own(LoadScope::Full)?;
                 let both = older.into_iter().chain(own);
-                (both.max_by_key(|snapshot| snapshot.generation), foreign)
+                (both.max_by_key(|snapshot| snapshot.generation), key_error)
             }
         };
         match (file, said) {
-            (Some(file), Some(place)) => {
-                // Who wrote it may have died before it was synced. It is, before anything is made
-                // or removed because of what it says.
-                if !place.is_clean() {
-                    file.write(place, true)?;
+            (Some(file), Some(generation)) => {
+                // The writer may have crashed before it synced the file. Sync it before anything is
+                // created or removed because of it.
+                if !generation.is_clean() {
+                    file.write(generation, true)?;
                 }
-                Ok(Self { file, place, known, foreign })
+                Ok(Self { file, generation, latest, key_error })
             }
             _ if files.is_fresh()? => {
-                let place = Generation { count: 1, database: 0 };
-                let file = GenerationFile::create(&files.generation(), place)?;
-                Ok(Self { file, place, known: None, foreign: None })
+                let generation = Generation { count: 1, database: 0 };
+                let file = GenerationFile::create(&files.generation(), generation)?;
+                Ok(Self { file, generation, latest: None, key_error: None })
             }
-            _ => Self::without_generation(hold, known, foreign, deadline),
+            _ => Self::without_generation(lock, latest, key_error, deadline),
         }
     }
 
-    /// Finds the database that holds the truth although the generation is gone. Of several it is
-    /// the highest one that was finished: what a dead writer left is removed before anybody
-    /// commits again.
+    /// Finds the current database although the generation file is lost. It is the one with the
+    /// highest number that was finished, because leftovers of a crash are removed before the next
+    /// commit.
     fn without_generation(
-        hold: &WriteLock<'_>,
-        known: Option<Arc<Snapshot>>,
-        foreign: Option<StoreError>,
+        lock: &WriteLock<'_>,
+        latest: Option<Arc<Snapshot>>,
+        key_error: Option<StoreError>,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
-        let files = &hold.store.files;
-        let mut seen = known.as_ref().map_or(0, |known| known.generation);
+        let files = &lock.store.files;
+        let mut seen = latest.as_ref().map_or(0, |latest| latest.generation);
         let mut truth = None;
         let mut damaged = Vec::new();
         for number in files.databases()? {
-            let open = Database::open(&files.database(number), hold.owner, deadline);
+            let open = Database::open(&files.database(number), lock.owner, deadline);
             match open.and_then(|database| database.head()) {
                 Ok(Some(head)) => {
                     seen = seen.max(head.generation);
@@ -250,7 +258,7 @@ impl Found {
                 Err(error) => return Err(error),
             }
         }
-        let last = known.as_ref().map(|known| known.database);
+        let last = latest.as_ref().map(|latest| latest.database);
         let database = truth.or(damaged.first().copied()).or(last).unwrap_or_default();
         for number in damaged {
             if number != database {
@@ -258,61 +266,65 @@ impl Found {
             }
         }
         let count = seen.saturating_add(JUMP) | 1;
-        let place = Generation { count, database };
-        let file = GenerationFile::create(&files.generation(), place)?;
+        let generation = Generation { count, database };
+        let file = GenerationFile::create(&files.generation(), generation)?;
         files.sync()?;
-        Ok(Self { file, place, known, foreign })
+        Ok(Self { file, generation, latest, key_error })
     }
 }
 
-/// Opens the database that the generation names, or makes the first one.
-fn open(hold: &WriteLock<'_>, place: Generation, deadline: Deadline) -> Result<Open, StoreError> {
-    let store = hold.store;
-    let path = store.files.database(place.database);
-    let first = place.is_first();
+/// Opens the database that the generation names, or creates the first one.
+fn open(
+    lock: &WriteLock<'_>,
+    generation: Generation,
+    deadline: Deadline,
+) -> Result<Open, StoreError> {
+    let store = lock.store;
+    let path = store.files.database(generation.database);
+    let first = generation.is_first();
     let is_there = path.join("db").try_exists();
     if !first && !is_there.map_err(|error| failed("look for the database", &path, error))? {
-        return Err(lost(&path, "it is not there"));
+        return Err(missing(&path));
     }
-    let opened = Database::open(&path, hold.owner, deadline);
+    let opened = Database::open(&path, lock.owner, deadline);
     let opened = opened.and_then(|database| Ok((database.head()?, database)));
     let (head, mut database) = match opened {
-        // Nothing was ever committed, so this is what is left of a writer that died early.
+        // Nothing was ever committed: these are leftovers of a crash during the first commit.
         Err(StoreError { kind: StoreErrorKind::Access | StoreErrorKind::Damaged, .. }) if first => {
             let _ = remove_dir_all(&path);
-            (None, Database::open(&path, hold.owner, deadline)?)
+            (None, Database::open(&path, lock.owner, deadline)?)
         }
         opened => opened?,
     };
     let mut head = match head {
         Some(head) => head,
         None if first => begin(store, &mut database)?,
-        None => return Err(doubted(&database, "it has lost everything")),
+        None => return Err(damaged(&database, "it has lost everything")),
     };
     if first {
-        // Also what a writer that died made before: nobody syncs these names again.
+        // This includes names from a crashed writer, which no later commit syncs.
         store.files.sync()?;
         if let Some(parent) = store.files.dir().parent() {
-            // Best effort: who may not read it cannot sync it.
+            // Best effort: a process that may not read it cannot sync it.
             let _ = sync_dir(parent);
         }
     }
     match database.app()? {
         Some(app) => check_app(&app, &store.app, &path)?,
-        None => return Err(doubted(&database, "it does not say whose it is")),
+        None => return Err(damaged(&database, "it does not name its app")),
     }
-    match database.unlock(&store.secrecy, &store.app) {
+    match database.unlock(&store.encryption, &store.app) {
         Ok(()) => {}
         Err(error) if error.kind != StoreErrorKind::Key => return Err(error),
-        // Nothing was ever committed with the other key, or without one.
+        // Nothing was ever committed, so the encryption can still change.
         Err(_) if first && head.number == 0 => {
             let head = begin(store, &mut database)?;
             return Ok(Open { database, head });
         }
         Err(error) => {
-            let clear =
+            let is_plaintext =
                 store.converts && database.unlock(&EncryptionMode::default(), &store.app).is_ok();
-            if !clear {
+            if !is_plaintext {
                 return Err(error);
             }
         }
@@ -322,39 +334,41 @@ fn open(hold: &WriteLock<'_>, place: Generation, deadline: Deadline) -> Result<O
     Ok(Open { database, head })
 }
 
-/// Makes a database out of an empty one.
+/// Initialises an empty database.
 fn begin(store: &SledStore, database: &mut Database) -> Result<CommitHeader, StoreError> {
-    database.begin(&store.app, store.secrecy.begin(&store.app)?)?;
+    database.begin(&store.app, store.encryption.begin(&store.app)?)?;
     let head = CommitHeader::first();
     database.write(&head, &[])?;
     database.sync()?;
     Ok(head)
 }
 
-/// Demands that a database has all that it must have: at least the commits that the snapshot knows
-/// of, and the generation that its file says. sled opens one that lost its end without a word.
+/// Checks that a database has the commit of the snapshot and the generation of the file. sled opens
+/// a truncated database without an error.
+///
+/// # Errors
+/// What is missing.
 fn verify_not_truncated(
     head: &CommitHeader,
-    place: Generation,
-    known: Option<&Snapshot>,
+    generation: Generation,
+    latest: Option<&Snapshot>,
 ) -> Result<(), String> {
-    let newest = known.map_or(0, |known| known.number);
+    let newest = latest.map_or(0, |latest| latest.number);
     if newest > head.number {
         return Err(format!("it ends at commit {} of {newest}", head.number));
     }
-    if place.is_clean() && head.generation < place.count {
-        return Err(format!("it ends at generation {} of {}", head.generation, place.count));
+    if generation.is_clean() && head.generation < generation.count {
+        return Err(format!("it ends at generation {} of {}", head.generation, generation.count));
     }
     Ok(())
 }
 
-/// Says that an open database is not what it was.
-fn doubted(database: &Database, why: &str) -> StoreError {
-    database.doubt(why);
+/// Marks an open database as damaged, and returns the error.
+fn damaged(database: &Database, why: &str) -> StoreError {
+    database.mark_damaged(why);
     StoreError::new(StoreErrorKind::Damaged, why.to_owned()).at(database.path())
 }
 
-/// Says that the database is not what it was.
-fn lost(path: &Path, why: &'static str) -> StoreError {
-    StoreError::new(StoreErrorKind::Damaged, why).at(path)
+fn missing(path: &Path) -> StoreError {
+    StoreError::new(StoreErrorKind::Damaged, "it is missing").at(path)
 }

@@ -1,4 +1,4 @@
-//! What the stores of one process on one directory share.
+//! The process-wide registry of open stores: all that use one directory share a mutex.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use super::file_id::FileId;
 use super::generation::GenerationFile;
 use crate::store::fair_mutex::FairMutex;
 
-/// What all stores of this process on one directory share.
+/// The state that all stores of this process on one directory share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// Writers pass through it.
-    pub(super) gate: FairMutex,
-    /// The generation of the newest snapshot that was read by any of them, and the file that counts
-    /// it: none goes behind it.
+    /// Locked by the writer of this process.
+    pub(super) writers: FairMutex,
+    /// The generation of the newest snapshot that any of them has read, and the file that it belongs
+    /// to: none of them reads an older one.
     seen: Mutex<Option<(FileId, u64)>>,
 }
 
 impl Shared {
-    /// Returns the newest generation that was read here, as this file counts them.
+    /// Returns the newest generation that was read in this process from a file.
     pub(super) fn seen(&self, file: &GenerationFile) -> u64 {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.filter(|(counted_by, _)| *counted_by == file.identity()).map_or(0, |(_, seen)| seen)
+        seen.filter(|(id, _)| *id == file.identity()).map_or(0, |(_, seen)| seen)
     }
 
-    /// Notes that a generation was read.
+    /// Records that a generation was read.
     pub(super) fn note(&self, file: &GenerationFile, generation: u64) {
         let newest = generation.max(self.seen(file));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,8 +33,8 @@ impl Shared {
     }
 }
 
-/// Returns what the stores of this process on a directory share. A forked child has its own: the
-/// parent's gate may be closed for ever.
+/// Returns the shared state of a directory. A forked child has its own, because a copy of the
+/// parent's mutex may stay locked for ever.
 pub(super) fn shared(dir: &Path, process: u32) -> Arc<Shared> {
     type All = HashMap<(u32, PathBuf), Weak<Shared>>;
     static ALL: LazyLock<Mutex<All>> = LazyLock::new(Mutex::default);

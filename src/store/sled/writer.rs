@@ -1,25 +1,27 @@
-//! Writing: the commit, and the order that makes it survive a kill and a power cut at any point.
+//! Commits. The order of their steps makes them survive a kill or a power cut at any point.
 //!
-//! 1. The gate of the process, then the file `lock`.
-//! 2. The database is opened and the store settled; see [`recovery`](super::recovery).
-//! 3. The decision.
-//! 4. The next snapshot is written beside the one in use.
-//! 5. The generation becomes odd, on disk: who reads it odd lets the writer work, or repairs.
-//! 6. The database is written and synced: now the commit has happened. If nothing of a removed
-//!    token may stay on disk, a new database is made, and it happens when the generation names it.
-//! 7. The next snapshot takes the place of the old one, and an old database is removed.
-//! 8. The generation becomes even. The database is closed, the locks are given back.
+//! 1. Lock the mutex of the process, then the file `lock`.
+//! 2. Open the database, and recover from a crash; see [`recovery`](super::recovery).
+//! 3. Call the decision.
+//! 4. Write the next snapshot to `snapshot.tmp`.
+//! 5. Make the generation odd, and sync it. A reader that finds it odd waits or recovers.
+//! 6. Write and sync the database. This is the commit point. If a token is removed and the store is
+//!    not encrypted, create a new database without it instead. Then the commit point is when the
+//!    generation names that database.
+//! 7. Rename `snapshot.tmp` to `snapshot`, and remove an old database.
+//! 8. Make the generation even. Close the database and release the locks.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::SledStore;
-use super::database::{CommitHeader, Database, SortKeys, UserEdit};
+use super::database::Database;
 use super::generation::{Generation, GenerationFile};
 use super::layout::{failed, next};
 use super::lock::FileLock;
 use super::reader::View;
+use super::schema::{CommitHeader, SortKeys, UserEdit};
 use super::snapshot::Snapshot;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
@@ -31,71 +33,70 @@ use crate::store::fair_mutex::FairMutexGuard;
 use crate::store::record::{decode, encode};
 use crate::store::{Change, Decide, StoreView, StoredUser, validate};
 
-/// How many bytes of records are listed before others get a turn at the database. To open it again
-/// costs more with each user that there is: 10,000 users are read in about as long as it takes.
+/// How many bytes of records a page of a listing has, before other writers can lock the store.
+/// Opening the database for the next page takes about as long as reading 10,000 users.
 const PAGE: usize = 4 * 1024 * 1024;
 
-/// The right to write: nobody else has it, in this process or another.
+/// The exclusive right to write, in this process and among processes.
 pub(super) struct WriteLock<'a> {
     pub(super) store: &'a SledStore,
-    /// To whom files are given, if that is not the user of this process.
+    /// The owner of new files, if that is not the user of this process.
     pub(super) owner: Option<Owner>,
-    // In this order: the lock is given back before the gate opens.
-    _lock: FileLock,
-    _pass: FairMutexGuard<'a>,
+    // Dropped in this order: the file is unlocked before the mutex.
+    _file: FileLock,
+    _guard: FairMutexGuard<'a>,
 }
 
-/// A writer whose store is settled: database, snapshot and generation agree.
+/// A writer, after recovery: database, snapshot and generation are consistent.
 pub(super) struct Writer<'a> {
-    /// None while a damaged database has not been replaced.
+    /// `None` while a damaged database has not been replaced.
     pub(super) open: Option<Open>,
-    /// The newest whole snapshot; there is one once the store is settled.
-    pub(super) known: Option<Arc<Snapshot>>,
-    /// Why the snapshot cannot be read, if it is sealed in another way than the store was opened.
-    pub(super) foreign: Option<StoreError>,
+    /// The newest complete snapshot; `Some` after recovery.
+    pub(super) latest: Option<Arc<Snapshot>>,
+    /// Why the snapshot cannot be read, if it is encrypted in another way than the store was opened.
+    pub(super) key_error: Option<StoreError>,
     pub(super) file: Arc<GenerationFile>,
-    /// What the generation says.
-    pub(super) place: Generation,
+    /// The content of the generation file.
+    pub(super) generation: Generation,
     pub(super) deadline: Deadline,
-    /// Whether it went on with what the snapshot held.
+    /// Whether a damaged database was replaced by the users of the snapshot.
     pub(super) recovered: bool,
-    // Last, so that the database is closed before the locks are given back.
-    pub(super) hold: WriteLock<'a>,
+    // Last, so that the database is closed before the locks are released.
+    pub(super) lock: WriteLock<'a>,
 }
 
-/// An open database, and what its newest commit left.
+/// An open database and the header of its newest commit.
 pub(super) struct Open {
     pub(super) database: Database,
     pub(super) head: CommitHeader,
 }
 
-/// What a commit or a repair is going to leave.
+/// The state after a commit or a repair, before it is written.
 pub(super) struct CommitPlan {
     pub(super) head: CommitHeader,
     pub(super) edits: Vec<UserEdit>,
     pub(super) snapshot: Snapshot,
-    /// Whether it goes into a new database.
-    pub(super) anew: bool,
+    /// Whether it is written to a new database.
+    pub(super) new_database: bool,
 }
 
-/// The state that a decision sees.
+/// The [`StoreView`] that a decision gets.
 struct CommitView<'a> {
     open: &'a Open,
 }
 
 impl<'a> WriteLock<'a> {
-    /// Waits for the right to write at most until the deadline; with one that has passed it is
-    /// tried once.
-    pub(super) fn take(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
-        let Some(pass) = store.shared.gate.enter(deadline) else {
+    /// Waits for the locks until the deadline. With a deadline that has passed this tries once.
+    pub(super) fn acquire(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
+        let Some(guard) = store.shared.writers.enter(deadline) else {
             return Err(store.busy("another thread of this process was writing"));
         };
         store.files.create_dir()?;
-        match FileLock::take_in_turn(&store.files.lock(), &store.files.turn(), deadline)? {
+        match FileLock::acquire_in_turn(&store.files.lock(), &store.files.turn(), deadline)? {
             Some(lock) => {
                 let (dir, find) = (store.files.dir(), "write to the data directory");
                 let owner = Owner::find(dir).map_err(|error| failed(find, dir, error))?;
-                Ok(Self { store, owner, _lock: lock, _pass: pass })
+                Ok(Self { store, owner, _file: lock, _guard: guard })
             }
             None => Err(store.busy("another process held the lock on the data directory")),
         }
@@ -103,16 +104,16 @@ impl<'a> WriteLock<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Takes the locks, opens the database, and repairs what there is to repair.
+    /// Acquires the locks, opens the database, and recovers.
     pub(super) fn open(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
-        Self::recover(WriteLock::take(store, deadline)?, deadline)
+        Self::recover(WriteLock::acquire(store, deadline)?, deadline)
     }
 
-    /// Returns what there is to read now.
+    /// Returns the current state for readers.
     pub(super) fn view(&self) -> View {
         let nothing = || Snapshot::empty(RecordCodec::default()).into();
-        let snapshot = self.known.clone().unwrap_or_else(nothing);
-        View::new(Some(Arc::clone(&self.file)), self.place, snapshot)
+        let snapshot = self.latest.clone().unwrap_or_else(nothing);
+        View::new(Some(Arc::clone(&self.file)), self.generation, snapshot)
     }
 
     /// Returns a user, from the database.
@@ -144,28 +145,28 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Does something with the database; if it turns out to be damaged meanwhile, once more with
-    /// the one that takes its place, if one may.
+    /// Runs an operation on the database. If the database turns out to be damaged and may be
+    /// replaced, runs it once more on the new one.
     fn retry_after_recovery<T>(
         &mut self,
-        mut work: impl FnMut(&mut Self) -> Result<T, StoreError>,
+        mut operation: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.recovered = false;
-        match work(self) {
+        match operation(self) {
             Err(error) if self.is_damaged() => self.quarantine(error)?,
             Err(_) if self.recovered => {}
             done => return done,
         }
         self.recovered = false;
-        work(self)
+        operation(self)
     }
 
-    /// Returns what the changes come to; `None` if there are none.
+    /// Returns the state after the changes; `None` if there are none.
     fn plan(&self, changes: Vec<Change>) -> Result<Option<CommitPlan>, StoreError> {
         if changes.is_empty() {
             return Ok(None);
         }
-        let store = self.hold.store;
+        let store = self.lock.store;
         let open = self.opened()?;
         let mut head = open.head.clone();
         head.number = next(head.number).map_err(|error| error.at(store.files.dir()))?;
@@ -186,10 +187,11 @@ impl<'a> Writer<'a> {
         }
         let newest = self.newest()?;
         let mut edits = Vec::new();
-        let mut anew = false;
+        let mut new_database = false;
         for (id, user) in users {
             let before = newest.user(&id)?;
-            anew |= before.as_ref().is_some_and(|before| removes_tokens(before, user.as_deref()));
+            new_database |=
+                before.as_ref().is_some_and(|before| removes_tokens(before, user.as_deref()));
             let encode = |user: Box<StoredUser>| {
                 let record = encode(&user).map_err(|error| error.at(store.files.dir()))?;
                 Ok((SortKeys::of(&user), record))
@@ -199,28 +201,35 @@ impl<'a> Writer<'a> {
         }
         let codec = open.database.codec();
         let mut snapshot =
-            self.known.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(codec.clone()));
+            self.latest.as_deref().cloned().unwrap_or_else(|| Snapshot::empty(codec.clone()));
         for edit in &edits {
             snapshot.edit(edit)?;
         }
         snapshot.current.clone_from(&head.current);
         snapshot.location.clone_from(&head.location);
         if edits.iter().all(|edit| Some(&edit.id) != head.current.as_ref()) {
-            snapshot.take_current(&open.database)?;
+            snapshot.add_current(&open.database)?;
         }
         snapshot.evict_to_limit();
-        snapshot.ring.push(head.number, &events);
-        Ok(Some(CommitPlan { head, edits, snapshot, anew: anew && codec.is_plaintext() }))
+        snapshot.events.push(head.number, &events);
+        Ok(Some(CommitPlan {
+            head,
+            edits,
+            snapshot,
+            new_database: new_database && codec.is_plaintext(),
+        }))
     }
 
-    /// Makes a plan come true, in the order described above. After an error it may have happened
-    /// nevertheless, or half of it, to be repaired.
+    /// Writes a plan, in the order described above.
+    ///
+    /// # Errors
+    /// The commit may have happened nevertheless, or recovery has to complete or discard it.
     pub(super) fn publish(&mut self, plan: CommitPlan) -> Result<(), StoreError> {
-        let CommitPlan { mut head, edits, mut snapshot, anew } = plan;
-        let store = self.hold.store;
-        let old = self.place.database;
-        let new = if anew { store.files.free_number(old)? } else { old };
-        let mut working = self.place.begin_write();
+        let CommitPlan { mut head, edits, mut snapshot, new_database } = plan;
+        let store = self.lock.store;
+        let old = self.generation.database;
+        let new = if new_database { store.files.free_number(old)? } else { old };
+        let mut working = self.generation.begin_write();
         let count = working.end_write().count;
         head.generation = count;
         snapshot.generation = count;
@@ -229,8 +238,8 @@ impl<'a> Writer<'a> {
         let codec = snapshot.codec.clone();
         store.files.write_next_snapshot(&snapshot.encode(&store.app)?)?;
         self.file.write(working, true)?;
-        if anew {
-            let database = self.make_database(new, &head, &edits, codec)?;
+        if new_database {
+            let database = self.create_database(new, &head, &edits, codec)?;
             working.database = new;
             self.file.write(working, true)?;
             self.open = Some(Open { database, head });
@@ -240,31 +249,31 @@ impl<'a> Writer<'a> {
             open.database.sync()?;
             open.head = head;
         }
-        // It has happened. What fails from here on is no error: the generation stays odd, and the
-        // next one who reads it repairs.
-        self.place = working.end_write();
-        self.known = Some(Arc::new(snapshot));
+        // The commit has happened. A failure from here on is not an error: the generation stays odd,
+        // and the next reader or writer recovers.
+        self.generation = working.end_write();
+        self.latest = Some(Arc::new(snapshot));
         let renamed = rename(&store.files.next_snapshot(), &store.files.snapshot());
-        // What may not stay on disk is in there.
-        let removed = !anew || store.files.remove_database(old).is_ok();
+        // It contains the tokens that must be removed.
+        let removed = !new_database || store.files.remove_database(old).is_ok();
         if renamed.is_ok() && removed {
-            let _ = self.file.write(self.place, false);
+            let _ = self.file.write(self.generation, false);
         }
         Ok(())
     }
 
-    /// Makes a database with what the old one has, if there is one, and the edits.
-    fn make_database(
+    /// Creates a database with the content of the old one, if any, and the edits.
+    fn create_database(
         &self,
         number: u64,
         head: &CommitHeader,
         edits: &[UserEdit],
         codec: RecordCodec,
     ) -> Result<Database, StoreError> {
-        let store = self.hold.store;
+        let store = self.lock.store;
         let path = store.files.database(number);
-        let make = || {
-            let mut database = Database::open(&path, self.hold.owner, self.deadline)?;
+        let create = || {
+            let mut database = Database::open(&path, self.lock.owner, self.deadline)?;
             database.begin(&store.app, codec)?;
             if let Some(old) = &self.open {
                 old.database.copy_to(&database, edits)?;
@@ -274,30 +283,30 @@ impl<'a> Writer<'a> {
             store.files.sync()?;
             Ok(database)
         };
-        make().inspect_err(|_| {
+        create().inspect_err(|_| {
             let _ = remove_dir_all(&path);
         })
     }
 
-    /// Finds out whether a commit has happened although it failed: what is in the database when
-    /// it is opened again will stay.
+    /// Finds out whether a commit that failed has happened nevertheless: the database is opened
+    /// again, and its content is durable.
     fn check_commit_applied(&mut self, number: u64, error: StoreError) -> Result<u64, StoreError> {
-        let untouched = matches!(self.file.read(), Ok(Some(said)) if said == self.place);
+        let untouched = matches!(self.file.read(), Ok(Some(said)) if said == self.generation);
         if untouched || self.is_damaged() {
             return Err(error);
         }
-        // Closed, because a full disk sticks to it; and it takes room to open it again.
+        // Close it, because sled does not recover from a full disk, and free room to open it again.
         self.open = None;
-        self.hold.store.files.discard_next_snapshot();
+        self.lock.store.files.discard_next_snapshot();
         let end_write = self.recover_again();
         match &self.open {
-            // It may have the same number, of the recovery's own commit.
+            // The commit of the recovery may have the same number.
             _ if self.recovered => Err(error),
             Some(open) if open.head.number == number => {
                 if end_write.is_err() {
-                    // It could not be published, but this process knows it from here on.
+                    // The snapshot could not be published, but this process can use the commit.
                     open.database.sync()?;
-                    self.known = Some(self.take_snapshot(open)?);
+                    self.latest = Some(self.build_snapshot(open)?);
                 }
                 Ok(number)
             }
@@ -305,12 +314,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn take_snapshot(&self, open: &Open) -> Result<Arc<Snapshot>, StoreError> {
-        Snapshot::take(&open.database, self.place.database, &open.head).map(Arc::new)
+    fn build_snapshot(&self, open: &Open) -> Result<Arc<Snapshot>, StoreError> {
+        Snapshot::build_from(&open.database, self.generation.database, &open.head).map(Arc::new)
     }
 
     pub(super) fn is_damaged(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.database.damage().is_some())
+        self.open.as_ref().is_some_and(|open| open.database.is_damaged())
     }
 
     fn opened(&self) -> Result<&Open, StoreError> {
@@ -377,7 +386,7 @@ impl StoreView for CommitView<'_> {
     }
 }
 
-/// Tells whether tokens, or a whole user, go away for good.
+/// Returns `true` if a change removes a token or a user.
 fn removes_tokens(before: &StoredUser, after: Option<&StoredUser>) -> bool {
     after.is_none_or(|after| {
         before.access_token.is_some() && after.access_token.is_none()
@@ -385,7 +394,7 @@ fn removes_tokens(before: &StoredUser, after: Option<&StoredUser>) -> bool {
     })
 }
 
-/// Not to be seen: a writer without a database is not used.
+/// The error for a database that is not open, which is not reachable.
 fn closed() -> StoreError {
     StoreError::new(StoreErrorKind::Io, "the database is closed")
 }
