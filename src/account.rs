@@ -40,7 +40,7 @@ pub enum RequestOutcome {
 
 /// An account with a provider that is attached to a user.
 ///
-/// Source: `identities` of the profile answer, realm-core `app.cpp`, `App::refresh_profile`.
+/// Source: `identities` of the profile response, realm-core `app.cpp`, `App::refresh_profile`.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Identity {

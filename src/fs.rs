@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_of_another_kind_is_returned_at_once() {
+    fn other_error_is_returned_at_once() {
         let mut attempts = 0;
         let error: io::Result<()> = retry(Duration::from_secs(3600), || {
             attempts += 1;
@@ -146,7 +146,7 @@ mod tests {
         }
 
         #[test]
-        fn file_that_stays_open_is_an_error() {
+        fn file_that_stays_open_is_error() {
             let dir = directory("stays");
             let file = hold(&dir.join("old"));
             assert!(rename(&dir.join("new"), &dir.join("old")).is_err());

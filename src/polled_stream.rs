@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the loop only gives other threads a turn: an answer on the same machine is here by then.
+/// How long the loop only yields: a response from the same machine arrives within this time.
 const BUSY: Duration = Duration::from_micros(100);
 /// The longest sleep, and so the longest time until a wait notices its end.
 const LONGEST_SLEEP: Duration = Duration::from_millis(10);

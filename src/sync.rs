@@ -1,4 +1,5 @@
-//! What a logged-in user hands to a sync engine to open a synced realm. The engine is not here.
+//! The configuration with which a sync engine opens a synced realm of a user. keyfob has no sync
+//! engine.
 //!
 //! Source: realm-core `object-store/sync/impl/sync_file.cpp` for the names of files,
 //! `sync_session.cpp` for what a session does with users that are logged out or removed.
@@ -21,10 +22,10 @@ use crate::untrusted_json;
 use crate::user::User;
 use crate::wire;
 
-/// The directory of synced realms, in the app's own.
+/// The directory of synced realms, in the directory of the app.
 const REALMS: &str = "realms";
 
-/// The longest name of a file that is written out; a longer one is replaced by its hash.
+/// The longest file name. A longer one is replaced by its hash.
 const LONGEST_NAME: usize = 180;
 
 /// All that a sync engine needs to know to open one of a user's realms; returned by
@@ -135,7 +136,7 @@ impl Session {
             entries => entries.map_err(unlisted)?,
         };
         let entries: Vec<_> = entries.collect::<io::Result<_>>().map_err(unlisted)?;
-        // The users after the directories: one who logs in meanwhile is among them.
+        // List the users after the directories, so that a user who logs in meanwhile is included.
         let name = |listed: Result<ListedUser>| Ok(file_name(listed?.user().id().as_str()));
         let known: HashSet<_> = self.users_iter().map(name).collect::<Result<_>>()?;
         let mut unused = Vec::new();
@@ -184,12 +185,12 @@ fn partition_name(value: &Value) -> Option<String> {
     }
 }
 
-/// What the file system does with names.
+/// How the file system treats names.
 #[derive(Clone, Copy)]
 struct Naming {
-    /// Names that differ only in case are one name.
+    /// Names that differ only in case are equal.
     ignores_case: bool,
-    /// Some names are devices, and a dot at the end of a name is dropped.
+    /// Some names are devices, and a dot at the end of a name is ignored.
     has_devices: bool,
 }
 
@@ -198,7 +199,7 @@ impl Naming {
         Self { ignores_case: cfg!(any(windows, target_os = "macos")), has_devices: cfg!(windows) };
 }
 
-/// Turns a text into the name of a file, whatever is in it. Two texts never have one name.
+/// Returns a valid file name for any text. Different texts have different names.
 fn file_name(text: &str) -> String {
     file_name_on(text, Naming::HERE)
 }
@@ -223,7 +224,7 @@ fn file_name_on(text: &str, naming: Naming) -> String {
     }
 }
 
-/// Escapes capital letters, but for those of the escapes.
+/// Escapes upper-case letters, except in escapes.
 fn without_capitals(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut escape = 0;
@@ -238,7 +239,7 @@ fn without_capitals(name: &str) -> String {
     out
 }
 
-/// Returns `true` if Windows takes an escaped name for a device, with or without an extension.
+/// Returns `true` if Windows treats an escaped name as a device, with or without an extension.
 ///
 /// Source: "Naming Files, Paths, and Namespaces" of the Windows API.
 fn is_device(name: &str) -> bool {
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_are_safe_and_short() {
+    fn file_names_are_safe_and_short() {
         assert_eq!(file_name("s_a/b"), "s_a%2Fb");
         assert_eq!(file_name(".."), "%2E%2E");
         assert!(file_name(&"/".repeat(1000)).len() < 200);

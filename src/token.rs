@@ -1,7 +1,7 @@
-//! Access and refresh tokens: what they say about themselves, and when to get a new one.
+//! Access and refresh tokens: their claims, and when they have to be refreshed.
 //!
-//! Pure: no clock and no I/O; whoever asks says what time it is. The signature is the backend's
-//! business and is never checked here.
+//! There is no clock and no I/O here: the caller passes the time. keyfob does not check signatures;
+//! the backend does.
 //!
 //! Source: realm-core `object-store/sync/jwt.cpp` for the form that clients accept.
 
@@ -21,13 +21,13 @@ use crate::id::UserId;
 use crate::secret::Secret;
 use crate::{lenient, untrusted_json};
 
-/// The latest time a token may name: the end of the year 9999, in seconds since the epoch.
+/// The latest time of a claim: the end of the year 9999, in seconds since the epoch.
 const LATEST: i64 = 253_402_300_799;
 
-/// The longest token that can be sent, in bytes: the head of a request must fit into ureq's buffer.
+/// The longest token that can be sent, in bytes: the headers of a request must fit into ureq's buffer.
 const LONGEST: usize = 96 * 1024;
 
-/// What a token says of its own life, in seconds since the epoch by the backend's clock.
+/// The times of a token, in seconds since the epoch by the backend's clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Claims {
     pub(crate) issued_at: i64,
@@ -72,21 +72,21 @@ pub struct AccessToken(Arc<Token>);
 #[derive(Clone)]
 pub struct RefreshToken(Arc<Token>);
 
-/// How much life an access token has left.
+/// The state of an access token at a given time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Freshness {
-    /// Use it; nothing else to do.
+    /// It can be used.
     Fresh,
-    /// Still good for this long, but a new one should be had.
+    /// It can be used for this long, and should be refreshed.
     Due(Duration),
-    /// No longer accepted by the backend.
+    /// It has expired.
     Expired,
 }
 
 impl Claims {
-    /// Reads the claims of a token: three parts, the second one base64 (either alphabet, padded or
-    /// not) of a JSON object with numbers `iat` and `exp`. A time before 1970 counts as 1970, one
-    /// after 9999 as 9999.
+    /// Parses the claims of a token, which has three parts. The second one is base64 (either
+    /// alphabet, padded or not) of a JSON object with the numbers `iat` and `exp`. Times are clamped
+    /// to the years 1970 to 9999.
     fn parse(text: &str) -> Result<Self, &'static str> {
         #[derive(Deserialize)]
         struct Payload {
@@ -101,15 +101,15 @@ impl Claims {
         Ok(Self { issued_at: in_range(payload.iat), expires_at: in_range(payload.exp) })
     }
 
-    /// Returns how long before its expiry the token should be replaced, in milliseconds: a fifth of
-    /// its life, at least 5 s and at most 5 min, but never more than half of its life.
+    /// Returns how long before its expiry the token should be refreshed, in milliseconds: a fifth of
+    /// its lifetime, at least 5 s and at most 5 min, but never more than half of its lifetime.
     fn margin(&self) -> i64 {
         let life = self.expires_at.saturating_sub(self.issued_at).max(0).saturating_mul(1000);
         (life / 5).clamp(5_000, 300_000).min(life / 2)
     }
 
-    /// Tells whether a refresh token's own end is near, at a time by the backend's clock in
-    /// milliseconds: less than a week left, or a tenth of its life if that is shorter.
+    /// Returns `true` if a refresh token expires soon: within a week, or within a tenth of its
+    /// lifetime if that is shorter. `now` is in milliseconds by the backend's clock.
     pub(crate) fn is_ending(&self, now: i64) -> bool {
         const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
         let near = milliseconds(WEEK.min(self.lifetime() / 10));
@@ -120,13 +120,13 @@ impl Claims {
         Duration::from_secs(self.expires_at.saturating_sub(self.issued_at).max(0).unsigned_abs())
     }
 
-    /// Judges the token at a time by the backend's clock, in milliseconds since the epoch. `early`
-    /// is this process's own jitter: how much of the margin it takes off, from 0 for nothing to 255
-    /// for a tenth, so that not everybody refreshes in the same second.
+    /// Returns the state of the token at a time by the backend's clock, in milliseconds since the
+    /// epoch. `early` is the jitter of this process, so that not all processes refresh in the same
+    /// second: it shortens the margin, from 0 for nothing to 255 for a tenth.
     pub(crate) fn freshness(&self, now: i64, early: u8) -> Freshness {
         let left = self.expires_at.saturating_mul(1000).saturating_sub(now);
         let margin = self.margin();
-        // A tenth of the margin at most, so that half of the token's life is always fresh.
+        // At most a tenth of the margin, so that the token is fresh for at least half of its lifetime.
         let window = margin - margin * i64::from(early) / 2550;
         match left {
             ..1 => Freshness::Expired,
@@ -137,7 +137,7 @@ impl Claims {
 }
 
 impl Token {
-    /// Compares the claim `sub`, where it is text, with a user's id.
+    /// Returns `false` if the claim `sub` is a string and not the user's id.
     ///
     /// Source: realm-web `User.ts` reads `sub` as the user's id.
     fn belongs_to(&self, user: &UserId) -> bool {
@@ -249,7 +249,7 @@ impl fmt::Debug for RefreshToken {
     }
 }
 
-// Only the store's records are written with these; a token has no other reason to be serialised.
+// For the records of stores only.
 impl Serialize for AccessToken {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.expose())
@@ -281,7 +281,7 @@ fn parse(what: &'static str, text: Secret) -> Result<Arc<Token>> {
         return Err(Error::decode(what, "it is too long for a request: expected 96 KiB at most"));
     }
     let claims = Claims::parse(text.expose()).map_err(|reason| Error::decode(what, reason))?;
-    // It travels in a header, where a line break or a space would end it.
+    // A line break or a space would end the header in which it is sent.
     if !text.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::decode(what, "it has characters that no token has"));
     }
@@ -306,7 +306,7 @@ pub(crate) fn payload(text: &str) -> Result<Vec<u8>, &'static str> {
     GeneralPurpose::new(alphabet, CONFIG).decode(payload).map_err(|_| "its payload is not base64")
 }
 
-/// Turns checked seconds since the epoch into a time.
+/// Converts clamped seconds since the epoch.
 fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs())
 }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn both_alphabets_are_read_padded_or_not() {
+    fn both_base64_alphabets_are_decoded() {
         let payload = r#"{"exp":2,"iat":1,"x":"??>>~~"}"#;
         for text in [
             format!("e30.{}.s", STANDARD.encode(payload)),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_request_could_carry_is_refused_when_it_comes() {
+    fn token_unfit_for_header_is_rejected() {
         let long = |length| token(&format!(r#"{{"exp":2,"iat":1,"x":"{}"}}"#, "x".repeat(length)));
         assert!(AccessToken::parse(long(70_000)).is_ok());
         let error = AccessToken::parse(long(75_000)).unwrap_err();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn only_text_in_sub_names_a_user() {
+    fn only_string_sub_names_user() {
         let belongs = |sub: &str| {
             let token = AccessToken::parse(token(&format!(r#"{{"exp":2,"iat":1{sub}}}"#))).unwrap();
             token.belongs_to(&UserId::new("ada"))
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_tokens_are_errors_that_do_not_show_them() {
+    fn malformed_tokens_are_hidden_errors() {
         for (text, reason) in [
             ("", "expected three parts"),
             ("a.b", "expected three parts"),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_and_unpaired_surrogates_do_not_matter() {
+    fn byte_order_mark_and_surrogates_are_tolerated() {
         let text = "\u{feff}{\"exp\":2,\"iat\":1,\"\\ud83d\":\"\\ude00\",\"user_data\":{\"\\ud83d\":\"x\"}}";
         let token = AccessToken::parse(token(text)).unwrap();
         assert_eq!(token.claims(), &Claims { issued_at: 1, expires_at: 2 });
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn margin_is_a_fifth_of_the_life_within_bounds() {
+    fn margin_is_bounded_fifth_of_lifetime() {
         for (lifetime, margin) in
             [(1800, 300_000), (600, 120_000), (60, 12_000), (12, 5_000), (6, 3_000), (0, 0)]
         {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_fresh_then_due_then_expired() {
+    fn token_is_fresh_due_then_expired() {
         let claims = claims(1800);
         assert_eq!(claims.freshness(1_000_000, 0), Freshness::Fresh);
         assert_eq!(claims.freshness(2_499_999, 0), Freshness::Fresh);
@@ -425,21 +425,21 @@ mod tests {
     }
 
     #[test]
-    fn jitter_takes_a_tenth_of_the_margin_at_most() {
+    fn jitter_is_at_most_tenth_of_margin() {
         let claims = claims(1800);
         assert_eq!(claims.freshness(2_500_000, 255), Freshness::Fresh);
         assert_eq!(claims.freshness(2_530_000, 255), Freshness::Due(Duration::from_secs(270)));
     }
 
     #[test]
-    fn a_token_just_minted_is_never_due() {
+    fn new_token_is_never_due() {
         for lifetime in 1..5000 {
             assert_eq!(claims(lifetime).freshness(1_000_000, 0), Freshness::Fresh, "{lifetime}");
         }
     }
 
     #[test]
-    fn a_login_is_ending_in_its_last_week_or_tenth() {
+    fn login_ends_soon_in_last_week() {
         let year = claims(365 * 86_400);
         assert!(!year.is_ending((1000 + 357 * 86_400) * 1000));
         assert!(year.is_ending((1000 + 359 * 86_400) * 1000));

@@ -1,4 +1,4 @@
-//! Encryption as a program meets it: the three ways to keep users, and where the key comes from.
+//! Encryption in the public API: the three ways to store users, and the sources of the key.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "encryption")]
@@ -43,7 +43,7 @@ fn current(session: &Session) -> Option<UserId> {
 }
 
 #[test]
-fn plain_users_are_kept_in_the_clear() {
+fn plaintext_users_stay_plaintext() {
     let (dir, script) = (Dir::new(), script());
     session(&script).data_dir(dir.path()).open().unwrap().log_in(&password()).unwrap();
     assert_eq!(current(&session(&script).data_dir(dir.path()).open().unwrap()), Some(ada()));
@@ -51,7 +51,7 @@ fn plain_users_are_kept_in_the_clear() {
 }
 
 #[test]
-fn sealed_users_are_kept_and_cannot_be_read() {
+fn encrypted_users_cannot_be_read() {
     let (dir, script) = (Dir::new(), script());
     let open = |key| session(&script).data_dir(dir.path()).encryption(key).open();
     let key = || EncryptionKey::from_bytes([5; 32]);
@@ -71,7 +71,7 @@ fn sealed_users_are_kept_and_cannot_be_read() {
 }
 
 #[test]
-fn users_in_memory_are_kept_nowhere() {
+fn users_in_memory_are_not_written() {
     let (dir, script) = (Dir::new(), script());
     let store = MemoryStore::new();
     let open = || session(&script).data_dir(dir.path()).store(store.clone());
@@ -84,7 +84,7 @@ fn users_in_memory_are_kept_nowhere() {
 }
 
 #[test]
-fn turning_encryption_on_keeps_everybody_logged_in() {
+fn enabling_encryption_keeps_logins() {
     let (dir, script) = (Dir::new(), script());
     session(&script).data_dir(dir.path()).open().unwrap().log_in(&password()).unwrap();
     assert!(is_readable(dir.path()));
@@ -95,7 +95,7 @@ fn turning_encryption_on_keeps_everybody_logged_in() {
 }
 
 #[test]
-fn apps_share_the_key_file_and_nothing_else() {
+fn apps_share_only_the_key_file() {
     let (dir, script) = (Dir::new(), script());
     let apps = [URL, "http://localhost:9"].map(|url| {
         let builder = Session::builder(APP, url).transport(script.clone()).data_dir(dir.path());
@@ -147,7 +147,7 @@ fn first_commit_creates_key() {
 }
 
 #[test]
-fn the_key_file_is_private_and_stays_the_same() {
+fn key_file_is_private_and_constant() {
     let dir = Dir::new();
     let (data, key) = (dir.path().join("data"), dir.path().join("deep/er/key"));
     log_in(&open_with_file(&data, &key).unwrap());
@@ -169,7 +169,7 @@ fn the_key_file_is_private_and_stays_the_same() {
 }
 
 #[test]
-fn a_key_file_that_cannot_be_used_is_told_by_name() {
+fn unusable_key_file_is_named() {
     let dir = Dir::new();
     let (data, key) = (dir.path().join("data"), dir.path().join("key"));
     log_in(&open_with_file(&data, &key).unwrap());
@@ -211,7 +211,7 @@ fn a_key_file_that_cannot_be_used_is_told_by_name() {
 }
 
 #[test]
-fn what_a_process_left_that_died_making_the_key_is_not_taken_for_it() {
+fn unfinished_key_file_is_ignored() {
     let dir = Dir::new();
     let (data, key) = (dir.path().join("data"), dir.path().join("key"));
     std::fs::write(dir.path().join("key.tmp"), "half a ke").unwrap();
@@ -239,7 +239,7 @@ fn child_process() {
 }
 
 #[test]
-fn eight_processes_at_first_use_agree_on_one_key() {
+fn concurrent_processes_agree_on_key() {
     for _ in 0..5 {
         let dir = Dir::new();
         let key = dir.path().join("root/key");
@@ -259,7 +259,7 @@ fn eight_processes_at_first_use_agree_on_one_key() {
 }
 
 #[test]
-fn no_debug_and_no_error_shows_a_key() {
+fn debug_and_errors_hide_key() {
     let key = EncryptionKey::from_bytes(*b"planted-planted-planted-planted-");
     let builder = Session::builder(APP, URL).encryption(key.clone());
     let dir = Dir::new();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::*;
 
 #[test]
-fn arguments_are_a_list_of_canonical_extended_json() {
+fn arguments_are_canonical_extended_json() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 200, Value::Null);
     let functions = user.functions();
@@ -36,7 +36,7 @@ fn arguments_are_a_list_of_canonical_extended_json() {
 }
 
 #[test]
-fn arguments_beyond_bson_are_refused() {
+fn arguments_beyond_bson_are_errors() {
     let (script, _, _, user) = logged_in();
     let error = user.functions().call::<()>("f", [u64::MAX]).unwrap_err();
     assert!(matches!(error, Error::Decode(_)), "{error}");
@@ -53,7 +53,7 @@ fn unit_result_accepts_anything() {
 }
 
 #[test]
-fn wrong_result_is_explained_with_its_path() {
+fn wrong_result_names_its_path() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 200, json!({"items": [{"name": "tea"}, {"name": 7}]}));
     #[derive(Debug, serde::Deserialize)]
@@ -70,7 +70,7 @@ fn wrong_result_is_explained_with_its_path() {
 }
 
 #[test]
-fn a_result_is_read_as_the_type_asked_for() {
+fn result_is_parsed_as_requested_type() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 200, json!({"n": {"$numberLong": "5"}, "m": 2.5}));
     let functions = user.functions();
@@ -83,7 +83,7 @@ fn a_result_is_read_as_the_type_asked_for() {
 }
 
 #[test]
-fn what_is_undefined_is_nothing_wherever_it_stands() {
+fn undefined_is_null_everywhere() {
     let (script, _, _, user) = logged_in();
     let undefined = json!({"$undefined": true});
     script.reply(CALL, 200, undefined.clone());
@@ -103,7 +103,7 @@ fn what_is_undefined_is_nothing_wherever_it_stands() {
 }
 
 #[test]
-fn a_result_with_an_error_field_is_a_result() {
+fn result_with_error_field_is_result() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 200, json!({"error": "none", "error_code": "InvalidSession"}));
     let result: Value = user.functions().call("f", ()).unwrap();
@@ -111,7 +111,7 @@ fn a_result_with_an_error_field_is_a_result() {
 }
 
 #[test]
-fn failures_of_a_function_carry_its_words_and_code() {
+fn function_error_has_message_and_code() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 404, error_body("FunctionNotFound", "function not found: 'f'"));
     let error = user.functions().call::<()>("f", ()).unwrap_err();
@@ -125,7 +125,7 @@ fn failures_of_a_function_carry_its_words_and_code() {
 }
 
 #[test]
-fn a_call_whose_answer_was_lost_is_ambiguous_and_not_repeated() {
+fn lost_response_is_ambiguous_and_not_repeated() {
     let (script, _, _, user) = logged_in();
     script.fail(CALL, TransportErrorKind::Interrupted);
     assert!(user.functions().call::<()>("f", ()).unwrap_err().is_ambiguous());
@@ -134,7 +134,7 @@ fn a_call_whose_answer_was_lost_is_ambiguous_and_not_repeated() {
 
 #[cfg(feature = "bson")]
 #[test]
-fn bson_comes_through_with_every_type() {
+fn bson_types_round_trip() {
     use bson::{Bson, doc, oid::ObjectId};
     let (script, _, _, user) = logged_in();
     script.on(CALL, |sent| Ok(json_answer(200, &sent.body.as_ref().unwrap()["arguments"][0])));
@@ -159,7 +159,7 @@ fn bson_comes_through_with_every_type() {
 
 #[cfg(feature = "bson")]
 #[test]
-fn bson_keeps_the_order_of_fields() {
+fn bson_keeps_field_order() {
     use bson::{Bson, doc};
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));

@@ -1,5 +1,5 @@
-//! Backends that are broken or worse: answers that are too large, too deep or no answers at all,
-//! tokens that are none, ids that mean something to a path or a terminal.
+//! Broken or malicious backends: responses that are too large, too deep or not HTTP, invalid tokens,
+//! ids with a meaning in a path or on a terminal.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -99,7 +99,7 @@ fn with_head(head: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn half_an_answer_is_none_although_nobody_said_how_long_it_is() {
+fn truncated_response_without_length_is_error() {
     for said in ["", "12"] {
         let address = support::net::serve(move |mut stream| {
             // What was sent and not read makes a reset of the end.
@@ -131,7 +131,7 @@ fn half_an_answer_is_none_although_nobody_said_how_long_it_is() {
 }
 
 #[test]
-fn bodies_and_headers_without_measure_are_refused_and_log_nobody_out() {
+fn oversized_responses_are_errors() {
     let raw = Raw::start();
     let (session, user) = raw.session();
     let too_large = TransportErrorKind::BodyTooLarge;
@@ -182,7 +182,7 @@ fn bodies_and_headers_without_measure_are_refused_and_log_nobody_out() {
 }
 
 #[test]
-fn what_is_no_http_is_an_error_that_can_be_tried_again() {
+fn non_http_response_is_retryable() {
     let raw = Raw::start();
     let (_, user) = raw.session();
     for answer in [
@@ -225,7 +225,7 @@ fn what_is_no_http_is_an_error_that_can_be_tried_again() {
 }
 
 #[test]
-fn depth_without_end_is_an_error_and_no_overflow() {
+fn deep_nesting_is_error_without_overflow() {
     let (script, _, session, user) = logged_in();
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("{\"$numberInt\":", "}")] {
         let deep = format!("{}1{}", open.repeat(20_000), close.repeat(20_000));
@@ -285,7 +285,7 @@ fn texts_within_texts(name: &str) -> String {
 }
 
 #[test]
-fn texts_within_texts_are_an_error_and_no_overflow() {
+fn nested_raw_values_are_error_without_overflow() {
     use base64::Engine;
     let (script, _, session, user) = logged_in();
     for name in ["$serde_json::private::RawValue", "\\u0024serde_json::private::Raw\\u0056alue"] {
@@ -315,7 +315,7 @@ fn texts_within_texts_are_an_error_and_no_overflow() {
 }
 
 #[test]
-fn tokens_that_are_none_are_never_stored_and_absurd_claims_start_no_loop() {
+fn invalid_tokens_are_never_stored() {
     let (script, _, session, user) = logged_in();
     let good = refresh("r2");
     let claims = |iat: Value, exp: Value| jwt_with("x", json!({"iat": iat, "exp": exp}));
@@ -430,7 +430,7 @@ const IDS: [&str; 26] = [
 ];
 
 #[test]
-fn user_ids_of_any_form_are_stored_as_they_are_and_lead_nowhere_else() {
+fn user_ids_of_any_form_are_stored() {
     let (dir, script, clock) = (Dir::new(), Script::new(), ManualClock::at(START));
     let data = dir.path().join("data");
     let open = || {
@@ -481,7 +481,7 @@ fn user_ids_of_any_form_are_stored_as_they_are_and_lead_nowhere_else() {
 }
 
 #[test]
-fn whatever_goes_into_a_path_is_one_segment_of_it() {
+fn path_arguments_are_one_segment() {
     let raw = Raw::start();
     let (_, user) = raw.session();
     *raw.answer.lock().unwrap() = with_head("404 No\r\nContent-Length: 0", b"");
@@ -548,7 +548,7 @@ fn decoded(segment: &str) -> String {
 }
 
 #[test]
-fn no_error_prints_what_moves_a_cursor_or_turns_a_line() {
+fn errors_escape_control_characters() {
     let evil: String = (0..32_u8)
         .map(char::from)
         .chain(
@@ -597,7 +597,7 @@ fn no_error_prints_what_moves_a_cursor_or_turns_a_line() {
 }
 
 #[test]
-fn the_content_type_is_nobodys_business() {
+fn content_type_is_ignored() {
     let (script, _, _, user) = logged_in();
     for content_type in [
         None,

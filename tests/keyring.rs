@@ -1,6 +1,6 @@
-//! The key of a sealed store from the keyring of the system.
+//! The encryption key in the keyring of the operating system.
 //!
-//! With `-- --ignored`, a real one is started for the test. Linux only.
+//! With `-- --ignored` a real keyring is started for the test. Linux only.
 
 #![cfg(all(feature = "keyring", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
@@ -71,7 +71,7 @@ fn said(mut child: Command) -> String {
 }
 
 #[test]
-fn without_a_keyring_an_error_says_so_and_nothing_is_written() {
+fn missing_keyring_is_error() {
     let dir = Dir::new();
     let data = dir.data();
     let said = said(child(&["try", data.to_str().unwrap()], "unix:path=/nowhere/at/all"));
@@ -83,7 +83,7 @@ fn without_a_keyring_an_error_says_so_and_nothing_is_written() {
 }
 
 #[test]
-fn a_keyring_that_never_answers_is_given_up_at_the_deadline() {
+fn unresponsive_keyring_ends_at_deadline() {
     let dir = Dir::new();
     let socket = dir.path().join("bus");
     // Whoever calls is put through, and hears nothing.
@@ -100,7 +100,7 @@ fn a_keyring_that_never_answers_is_given_up_at_the_deadline() {
 
 #[test]
 #[ignore = "needs `dbus-run-session` and `gnome-keyring-daemon`"]
-fn a_real_keyring_keeps_the_key() {
+fn real_keyring_stores_key() {
     let dir = Dir::new();
     let data = dir.data();
     // A bus and a keyring of their own, which end with the script.

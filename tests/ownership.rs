@@ -139,8 +139,8 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 }
 
 #[test]
-fn store_used_by_root_stays_owners() {
-    let Some(home) = Home::new("store_used_by_root_stays_owners") else { return };
+fn store_used_by_root_keeps_owner() {
+    let Some(home) = Home::new("store_used_by_root_keeps_owner") else { return };
     home.run(ADA, &["login", "--anonymous"]);
     for words in [
         &["login", "--anonymous", "--new"][..],
@@ -161,8 +161,8 @@ fn store_used_by_root_stays_owners() {
 
 /// `sudo` with the home of who called it.
 #[test]
-fn first_use_by_root_is_owners() {
-    let Some(home) = Home::new("first_use_by_root_is_owners") else { return };
+fn first_use_by_root_gives_files_to_owner() {
+    let Some(home) = Home::new("first_use_by_root_gives_files_to_owner") else { return };
     assert_eq!(home.try_run(ROOT, &["whoami"]).status.code(), Some(3));
     assert_eq!(tree(&home.home()).len(), 1, "nothing was created");
     home.run(ROOT, &["login", "--anonymous"]);
@@ -173,8 +173,8 @@ fn first_use_by_root_is_owners() {
 }
 
 #[test]
-fn root_that_cannot_give_files_is_refused() {
-    let Some(home) = Home::new("root_that_cannot_give_files_is_refused") else { return };
+fn root_without_chown_is_rejected() {
+    let Some(home) = Home::new("root_without_chown_is_rejected") else { return };
     let attempt = |words: &[&str]| {
         let mut command = Command::new("setpriv");
         // Root of a container without the right to change owners.
@@ -243,8 +243,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn file_of_root_in_a_store_is_named() {
-    let Some(home) = Home::new("file_of_root_in_a_store_is_named") else { return };
+fn file_of_root_is_named() {
+    let Some(home) = Home::new("file_of_root_is_named") else { return };
     home.run(ADA, &["login", "--anonymous"]);
     for name in ["generation", "lock", "snapshot", "db.0/db"] {
         let file = home.store().join(name);
@@ -258,8 +258,8 @@ fn file_of_root_in_a_store_is_named() {
 }
 
 #[test]
-fn other_user_of_the_group_is_refused() {
-    let Some(home) = Home::new("other_user_of_the_group_is_refused") else { return };
+fn other_group_member_is_rejected() {
+    let Some(home) = Home::new("other_group_member_is_rejected") else { return };
     let shared = home.dir.join("shared");
     fs::create_dir(&shared).unwrap();
     chown(&shared, Some(ADA), Some(GROUP)).unwrap();

@@ -1,5 +1,5 @@
-//! Proxies: named by the program or by the environment, never for this machine, and never left out
-//! in silence.
+//! Proxies from the program or the environment. Loopback never uses one, and an unusable one is an
+//! error.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -57,7 +57,7 @@ fn child() {
 }
 
 #[test]
-fn a_proxy_that_the_program_names_is_used_and_its_password_shown_to_it_alone() {
+fn named_proxy_gets_its_password() {
     let (backend, seen) = refusing_backend();
     let (proxy, asked) = proxy(backend);
     let transport =
@@ -94,7 +94,7 @@ fn every_2xx_of_a_proxy_is_consent() {
 }
 
 #[test]
-fn this_machine_is_reached_without_a_proxy() {
+fn loopback_uses_no_proxy() {
     let (backend, _) = refusing_backend();
     let (proxy, asked) = proxy(backend);
     let proxy = format!("http://{proxy}");
@@ -110,7 +110,7 @@ fn this_machine_is_reached_without_a_proxy() {
 }
 
 #[test]
-fn the_environment_names_proxies_and_what_needs_none() {
+fn environment_names_proxies_and_exceptions() {
     let (backend, _) = refusing_backend();
     let (proxy, asked) = proxy(backend);
     let proxy = &*format!("http://{proxy}");
@@ -137,7 +137,7 @@ fn the_environment_names_proxies_and_what_needs_none() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_is_an_error_when_the_session_is_opened() {
+fn unusable_proxy_fails_open() {
     for url in [
         "socks5://u:s3cret@127.0.0.1:1",
         "socks4a://s3cret@p",
@@ -160,7 +160,7 @@ fn a_proxy_that_cannot_be_used_is_an_error_when_the_session_is_opened() {
 }
 
 #[test]
-fn a_proxy_that_refuses_or_is_gone_is_trouble_before_anything_was_sent() {
+fn proxy_errors_have_sent_nothing() {
     use TransportErrorKind::{Connect, Proxy};
     let mut proxies = vec![("http://127.0.0.1:1".to_owned(), Connect)];
     for (status, kind) in [

@@ -67,7 +67,7 @@ fn held_lock_sends_one_refresh() {
 }
 
 #[test]
-fn lost_lock_is_taken_again() {
+fn lost_lock_is_acquired_again() {
     let (script, _session, user, _) = expired(vec![Box::new(|| false), Box::new(|| true)]);
     user.valid_access_token().unwrap();
     assert_eq!(script.routes(), [REFRESH]);
@@ -99,7 +99,7 @@ fn lost_lock_uses_newer_token() {
 }
 
 #[test]
-fn lock_that_is_never_held_sends_nothing() {
+fn unheld_lock_sends_nothing() {
     let answers = (0..100).map(|_| Box::new(|| false) as Answer);
     let (script, _session, user, _) = expired(answers.collect());
     let error = user.valid_access_token().unwrap_err();

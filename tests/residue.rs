@@ -1,7 +1,7 @@
-//! What a login leaves on disk, looked for in pieces: sixteen bytes of a token, a password or a key
-//! in a row, as they are, decoded, or encoded once more.
+//! Secrets that a login leaves on disk: the files are searched for any sixteen consecutive bytes of a
+//! token, a password or a key, unchanged, decoded or encoded once more.
 //!
-//! `KEYFOB_REFRESHES=10000` for a long look.
+//! `KEYFOB_REFRESHES=10000` makes the run longer.
 
 #![cfg(feature = "encryption")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
@@ -111,7 +111,7 @@ fn refreshes(usually: u64) -> u64 {
 }
 
 #[test]
-fn no_piece_of_a_secret_can_be_read_in_a_sealed_directory_at_any_time() {
+fn encrypted_directory_never_shows_secrets() {
     let (dir, script, mut pieces) = (Dir::new(), Script::new(), Pieces::new());
     add(&mut pieces, &KEY);
     add(&mut pieces, PASSWORD.as_bytes());
@@ -130,7 +130,7 @@ fn no_piece_of_a_secret_can_be_read_in_a_sealed_directory_at_any_time() {
 }
 
 #[test]
-fn no_piece_of_a_token_is_left_in_the_clear_after_a_log_out_or_a_removal() {
+fn log_out_leaves_no_plaintext_token() {
     for removes in [false, true] {
         let (dir, script, mut pieces) = (Dir::new(), Script::new(), Pieces::new());
         let session = open(&script, dir.path(), None);

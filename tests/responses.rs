@@ -1,6 +1,6 @@
-//! Responses as real backends and proxies send them: without a body or with far too much of one,
-//! encoded or not, with half of an emoji in them, `null` for nothing. None of it fails a call that
-//! has its answer, and none hides a refusal.
+//! Unusual responses of real backends and proxies: without a body or with a very large one, encoded,
+//! with unpaired surrogates, with `null` for empty values. None of them fails a call that succeeded,
+//! and none hides an error.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -72,7 +72,7 @@ fn bodiless() -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn empty_body_is_empty_whatever_the_head_says() {
+fn empty_body_ignores_headers() {
     for (head, sent) in bodiless() {
         let success = response(&format!("200 OK\r\n{head}"), sent.as_bytes());
         let (session, user) = answered(success);
@@ -100,7 +100,7 @@ fn statuses_without_a_body_have_none() {
 }
 
 #[test]
-fn large_refusal_keeps_status_code_and_pause() {
+fn large_error_keeps_status_and_code() {
     let long = "x".repeat(3 << 20);
     let page = format!("<html>{long}</html>");
     let json = format!(r#"{{"error":"no","error_code":"FunctionNotFound","stack":"{long}"}}"#);
@@ -129,7 +129,7 @@ fn large_refusal_keeps_status_code_and_pause() {
 }
 
 #[test]
-fn refusal_that_cannot_be_decoded_keeps_its_status() {
+fn undecodable_error_keeps_status() {
     // Eight megabytes of spaces in eight kilobytes.
     let bomb = include_bytes!("wire/spaces.gz");
     for (head, body) in [
@@ -149,7 +149,7 @@ fn refusal_that_cannot_be_decoded_keeps_its_status() {
 }
 
 #[test]
-fn encodings_are_decoded_by_any_name() {
+fn encodings_are_decoded_by_all_names() {
     for name in ["gzip", "GZIP", "Gzip", "x-gzip", "X-GZIP", "identity, gzip"] {
         let sent = with_length(&format!("200 OK\r\nContent-Encoding: {name}"), &gzip(b"[1,2]"));
         assert_eq!(call::<Vec<i64>>(&answered(sent).1).unwrap(), [1, 2], "{name}");
@@ -200,7 +200,7 @@ fn unpaired_surrogates_in_results_are_replaced() {
 }
 
 #[test]
-fn unpaired_surrogates_fail_no_login_and_hide_no_error() {
+fn unpaired_surrogates_are_tolerated() {
     let (script, _, session, user) = logged_in();
     script.on(PROFILE, |_| {
         let text = r#"{"identities":[{"id":"\ud83d","provider_type":"local-userpass"}],
@@ -265,7 +265,7 @@ fn byte_order_mark_is_ignored_everywhere() {
 }
 
 #[test]
-fn byte_order_mark_ends_a_body_that_does_not() {
+fn byte_order_mark_is_allowed_without_length() {
     // Neither a length nor a proper end: the object itself says where it ends.
     let sent = format!("HTTP/1.1 404 No\r\n\r\n\u{feff}{}", error_body("FunctionNotFound", "no"));
     let address = serve(move |mut stream| {
@@ -278,7 +278,7 @@ fn byte_order_mark_ends_a_body_that_does_not() {
 }
 
 #[test]
-fn null_means_empty_in_every_response() {
+fn null_is_empty_in_all_responses() {
     let (script, _, session, user) = logged_in();
     for (profile, kept) in [
         (json!({"identities": null, "data": null, "type": null}), 0),
@@ -342,7 +342,7 @@ fn token_times_are_any_numbers() {
 }
 
 #[test]
-fn profile_of_many_megabytes_is_kept() {
+fn large_profile_is_stored() {
     let dir = Dir::new();
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));

@@ -1,4 +1,4 @@
-//! The laws of `Store`, held against every store there is.
+//! The requirements of `Store`, checked on all stores of this crate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
@@ -41,55 +41,55 @@ macro_rules! laws {
 }
 
 laws! {
-    a_new_store_has_nobody
-    a_commit_is_seen_by_everybody_at_once
+    new_store_is_empty
+    commit_is_visible_to_all_at_once
     current_user_and_location_are_set_and_cleared
-    numbers_rise_by_one_whoever_commits
-    a_decision_without_changes_is_no_commit
-    an_error_of_the_decision_changes_nothing_and_is_passed_on
-    a_panic_of_the_decision_changes_nothing_and_blocks_nobody
-    a_change_that_is_refused_takes_the_others_with_it
-    a_decision_sees_the_newest_state
-    a_decision_sees_what_a_reader_sees
-    the_last_change_of_a_user_in_a_commit_counts
-    removing_nobody_is_a_commit_like_any_other
-    users_are_ordered_by_created
-    last_used_is_the_highest_that_is_wanted_among_those_logged_in
-    last_used_follows_every_change
-    events_are_told_in_the_order_of_commits
-    events_from_before_the_ring_have_lagged
-    who_knows_a_higher_number_has_lagged
-    events_alone_are_a_commit
-    reads_go_on_while_somebody_decides
-    a_commit_that_cannot_begin_in_time_is_busy
-    a_passed_deadline_is_tried_once
-    a_flight_has_one_holder_until_it_is_dropped
-    a_flight_is_given_back_by_a_panic
-    a_flight_is_waited_for_until_the_deadline
-    a_flight_excludes_no_commit_and_no_read
+    commit_numbers_rise_by_one
+    empty_decision_commits_nothing
+    decision_error_changes_nothing
+    decision_panic_changes_nothing
+    rejected_change_rejects_whole_commit
+    decision_sees_newest_state
+    decision_sees_state_of_readers
+    last_change_of_user_wins
+    removing_unknown_user_is_commit
+    users_are_ordered_by_creation
+    last_used_is_highest_matching_user
+    last_used_follows_changes
+    events_follow_commit_order
+    events_before_log_are_lagged
+    higher_number_is_lagged
+    events_alone_are_commit
+    reads_continue_during_decision
+    commit_timeout_is_busy
+    passed_deadline_tries_once
+    refresh_lock_has_one_holder
+    panic_releases_refresh_lock
+    refresh_lock_waits_until_deadline
+    refresh_lock_allows_commits_and_reads
     debug_shows_no_secret
-    values_of_any_size_come_back_whole
-    more_users_than_a_snapshot_holds_are_all_there
-    ids_are_any_text
-    ids_that_are_too_long_are_refused
+    values_of_any_size_round_trip
+    users_beyond_snapshot_are_found
+    ids_can_be_any_text
+    long_ids_are_rejected
     unknown_fields_survive_a_rewrite
-    records_come_back_as_they_were
+    records_round_trip
     concurrent_commits_lose_nothing
-    reads_never_go_back
+    reads_never_return_older_state
     declared_staleness_is_within_bound
-    a_listing_shows_who_stays_exactly_once
-    a_page_is_of_one_state
+    listing_shows_each_user_once
+    page_is_from_one_state
     errors_show_no_secret
-    events_of_one_commit_stay_together
-    a_read_that_has_to_wait_ends_with_its_deadline
-    a_flight_is_its_holders_wherever_it_goes
-    flights_of_many_threads_exclude_each_other
+    events_of_commit_stay_together
+    waiting_read_ends_at_deadline
+    refresh_lock_can_be_sent_to_threads
+    refresh_locks_exclude_threads
     lock_refresh_shows_newest_commits
     refresh_lock_is_held_until_dropped
 }
 
 #[test]
-fn every_law_is_held() {
+fn stores_meet_all_requirements() {
     let mut known: Vec<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
     let mut held = HELD.to_vec();
     known.sort_unstable();
@@ -98,7 +98,7 @@ fn every_law_is_held() {
 }
 
 #[test]
-fn debug_of_the_stores_shows_no_secret() {
+fn store_debug_shows_no_secret() {
     let (memory, dir) = (MemoryStore::new(), Dir::new());
     let sled = dir.open();
     for store in [&memory as &dyn Store, &sled] {

@@ -1,4 +1,5 @@
-//! Stores that break one law each, and are caught by it: what the suite of laws is worth.
+//! Mutants of a store, each of which violates one requirement and has to fail its test in the
+//! contract suite.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 #![allow(clippy::type_complexity, reason = "a method of the trait each, as it is")]
@@ -310,12 +311,12 @@ fn each(make: fn() -> Mutant) -> Make {
 fn mutants() -> Vec<(&'static str, Make)> {
     vec![
         (
-            "a_new_store_has_nobody",
+            "new_store_is_empty",
             each(|| mutant!(location: |_, _| Ok(Some("https://elsewhere.example.org".into())))),
         ),
-        ("a_commit_is_seen_by_everybody_at_once", each(stale)),
+        ("commit_is_visible_to_all_at_once", each(stale)),
         (
-            "a_commit_is_seen_by_everybody_at_once",
+            "commit_is_visible_to_all_at_once",
             each(|| mutant!(recent: |_, _, _| Ok(RecentEvents::default()))),
         ),
         (
@@ -339,13 +340,13 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "numbers_rise_by_one_whoever_commits",
+            "commit_numbers_rise_by_one",
             each(|| {
                 showing(|tables| Shown { number: tables.number() + 1, ..Shown::right(tables) })
             }),
         ),
         (
-            "a_decision_without_changes_is_no_commit",
+            "empty_decision_commits_nothing",
             each(|| {
                 changing(|_, mut changes| {
                     changes.push(Change::Location(None));
@@ -354,7 +355,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "an_error_of_the_decision_changes_nothing_and_is_passed_on",
+            "decision_error_changes_nothing",
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     store.commit(deadline, decide).map_err(|_| error(StoreErrorKind::Io))
@@ -362,7 +363,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "an_error_of_the_decision_changes_nothing_and_is_passed_on",
+            "decision_error_changes_nothing",
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     store.commit(deadline, decide).or_else(|_| {
@@ -371,7 +372,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
                 })
             }),
         ),
-        ("a_panic_of_the_decision_changes_nothing_and_blocks_nobody", {
+        ("decision_panic_changes_nothing", {
             let lock = Arc::new(Mutex::new(()));
             Box::new(move || {
                 let lock = Arc::clone(&lock);
@@ -382,7 +383,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             })
         }),
         (
-            "a_change_that_is_refused_takes_the_others_with_it",
+            "rejected_change_rejects_whole_commit",
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     let mut changes = Vec::new();
@@ -398,7 +399,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_decision_sees_the_newest_state",
+            "decision_sees_newest_state",
             each(|| {
                 let seen = Arc::new(Mutex::new(HashMap::<UserId, Arc<StoredUser>>::new()));
                 showing(move |tables| {
@@ -419,13 +420,13 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_decision_sees_what_a_reader_sees",
+            "decision_sees_state_of_readers",
             each(|| {
                 showing(|tables| Shown { user: Some(Box::new(|_| None)), ..Shown::right(tables) })
             }),
         ),
         (
-            "the_last_change_of_a_user_in_a_commit_counts",
+            "last_change_of_user_wins",
             each(|| {
                 changing(|_, mut changes| {
                     changes.sort_by_key(|change| matches!(change, Change::Put(_)));
@@ -434,7 +435,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "removing_nobody_is_a_commit_like_any_other",
+            "removing_unknown_user_is_commit",
             each(|| {
                 changing(|tables, mut changes| {
                     let known = |id: &UserId| matches!(tables.user(id), Ok(Some(_)));
@@ -461,7 +462,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "reads_never_go_back",
+            "reads_never_return_older_state",
             each(|| {
                 let last = AtomicU64::new(0);
                 mutant!(recent: move |store, number, deadline| {
@@ -472,7 +473,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "users_are_ordered_by_created",
+            "users_are_ordered_by_creation",
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     let mut users = all(store, deadline);
@@ -482,7 +483,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "users_are_ordered_by_created",
+            "users_are_ordered_by_creation",
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     let mut page = store.users_after(after, deadline)?;
@@ -493,7 +494,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_listing_shows_who_stays_exactly_once",
+            "listing_shows_each_user_once",
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     // It looks for the one that was shown last, who is gone.
@@ -505,7 +506,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_listing_shows_who_stays_exactly_once",
+            "listing_shows_each_user_once",
             each(|| {
                 let shown = AtomicU64::new(0);
                 mutant!(users: move |store, after, deadline| {
@@ -522,7 +523,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_listing_shows_who_stays_exactly_once",
+            "listing_shows_each_user_once",
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     let users = all(store, deadline).into_iter();
@@ -531,7 +532,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_page_is_of_one_state",
+            "page_is_from_one_state",
             each(|| {
                 mutant!(users: |store, after, deadline| {
                     let page = store.users_after(after, deadline)?;
@@ -552,15 +553,15 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "last_used_is_the_highest_that_is_wanted_among_those_logged_in",
+            "last_used_is_highest_matching_user",
             each(|| showing(|tables| Shown { ignores_wish: true, ..Shown::right(tables) })),
         ),
         (
-            "last_used_follows_every_change",
+            "last_used_follows_changes",
             each(|| showing(|tables| Shown { by_created: true, ..Shown::right(tables) })),
         ),
         (
-            "more_users_than_a_snapshot_holds_are_all_there",
+            "users_beyond_snapshot_are_found",
             each(|| {
                 mutant!(user: |store, id, deadline| {
                     let first = store.users_after(None, deadline)?.into_iter().take(50);
@@ -569,7 +570,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "values_of_any_size_come_back_whole",
+            "values_of_any_size_round_trip",
             each(|| {
                 changing(|_, mut changes| {
                     for change in &mut changes {
@@ -582,26 +583,20 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "ids_are_any_text",
+            "ids_can_be_any_text",
             each(|| {
                 mutant!(user: |store, id, deadline| {
                     store.user(&UserId::new(id.as_str().trim_end_matches('\0')), deadline)
                 })
             }),
         ),
-        ("ids_are_any_text", each(|| writing(|user| user.id = cut(user.id.as_str(), 1023)))),
-        ("ids_that_are_too_long_are_refused", {
+        ("ids_can_be_any_text", each(|| writing(|user| user.id = cut(user.id.as_str(), 1023)))),
+        ("long_ids_are_rejected", {
             each(|| writing(|user| user.id = cut(user.id.as_str(), 1024)))
         }),
         ("unknown_fields_survive_a_rewrite", each(|| writing(|user| user.unknown_fields.clear()))),
-        (
-            "records_come_back_as_they_were",
-            each(|| writing(|user| user.epoch = user.epoch as f64 as u64 - 1)),
-        ),
-        (
-            "records_come_back_as_they_were",
-            each(|| writing(|user| user.state = UserState::LoggedIn)),
-        ),
+        ("records_round_trip", each(|| writing(|user| user.epoch = user.epoch as f64 as u64 - 1))),
+        ("records_round_trip", each(|| writing(|user| user.state = UserState::LoggedIn))),
         ("debug_shows_no_secret", {
             each(|| {
                 writing(|user| {
@@ -628,7 +623,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_are_told_in_the_order_of_commits",
+            "events_follow_commit_order",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     let mut recent = store.recent(number, deadline)?;
@@ -638,7 +633,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_are_told_in_the_order_of_commits",
+            "events_follow_commit_order",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     store.recent(Some(number.unwrap_or(0)), deadline)
@@ -646,7 +641,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_of_one_commit_stay_together",
+            "events_of_commit_stay_together",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     let mut recent = store.recent(number, deadline)?;
@@ -658,7 +653,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_from_before_the_ring_have_lagged",
+            "events_before_log_are_lagged",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     let mut recent = store.recent(number, deadline)?;
@@ -668,7 +663,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_from_before_the_ring_have_lagged",
+            "events_before_log_are_lagged",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     let mut recent = store.recent(number, deadline)?;
@@ -680,7 +675,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "who_knows_a_higher_number_has_lagged",
+            "higher_number_is_lagged",
             each(|| {
                 mutant!(recent: |store, number, deadline| {
                     let newest = store.recent(None, deadline)?.number;
@@ -689,7 +684,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "events_alone_are_a_commit",
+            "events_alone_are_commit",
             each(|| {
                 changing(|_, changes| {
                     let only_events =
@@ -698,7 +693,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
                 })
             }),
         ),
-        ("reads_go_on_while_somebody_decides", {
+        ("reads_continue_during_decision", {
             let lock = Arc::new(RwLock::new(()));
             Box::new(move || {
                 let (written, read) = (Arc::clone(&lock), Arc::clone(&lock));
@@ -715,7 +710,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
                 }
             })
         }),
-        ("a_read_that_has_to_wait_ends_with_its_deadline", {
+        ("waiting_read_ends_at_deadline", {
             let lock = Arc::new(RwLock::new(()));
             Box::new(move || {
                 let (written, read) = (Arc::clone(&lock), Arc::clone(&lock));
@@ -733,7 +728,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             })
         }),
         (
-            "a_commit_that_cannot_begin_in_time_is_busy",
+            "commit_timeout_is_busy",
             each(|| {
                 mutant!(commit: |store, _, decide| {
                     store.commit(Deadline::after(Duration::from_secs(60)), decide)
@@ -741,7 +736,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_commit_that_cannot_begin_in_time_is_busy",
+            "commit_timeout_is_busy",
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     store.commit(deadline, decide).map_err(|_| error(StoreErrorKind::Io))
@@ -749,7 +744,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_passed_deadline_is_tried_once",
+            "passed_deadline_tries_once",
             each(|| {
                 mutant!(commit: |store, deadline, decide| match deadline.has_passed() {
                     true => Err(error(StoreErrorKind::Busy)),
@@ -758,11 +753,11 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_has_one_holder_until_it_is_dropped",
+            "refresh_lock_has_one_holder",
             each(|| mutant!(flight: |_, _, _| Ok(Some(RefreshLock::new(()))))),
         ),
         (
-            "a_flight_has_one_holder_until_it_is_dropped",
+            "refresh_lock_has_one_holder",
             each(|| {
                 // One that excludes the threads of one handle alone.
                 let own = MemoryStore::new();
@@ -770,7 +765,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_is_given_back_by_a_panic",
+            "panic_releases_refresh_lock",
             each(|| {
                 mutant!(flight: |store, user, deadline| {
                     let flight = store.lock_refresh(user, deadline)?;
@@ -779,7 +774,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_is_its_holders_wherever_it_goes",
+            "refresh_lock_can_be_sent_to_threads",
             each(|| {
                 let held = Clinging::default();
                 mutant!(flight: move |store, user, deadline| {
@@ -791,7 +786,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_is_waited_for_until_the_deadline",
+            "refresh_lock_waits_until_deadline",
             each(|| {
                 mutant!(flight: |store, user, _| {
                     store.lock_refresh(user, Deadline::after(Duration::ZERO))
@@ -799,7 +794,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_is_waited_for_until_the_deadline",
+            "refresh_lock_waits_until_deadline",
             each(|| {
                 mutant!(flight: |store, user, _| {
                     store.lock_refresh(user, Deadline::after(Duration::from_secs(6)))
@@ -807,7 +802,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             }),
         ),
         (
-            "a_flight_excludes_no_commit_and_no_read",
+            "refresh_lock_allows_commits_and_reads",
             each(|| {
                 mutant!(commit: |store, deadline, decide| {
                     let now = Deadline::after(Duration::ZERO);
@@ -835,7 +830,7 @@ fn mutants() -> Vec<(&'static str, Make)> {
             "declared_staleness_is_within_bound",
             each(|| Mutant { staleness: Some(SECOND), ..Mutant::default() }),
         ),
-        ("flights_of_many_threads_exclude_each_other", {
+        ("refresh_locks_exclude_threads", {
             let taken = Arc::new(AtomicBool::new(false));
             Box::new(move || {
                 let taken = Arc::clone(&taken);
@@ -905,13 +900,13 @@ fn stale_reads_within_bound_pass() {
 fn stale_reads_beyond_bound_fail() {
     let (lifetime, bound) = (Duration::from_secs(60), Duration::from_millis(5));
     let place = Lagging { store: MemoryStore::new(), lifetime, bound };
-    let law = "a_commit_is_seen_by_everybody_at_once";
+    let law = "commit_is_visible_to_all_at_once";
     let law = REQUIREMENTS.iter().find(|known| known.name == law).unwrap();
     assert!(std::panic::catch_unwind(AssertUnwindSafe(|| law.check(&place))).is_err());
 }
 
 #[test]
-fn every_law_catches_a_store_that_breaks_it() {
+fn each_requirement_rejects_its_mutants() {
     // Some sixty panics are meant, and not to be seen.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -934,14 +929,14 @@ fn every_law_catches_a_store_that_breaks_it() {
 }
 
 #[test]
-fn every_law_has_a_store_that_breaks_it() {
+fn each_requirement_has_mutant() {
     let broken: BTreeSet<_> = mutants().into_iter().map(|(law, _)| law).collect();
     let laws: BTreeSet<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
     assert_eq!(broken, laws);
 }
 
 #[test]
-fn a_store_without_a_twist_keeps_every_law() {
+fn unmodified_store_meets_all_requirements() {
     for law in REQUIREMENTS {
         law.check(&place(each(Mutant::default)));
     }

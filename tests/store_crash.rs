@@ -1,8 +1,8 @@
-//! Processes that are killed at any moment: no acknowledged commit is lost, numbers never go
-//! back, the store always opens, and a flight has one holder.
+//! Processes that are killed at random moments: no acknowledged commit is lost, commit numbers never
+//! go back, the store always opens, and a refresh lock has one holder.
 //!
-//! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats
-//! the choices of a run, though not the moments.
+//! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats the
+//! random choices of a run, but not its timing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
@@ -55,13 +55,13 @@ fn check(store: &dyn Store, dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_kill_loses_no_acknowledged_commit() {
+fn kill_keeps_acknowledged_commits() {
     kill(if cfg!(windows) { 40 } else { 250 }, "count", Dir::new());
 }
 
 #[cfg(feature = "encryption")]
 #[test]
-fn a_kill_loses_no_acknowledged_commit_of_a_sealed_store() {
+fn kill_keeps_acknowledged_commits_encrypted() {
     kill(if cfg!(windows) { 20 } else { 80 }, "count sealed", Dir::sealed());
 }
 
@@ -156,7 +156,7 @@ fn read(store: &dyn Store) {
 }
 
 #[test]
-fn writers_and_readers_that_are_killed_lose_nothing_and_see_no_half_of_it() {
+fn killed_processes_see_complete_commits_only() {
     const WRITERS: usize = 4;
     const READERS: usize = 4;
     const TIME: Duration = Duration::from_secs(15);
@@ -231,7 +231,7 @@ fn fly(store: &dyn Store, dir: &Path) {
 }
 
 #[test]
-fn a_flight_has_one_holder_among_processes_that_are_killed() {
+fn refresh_lock_has_one_holder_despite_kills() {
     const TIME: Duration = Duration::from_secs(6);
     let mut random = Random::from_env();
     let dir = Dir::new();
@@ -261,7 +261,7 @@ fn a_flight_has_one_holder_among_processes_that_are_killed() {
 }
 
 #[test]
-fn eight_processes_that_begin_together_agree_who_is_first() {
+fn concurrent_first_commits_agree() {
     let mut random = Random::from_env();
     for _ in 0..5 {
         let dir = Dir::new();
@@ -280,7 +280,7 @@ fn eight_processes_that_begin_together_agree_who_is_first() {
 }
 
 #[test]
-fn a_writer_that_is_killed_gives_the_lock_back() {
+fn killed_writer_releases_lock() {
     let dir = Dir::new();
     let stopped = AtomicBool::new(false);
     let errors = Mutex::new(Vec::new());

@@ -1,4 +1,4 @@
-//! What a damaged store does: it goes on with nothing lost, or it says so and keeps the bytes.
+//! Damaged stores: either nothing is lost, or an error reports the damage and the files are kept.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
@@ -25,14 +25,14 @@ macro_rules! in_the_clear_and_sealed {
 }
 
 in_the_clear_and_sealed! {
-    the_small_files_can_be_lost_or_damaged_without_any_loss
-    both_small_files_together_can_be_lost_without_any_loss
-    every_flipped_byte_of_the_snapshot_is_seen
-    a_damaged_database_is_whole_or_refused_and_kept
-    random_damage_is_never_silent
-    a_database_that_lost_its_end_is_refused_also_without_the_snapshot
-    a_database_that_is_gone_is_refused
-    recovery_with_nothing_left_says_so_and_never_counts_back
+    lost_small_file_loses_nothing
+    both_small_files_lost_loses_nothing
+    flipped_snapshot_byte_is_detected
+    damaged_database_is_complete_or_rejected
+    random_damage_is_reported
+    truncated_database_is_rejected_without_snapshot
+    missing_database_is_rejected
+    recovery_of_nothing_keeps_numbers_rising
 }
 
 /// A store with some history, and what is in it.
@@ -183,7 +183,7 @@ fn used(dir: &Dir) -> u64 {
     log.iter().rposition(|byte| *byte != 0).unwrap() as u64 * 1000 / log.len() as u64
 }
 
-fn the_small_files_can_be_lost_or_damaged_without_any_loss(dir: Dir) {
+fn lost_small_file_loses_nothing(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     let names = ["generation", "snapshot", "lock", "snapshot.tmp"].map(str::to_owned);
     let flights = (0..16).map(|stripe| format!("refresh.{stripe}"));
@@ -198,7 +198,7 @@ fn the_small_files_can_be_lost_or_damaged_without_any_loss(dir: Dir) {
     }
 }
 
-fn both_small_files_together_can_be_lost_without_any_loss(dir: Dir) {
+fn both_small_files_lost_loses_nothing(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     for way in [Harm::Garbage, Harm::Empty, Harm::Delete] {
         let copied = copy_of(&dir);
@@ -214,7 +214,7 @@ fn both_small_files_together_can_be_lost_without_any_loss(dir: Dir) {
     }
 }
 
-fn every_flipped_byte_of_the_snapshot_is_seen(dir: Dir) {
+fn flipped_snapshot_byte_is_detected(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     let length = dir.data().join("snapshot").metadata().unwrap().len();
     for at in (0..length).step_by(97).chain(0..40) {
@@ -257,7 +257,7 @@ fn recover(dir: &Dir, all: &[String], what: &str, kept: &Path) {
     assert_eq!(use_it(dir, all, what), Outcome::Whole);
 }
 
-fn a_damaged_database_is_whole_or_refused_and_kept(dir: Dir) {
+fn damaged_database_is_complete_or_rejected(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     // Of every age: as sled leaves it when it is new, and after it was opened again.
     let files = std::fs::read_dir(database(&dir)).unwrap();
@@ -274,7 +274,7 @@ fn a_damaged_database_is_whole_or_refused_and_kept(dir: Dir) {
     assert!(refused > 5);
 }
 
-fn random_damage_is_never_silent(dir: Dir) {
+fn random_damage_is_reported(dir: Dir) {
     let mut random = Random::from_env();
     let (dir, all) = with_history_in(dir);
     let used = used(&dir);
@@ -285,7 +285,7 @@ fn random_damage_is_never_silent(dir: Dir) {
     }
 }
 
-fn a_database_that_lost_its_end_is_refused_also_without_the_snapshot(dir: Dir) {
+fn truncated_database_is_rejected_without_snapshot(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     for share in [0, 1, 2, 5, 8].map(|tenths| used(&dir) * tenths / 10) {
         let copied = copy_of(&dir);
@@ -298,7 +298,7 @@ fn a_database_that_lost_its_end_is_refused_also_without_the_snapshot(dir: Dir) {
 }
 
 #[test]
-fn a_database_that_lost_its_end_is_refused_also_after_a_writer_died() {
+fn truncated_database_is_rejected_after_crash() {
     let (dir, all) = with_history();
     let (count, number) = generation(&dir.data());
     for share in [1, 5, 8].map(|tenths| used(&dir) * tenths / 10) {
@@ -311,7 +311,7 @@ fn a_database_that_lost_its_end_is_refused_also_after_a_writer_died() {
     }
 }
 
-fn a_database_that_is_gone_is_refused(dir: Dir) {
+fn missing_database_is_rejected(dir: Dir) {
     let (dir, all) = with_history_in(dir);
     std::fs::remove_dir_all(database(&dir)).unwrap();
     let Outcome::Refused(path) = use_it(&dir, &all, "gone") else { panic!("not noticed") };
@@ -323,7 +323,7 @@ fn a_database_that_is_gone_is_refused(dir: Dir) {
     check(&store, &all, "gone").unwrap();
 }
 
-fn recovery_with_nothing_left_says_so_and_never_counts_back(dir: Dir) {
+fn recovery_of_nothing_keeps_numbers_rising(dir: Dir) {
     let (dir, _) = with_history_in(dir);
     let before = number(&dir.open());
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
@@ -341,7 +341,7 @@ fn recovery_with_nothing_left_says_so_and_never_counts_back(dir: Dir) {
 }
 
 #[test]
-fn several_damaged_databases_are_all_kept() {
+fn all_damaged_databases_are_kept() {
     let (dir, all) = with_history();
     for round in 1..=3 {
         std::fs::write(database(&dir).join("db"), "garbage").unwrap();
@@ -356,7 +356,7 @@ fn several_damaged_databases_are_all_kept() {
 }
 
 #[test]
-fn what_sled_left_unfinished_is_no_damage() {
+fn unfinished_sled_file_is_not_damage() {
     let (dir, all) = with_history();
     // Its name says that it is newer than the finished one.
     std::fs::write(database(&dir).join("snap.00000000FFFFFFFF.generating"), "").unwrap();
@@ -376,7 +376,7 @@ fn is_newer(dir: &Dir, what: &str) {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
+fn newer_version_is_rejected_unchanged() {
     let (dir, all) = with_history();
     let path = dir.data().join("snapshot");
     let ours = std::fs::read(&path).unwrap();
@@ -402,7 +402,7 @@ fn what_a_newer_version_wrote_is_refused_by_name_and_left_alone() {
 }
 
 #[test]
-fn events_of_a_newer_version_are_told_as_lagged() {
+fn events_of_newer_version_are_lagged() {
     let dir = Dir::new();
     let store = dir.open();
     let event = Event::CurrentUserChanged { from: None, to: Some(id("ada")) };
@@ -435,7 +435,7 @@ fn around(change: &[Change]) -> (Dir, Dir) {
 }
 
 #[test]
-fn a_commit_that_was_synced_is_there_although_its_writer_died() {
+fn synced_commit_survives_crash() {
     let (before, after) = around(&[put(user("joe", 3)), Change::Current(Some(id("joe")))]);
     let (count, database) = generation(&after.data());
     // Killed between the sync of the database and the rename of the snapshot.
@@ -452,7 +452,7 @@ fn a_commit_that_was_synced_is_there_although_its_writer_died() {
 }
 
 #[test]
-fn a_commit_that_was_not_synced_is_not_there() {
+fn unsynced_commit_is_discarded() {
     let (before, _) = around(&[]);
     let (count, database) = generation(&before.data());
     set_generation(&before.data(), count + 1, database);
@@ -464,7 +464,7 @@ fn a_commit_that_was_not_synced_is_not_there() {
 }
 
 #[test]
-fn damage_is_told_where_the_snapshot_may_lack_the_commit_of_a_dead_writer() {
+fn damage_after_crash_is_reported() {
     let (before, after) = around(&[put(user("joe", 3)), Change::Current(Some(id("joe")))]);
     let (count, database) = generation(&after.data());
     std::fs::copy(before.data().join("snapshot"), after.data().join("snapshot")).unwrap();
@@ -478,7 +478,7 @@ fn damage_is_told_where_the_snapshot_may_lack_the_commit_of_a_dead_writer() {
 }
 
 #[test]
-fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
+fn active_writer_leaves_snapshot_readable() {
     let (before, _) = around(&[]);
     let store = before.open();
     let (count, database) = generation(&before.data());
@@ -499,7 +499,7 @@ fn while_a_writer_is_at_work_the_last_snapshot_is_read() {
 }
 
 #[test]
-fn what_a_writer_that_is_nearly_done_has_published_is_known_to_the_whole_process() {
+fn published_snapshot_is_visible_to_process() {
     let dir = Dir::new();
     let open = || dir.try_open(OnDamage::Refuse).unwrap();
     commit(&open(), &[put(user("ada", 1))]);
@@ -516,7 +516,7 @@ fn what_a_writer_that_is_nearly_done_has_published_is_known_to_the_whole_process
 }
 
 #[test]
-fn a_log_out_that_was_cut_short_is_whole_or_not_at_all() {
+fn interrupted_log_out_is_atomic() {
     let out = logged_out(user_with("ada", 1, "hush"));
     let before = Dir::new();
     commit(&before.open(), &[put(user_with("ada", 1, "hush")), put(user("eve", 1))]);
@@ -561,7 +561,7 @@ fn a_log_out_that_was_cut_short_is_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_first_commit_that_was_cut_short_leaves_an_empty_store() {
+fn interrupted_first_commit_leaves_empty_store() {
     let whole = Dir::new();
     log_in(&whole.open(), "ada");
     for way in [Harm::Cut(0), Harm::Cut(500), Harm::Garbage, Harm::Delete] {
@@ -583,7 +583,7 @@ fn a_first_commit_that_was_cut_short_leaves_an_empty_store() {
 /// one where it may.
 #[test]
 #[ignore = "needs a small file system, which KEYFOB_SMALL_DISK names"]
-fn a_full_disk_loses_nothing_and_hinders_no_reader() {
+fn full_disk_keeps_data_readable() {
     let disk = std::env::var_os("KEYFOB_SMALL_DISK").map(PathBuf::from);
     let disk = disk.expect("KEYFOB_SMALL_DISK must name a directory on a small file system");
     let (data, filler) = (disk.join("data"), disk.join("filler"));
@@ -638,7 +638,7 @@ fn numbered(number: u64) -> Vec<Change> {
 }
 
 #[test]
-fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
+fn encrypted_store_without_key_is_rejected() {
     let (dir, _) = with_history();
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     sled_at(database(&dir)).insert(b"meta/seal\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
@@ -656,7 +656,7 @@ fn a_sealed_store_is_refused_by_every_build_that_has_no_key() {
 }
 
 #[test]
-fn a_commit_that_a_recovery_has_lost_is_made_again() {
+fn commit_lost_in_recovery_is_repeated() {
     let dir = Dir::new();
     let store = dir.try_open(OnDamage::Recover).unwrap();
     log_in(&store, "ada");
@@ -675,7 +675,7 @@ fn a_commit_that_a_recovery_has_lost_is_made_again() {
 }
 
 #[test]
-fn what_is_kept_of_a_small_damaged_database_is_as_it_was() {
+fn small_damaged_database_is_kept_unchanged() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let path = dir.data().join("db.0/db");
@@ -696,7 +696,7 @@ fn what_is_kept_of_a_small_damaged_database_is_as_it_was() {
 }
 
 #[test]
-fn a_whole_database_is_kept_although_the_generation_names_another() {
+fn unnamed_database_is_quarantined() {
     let dir = Dir::new();
     let store = dir.open();
     for round in 0..4 {
@@ -721,7 +721,7 @@ fn a_whole_database_is_kept_although_the_generation_names_another() {
 }
 
 #[test]
-fn what_is_read_while_a_writer_is_at_work_is_no_older_than_what_this_process_has_read() {
+fn read_during_commit_is_never_older() {
     let dir = Dir::new();
     let (early, late) = (dir.open(), dir.open());
     log_in(&early, "ada");
@@ -740,7 +740,7 @@ fn what_is_read_while_a_writer_is_at_work_is_no_older_than_what_this_process_has
 }
 
 #[test]
-fn a_number_at_the_end_of_what_there_is_is_damage_and_no_panic() {
+fn largest_number_is_damage_without_panic() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let db = sled_at(dir.data().join("db.0"));
@@ -777,7 +777,7 @@ fn harmed_late(dir: &Dir) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_kept_is_as_it_was_also_if_the_generation_is_gone() {
+fn damaged_database_is_unchanged_without_generation() {
     let dir = Dir::new();
     let harmed = harmed_late(&dir);
     std::fs::remove_file(dir.data().join("generation")).unwrap();
@@ -791,7 +791,7 @@ fn what_is_kept_is_as_it_was_also_if_the_generation_is_gone() {
 
 #[cfg(feature = "encryption")]
 #[test]
-fn whoever_looks_without_the_key_spoils_nothing() {
+fn opening_without_key_changes_nothing() {
     let dir = Dir::sealed();
     let harmed = harmed_late(&dir);
     // Without it the database is asked what it is sealed with.

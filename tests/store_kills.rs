@@ -1,10 +1,10 @@
-//! A kill at every system call of everything that a session writes: it leaves the state before or
-//! the state after, nothing that was acknowledged is lost, and no token stays that should not.
+//! A kill at every system call of a commit: the store has the state before or after it, no
+//! acknowledged commit is lost, and removed tokens are gone.
 //!
 //! `strace` kills the children: `cargo test --all-features --test store_kills -- --ignored`.
-//! `KEYFOB_KILLS` says how often, `KEYFOB_SEED` repeats the choices of a run. With more kills than
-//! there are points, all are visited, and then again with a second kill while the first one is
-//! repaired.
+//! `KEYFOB_KILLS` is the number of kills, `KEYFOB_SEED` repeats the random choices of a run. If there
+//! are more kills than points, all points are visited, and then again with a second kill during the
+//! recovery from the first one.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
@@ -477,7 +477,7 @@ fn points(calls: &Path, data: &Path) -> Vec<Point> {
 
 #[test]
 #[ignore = "needs strace"]
-fn a_kill_at_any_system_call_leaves_the_state_before_or_after() {
+fn kill_at_any_system_call_is_atomic() {
     let kills = usize::try_from(setting("KEYFOB_KILLS").unwrap_or(200)).unwrap();
     let mut random = Random::from_env();
     let cases = Case::all();

@@ -1,12 +1,12 @@
-//! Power cuts: whatever of the last writes the disk forgets, what was acknowledged is there and the
-//! store opens.
+//! Power cuts: whichever of the last writes the disk loses, acknowledged commits survive and the store
+//! opens.
 //!
-//! Processes are recorded while they commit and get killed, and their writes are played back up to
-//! any point, with those that were not synced lost, kept or torn. `KEYFOB_CUTS` says how many cuts
-//! there are, `KEYFOB_SEED` repeats the choices of a run. Or the image of a real file system is
-//! copied while its writer is stopped, and mounted, `KEYFOB_IMAGE_CUTS` times.
+//! Processes are recorded while they commit and are killed. Their writes are replayed up to any point,
+//! and those that were not synced are lost, kept or torn. `KEYFOB_CUTS` is the number of cuts,
+//! `KEYFOB_SEED` repeats the random choices of a run. Another test copies the image of a real file
+//! system while its writer is stopped, and mounts it, `KEYFOB_IMAGE_CUTS` times.
 //!
-//! All of it needs more than Rust: `cargo test --test store_power -- --ignored`.
+//! These tests need more than Rust: `cargo test --test store_power -- --ignored`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
@@ -60,20 +60,20 @@ fn numbered(number: u64, is_full: bool) -> Vec<Change> {
 
 #[test]
 #[ignore = "needs strace"]
-fn a_recorded_power_cut_loses_no_acknowledged_commit() {
+fn recorded_power_cut_keeps_commits() {
     cut("clear", Dir::new, 5);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_recorded_power_cut_loses_no_acknowledged_commit_beyond_the_snapshot() {
+fn recorded_power_cut_keeps_commits_beyond_snapshot() {
     cut("full", Dir::new, 1);
 }
 
 #[cfg(feature = "encryption")]
 #[test]
 #[ignore = "needs strace"]
-fn a_recorded_power_cut_loses_no_acknowledged_commit_of_a_sealed_store() {
+fn recorded_power_cut_keeps_commits_encrypted() {
     cut("sealed", Dir::sealed, 2);
 }
 
@@ -202,7 +202,7 @@ fn stop(process: u32) {
 
 #[test]
 #[ignore = "needs mkfs.ext4, and the right to mount an image"]
-fn a_power_cut_of_a_real_file_system_loses_no_acknowledged_commit() {
+fn power_cut_of_real_file_system_keeps_commits() {
     let cuts: u64 = std::env::var("KEYFOB_IMAGE_CUTS").map_or(10, |cuts| cuts.parse().unwrap());
     let mut random = Random::from_env();
     let dir = Dir::new();

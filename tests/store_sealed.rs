@@ -1,5 +1,5 @@
-//! What a sealed store promises beyond the others: nothing of what it keeps can be read or
-//! exchanged, whatever happened to it, and the wrong key changes nothing.
+//! Encrypted stores: no stored value can be read or moved to another place, and the wrong key changes
+//! nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
 #![cfg(feature = "encryption")]
@@ -67,7 +67,7 @@ fn refreshes() -> u64 {
 }
 
 #[test]
-fn nothing_that_is_kept_can_be_read_while_logged_in_or_later() {
+fn encrypted_files_show_no_secret() {
     let clear = Dir::new();
     commit(&clear.open(), &[put(full("ada", 1, 0, 9_000)), linked("ada")]);
     assert_eq!(found(&clear).len(), SECRETS.len(), "the test looks for what is there");
@@ -100,7 +100,7 @@ fn nothing_that_is_kept_can_be_read_while_logged_in_or_later() {
 }
 
 #[test]
-fn the_same_user_is_never_written_the_same_way_twice() {
+fn ciphertext_of_user_always_differs() {
     let (one, other) = (Dir::sealed(), Dir::sealed());
     for dir in [&one, &other] {
         commit(&dir.open(), &[put(user("ada", 1))]);
@@ -112,7 +112,7 @@ fn the_same_user_is_never_written_the_same_way_twice() {
 }
 
 #[test]
-fn a_wrong_key_a_missing_one_and_one_too_many_are_told_and_change_nothing() {
+fn wrong_key_leaves_store_unchanged() {
     let dir = Dir::sealed();
     log_in(&dir.open(), "ada");
     let before = generation(&dir.data());
@@ -134,7 +134,7 @@ fn a_wrong_key_a_missing_one_and_one_too_many_are_told_and_change_nothing() {
 }
 
 #[test]
-fn a_wrong_key_changes_nothing_of_a_damaged_store_either() {
+fn wrong_key_leaves_damaged_store_unchanged() {
     for harm in ["snapshot", "generation", "snapshot generation", "database", "torn"] {
         let dir = Dir::sealed();
         log_in(&dir.open(), "ada");
@@ -168,7 +168,7 @@ fn a_wrong_key_changes_nothing_of_a_damaged_store_either() {
 }
 
 #[test]
-fn with_the_right_key_a_damaged_store_recovers_sealed() {
+fn damaged_store_recovers_encrypted() {
     let dir = Dir::sealed();
     commit(&dir.open(), &[put(full("ada", 1, 0, 9_000))]);
     std::fs::remove_dir_all(dir.data().join("db.0")).unwrap();
@@ -180,7 +180,7 @@ fn with_the_right_key_a_damaged_store_recovers_sealed() {
 }
 
 #[test]
-fn two_keys_on_a_new_directory_and_the_first_commit_decides() {
+fn first_commit_decides_key() {
     let dir = Dir::sealed();
     let (first, second) = (dir.open(), dir.try_open_with(&other_key(), OnDamage::Refuse).unwrap());
     let clear = dir.try_open_clear(OnDamage::Refuse).unwrap();
@@ -195,7 +195,7 @@ fn two_keys_on_a_new_directory_and_the_first_commit_decides() {
 }
 
 #[test]
-fn a_first_commit_that_was_never_finished_decides_nothing() {
+fn unfinished_first_commit_decides_nothing() {
     let dir = Dir::sealed();
     dir.open().commit(soon(), &mut |_| Ok(vec![])).unwrap();
     // As a writer leaves it that dies before there is a snapshot.
@@ -223,7 +223,7 @@ fn child_process() {
 }
 
 #[test]
-fn of_two_processes_with_different_keys_one_gets_the_typed_error() {
+fn second_key_of_two_processes_is_rejected() {
     for _ in 0..8 {
         let dir = Dir::new();
         let data = dir.data().to_str().unwrap().to_owned();
@@ -280,7 +280,7 @@ fn two_users() -> Dir {
 }
 
 #[test]
-fn records_cannot_be_changed_exchanged_or_brought_from_elsewhere() {
+fn forged_records_are_damage() {
     let dir = two_users();
     let length = sled_of(&dir).get(record_key("ada")).unwrap().unwrap().len();
     for at in [2, 3, 25, 26, 27, length / 2, length - 17, length - 16, length - 1] {
@@ -316,7 +316,7 @@ fn records_cannot_be_changed_exchanged_or_brought_from_elsewhere() {
 }
 
 #[test]
-fn a_location_that_was_changed_is_forgotten_and_never_sent_a_token() {
+fn forged_location_is_dropped() {
     const HEAD: &[u8] = b"meta/head\0\0";
     const GOOD: &str = r#"{"hostname":"https://good.example.org"}"#;
     let dir = two_users();
@@ -348,7 +348,7 @@ fn a_location_that_was_changed_is_forgotten_and_never_sent_a_token() {
 }
 
 #[test]
-fn a_seal_that_was_changed_or_removed_is_a_matter_of_keys() {
+fn forged_check_is_key_error() {
     let dir = two_users();
     for removed in [false, true] {
         let copied = dir.copy();
@@ -379,7 +379,7 @@ fn body_of(dir: &Dir) -> Vec<u8> {
 }
 
 #[test]
-fn a_snapshot_that_was_forged_is_made_again_from_the_database() {
+fn forged_snapshot_is_rebuilt() {
     let dir = two_users();
     let body = body_of(&dir);
     let begin = body.iter().position(|byte| *byte == b'\n').unwrap() + 1;

@@ -1,4 +1,4 @@
-//! Turning encryption on: a store in the clear becomes a sealed one, whole and at once.
+//! Conversion: an unencrypted store is encrypted in one commit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
 #![cfg(feature = "encryption")]
@@ -61,7 +61,7 @@ fn seal(dir: &Dir) -> SledStore {
 }
 
 #[test]
-fn a_store_in_the_clear_is_sealed_with_nothing_lost_and_nothing_left() {
+fn conversion_keeps_users_and_leaves_no_plaintext() {
     let dir = in_the_clear();
     assert!(!files_with(&dir.data(), "planted").is_empty());
     let long_lived = dir.open();
@@ -89,7 +89,7 @@ fn a_store_in_the_clear_is_sealed_with_nothing_lost_and_nothing_left() {
 }
 
 #[test]
-fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refused() {
+fn replaced_plaintext_store_is_rejected() {
     let (dir, clear) = (Dir::sealed(), in_the_clear());
     let store = dir.open();
     log_in(&store, "ada");
@@ -102,7 +102,7 @@ fn a_store_that_is_put_in_the_place_of_a_sealed_one_later_is_not_sealed_but_refu
 }
 
 #[test]
-fn a_key_for_new_stores_leaves_one_in_the_clear_as_it_is() {
+fn key_for_new_stores_keeps_plaintext_store() {
     let dir = in_the_clear();
     let long_lived = dir.open();
     let open = || dir.try_open_with(&key().for_new_stores(), OnDamage::Refuse).unwrap();
@@ -123,7 +123,7 @@ fn a_key_for_new_stores_leaves_one_in_the_clear_as_it_is() {
 }
 
 #[test]
-fn a_key_for_new_stores_makes_no_key_file_for_one_in_the_clear() {
+fn key_for_new_stores_creates_no_key_file() {
     let dir = in_the_clear();
     let key = EncryptionKey::key_file().for_new_stores();
     for name in ["generation", "snapshot"] {
@@ -136,7 +136,7 @@ fn a_key_for_new_stores_makes_no_key_file_for_one_in_the_clear() {
 }
 
 #[test]
-fn a_key_for_new_stores_seals_what_it_makes_or_makes_nothing() {
+fn key_for_new_stores_encrypts_new_store() {
     let dir = Dir::new();
     let new = EncryptionKey::key_file().for_new_stores();
     // The key cannot be had, so nothing is begun, least of all in the clear.
@@ -164,7 +164,7 @@ fn a_key_for_new_stores_seals_what_it_makes_or_makes_nothing() {
 }
 
 #[test]
-fn of_programs_with_and_without_a_key_the_first_to_write_decides() {
+fn first_commit_decides_encryption() {
     let dir = Dir::new();
     let new = key().for_new_stores();
     let (clear, sealed) = (dir.open(), dir.try_open_with(&new, OnDamage::Refuse).unwrap());
@@ -176,7 +176,7 @@ fn of_programs_with_and_without_a_key_the_first_to_write_decides() {
 }
 
 #[test]
-fn the_old_snapshot_that_a_dead_writer_left_is_replaced() {
+fn plaintext_snapshot_after_crash_is_replaced() {
     let dir = in_the_clear();
     let path = dir.data().join("snapshot");
     let old = std::fs::read(&path).unwrap();
@@ -194,7 +194,7 @@ fn the_old_snapshot_that_a_dead_writer_left_is_replaced() {
 }
 
 #[test]
-fn a_damaged_store_in_the_clear_is_left_to_be_repaired_without_a_key() {
+fn damaged_plaintext_store_is_not_converted() {
     let dir = in_the_clear();
     std::fs::write(dir.data().join("db.0/db"), "garbage").unwrap();
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
@@ -211,7 +211,7 @@ fn a_damaged_store_in_the_clear_is_left_to_be_repaired_without_a_key() {
 }
 
 #[test]
-fn a_database_that_lost_its_end_is_not_sealed_as_if_it_were_whole() {
+fn truncated_plaintext_store_is_not_converted() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let before = dir.copy();
@@ -234,7 +234,7 @@ fn child_process() {
 }
 
 #[test]
-fn a_kill_while_it_is_sealed_loses_nothing_and_leaves_nothing() {
+fn kill_during_conversion_is_atomic() {
     let mut random = Random::from_env();
     let origin = in_the_clear();
     let (mut sealed, mut clear) = (0, 0);
@@ -264,7 +264,7 @@ fn a_kill_while_it_is_sealed_loses_nothing_and_leaves_nothing() {
 }
 
 #[test]
-fn two_processes_that_seal_together_end_with_one_sealed_store() {
+fn concurrent_conversions_give_one_store() {
     let origin = in_the_clear();
     for _ in 0..5 {
         let dir = origin.copy();
@@ -280,7 +280,7 @@ fn two_processes_that_seal_together_end_with_one_sealed_store() {
 }
 
 #[test]
-fn trouble_while_a_store_is_being_sealed_is_told_as_what_it_is() {
+fn conversion_error_keeps_its_kind() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
@@ -296,7 +296,7 @@ fn trouble_while_a_store_is_being_sealed_is_told_as_what_it_is() {
 }
 
 #[test]
-fn a_program_in_the_clear_is_refused_while_a_writer_with_the_key_is_at_work_too() {
+fn plaintext_reader_is_rejected_during_conversion() {
     let dir = Dir::new();
     let clear = dir.open();
     log_in(&clear, "ada");

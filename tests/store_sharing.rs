@@ -1,5 +1,5 @@
-//! Locks between threads and processes: who waits gets its turn, who dies gives way, and what a
-//! child inherits holds up nobody.
+//! Locks between threads and processes: waiting ones get the lock in turn, a process that dies releases
+//! it, and a forked child does not keep it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
@@ -56,7 +56,7 @@ fn child(role: &str, dir: &Dir, name: &str) -> Child {
 }
 
 #[test]
-fn eight_processes_that_commit_all_the_time_all_get_their_share() {
+fn busy_processes_share_commits_fairly() {
     let dir = Dir::new();
     let mut children: Vec<_> =
         (0..8).map(|number| child("share", &dir, &format!("user {number}"))).collect();
@@ -74,7 +74,7 @@ fn eight_processes_that_commit_all_the_time_all_get_their_share() {
 }
 
 #[test]
-fn a_holder_that_is_killed_gives_way_at_once() {
+fn killed_holder_releases_lock_at_once() {
     let dir = Dir::new();
     let store = dir.open();
     log_in(&store, "ada");
@@ -94,7 +94,7 @@ fn a_holder_that_is_killed_gives_way_at_once() {
 }
 
 #[test]
-fn a_thread_that_waits_for_another_one_is_told_so_when_its_time_is_up() {
+fn waiting_thread_times_out_as_busy() {
     let dir = Dir::new();
     let (store, other) = (dir.open(), dir.open());
     let (inside, is_inside) = mpsc::channel();
@@ -144,7 +144,7 @@ impl Drop for Done<'_> {
 }
 
 #[test]
-fn a_lock_that_was_given_back_is_free_although_children_are_being_started() {
+fn released_lock_is_free_despite_forks() {
     let dir = Dir::new();
     let store = dir.open();
     let done = AtomicBool::new(false);
@@ -161,7 +161,7 @@ fn a_lock_that_was_given_back_is_free_although_children_are_being_started() {
 }
 
 #[test]
-fn threads_commit_although_children_are_being_started() {
+fn commits_succeed_despite_forks() {
     let dir = Dir::new();
     let done = AtomicBool::new(false);
     let mut numbers: Vec<u64> = thread::scope(|scope| {
@@ -182,7 +182,7 @@ fn threads_commit_although_children_are_being_started() {
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "needs strace"]
-fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
+fn replaced_lock_file_is_not_locked() {
     use std::io::Write;
 
     let dir = Dir::new();
@@ -227,7 +227,7 @@ fn a_lock_on_a_file_that_was_replaced_meanwhile_is_not_taken() {
 }
 
 #[test]
-fn a_store_that_takes_the_place_of_another_is_read_although_the_other_counted_further() {
+fn replacement_store_is_read_despite_lower_numbers() {
     let dir = Dir::new();
     let first = dir.open();
     for round in 0..5 {

@@ -1,4 +1,4 @@
-//! What `SledStore` promises beyond the laws of every store: sharing, files, secrecy, limits.
+//! `SledStore` beyond the requirements of all stores: sharing, files, permissions, limits.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 
@@ -73,7 +73,7 @@ fn first_commit_creates_private_directory() {
 }
 
 #[test]
-fn opening_and_reading_need_two_small_files_and_no_lock() {
+fn open_and_read_take_no_lock() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let lock = File::open(dir.data().join("lock")).unwrap();
@@ -94,7 +94,7 @@ fn generation_and_snapshot(dir: &Dir) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_commit_waits_for_the_lock_until_the_deadline_and_says_where() {
+fn commit_times_out_with_lock_path() {
     let dir = Dir::new();
     let store = dir.open();
     log_in(&store, "ada");
@@ -115,7 +115,7 @@ fn a_commit_waits_for_the_lock_until_the_deadline_and_says_where() {
 }
 
 #[test]
-fn a_lock_on_a_file_that_lost_its_name_excludes_nobody() {
+fn lock_on_unlinked_file_excludes_nobody() {
     let dir = Dir::new();
     let store = dir.open();
     log_in(&store, "ada");
@@ -126,7 +126,7 @@ fn a_lock_on_a_file_that_lost_its_name_excludes_nobody() {
 }
 
 #[test]
-fn starting_children_disturbs_no_commit() {
+fn forks_disturb_no_commit() {
     let dir = Dir::new();
     let store = dir.open();
     let done = AtomicBool::new(false);
@@ -152,7 +152,7 @@ fn mode(path: &std::path::Path) -> u32 {
 
 #[cfg(unix)]
 #[test]
-fn nobody_but_the_owner_can_read_anything() {
+fn only_owner_can_read_files() {
     fn check(dir: &std::path::Path) {
         assert_eq!(mode(dir), 0o700, "{dir:?}");
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -176,7 +176,7 @@ fn nobody_but_the_owner_can_read_anything() {
 }
 
 #[test]
-fn an_existing_directory_keeps_its_mode_and_what_is_in_it() {
+fn existing_directory_is_unchanged() {
     let dir = Dir::new();
     std::fs::write(dir.path().join("notes"), "mine").unwrap();
     let store = SledStore::open(dir.path(), APP, OnDamage::Refuse, soon()).unwrap();
@@ -186,7 +186,7 @@ fn an_existing_directory_keeps_its_mode_and_what_is_in_it() {
 }
 
 #[test]
-fn the_users_of_another_app_are_refused() {
+fn other_app_is_rejected() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let refused = |what: &str| {
@@ -203,7 +203,7 @@ fn the_users_of_another_app_are_refused() {
 }
 
 #[test]
-fn no_token_of_a_logged_out_user_stays_on_disk() {
+fn log_out_removes_tokens_from_disk() {
     let dir = Dir::new();
     let store = dir.open();
     commit(&store, &[put(user_with("ada", 1, "first")), put(user_with("eve", 1, "other"))]);
@@ -222,7 +222,7 @@ fn no_token_of_a_logged_out_user_stays_on_disk() {
 }
 
 #[test]
-fn nothing_of_a_removed_user_stays_on_disk() {
+fn removal_removes_user_from_disk() {
     let dir = Dir::new();
     let store = dir.open();
     // More than the snapshot holds, so that the database is copied beyond it.
@@ -243,7 +243,7 @@ fn nothing_of_a_removed_user_stays_on_disk() {
 }
 
 #[test]
-fn what_a_dead_writer_left_is_removed_by_the_next_one() {
+fn next_writer_removes_leftovers() {
     let dir = Dir::new();
     let store = dir.open();
     log_in(&store, "ada");
@@ -256,7 +256,7 @@ fn what_a_dead_writer_left_is_removed_by_the_next_one() {
 }
 
 #[test]
-fn the_size_is_bounded() {
+fn files_are_bounded() {
     let dir = Dir::new();
     let store = dir.open();
     for round in 0..1000 {
@@ -269,7 +269,7 @@ fn the_size_is_bounded() {
 }
 
 #[test]
-fn the_snapshot_is_bounded_but_for_the_current_user() {
+fn snapshot_is_bounded_except_current_user() {
     let dir = Dir::new();
     let store = dir.open();
     let many = (1..=100).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
@@ -288,7 +288,7 @@ fn the_snapshot_is_bounded_but_for_the_current_user() {
 }
 
 #[test]
-fn a_user_from_outside_the_snapshot_is_never_stale() {
+fn user_outside_snapshot_is_never_stale() {
     let dir = Dir::new();
     let (one, other) = (dir.open(), dir.open());
     let many = (1..=60).map(|number| put(padded(user(&format!("user {number}"), number), 2_000)));
@@ -303,7 +303,7 @@ fn a_user_from_outside_the_snapshot_is_never_stale() {
 }
 
 #[test]
-fn a_deleted_directory_is_noticed_and_made_again() {
+fn deleted_directory_is_created_again() {
     let dir = Dir::new();
     let (one, other) = (dir.open(), dir.open());
     log_in(&one, "ada");
@@ -321,7 +321,7 @@ fn a_deleted_directory_is_noticed_and_made_again() {
 }
 
 #[test]
-fn a_commit_goes_to_the_directory_under_the_name() {
+fn commit_follows_directory_name() {
     let (dir, elsewhere) = (Dir::new(), Dir::new());
     let store = dir.open();
     for name in ["ada", "eve", "joe"] {
@@ -341,7 +341,7 @@ fn a_commit_goes_to_the_directory_under_the_name() {
 
 #[cfg(unix)]
 #[test]
-fn one_directory_under_two_names_is_one_store() {
+fn directory_with_two_names_is_one_store() {
     let dir = Dir::new();
     let store = dir.open();
     let name = dir.path().join("name");
@@ -354,7 +354,7 @@ fn one_directory_under_two_names_is_one_store() {
 }
 
 #[test]
-fn a_place_that_cannot_be_a_directory_is_refused_by_name() {
+fn path_that_is_no_directory_is_rejected() {
     let dir = Dir::new();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -367,7 +367,7 @@ fn a_place_that_cannot_be_a_directory_is_refused_by_name() {
 
 #[cfg(unix)]
 #[test]
-fn a_store_that_cannot_be_written_can_be_read() {
+fn read_only_store_can_be_read() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = Dir::new();
@@ -397,7 +397,7 @@ fn a_store_that_cannot_be_written_can_be_read() {
 }
 
 #[test]
-fn an_event_reaches_every_process_once() {
+fn event_reaches_each_process_once() {
     let dir = Dir::new();
     let (one, other) = (dir.open(), dir.open());
     let event = |to: &str| Event::CurrentUserChanged { from: None, to: Some(id(to)) };

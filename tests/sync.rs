@@ -1,4 +1,4 @@
-//! What a user hands to a sync engine.
+//! The configuration for a sync engine.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,7 +24,7 @@ fn on_disk() -> (Dir, Script, Session, keyfob::User) {
 }
 
 #[test]
-fn each_partition_has_a_file_of_its_own_below_its_user() {
+fn each_partition_has_its_own_file() {
     let (dir, _, _, user) = on_disk();
     let flexible = user.sync_flexible().unwrap();
     assert!(flexible.is_flexible() && flexible.partition().is_none());
@@ -52,7 +52,7 @@ fn each_partition_has_a_file_of_its_own_below_its_user() {
 }
 
 #[test]
-fn the_websocket_is_where_the_backend_says_and_the_url_holds_no_token() {
+fn websocket_url_comes_from_location() {
     for (location, expected) in [
         (
             json!({"hostname": "http://localhost:1", "ws_hostname": "ws://localhost:2"}),
@@ -83,7 +83,7 @@ fn the_websocket_is_where_the_backend_says_and_the_url_holds_no_token() {
 }
 
 #[test]
-fn a_logged_out_user_can_open_and_a_removed_one_cannot() {
+fn logged_out_user_can_open_realm() {
     let (_dir, _, session, user) = on_disk();
     let before = user.sync_flexible().unwrap();
     user.log_out().unwrap();
@@ -98,7 +98,7 @@ fn a_logged_out_user_can_open_and_a_removed_one_cannot() {
 }
 
 #[test]
-fn a_session_without_files_says_so() {
+fn session_without_files_is_error() {
     let (_, _, _, user) = logged_in();
     assert!(matches!(user.sync_flexible().unwrap_err(), Error::Config { .. }));
 }

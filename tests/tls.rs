@@ -1,4 +1,4 @@
-//! https: a real server on this machine, and an authority of our own.
+//! https, with a real server on this machine and a certificate authority of the test.
 
 #![cfg(feature = "tls")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
@@ -109,7 +109,7 @@ fn refused(session: &Session) -> TransportError {
 }
 
 #[test]
-fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
+fn own_root_certificate_is_trusted() {
     let authority = Authority::new("ours");
     let (backend, seen) = authority.backend(&["localhost", "127.0.0.1"], false);
     for host in ["localhost", "127.0.0.1"] {
@@ -122,7 +122,7 @@ fn an_authority_of_ones_own_is_trusted_by_whoever_is_told_of_it() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_on_the_way_is_none_unless_it_says_itself_where_it_ends() {
+fn truncated_tls_response_is_error() {
     use support::{ManualClock, START, Script, access, builder, refresh};
     let authority = Authority::new("ours");
     let body = Arc::new(Mutex::new("12"));
@@ -159,7 +159,7 @@ fn an_answer_that_is_cut_off_on_the_way_is_none_unless_it_says_itself_where_it_e
 }
 
 #[test]
-fn the_next_connection_resumes_the_session() {
+fn next_connection_resumes_tls_session() {
     let authority = Authority::new("ours");
     let (backend, seen) = authority.backend(&["localhost"], false);
     let session = session(&format!("https://localhost:{}", backend.port()), trusting(&authority));
@@ -171,7 +171,7 @@ fn the_next_connection_resumes_the_session() {
 }
 
 #[test]
-fn a_certificate_that_proves_nothing_is_refused_at_once_and_nothing_sent() {
+fn invalid_certificate_is_rejected_before_sending() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let local = ["localhost", "127.0.0.1"];
     for (what, (backend, seen), transport) in [
@@ -192,7 +192,7 @@ fn a_certificate_that_proves_nothing_is_refused_at_once_and_nothing_sent() {
 }
 
 #[test]
-fn what_speaks_no_tls_is_told_from_what_does() {
+fn plain_server_is_not_tls_error() {
     let authority = Authority::new("ours");
     let address = serve(|mut stream| {
         let _ = stream.write_all(raw(200, "{}").as_bytes());
@@ -202,7 +202,7 @@ fn what_speaks_no_tls_is_told_from_what_does() {
 }
 
 #[test]
-fn a_handshake_that_breaks_off_or_never_ends_has_sent_nothing() {
+fn interrupted_handshake_has_sent_nothing() {
     let authority = Authority::new("ours");
     for (breaks_off, expected, connections) in
         [(true, TransportErrorKind::Connect, 2), (false, TransportErrorKind::Timeout, 1)]
@@ -233,7 +233,7 @@ fn a_handshake_that_breaks_off_or_never_ends_has_sent_nothing() {
 }
 
 #[test]
-fn what_is_spoilt_after_the_request_was_sent_may_have_been_done() {
+fn corrupt_record_after_request_is_ambiguous() {
     let authority = Authority::new("ours");
     let (backend, seen) = authority.answering(&["127.0.0.1"], false, |stream| {
         // As a bit that flips on the way, or a box that breaks in.
@@ -255,7 +255,7 @@ fn what_is_spoilt_after_the_request_was_sent_may_have_been_done() {
 }
 
 #[test]
-fn tls_goes_through_a_proxy_that_learns_the_host_alone() {
+fn proxy_sees_only_the_host() {
     let authority = Authority::new("ours");
     let (backend, _) = authority.backend(&["backend.invalid"], false);
     let (proxy, asked) = proxy(backend);
@@ -270,7 +270,7 @@ fn tls_goes_through_a_proxy_that_learns_the_host_alone() {
 }
 
 #[test]
-fn a_text_without_certificates_is_refused_as_roots() {
+fn text_without_certificates_is_rejected() {
     for pem in ["", "hello", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n"] {
         let error = UreqTransport::builder().root_certificates(pem).build().unwrap_err();
         assert!(matches!(error, Error::Config { .. }), "{pem}: {error}");
@@ -283,7 +283,7 @@ fn a_text_without_certificates_is_refused_as_roots() {
 /// The roots of this machine know nothing of an authority that was made a moment ago.
 #[cfg(feature = "platform-verifier")]
 #[test]
-fn the_verifier_of_the_platform_refuses_an_authority_that_it_does_not_know() {
+fn platform_verifier_rejects_unknown_root() {
     let (backend, seen) = Authority::new("ours").backend(&["localhost", "127.0.0.1"], false);
     let transport = UreqTransport::builder().platform_verifier().build().unwrap();
     let session = session(&format!("https://127.0.0.1:{}", backend.port()), transport);

@@ -9,7 +9,7 @@ use crate::{StoreError, StoreErrorKind};
 use super::StoreFactory;
 use super::tools::*;
 
-pub(super) fn a_new_store_has_nobody(place: &dyn StoreFactory) {
+pub(super) fn new_store_is_empty(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(store.current(soon()).unwrap(), None);
     assert_eq!(store.location(soon()).unwrap(), None);
@@ -19,7 +19,7 @@ pub(super) fn a_new_store_has_nobody(place: &dyn StoreFactory) {
     assert_eq!((recent.number, recent.events.len(), recent.lagged), (0, 0, false));
 }
 
-pub(super) fn a_commit_is_seen_by_everybody_at_once(place: &dyn StoreFactory) {
+pub(super) fn commit_is_visible_to_all_at_once(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     for round in 1..=5 {
         let name = format!("user {round}");
@@ -55,7 +55,7 @@ pub(super) fn current_user_and_location_are_set_and_cleared(place: &dyn StoreFac
     assert_eq!(reopen(place).location(soon()).unwrap(), None);
 }
 
-pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn StoreFactory) {
+pub(super) fn commit_numbers_rise_by_one(place: &dyn StoreFactory) {
     let stores = [place.open(), place.open()];
     for number in 1..=6 {
         let store = &stores[usize::from(number % 3 == 0)];
@@ -67,7 +67,7 @@ pub(super) fn numbers_rise_by_one_whoever_commits(place: &dyn StoreFactory) {
     }
 }
 
-pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn StoreFactory) {
+pub(super) fn empty_decision_commits_nothing(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(commit(&*store, &[]), 0);
     log_in(&*store, "ada");
@@ -75,7 +75,7 @@ pub(super) fn a_decision_without_changes_is_no_commit(place: &dyn StoreFactory) 
     assert_eq!(number(&*reopen(place)), 1);
 }
 
-pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &dyn StoreFactory) {
+pub(super) fn decision_error_changes_nothing(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let error = store.commit(soon(), &mut |_| {
@@ -90,7 +90,7 @@ pub(super) fn an_error_of_the_decision_changes_nothing_and_is_passed_on(place: &
     assert_eq!(log_in(&*store, "eve"), 2);
 }
 
-pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &dyn StoreFactory) {
+pub(super) fn decision_panic_changes_nothing(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let panic = catch_unwind(AssertUnwindSafe(|| store.commit(soon(), &mut |_| panic!("planned"))));
@@ -100,7 +100,7 @@ pub(super) fn a_panic_of_the_decision_changes_nothing_and_blocks_nobody(place: &
     assert_eq!(log_in(&*place.open(), "joe"), 3);
 }
 
-pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn StoreFactory) {
+pub(super) fn rejected_change_rejects_whole_commit(place: &dyn StoreFactory) {
     let store = place.open();
     let changes =
         [put(user("ada", 1)), Change::Current(Some(id("ada"))), put(user(&"x".repeat(1025), 1))];
@@ -109,7 +109,7 @@ pub(super) fn a_change_that_is_refused_takes_the_others_with_it(place: &dyn Stor
     assert_eq!(store.current(soon()).unwrap(), None);
 }
 
-pub(super) fn a_decision_sees_the_newest_state(place: &dyn StoreFactory) {
+pub(super) fn decision_sees_newest_state(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     log_in(&*one, "ada");
     catch_up(place);
@@ -125,7 +125,7 @@ pub(super) fn a_decision_sees_the_newest_state(place: &dyn StoreFactory) {
     assert_eq!(decided.unwrap(), 2);
 }
 
-pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn StoreFactory) {
+pub(super) fn decision_sees_state_of_readers(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let decided = store.commit(soon(), &mut |tables| {
@@ -136,7 +136,7 @@ pub(super) fn a_decision_sees_what_a_reader_sees(place: &dyn StoreFactory) {
     assert_eq!(decided.unwrap(), 1);
 }
 
-pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn StoreFactory) {
+pub(super) fn last_change_of_user_wins(place: &dyn StoreFactory) {
     let store = place.open();
     let long = padded(user("ada", 1), 20_000);
     commit(&*store, &[put(long.clone()), Change::Remove(id("ada")), put(user("ada", 1))]);
@@ -150,13 +150,13 @@ pub(super) fn the_last_change_of_a_user_in_a_commit_counts(place: &dyn StoreFact
     assert_eq!(last.unwrap(), 2);
 }
 
-pub(super) fn removing_nobody_is_a_commit_like_any_other(place: &dyn StoreFactory) {
+pub(super) fn removing_unknown_user_is_commit(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(commit(&*store, &[Change::Remove(id("ada"))]), 1);
     assert_eq!(number(&*reopen(place)), 1);
 }
 
-pub(super) fn reads_never_go_back(place: &dyn StoreFactory) {
+pub(super) fn reads_never_return_older_state(place: &dyn StoreFactory) {
     const COMMITS: u64 = 40;
     thread::scope(|scope| {
         scope.spawn(|| {

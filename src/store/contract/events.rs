@@ -10,7 +10,7 @@ fn switched(to: &str) -> Event {
     Event::CurrentUserChanged { from: None, to: Some(id(to)) }
 }
 
-pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn StoreFactory) {
+pub(super) fn events_follow_commit_order(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     commit(&*one, &[Change::Emit(switched("a")), put(user("a", 1)), Change::Emit(switched("b"))]);
     commit(&*other, &[Change::Emit(switched("c"))]);
@@ -28,7 +28,7 @@ pub(super) fn events_are_told_in_the_order_of_commits(place: &dyn StoreFactory) 
     }
 }
 
-pub(super) fn events_of_one_commit_stay_together(place: &dyn StoreFactory) {
+pub(super) fn events_of_commit_stay_together(place: &dyn StoreFactory) {
     let store = place.open();
     let events = ["a", "b", "c"].map(|to| Change::Emit(switched(to)));
     let mut oldest = 1;
@@ -42,7 +42,7 @@ pub(super) fn events_of_one_commit_stay_together(place: &dyn StoreFactory) {
     }
 }
 
-pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn StoreFactory) {
+pub(super) fn events_before_log_are_lagged(place: &dyn StoreFactory) {
     let store = place.open();
     // How many are remembered is the store's own matter; it is 64 at least, and it ends.
     let mut last = 0;
@@ -56,14 +56,14 @@ pub(super) fn events_from_before_the_ring_have_lagged(place: &dyn StoreFactory) 
     assert_eq!((recent.events.len(), recent.lagged), (10, false));
 }
 
-pub(super) fn who_knows_a_higher_number_has_lagged(place: &dyn StoreFactory) {
+pub(super) fn higher_number_is_lagged(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     let recent = store.recent(Some(7), soon()).unwrap();
     assert_eq!((recent.number, recent.lagged), (1, true));
 }
 
-pub(super) fn events_alone_are_a_commit(place: &dyn StoreFactory) {
+pub(super) fn events_alone_are_commit(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(commit(&*store, &[Change::Emit(switched("a"))]), 1);
     assert_eq!(store.recent(Some(0), soon()).unwrap().events, [(1, switched("a"))]);

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::StoreFactory;
 use super::tools::*;
 
-pub(super) fn users_are_ordered_by_created(place: &dyn StoreFactory) {
+pub(super) fn users_are_ordered_by_creation(place: &dyn StoreFactory) {
     let store = place.open();
     for name in ["zoe", "ada", "mia"] {
         log_in(&*store, name);
@@ -44,7 +44,7 @@ fn page_after(store: &dyn Store, last: Option<&StoredUser>) -> Vec<Arc<StoredUse
     store.users_after(last.map(|last| (last.created_commit, &last.id)), soon()).unwrap()
 }
 
-pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn StoreFactory) {
+pub(super) fn listing_shows_each_user_once(place: &dyn StoreFactory) {
     let (store, other) = (place.open(), place.open());
     put_many(&*store);
     let mut shown = Vec::new();
@@ -84,7 +84,7 @@ pub(super) fn a_listing_shows_who_stays_exactly_once(place: &dyn StoreFactory) {
     assert!(old.is_sorted(), "they were not shown in their order");
 }
 
-pub(super) fn a_page_is_of_one_state(place: &dyn StoreFactory) {
+pub(super) fn page_is_from_one_state(place: &dyn StoreFactory) {
     let both = |epoch: u64| {
         let at = |name: &str, created| {
             let mut user = padded(user(name, created), 100);
@@ -125,9 +125,7 @@ fn last_used(store: &dyn Store, not: &[&str]) -> Option<String> {
     last
 }
 
-pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(
-    place: &dyn StoreFactory,
-) {
+pub(super) fn last_used_is_highest_matching_user(place: &dyn StoreFactory) {
     let store = place.open();
     assert_eq!(last_used(&*store, &[]), None);
     for name in ["ada", "eve", "joe"] {
@@ -140,7 +138,7 @@ pub(super) fn last_used_is_the_highest_that_is_wanted_among_those_logged_in(
     assert_eq!(last_used(&*store, &[]).as_deref(), Some("eve"));
 }
 
-pub(super) fn last_used_follows_every_change(place: &dyn StoreFactory) {
+pub(super) fn last_used_follows_changes(place: &dyn StoreFactory) {
     let store = place.open();
     for name in ["ada", "eve"] {
         log_in(&*store, name);
@@ -180,7 +178,7 @@ pub(super) fn errors_show_no_secret(place: &dyn StoreFactory) {
     assert!(!shown.contains("hush"), "{shown}");
 }
 
-pub(super) fn values_of_any_size_come_back_whole(place: &dyn StoreFactory) {
+pub(super) fn values_of_any_size_round_trip(place: &dyn StoreFactory) {
     let store = place.open();
     let sizes = [0, 3_000, 3_999, 4_000, 5_000, 8_000, 100_000, 1_000_000, 4_001, 100, 100_000];
     for size in sizes {
@@ -197,7 +195,7 @@ pub(super) fn values_of_any_size_come_back_whole(place: &dyn StoreFactory) {
     }
 }
 
-pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn StoreFactory) {
+pub(super) fn users_beyond_snapshot_are_found(place: &dyn StoreFactory) {
     const USERS: u64 = 120;
     let name = |number: u64| format!("user {number:03}");
     let store = place.open();
@@ -225,7 +223,7 @@ pub(super) fn more_users_than_a_snapshot_holds_are_all_there(place: &dyn StoreFa
     }
 }
 
-pub(super) fn ids_are_any_text(place: &dyn StoreFactory) {
+pub(super) fn ids_can_be_any_text(place: &dyn StoreFactory) {
     let ids = [
         "",
         ".",
@@ -266,7 +264,7 @@ pub(super) fn ids_are_any_text(place: &dyn StoreFactory) {
     }
 }
 
-pub(super) fn ids_that_are_too_long_are_refused(place: &dyn StoreFactory) {
+pub(super) fn long_ids_are_rejected(place: &dyn StoreFactory) {
     let store = place.open();
     let long = "é".repeat(600);
     let error = store.commit(soon(), &mut |_| Ok(vec![put(user(&long, 1))])).unwrap_err();
@@ -293,7 +291,7 @@ pub(super) fn unknown_fields_survive_a_rewrite(place: &dyn StoreFactory) {
     assert_eq!(read.unknown_fields["from_the_future"]["deep"][3]["x"], 3.5);
 }
 
-pub(super) fn records_come_back_as_they_were(place: &dyn StoreFactory) {
+pub(super) fn records_round_trip(place: &dyn StoreFactory) {
     let store = place.open();
     let mut full = user("ada", 3);
     full.device_id = serde_json::from_value(json!("5f0000000000000000000001")).unwrap();

@@ -36,7 +36,7 @@ fn during_a_decision(place: &dyn StoreFactory, meanwhile: impl FnOnce()) {
     });
 }
 
-pub(super) fn reads_go_on_while_somebody_decides(place: &dyn StoreFactory) {
+pub(super) fn reads_continue_during_decision(place: &dyn StoreFactory) {
     let store = place.open();
     log_in(&*store, "ada");
     catch_up(place);
@@ -58,7 +58,7 @@ fn assert_patience(waited: Duration) {
     assert!((100..5_000).contains(&waited.as_millis()), "{waited:?}");
 }
 
-pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn StoreFactory) {
+pub(super) fn waiting_read_ends_at_deadline(place: &dyn StoreFactory) {
     const USERS: u64 = 120;
     let name = |number: u64| format!("user {number:03}");
     let store = place.open();
@@ -83,7 +83,7 @@ pub(super) fn a_read_that_has_to_wait_ends_with_its_deadline(place: &dyn StoreFa
     });
 }
 
-pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn StoreFactory) {
+pub(super) fn commit_timeout_is_busy(place: &dyn StoreFactory) {
     let store = place.open();
     during_a_decision(place, || {
         let began = Instant::now();
@@ -95,7 +95,7 @@ pub(super) fn a_commit_that_cannot_begin_in_time_is_busy(place: &dyn StoreFactor
     assert_eq!(log_in(&*store, "ada"), 2);
 }
 
-pub(super) fn a_passed_deadline_is_tried_once(place: &dyn StoreFactory) {
+pub(super) fn passed_deadline_tries_once(place: &dyn StoreFactory) {
     let store = place.open();
     // One try may fail if the store is on a server that is slow just then.
     let tries = 0..50;
@@ -107,7 +107,7 @@ pub(super) fn a_passed_deadline_is_tried_once(place: &dyn StoreFactory) {
     assert!(tries.clone().any(|_| matches!(store.user(&id("ada"), now()), Ok(Some(_)))));
 }
 
-pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn StoreFactory) {
+pub(super) fn refresh_lock_has_one_holder(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     let flight = try_flight(&*one, "ada");
     assert!(flight.is_some());
@@ -117,7 +117,7 @@ pub(super) fn a_flight_has_one_holder_until_it_is_dropped(place: &dyn StoreFacto
     assert!(try_flight(&*other, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn StoreFactory) {
+pub(super) fn panic_releases_refresh_lock(place: &dyn StoreFactory) {
     let store = place.open();
     let panic = catch_unwind(AssertUnwindSafe(|| {
         let _flight = try_flight(&*store, "ada").unwrap();
@@ -127,7 +127,7 @@ pub(super) fn a_flight_is_given_back_by_a_panic(place: &dyn StoreFactory) {
     assert!(try_flight(&*store, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_its_holders_wherever_it_goes(place: &dyn StoreFactory) {
+pub(super) fn refresh_lock_can_be_sent_to_threads(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     let flight = try_flight(&*one, "ada");
     // Neither the handle nor the thread that took it matters.
@@ -139,7 +139,7 @@ pub(super) fn a_flight_is_its_holders_wherever_it_goes(place: &dyn StoreFactory)
     assert!(try_flight(&*other, "ada").is_some());
 }
 
-pub(super) fn a_flight_is_waited_for_until_the_deadline(place: &dyn StoreFactory) {
+pub(super) fn refresh_lock_waits_until_deadline(place: &dyn StoreFactory) {
     let store = place.open();
     let flight = try_flight(&*store, "ada");
     let began = Instant::now();
@@ -153,7 +153,7 @@ pub(super) fn a_flight_is_waited_for_until_the_deadline(place: &dyn StoreFactory
     });
 }
 
-pub(super) fn a_flight_excludes_no_commit_and_no_read(place: &dyn StoreFactory) {
+pub(super) fn refresh_lock_allows_commits_and_reads(place: &dyn StoreFactory) {
     let store = place.open();
     let _flight = try_flight(&*store, "ada").unwrap();
     log_in(&*store, "ada");
@@ -189,7 +189,7 @@ pub(super) fn refresh_lock_is_held_until_dropped(place: &dyn StoreFactory) {
     }
 }
 
-pub(super) fn flights_of_many_threads_exclude_each_other(place: &dyn StoreFactory) {
+pub(super) fn refresh_locks_exclude_threads(place: &dyn StoreFactory) {
     let inside = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..8 {
