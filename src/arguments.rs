@@ -6,7 +6,7 @@ use serde::Serialize;
 /// stands for no arguments.
 ///
 /// Each value is anything that serialises with serde. The compiler checks that the arguments are a
-/// list; whether they are what the function expects, only the function can tell.
+/// list. The function checks whether they are what it expects.
 ///
 /// This trait is sealed: it is not implemented outside of keyfob.
 #[diagnostic::on_unimplemented(

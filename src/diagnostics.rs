@@ -36,8 +36,8 @@ impl fmt::Display for Brief<'_> {
             }
             Error::ShutDown { .. } => f.write_str("the session was shut down"),
             Error::SignIn(error) => write!(f, "sign-in failed ({:?})", error.kind),
-            Error::Store(error) => write!(f, "store trouble ({:?})", error.kind),
-            Error::Transport(error) => write!(f, "network trouble ({:?})", error.kind),
+            Error::Store(error) => write!(f, "store error ({:?})", error.kind),
+            Error::Transport(error) => write!(f, "network error ({:?})", error.kind),
         }
     }
 }

@@ -179,7 +179,7 @@ pub(crate) fn warn_about_modes(path: &Path) {
     if !HAS_WARNED.swap(true, Ordering::Relaxed) {
         note!(
             warn,
-            "other users may read {}: its file system decides by itself who may; mount it for one \
+            "other users may read {}: its file system ignores modes; mount it for one \
              user (uid=, umask=077) or choose another directory",
             path.display()
         );

@@ -28,12 +28,12 @@ const REALMS: &str = "realms";
 /// The longest file name. A longer one is replaced by its hash.
 const LONGEST_NAME: usize = 180;
 
-/// All that a sync engine needs to know to open one of a user's realms; returned by
+/// The configuration with which a sync engine opens one of a user's realms; returned by
 /// [`User::sync_flexible`] and [`User::sync_partition`].
 ///
-/// It follows its user: while that is logged out the realm can be opened and read, and
-/// [`valid_access_token`](Self::valid_access_token) fails until the next log-in; once it is removed, everything
-/// here that asks for the user says so.
+/// While the user is logged out, the realm can be opened and read, and
+/// [`valid_access_token`](Self::valid_access_token) fails until the next log-in. After the user was
+/// removed, methods that need the user return an error.
 #[derive(Clone)]
 pub struct SyncConfiguration {
     user: User,
@@ -47,36 +47,35 @@ impl SyncConfiguration {
         &self.user
     }
 
-    /// Returns the partition's value as canonical extended JSON, such as `"abc"` with its quotes or
-    /// `{"$oid":"…"}`; `None` for flexible sync.
+    /// Returns the value of the partition as canonical extended JSON, such as `"abc"` (including the
+    /// quotes) or `{"$oid":"…"}`; `None` for flexible sync.
     pub fn partition(&self) -> Option<&str> {
         self.partition.as_deref()
     }
 
-    /// Tells whether this is flexible sync.
+    /// Returns `true` for flexible sync.
     pub fn is_flexible(&self) -> bool {
         self.partition.is_none()
     }
 
-    /// Returns where the realm is kept on this device: below the session's data directory, one
-    /// directory per app and user, one file per partition. The directory exists, for the owner
-    /// alone.
+    /// Returns the path of the realm file. It is in the session's data directory, with one directory
+    /// per app and user and one file per partition. The directory exists and is private to its owner.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the URL to connect to, without the token, which goes into the query parameter
-    /// `baas_at` and makes the URL a secret. Blocks for one request, if it is not known yet where
-    /// the backend is.
+    /// Returns the URL to connect to, without the token. Append the token as the query parameter
+    /// `baas_at`; then the URL is a secret. Blocks for one request if the location of the backend is
+    /// not known yet.
     ///
     /// # Errors
-    /// [`Error::Transport`] if the backend had to be asked and could not be reached.
+    /// [`Error::Transport`] if the location is not known and the backend could not be reached.
     pub fn websocket_url(&self) -> Result<String> {
         self.user.session().websocket_url()
     }
 
-    /// Returns a token to connect with: the same as [`User::valid_access_token`]. Ask for it before
-    /// each attempt; it is refreshed only when it is due, within the session's deadline.
+    /// Returns a token to connect with, like [`User::valid_access_token`]. Call it before each
+    /// attempt to connect; the token is refreshed only when it is due, within the session's deadline.
     ///
     /// # Errors
     /// As [`User::valid_access_token`].
@@ -86,24 +85,24 @@ impl SyncConfiguration {
 }
 
 impl User {
-    /// Describes this user's realm for flexible sync. Uses no network.
+    /// Returns the configuration of this user's realm for flexible sync. Uses no network.
     ///
     /// # Errors
-    /// [`Error::LocalState`] if the user was removed, [`Error::Config`] if the session keeps no
-    /// files, [`Error::Store`] if the directory cannot be made.
+    /// [`Error::LocalState`] if the user was removed, [`Error::Config`] if the session has no data
+    /// directory, [`Error::Store`] if the directory cannot be created.
     pub fn sync_flexible(&self) -> Result<SyncConfiguration> {
         self.sync(None, "flx_sync_default".to_owned())
     }
 
-    /// Describes this user's realm for a partition: a text, a whole number, an
+    /// Returns the configuration of this user's realm for a partition: a string, an integer, an
     /// [`ObjectId`](ejson::ObjectId), a UUID ([`Binary`](ejson::Binary) of subtype 4) or
-    /// nothing (`()`). Uses no network.
+    /// `()`. Uses no network.
     ///
     /// # Errors
     /// As [`User::sync_flexible`]; [`Error::Config`] if the value is of another type.
     pub fn sync_partition(&self, value: impl Serialize) -> Result<SyncConfiguration> {
         let wrong = || {
-            let reason = "expected a text, a whole number, an ObjectId, a UUID or nothing";
+            let reason = "expected a string, an integer, an ObjectId, a UUID or ()";
             Error::config("the partition", reason)
         };
         let text = ejson::to_vec(&value).map_err(|_| wrong())?;
@@ -116,18 +115,19 @@ impl User {
         self.identities()?;
         let dir = realms(self.session())?.join(file_name(self.id().as_str()));
         create_private_dir(&dir)
-            .map_err(|error| failed("make the directory of synced realms", &dir, error))?;
+            .map_err(|error| failed("create the directory of synced realms", &dir, error))?;
         let path = dir.join(format!("{}.realm", file_name(&name)));
         Ok(SyncConfiguration { user: self.clone(), partition, path })
     }
 }
 
 impl Session {
-    /// Returns the directories of synced realms whose users are not known here any more. Nothing
-    /// here deletes them, since an engine may have a file open; delete them when none has.
+    /// Returns the directories of synced realms whose users are no longer in the store. keyfob does
+    /// not delete them, because an engine may have a file open. Delete them when no engine does.
     ///
     /// # Errors
-    /// [`Error::Config`] if the session keeps no files, [`Error::Store`] if they cannot be listed.
+    /// [`Error::Config`] if the session has no data directory, [`Error::Store`] if they cannot be
+    /// listed.
     pub fn unused_sync_dirs(&self) -> Result<Vec<PathBuf>> {
         let dir = realms(self)?;
         let unlisted = |error| failed("list the directories of synced realms", &dir, error);
@@ -152,7 +152,7 @@ impl Session {
 
 fn realms(session: &Session) -> Result<PathBuf> {
     session.app_dir().map(|dir| dir.join(REALMS)).ok_or_else(|| {
-        let reason = "this session has a store of its own and keeps no files: open it with \
+        let reason = "this session has a store of its own and no data directory, open it with \
                       `data_dir` to sync";
         Error::config("the session", reason)
     })

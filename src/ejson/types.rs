@@ -18,30 +18,31 @@ use crate::clock::milliseconds;
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectId([u8; 12]);
 
-/// A date: milliseconds since the epoch, before it too, written as `{"$date":{"$numberLong":"…"}}`.
-/// The relaxed form `{"$date":"2026-01-31T12:00:00.5Z"}` is read as well.
+/// A date in milliseconds since the epoch, negative before it, written as
+/// `{"$date":{"$numberLong":"…"}}`. The relaxed form `{"$date":"2026-01-31T12:00:00.5Z"}` is accepted
+/// too.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DateTime(i64);
 
-/// A whole number that is 64 bits long on the backend whatever its size, written as
-/// `{"$numberLong":"…"}`. A bare `i64` is written as short as it fits.
+/// An integer that has 64 bits on the backend, written as `{"$numberLong":"…"}`. A plain `i64` is
+/// written with 32 bits if it fits.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Int64(pub i64);
 
-/// A floating-point number, written as `{"$numberDouble":"…"}`, also if it is not finite: a bare
-/// `f64` that is not is written as `null`.
+/// A floating-point number, written as `{"$numberDouble":"…"}` even if it is not finite. A plain
+/// `f64` that is not finite is written as `null`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Double(pub f64);
 
-/// A decimal number of 34 digits, kept as its text: written as `{"$numberDecimal":"…"}`.
+/// A decimal number of up to 34 digits as text, written as `{"$numberDecimal":"…"}`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Decimal128(pub String);
 
-/// Bytes, written as `{"$binary":{"base64":"…","subType":"00"}}`. Also read from `{"$uuid":"…"}`, and
-/// from `{"$binary":"…","$type":"00"}`, as MongoDB wrote it up to version 4.0.
+/// Bytes, written as `{"$binary":{"base64":"…","subType":"00"}}`. `{"$uuid":"…"}` and
+/// `{"$binary":"…","$type":"00"}`, the form of MongoDB up to version 4.0, are accepted too.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Binary {
-    /// What kind of bytes: 0 is any, 4 is a UUID.
+    /// The kind of bytes: 0 is generic, 4 is a UUID.
     pub subtype: u8,
     /// The bytes.
     pub bytes: Vec<u8>,
@@ -53,7 +54,7 @@ impl ObjectId {
         Self(bytes)
     }
 
-    /// Reads 24 hexadecimal digits; `None` if the text is anything else.
+    /// Parses 24 hexadecimal digits. `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 24 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
@@ -72,7 +73,7 @@ impl ObjectId {
 }
 
 impl DateTime {
-    /// Makes a date from milliseconds since the epoch.
+    /// Creates a date from milliseconds since the epoch.
     pub fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
@@ -82,7 +83,7 @@ impl DateTime {
         self.0
     }
 
-    /// Returns the time, or `None` if this machine cannot count that far.
+    /// Returns the time, or `None` if `SystemTime` cannot represent it.
     pub fn to_system_time(self) -> Option<SystemTime> {
         let distance = Duration::from_millis(self.0.unsigned_abs());
         match self.0 < 0 {

@@ -34,7 +34,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The error of nearly all calls in this crate.
 ///
-/// The variant says where a call failed. The predicates answer what a caller wants to know:
+/// The variant says where a call failed. The predicates say what the caller can do:
 ///
 /// | | [`is_retryable`](Self::is_retryable) | [`needs_login`](Self::needs_login) | [`is_ambiguous`](Self::is_ambiguous) | [`status`](Self::status) |
 /// | --- | --- | --- | --- | --- |
@@ -145,7 +145,7 @@ pub enum LocalState {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DecodeError {
-    /// What was being decoded, such as "the log-in answer".
+    /// What was parsed, such as "the log-in response".
     pub what: Cow<'static, str>,
     /// What was expected and what was seen. Never the text itself, which may contain a secret.
     pub reason: String,

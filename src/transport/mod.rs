@@ -14,22 +14,22 @@ use crate::deadline::Deadline;
 use crate::error::TransportError;
 use crate::secret::{Body, Secret};
 
-/// How requests reach the backend.
+/// Sends requests to the backend.
 ///
-/// [`UreqTransport`] is what a session uses unless
-/// [`SessionBuilder::transport`](crate::SessionBuilder::transport) names another, such as one that
-/// records or scripts answers in a test. Closures are transports.
+/// A session uses [`UreqTransport`] unless
+/// [`SessionBuilder::transport`](crate::SessionBuilder::transport) sets another one, such as a
+/// transport that records requests or returns scripted responses in a test. Closures are transports.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends the request once and returns the whole answer, whatever its status, by
+    /// Sends a request once and returns its complete response, whatever the status, by
     /// [`Request::deadline`].
     ///
     /// # Errors
-    /// If no whole answer came back; [`TransportError::may_have_arrived`] must be true unless it
-    /// is certain that the backend did not see the request.
+    /// If no complete response arrived. [`TransportError::may_have_arrived`] must be `true` unless
+    /// it is certain that the backend did not receive the request.
     fn send(&self, request: &Request) -> Result<Response, TransportError>;
 
-    /// Checks, without network, that requests to this base URL can be sent as they are to be:
-    /// called when a session is opened. Defaults to no objection.
+    /// Checks, without network, that requests to a base URL can be sent. Called when a session is
+    /// opened. By default every URL is accepted.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config), which
@@ -39,8 +39,8 @@ pub trait Transport: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Ends the requests that are under way, since the session was shut down: nobody waits for
-    /// them any more. Defaults to nothing; then each ends with its answer or by its deadline.
+    /// Aborts the requests in progress, because the session was shut down. By default they end with
+    /// their response or at their deadline.
     fn shut_down(&self) {}
 }
 
@@ -53,7 +53,7 @@ where
     }
 }
 
-/// The HTTP methods the protocol uses.
+/// The HTTP methods that the protocol uses.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Method {
     /// `DELETE`
@@ -66,7 +66,7 @@ pub enum Method {
     Put,
 }
 
-/// A request, ready to be sent. `Debug` shows neither token nor body.
+/// A request. `Debug` shows neither token nor body.
 #[derive(Clone)]
 pub struct Request {
     pub(crate) method: Method,
@@ -82,7 +82,7 @@ pub struct Request {
     pub(crate) basic: Option<Secret>,
 }
 
-/// An answer. `Debug` shows no body.
+/// A response. `Debug` shows no body.
 #[derive(Clone, Default)]
 pub struct Response {
     status: u16,
@@ -132,29 +132,29 @@ impl Request {
         &self.url
     }
 
-    /// Returns the token that goes into the `Authorization` header, after `Bearer `.
+    /// Returns the token for the `Authorization` header, after `Bearer `.
     pub fn bearer(&self) -> Option<&str> {
         self.bearer.as_ref().map(Secret::expose)
     }
 
-    /// Returns the body, which is JSON. Without one no `Content-Type` is sent either: Flowerbase
-    /// refuses an empty body that claims to be JSON.
+    /// Returns the body, which is JSON. A request without a body has no `Content-Type`, because
+    /// Flowerbase rejects an empty JSON body.
     pub fn body(&self) -> Option<&[u8]> {
         self.body.as_ref().map(|body| &body[..])
     }
 
-    /// Returns the moment by which the answer must be whole.
+    /// Returns the deadline for the complete response.
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    /// Returns how many bytes the body of a successful answer may have. Of any other answer
-    /// [`UreqTransport`] keeps the first 1 MiB.
+    /// Returns the largest body of a successful response, in bytes. [`UreqTransport`] keeps the first
+    /// 1 MiB of any other response.
     pub fn max_answer(&self) -> u64 {
         self.limit
     }
 
-    /// Tells whether a connection that was used before must not be used, since one just broke.
+    /// Returns `true` if a new connection must be used, because an idle one just broke.
     pub fn wants_fresh_connection(&self) -> bool {
         self.fresh
     }
@@ -165,13 +165,13 @@ impl Response {
     pub(crate) const HEADERS: [&'static str; 4] =
         ["content-type", "date", "location", "retry-after"];
 
-    /// Makes an answer with a status and a body.
+    /// Creates a response with a status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, body: body.into().into(), ..Self::default() }
     }
 
-    /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; nothing
-    /// else is ever looked at.
+    /// Adds a header. Only `Content-Type`, `Date`, `Location` and `Retry-After` are kept; the session
+    /// uses no others.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
         if let Some(name) = Self::HEADERS.iter().find(|kept| kept.eq_ignore_ascii_case(name)) {
@@ -185,7 +185,7 @@ impl Response {
         self.status
     }
 
-    /// Returns a header, by its name in any case.
+    /// Returns a header by its case-insensitive name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(kept, _)| kept.eq_ignore_ascii_case(name))?;
         Some(value)

@@ -55,13 +55,12 @@ const MAX_IDLE_CONNECTIONS: usize = 64;
 /// The timeout of an attempt to connect, and of the look-up before it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends requests with ureq: https with rustls, proxies from the environment except for loopback,
-/// connections kept for 10 s. Cloning shares the connections.
+/// Sends requests with ureq. Clones share its connections, which stay open for 10 s without a request.
 ///
-/// The environment's `https_proxy` is for https, `http_proxy` for plain http, `all_proxy` for what
-/// has none of its own; `no_proxy` names hosts with all below them, addresses and blocks of them
-/// that are reached directly. Capital letters do as well. A proxy that cannot be used, such as one
-/// that speaks SOCKS, is an error and not a reason to go without.
+/// https uses rustls. Requests use the proxies in the environment, except to loopback: `https_proxy`
+/// for https, `http_proxy` for plain http, and `all_proxy` for both. `no_proxy` lists exceptions:
+/// hosts including their subdomains, addresses, and blocks of addresses. Upper-case names work too.
+/// An unusable proxy, such as a SOCKS proxy, is an error; requests are never sent without it.
 #[derive(Clone)]
 pub struct UreqTransport {
     agent: Agent,
@@ -75,7 +74,7 @@ pub struct UreqTransport {
     is_shut: Arc<AtomicBool>,
 }
 
-/// Describes a [`UreqTransport`]; begun by [`UreqTransport::builder`].
+/// Builds a [`UreqTransport`]; created by [`UreqTransport::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct UreqTransportBuilder {
     proxies: Result<Proxies, String>,
@@ -84,40 +83,40 @@ pub struct UreqTransportBuilder {
 }
 
 impl UreqTransportBuilder {
-    /// Sends everything through this proxy, such as `http://user:password@proxy.example.org:8080`, but for
-    /// what goes to this machine; the environment does not count. Defaults to what the environment
-    /// says.
+    /// Uses this proxy for all requests except to loopback, and ignores the environment. For example
+    /// `http://user:password@proxy.example.org:8080`. Defaults to the proxies in the environment.
     pub fn proxy(mut self, url: &str) -> Self {
         self.proxies = Proxies::one(url);
         self
     }
 
-    /// Uses no proxy, whatever the environment says.
+    /// Uses no proxy, and ignores the environment.
     pub fn no_proxy(mut self) -> Self {
         self.proxies = Ok(Proxies::none());
         self
     }
 
-    /// Trusts the certificates in this text (PEM) and no others: those of an authority of your own.
-    /// Defaults to the authorities that Mozilla trusts.
+    /// Trusts only the root certificates in this PEM text, such as that of a private certificate
+    /// authority. Defaults to the authorities that Mozilla trusts.
     #[cfg(feature = "tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots = Roots::Pem(pem.into());
         self
     }
 
-    /// Trusts what this machine trusts, such as the authorities that a company has installed on it.
+    /// Uses the operating system's certificate store, which may include authorities that a company
+    /// has installed.
     #[cfg(feature = "platform-verifier")]
     pub fn platform_verifier(mut self) -> Self {
         self.roots = Roots::Platform;
         self
     }
 
-    /// Makes the transport.
+    /// Creates the transport.
     ///
     /// # Errors
-    /// [`Error::Config`] if the proxy cannot be used, or if there is no certificate in the text. A
-    /// proxy of the environment is checked when a session is opened, which may not need it.
+    /// [`Error::Config`] if the proxy cannot be used, or if the text has no certificate. A proxy in
+    /// the environment is checked when a session is opened that needs it.
     pub fn build(self) -> Result<UreqTransport> {
         let proxies = self.proxies.map_err(|reason| Error::config("the proxy", reason))?;
         #[cfg(feature = "tls")]
@@ -131,13 +130,13 @@ impl UreqTransportBuilder {
 }
 
 impl UreqTransport {
-    /// Makes a transport with its own connections, proxies from the environment, and trust in the
-    /// authorities that Mozilla trusts.
+    /// Creates a transport with its own connections, which uses the proxies in the environment and
+    /// trusts the authorities that Mozilla trusts.
     pub fn new() -> Self {
         Self::with(environment(), |config| config)
     }
 
-    /// Begins to describe a transport with other settings.
+    /// Creates a builder for a transport with other settings.
     pub fn builder() -> UreqTransportBuilder {
         UreqTransportBuilder {
             proxies: Ok(environment()),
