@@ -53,6 +53,11 @@ fn with_environment(url: &str, variables: &[(&str, &str)]) -> String {
 #[test]
 fn child() {
     let Ok(url) = std::env::var("KEYFOB_TEST_URL") else { return };
+    if url == "ureq" {
+        let proxy = ureq::Proxy::try_from_env();
+        println!("OUTCOME {:?}", proxy.map(|proxy| proxy.uri().to_string()));
+        return;
+    }
     println!("OUTCOME {}", log_in(builder(&url)));
 }
 
@@ -192,4 +197,17 @@ fn proxy_errors_have_sent_nothing() {
         assert_eq!(error.is_retryable(), kind == Connect);
         assert!(!error.is_ambiguous() && !trouble.may_have_arrived());
     }
+}
+
+/// Why keyfob has a rule of its own. If this fails, ureq's may be used.
+#[test]
+fn ureq_rule_is_unsafe() {
+    // A proxy that it cannot use is ignored, so that requests are sent without it.
+    assert_eq!(with_environment("ureq", &[("HTTPS_PROXY", "ftp://proxy.invalid")]), "None");
+    // One for https is used for http, too.
+    let outcome = with_environment("ureq", &[("HTTPS_PROXY", "http://proxy.invalid:1")]);
+    assert!(outcome.contains("proxy.invalid"), "{outcome}");
+    // In a CGI program any client can choose the proxy.
+    let cgi = [("HTTP_PROXY", "http://evil.invalid:1"), ("REQUEST_METHOD", "GET")];
+    assert!(with_environment("ureq", &cgi).contains("evil.invalid"));
 }

@@ -1,4 +1,4 @@
-//! Commits: all or nothing, in one order, decided on the newest state.
+//! Tests of commits: atomic, in one order, decided on the newest state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -36,7 +36,7 @@ pub(super) fn commit_is_visible_to_all_at_once(place: &dyn StoreFactory) {
             assert_eq!(*get(store, &name).unwrap(), user(&name, round));
             assert_eq!(names(store).len() as u64, round + 1);
             assert_eq!(number(store), round);
-            // There may be a copy of it in the next round.
+            // In the next round the handle may have a cached copy.
             assert_eq!(get(store, "ada").unwrap().epoch, round);
         }
     }
@@ -172,7 +172,7 @@ pub(super) fn reads_never_return_older_state(place: &dyn StoreFactory) {
             }
         });
         scope.spawn(|| {
-            // What one handle has seen, another one does not go behind, unless reads may be stale.
+            // Without staleness, no handle returns an older state than another one has returned.
             let stores = [place.open(), place.open()];
             let (mut all, mut each) = (0, [0; 2]);
             for (handle, store) in stores.iter().enumerate().cycle() {
@@ -228,7 +228,7 @@ pub(super) fn concurrent_commits_lose_nothing(place: &dyn StoreFactory) {
     assert_eq!(get(&*store, "shared").unwrap().epoch, 1 + total);
 }
 
-/// The bound that a store declares is no longer than the one that the factory promises.
+/// The staleness that the store declares is at most that of the factory.
 pub(super) fn declared_staleness_is_within_bound(place: &dyn StoreFactory) {
     let (declared, bound) = (place.open().staleness(), place.staleness());
     assert!(declared <= bound, "{declared:?} is declared, at most {bound:?} is expected");

@@ -1,4 +1,4 @@
-//! Events: each one once, in the order of commits, and known when they are lost.
+//! Tests of events: each exactly once, in the order of commits, and lost ones reported.
 
 use crate::Event;
 use crate::store::Change;
@@ -44,7 +44,7 @@ pub(super) fn events_of_commit_stay_together(place: &dyn StoreFactory) {
 
 pub(super) fn events_before_log_are_lagged(place: &dyn StoreFactory) {
     let store = place.open();
-    // How many are remembered is the store's own matter; it is 64 at least, and it ends.
+    // The store decides how many commits it logs: at least 64, and not without limit.
     let mut last = 0;
     while last < 64 || !store.recent(Some(0), soon()).unwrap().lagged {
         last = commit(&*store, &[Change::Emit(switched(&last.to_string()))]);

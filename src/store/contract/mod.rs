@@ -1,21 +1,21 @@
-//! The laws of [`Store`] as a test suite, for whoever writes a store.
+//! A conformance test suite for implementations of [`Store`].
 //!
 //! ```
 //! use keyfob::store::{MemoryStore, Store, contract};
 //!
-//! // Each law is held against a place of its own, which it opens any number of times.
+//! // Each test gets an empty store of its own, which it opens any number of times.
 //! contract::check_all(&|| {
-//!     let place = MemoryStore::new();
-//!     Box::new(move || Box::new(place.clone()) as Box<dyn Store>)
+//!     let store = MemoryStore::new();
+//!     Box::new(move || Box::new(store.clone()) as Box<dyn Store>)
 //! });
 //! ```
 //!
-//! A store whose reads may be [stale](Store::staleness) is tested through a [`StoreFactory`] of its
-//! own, which says for how long. The tests wait that long before they read through another handle.
+//! If reads of a store may be [stale](Store::staleness), implement [`StoreFactory`] for it and return
+//! the largest staleness there. The tests wait that long before they read through another handle.
 //!
-//! What a kill or a power cut leaves is not looked at here: only the store knows how to.
+//! The suite does not test kills and power cuts, which depend on the store.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a law that is broken panics")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test panics")]
 
 mod commits;
 mod events;
@@ -28,13 +28,14 @@ use std::time::Duration;
 
 use crate::store::Store;
 
-/// Where a store lives: it can be opened any number of times, also at the same time, and all who
-/// open it share what is in it. It begins empty.
+/// Opens handles of one store, which is empty at first. Several handles may be open at the same time,
+/// and all share the content.
 pub trait StoreFactory: Sync {
-    /// Opens the store.
+    /// Opens a handle.
     fn open(&self) -> Box<dyn Store>;
 
-    /// How old a read through another handle may be, at most. Defaults to zero.
+    /// Returns the largest age of a state that a read through another handle returns. Defaults to
+    /// zero.
     fn staleness(&self) -> Duration {
         Duration::ZERO
     }
@@ -46,20 +47,20 @@ impl<F: Fn() -> Box<dyn Store> + Sync> StoreFactory for F {
     }
 }
 
-/// One law.
+/// A requirement of [`Store`] and its test.
 pub struct Requirement {
-    /// What it says.
+    /// The name of the test.
     pub name: &'static str,
     check: fn(&dyn StoreFactory),
 }
 
 impl Requirement {
-    /// Holds the store in an empty place to the law.
+    /// Runs the test on an empty store.
     ///
     /// # Panics
-    /// If it is broken.
-    pub fn check(&self, place: &dyn StoreFactory) {
-        (self.check)(place);
+    /// If the store does not meet the requirement.
+    pub fn check(&self, store: &dyn StoreFactory) {
+        (self.check)(store);
     }
 }
 
@@ -69,14 +70,15 @@ impl fmt::Debug for Requirement {
     }
 }
 
-macro_rules! laws {
-    ($($group:ident::$law:ident;)*) => {
-        /// All laws, each to be held against a place of its own.
-        pub const REQUIREMENTS: &[Requirement] = &[$(Requirement { name: stringify!($law), check: $group::$law }),*];
+macro_rules! requirements {
+    ($($group:ident::$test:ident;)*) => {
+        /// All requirements, each to be tested on a store of its own.
+        pub const REQUIREMENTS: &[Requirement] =
+            &[$(Requirement { name: stringify!($test), check: $group::$test }),*];
     };
 }
 
-laws! {
+requirements! {
     commits::new_store_is_empty;
     commits::commit_is_visible_to_all_at_once;
     commits::current_user_and_location_are_set_and_cleared;
@@ -124,14 +126,13 @@ laws! {
     waiting::refresh_locks_exclude_threads;
 }
 
-/// Holds a store to all laws, each time in a new and empty place. It prints their names, takes
-/// some seconds, and is for tests.
+/// Runs all tests, each on a new store from `empty`, and prints their names. This takes some seconds.
 ///
 /// # Panics
-/// If a law is broken: the last name that was printed is that law's.
+/// If the store does not meet a requirement, whose name was printed last.
 pub fn check_all(empty: &dyn Fn() -> Box<dyn StoreFactory>) {
-    for law in REQUIREMENTS {
-        println!("{}", law.name);
-        law.check(&*empty());
+    for requirement in REQUIREMENTS {
+        println!("{}", requirement.name);
+        requirement.check(&*empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What the laws share: users, and short ways to commit and to read.
+//! Helpers of the tests: users, commits and reads.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,28 +11,28 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
-/// Waits until every handle of the place must see what was committed so far.
+/// Waits until every handle must see the commits so far.
 pub(super) fn catch_up(place: &dyn StoreFactory) {
     thread::sleep(place.staleness());
 }
 
-/// Opens a handle that must see what was committed so far.
+/// Opens a handle that must see the commits so far.
 pub(super) fn reopen(place: &dyn StoreFactory) -> Box<dyn Store> {
     catch_up(place);
     place.open()
 }
 
-/// A deadline that no test should meet.
+/// A deadline that no test should reach.
 pub(super) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-/// A deadline for what must not have to wait: enough for a server, and soon over.
+/// A deadline for an operation that must not wait: enough for a server, and short.
 pub(super) fn brief() -> Deadline {
     Deadline::after(Duration::from_millis(250))
 }
 
-/// A deadline that has passed: what is asked for is tried once.
+/// A deadline that has passed: an operation is tried once.
 pub(super) fn now() -> Deadline {
     Deadline::after(Duration::ZERO)
 }
@@ -46,7 +46,7 @@ pub(super) fn token(secret: &str) -> String {
     format!("e30.{}.{secret}", URL_SAFE_NO_PAD.encode(r#"{"exp":4000000000,"iat":1000}"#))
 }
 
-/// A logged-in user, used and created by the commit `number`, with `secret` in both tokens.
+/// A logged-in user, created and last used by the commit `number`, with `secret` in both tokens.
 pub(super) fn user_with(name: &str, number: u64, secret: &str) -> StoredUser {
     let record = json!({
         "id": name,
@@ -75,7 +75,7 @@ pub(super) fn logged_out(mut user: StoredUser) -> StoredUser {
     user
 }
 
-/// A profile of about so many bytes, in `unknown_fields`, where it survives as it is.
+/// A user with about so many bytes in `unknown_fields`, which are stored unchanged.
 pub(super) fn padded(mut user: StoredUser, bytes: usize) -> StoredUser {
     user.unknown_fields.insert("padding".into(), "p".repeat(bytes).into());
     user
@@ -89,7 +89,7 @@ pub(super) fn commit(store: &dyn Store, changes: &[Change]) -> u64 {
     store.commit(soon(), &mut |_| Ok(changes.to_vec())).unwrap()
 }
 
-/// Commits what the number of the commit makes of it.
+/// Commits changes that depend on the number of the commit.
 pub(super) fn commit_numbered(store: &dyn Store, make: impl Fn(u64) -> Vec<Change>) -> u64 {
     store.commit(soon(), &mut |tables| Ok(make(tables.number()))).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Users: as they were written, whatever is in them, and in their order.
+//! Tests of users: stored unchanged, whatever their content, and listed in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ pub(super) fn users_are_ordered_by_creation(place: &dyn StoreFactory) {
         log_in(&*store, name);
     }
     assert_eq!(names(&*store), ["zoe", "ada", "mia"]);
-    // A new log-in of a known user keeps its place.
+    // Another log-in of a user does not change its position.
     let mut again = user("zoe", 1);
     again.last_used_commit = 4;
     commit(&*store, &[put(again)]);
@@ -26,7 +26,7 @@ pub(super) fn users_are_ordered_by_creation(place: &dyn StoreFactory) {
     assert_eq!(names(&*reopen(place)), ["ada", "mia"]);
 }
 
-/// So many users that no store lists all of them at once.
+/// A number of users that no store lists in one page.
 const MANY: u64 = 600;
 
 fn many(number: u64) -> String {
@@ -34,12 +34,12 @@ fn many(number: u64) -> String {
 }
 
 fn put_many(store: &dyn Store) {
-    // The first ones have the same `created_commit`, so that the order is by `id`.
+    // The first users have the same `created_commit`, so that they are ordered by `id`.
     let record = |number: u64| put(padded(user(&many(number), number.max(50)), 10_000));
     commit(store, &(0..MANY).map(record).collect::<Vec<_>>());
 }
 
-/// Returns who comes after a user, at once.
+/// Returns the page after a user.
 fn page_after(store: &dyn Store, last: Option<&StoredUser>) -> Vec<Arc<StoredUser>> {
     store.users_after(last.map(|last| (last.created_commit, &last.id)), soon()).unwrap()
 }
@@ -55,7 +55,7 @@ pub(super) fn listing_shows_each_user_once(place: &dyn StoreFactory) {
         let Some(end) = page.last() else { break };
         shown.extend(page.iter().map(|user| user.id.to_string()));
         pages += 1;
-        // The last one that was shown goes, every other one of the next too, the rest are used.
+        // Remove the last user that was listed and every other one of the next, and use the rest.
         let number = shown.len() as u64;
         let mut changes = vec![Change::Remove(end.id.clone())];
         for number in number..(number + 40).min(MANY) {
@@ -213,7 +213,7 @@ pub(super) fn users_beyond_snapshot_are_found(place: &dyn StoreFactory) {
         assert_eq!(names(store), (1..=USERS).map(name).collect::<Vec<_>>());
         assert_eq!(last_used(store, &[]), Some(name(USERS)));
     }
-    // From the last one to the first: the order of use is known beyond what is at hand.
+    // Remove all users from the last one on: the order of use must include users beyond the snapshot.
     for number in (2..=USERS).rev().step_by(10) {
         let gone: Vec<_> =
             (number..=USERS).map(|number| Change::Remove(id(&name(number)))).collect();

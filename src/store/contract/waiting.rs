@@ -1,4 +1,4 @@
-//! Waiting: who waits for whom, how long, and who has a flight.
+//! Tests of waiting, deadlines and refresh locks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use crate::{Deadline, StoreError, StoreErrorKind};
 use super::StoreFactory;
 use super::tools::*;
 
-/// How long a commit stays inside its decision, should somebody wait for it who must not.
+/// How long a decision takes if another thread waits for it by mistake.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs `meanwhile` while a commit of another thread is inside its decision.
+/// Runs `meanwhile` during the decision of another thread's commit.
 fn during_a_decision(place: &dyn StoreFactory, meanwhile: impl FnOnce()) {
     let (inside, is_inside) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
@@ -53,7 +53,7 @@ pub(super) fn reads_continue_during_decision(place: &dyn StoreFactory) {
     assert_eq!(names(&*store), ["ada", "slow"]);
 }
 
-/// Tells whether somebody waited for 100 ms, on a machine that may be busy.
+/// Returns `true` if a wait took about 100 ms, on a machine that may be busy.
 fn assert_patience(waited: Duration) {
     assert!((100..5_000).contains(&waited.as_millis()), "{waited:?}");
 }
@@ -97,7 +97,7 @@ pub(super) fn commit_timeout_is_busy(place: &dyn StoreFactory) {
 
 pub(super) fn passed_deadline_tries_once(place: &dyn StoreFactory) {
     let store = place.open();
-    // One try may fail if the store is on a server that is slow just then.
+    // One attempt may fail if the store is on a server that is slow at that moment.
     let tries = 0..50;
     let put_ada = || store.commit(now(), &mut |_| Ok(vec![put(user("ada", 1))]));
     assert!(tries.clone().any(|_| put_ada().is_ok()));
@@ -130,7 +130,7 @@ pub(super) fn panic_releases_refresh_lock(place: &dyn StoreFactory) {
 pub(super) fn refresh_lock_can_be_sent_to_threads(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     let flight = try_flight(&*one, "ada");
-    // Neither the handle nor the thread that took it matters.
+    // Neither the handle nor the thread that acquired it matters.
     drop(one);
     assert!(try_flight(&*other, "ada").is_none());
     thread::scope(|scope| {
@@ -160,14 +160,14 @@ pub(super) fn refresh_lock_allows_commits_and_reads(place: &dyn StoreFactory) {
     assert!(reopen(place).user(&id("ada"), brief()).unwrap().is_some());
 }
 
-/// Whoever gets the lock sees what its last holder stored, however stale other reads may be.
+/// A new holder of the lock sees the commits of the previous one, however stale other reads may be.
 pub(super) fn lock_refresh_shows_newest_commits(place: &dyn StoreFactory) {
     let (one, other) = (place.open(), place.open());
     log_in(&*one, "ada");
     catch_up(place);
     for epoch in 2..10 {
         let (this, next) = if epoch % 2 == 0 { (&one, &other) } else { (&other, &one) };
-        // Read before, so that there may be a copy of it.
+        // Read it before, so that the handle may have a cached copy.
         assert!(get(&**next, "ada").is_some());
         let lock = this.lock_refresh(&id("ada"), soon()).unwrap();
         let mut refreshed = user("ada", 1);
