@@ -140,7 +140,7 @@ fn first_commit_creates_key() {
     assert_eq!(other.current(soon()).unwrap(), Some(ada()));
     log_in(&other);
     assert_eq!(open().current(soon()).unwrap(), Some(ada()));
-    // With the key lost, what is sealed with it is no empty store.
+    // Without the key an encrypted store is not treated as an empty one.
     std::fs::remove_file(&key).unwrap();
     let error = open_with_file(&data, &key).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);
@@ -198,7 +198,7 @@ fn unusable_key_file_is_named() {
         set_mode(&key, 0o640);
         refused(StoreErrorKind::Access, "(mode 0640), make it private with `chmod 600`");
         set_mode(&key, 0o600);
-        // Whoever opens a pipe to read it waits for somebody to write.
+        // Opening a pipe for reading would wait for its writer.
         std::fs::remove_file(&key).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
         refused(StoreErrorKind::Access, "the key is not a file");
@@ -243,7 +243,7 @@ fn concurrent_processes_agree_on_key() {
     for _ in 0..5 {
         let dir = Dir::new();
         let key = dir.path().join("root/key");
-        // Each seals a store of its own, so that none is told by the others' store.
+        // Each encrypts a store of its own, so that no process finds the key through another store.
         let stores: Vec<_> = (0..8).map(|app| dir.path().join(format!("root/app-{app}"))).collect();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let start = |store: &PathBuf| spawn_child(&[&text(store), &text(&key)]);

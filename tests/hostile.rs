@@ -19,7 +19,7 @@ use keyfob::{
 use serde_json::{Value, json};
 use support::*;
 
-/// A server that reads a request and writes whatever it is told, then closes. What it reads is kept.
+/// A server that reads a request, records it, writes the given bytes, and closes the connection.
 #[derive(Clone)]
 struct Raw {
     url: String,
@@ -214,7 +214,7 @@ fn non_http_response_is_retryable() {
                 let error = Error::Transport(error);
                 assert!(error.is_retryable() && error.is_ambiguous(), "{shown}: {error:?}");
             }
-            // Read in the most literal way, it is an answer.
+            // By a literal reading of the standard this is a response.
             Ok(42) | Err(Error::Decode(_) | Error::Server(_)) => {}
             other => panic!("{shown}: {other:?}"),
         }
@@ -399,7 +399,7 @@ fn invalid_tokens_are_never_stored() {
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
 }
 
-/// Ids that mean something to a path, to a terminal or to whoever compares them.
+/// Ids with a meaning in a path, on a terminal or in comparisons.
 const IDS: [&str; 26] = [
     "..",
     ".",

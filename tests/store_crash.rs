@@ -215,7 +215,7 @@ fn killed_processes_see_complete_commits_only() {
     println!("{} kills, {sum} commits", kills.load(Ordering::Relaxed));
 }
 
-/// Takes the flight again and again, and leaves a mark inside it that must stay its own.
+/// Acquires the refresh lock repeatedly, and writes a mark that no other holder may change.
 fn fly(store: &dyn Store, dir: &Path) {
     let (witness, mine) = (dir.join("witness"), std::process::id().to_string());
     loop {

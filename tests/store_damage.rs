@@ -208,7 +208,7 @@ fn both_small_files_lost_loses_nothing(dir: Dir) {
         let newest = number(&dir.open());
         let store = copied.open();
         assert_eq!(number(&store), newest);
-        // What was told before is gone with the snapshot, and that is told.
+        // The events are lost with the snapshot, and the reader is reported to have lagged.
         assert!(store.recent(Some(newest - 1), soon()).unwrap().lagged);
         assert_eq!(use_it(&copied, &all, &format!("{way:?}")), Outcome::Whole);
     }
@@ -237,7 +237,7 @@ fn harm_database(dir: &Dir, all: &[String], file: &str, way: Harm) -> Outcome {
     if let Outcome::Refused(kept) = &outcome {
         assert!(kept.to_string_lossy().ends_with(".damaged"), "{what}: {kept:?}");
         assert!(kept.is_dir(), "{what}: {kept:?}");
-        // Asked again it says the same, and never begins anew.
+        // A second attempt gives the same result, and never creates a new store.
         assert_eq!(use_it(&copied, all, &what), outcome, "{what}");
         recover(&copied, all, &what, kept);
     }
@@ -728,7 +728,7 @@ fn read_during_commit_is_never_older() {
     assert_eq!(number(&early), 1);
     log_in(&late, "eve");
     commit(&late, &[Change::Current(None), Change::Remove(id("ada"))]);
-    // The snapshot is lost, which costs nothing by itself, and somebody begins to write.
+    // The snapshot is lost, which loses no users, and a writer starts.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     let (count, database) = generation(&dir.data());
     set_generation(&dir.data(), count + 1, database);

@@ -70,7 +70,7 @@ enum Kept {
     Clear,
     #[cfg(feature = "encryption")]
     Sealed,
-    /// In the clear before, and sealed by who opens it.
+    /// Unencrypted before, and converted by the process that opens it.
     #[cfg(feature = "encryption")]
     SealedNow,
 }
@@ -191,8 +191,7 @@ fn touch(store: &dyn Store) -> u64 {
     commit_numbered(store, |number| vec![Change::Location(Some(format!("location {number}")))])
 }
 
-/// A session whose backend knows everybody by the name they log in with, and remembers nothing:
-/// who somebody is stands in the token.
+/// A session whose backend accepts any name and stores nothing: the token contains the user.
 fn session(store: Telling, turn: &str) -> Session {
     let token = {
         let turn = turn.to_owned();
@@ -422,8 +421,8 @@ impl Case {
         killed
     }
 
-    /// Demands that who is not logged in has no token on disk. What was never committed may lie in
-    /// an unfinished snapshot until something is.
+    /// Checks that users who are not logged in have no token on disk. A token that was never committed
+    /// may be in an unfinished snapshot until the next commit.
     fn check_traces(&self, dir: &Dir, known: &Value, is_committed: bool, what: &str) {
         let users = |state: &Value| state["users"].as_array().unwrap().clone();
         let is_here = |user: &Value| user["access_token"].is_string();
@@ -451,14 +450,14 @@ impl fmt::Debug for Case {
     }
 }
 
-/// What is in every token, and in a sealed store nowhere.
+/// A part of every token, which must not occur in an encrypted store.
 #[cfg(feature = "encryption")]
 fn hush() -> String {
     URL_SAFE_NO_PAD.encode(SECRET)
 }
 
-/// Returns where a child can be killed that made the recorded calls: from the first one that has to
-/// do with the directory. Opening to read changes nothing.
+/// Returns the points at which a child with the recorded calls can be killed, from the first call that
+/// concerns the directory. Opening a file for reading changes nothing.
 fn points(calls: &Path, data: &Path) -> Vec<Point> {
     let data = data.to_str().unwrap();
     let mut counts = HashMap::new();

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use store_support::*;
 
-/// What must be in no file of a sealed store.
+/// Text that no file of an encrypted store may contain.
 const SECRETS: &[&str] = &[
     "hunter22",
     "access-of-",
@@ -208,7 +208,7 @@ fn unfinished_first_commit_decides_nothing() {
     assert_eq!(names(&store), ["ada"]);
 }
 
-/// What a child does: it opens with the key of the byte that it is told, and goes on committing.
+/// The child of a test: opens the store with the key of the given byte, and commits repeatedly.
 #[test]
 fn child_process() {
     let Some(words) = child_words() else { return };
@@ -238,7 +238,7 @@ fn sled_of(dir: &Dir) -> sled::Db {
     sled_at(dir.data().join(format!("db.{}", generation(&dir.data()).1)))
 }
 
-/// Somebody who can write sled's checksums, and not the seal.
+/// An attacker who can write valid sled checksums, but does not have the key.
 fn forge(dir: &Dir, forge: impl FnOnce(&sled::Db)) {
     let db = sled_of(dir);
     forge(&db);
@@ -249,7 +249,7 @@ fn record_key(id: &str) -> Vec<u8> {
     [b"u/", &(id.len() as u16).to_be_bytes()[..], id.as_bytes(), &[0, 0]].concat()
 }
 
-/// Demands that a forgery is told, by a store that has nothing else to go by.
+/// Checks that a store without a snapshot reports a forgery.
 fn is_refused(dir: &Dir, what: &str) {
     let copied = dir.copy();
     std::fs::remove_file(copied.data().join("snapshot")).unwrap();
@@ -394,7 +394,7 @@ fn forged_snapshot_is_rebuilt() {
         .collect();
     forgeries.push(body[..body.len() - 1].to_vec());
     forgeries.push(body[..begin].to_vec());
-    // The same state of the same app under the same key, and one in the clear.
+    // A store with the same state, app and key, and an unencrypted one.
     let twin = two_users();
     log_in(&twin.open(), "mia");
     forgeries.push(body_of(&twin));

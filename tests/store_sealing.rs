@@ -25,7 +25,7 @@ fn expected(number: u64) -> StoredUser {
     }
 }
 
-/// Some users in the clear, more than a snapshot holds, with traces of earlier tokens.
+/// An unencrypted store with more users than a snapshot holds, and with traces of earlier tokens.
 fn in_the_clear() -> Dir {
     let dir = Dir::new();
     let store = dir.open();
@@ -75,7 +75,7 @@ fn conversion_keeps_users_and_leaves_no_plaintext() {
     }
     assert!(!dir.data().join("db.0").exists());
     is_whole(&seal(&dir));
-    // Who has no key is told, also in the middle of its life.
+    // A program without the key gets an error, even if it had the store open.
     for error in [
         dir.try_open_clear(OnDamage::Recover).unwrap_err(),
         long_lived.current(soon()).unwrap_err(),
@@ -109,7 +109,7 @@ fn key_for_new_stores_keeps_plaintext_store() {
     let store = open();
     assert!(!store.is_sealed());
     is_whole(&store);
-    // Nothing but the database tells what it is.
+    // Only the database says whether the store is encrypted.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     let store = open();
     assert!(!store.is_sealed());
@@ -139,7 +139,7 @@ fn key_for_new_stores_creates_no_key_file() {
 fn key_for_new_stores_encrypts_new_store() {
     let dir = Dir::new();
     let new = EncryptionKey::key_file().for_new_stores();
-    // The key cannot be had, so nothing is begun, least of all in the clear.
+    // Without the key no store is created, above all no unencrypted one.
     std::fs::create_dir_all(dir.data()).unwrap();
     let file = dir.data().join("key");
     std::fs::write(&file, "short").unwrap();
@@ -157,7 +157,7 @@ fn key_for_new_stores_encrypts_new_store() {
     log_in(&store, "ada");
     assert_eq!(files_with(&dir.data(), "s3cret"), NOWHERE);
     assert_eq!(dir.try_open_clear(OnDamage::Refuse).unwrap_err().kind, StoreErrorKind::Key);
-    // Nor does a sealed store become one in the clear when its key is gone.
+    // An encrypted store does not become unencrypted when its key is lost.
     std::fs::remove_file(&file).unwrap();
     let error = dir.try_open_with(&new, OnDamage::Recover).unwrap_err();
     assert!(error.to_string().contains("the file with its key is missing"), "{error}");
@@ -186,7 +186,7 @@ fn plaintext_snapshot_after_crash_is_replaced() {
         for key in [key(), key().for_new_stores()] {
             std::fs::write(&path, &old).unwrap();
             set_generation(&dir.data(), count, database);
-            // Although this snapshot is in the clear, the store is not.
+            // The snapshot is unencrypted, but the store is encrypted.
             is_whole(&dir.try_open_with(&key, OnDamage::Refuse).unwrap());
             assert_eq!(files_with(&dir.data(), "planted"), NOWHERE);
         }
@@ -244,7 +244,7 @@ fn kill_during_conversion_is_atomic() {
         assert_eq!(child.hear().as_deref(), Some("begins"));
         thread::sleep(Duration::from_micros(random.below(60_000)));
         child.kill();
-        // Both ways on: with the key it is sealed now, whatever it was; without, it is one of two.
+        // With the key the store is encrypted now. Without the key it is either of the two.
         if round % 2 == 0 {
             match dir.try_open_clear(OnDamage::Refuse) {
                 Ok(store) => {

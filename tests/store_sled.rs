@@ -15,7 +15,7 @@ use keyfob::{Deadline, Event, StoreErrorKind};
 
 use store_support::*;
 
-/// What a child of these tests does: it commits the users it is told, one a line.
+/// The child of these tests: commits one user for each line that it reads.
 #[test]
 fn child_process() {
     let Some(words) = child_words() else { return };

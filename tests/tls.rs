@@ -22,7 +22,7 @@ use support::{APP, password};
 
 type TlsStream = StreamOwned<ServerConnection, TcpStream>;
 
-/// An authority that nobody knows but who is told of it.
+/// A certificate authority that no certificate store has.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -129,7 +129,7 @@ fn truncated_tls_response_is_error() {
     let says = Arc::clone(&body);
     let (backend, _) = authority.answering(&["localhost"], false, move |stream| {
         let _ = write!(stream, "HTTP/1.1 200 OK\r\n\r\n{}", says.lock().unwrap());
-        // Without a word: anybody on the way can do that.
+        // Without a close notification: anyone on the network can do that.
         let _ = stream.sock.shutdown(std::net::Shutdown::Both);
     });
     let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
@@ -150,7 +150,7 @@ fn truncated_tls_response_is_error() {
             other => panic!("{half}: {other:?}"),
         }
     }
-    // As some servers end all their answers.
+    // Some servers end all responses like this.
     for whole in [r#"{"a":12}"#, "[12]\r\n"] {
         *body.lock().unwrap() = whole;
         let read: Value = user.functions().call("f", ()).unwrap();
@@ -280,7 +280,7 @@ fn text_without_certificates_is_rejected() {
     assert!(error.to_string().contains("no certificate"), "{error}");
 }
 
-/// The roots of this machine know nothing of an authority that was made a moment ago.
+/// The certificate store of this machine does not have a new authority.
 #[cfg(feature = "platform-verifier")]
 #[test]
 fn platform_verifier_rejects_unknown_root() {

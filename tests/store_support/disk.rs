@@ -76,7 +76,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Returns an empty disk on which a recorded process made this directory.
+    /// Returns an empty disk on which a recorded process created this directory.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),

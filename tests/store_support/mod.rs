@@ -34,7 +34,7 @@ impl Dir {
         Self::of(false)
     }
 
-    /// A directory whose store is sealed with [`key`].
+    /// A directory whose store is encrypted with [`key`].
     #[cfg(feature = "encryption")]
     pub fn sealed() -> Self {
         Self::of(true)
@@ -55,7 +55,7 @@ impl Dir {
         &self.path
     }
 
-    /// The store's own directory, made by the store.
+    /// The directory that the store creates.
     pub fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -161,7 +161,7 @@ pub fn logged_out(mut user: StoredUser) -> StoredUser {
     user
 }
 
-/// A profile of about so many bytes, in `unknown_fields`, where it survives as it is.
+/// The user with about so many bytes in `unknown_fields`, which are stored unchanged.
 pub fn padded(mut user: StoredUser, bytes: usize) -> StoredUser {
     user.unknown_fields.insert("padding".into(), "p".repeat(bytes).into());
     user
@@ -197,8 +197,7 @@ pub fn number(store: &dyn Store) -> u64 {
     store.recent(None, soon()).unwrap().number
 }
 
-/// The changes of the commit with this number. The state after it follows from the number alone:
-/// who is there, and who is logged in.
+/// The changes of the commit with this number. The state after it depends only on the number.
 pub fn step(number: u64) -> Vec<Change> {
     let mut counter = padded(user("counter", 1), (number % 5 * 1_500) as usize);
     counter.epoch = number;
@@ -215,8 +214,8 @@ pub fn step(number: u64) -> Vec<Change> {
     changes
 }
 
-/// Checks that the state is the one that [`step`] made of its number, and returns the number and
-/// whether the guest is logged in.
+/// Checks that the state is that of [`step`] for its number, and returns the number and whether the
+/// guest is logged in.
 pub fn check_steps(store: &dyn Store) -> (u64, bool) {
     let reached = number(store);
     if reached == 0 {
@@ -241,7 +240,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The answer of [`files_with`] that one hopes for.
+/// The expected result of [`files_with`].
 pub const NOWHERE: [PathBuf; 0] = [];
 
 /// The files below a directory that contain a text.
@@ -423,7 +422,7 @@ pub fn set_generation(dir: &Path, count: u64, database: u64) {
     file.write_all(&bytes).unwrap();
 }
 
-/// Puts a first line with the checksums that belong to a body before it; its head has so many bytes.
+/// Returns a snapshot file with valid checksums for a body, whose head has so many bytes.
 pub fn snapshot_file(version: &str, head: usize, body: &[u8]) -> Vec<u8> {
     let fnv1a = |bytes: &[u8]| {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {

@@ -35,7 +35,7 @@ const EVERYTHING: [&str; 4] = ["-y", "-xx", "-s", "100000000"];
 /// A system call of a traced child.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The thread that made it.
+    /// The thread that called it.
     pub thread: u32,
     pub name: String,
     /// The arguments, and the result if the line has it.
