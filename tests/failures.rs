@@ -657,7 +657,11 @@ fn suffer(
     Ok(())
 }
 
-/// Runs all cases of all operations, two operations at a time.
+/// Runs one case in so many. All would take ten minutes under Wine. What differs between systems,
+/// the files of the store, is tested elsewhere.
+const ONE_IN: usize = if cfg!(windows) { 8 } else { 1 };
+
+/// Runs the cases of all operations, two operations at a time.
 fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usize + Sync) {
     let operations = operations();
     let names: BTreeSet<_> = operations.iter().map(|operation| operation.name).collect();
@@ -670,7 +674,7 @@ fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usi
                 while let Some(operation) = operations.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let mut found = Vec::new();
                     let count = cases(&World::new(), operation, &mut found);
-                    println!("{}: {count} cases, {} wrong", operation.name, found.len());
+                    println!("{}: {count} cases / {ONE_IN}, {} wrong", operation.name, found.len());
                     // Switching asks nobody.
                     assert!(count > 0 || least > 1000 && operation.name == "switch");
                     total.fetch_add(count, Ordering::SeqCst);
@@ -695,6 +699,9 @@ fn a_failure_at_any_request_leaves_the_old_state_or_the_new_one() {
                 for lasts in [false, true] {
                     count += 1;
                     let plan = Plan { at, lasts, what };
+                    if (count + at) % ONE_IN > 0 {
+                        continue;
+                    }
                     if let Err(what) = suffer(world, operation, &states, Some(plan), None) {
                         wrong.push(format!("{}, {plan:?}: {what}", operation.name));
                     }
@@ -715,6 +722,9 @@ fn a_failure_at_any_step_into_the_store_leaves_the_old_state_or_the_new_one() {
                 for lasts in [false, true] {
                     count += 1;
                     let plan = Plan { at, lasts, what };
+                    if (count + at) % ONE_IN > 0 {
+                        continue;
+                    }
                     if let Err(what) = suffer(world, operation, &states, None, Some(plan)) {
                         wrong.push(format!("{}, {plan:?}: {what}", operation.name));
                     }
