@@ -55,7 +55,7 @@ impl Socket {
     /// Ends reads or writes or both, including those in progress in other threads. An error means
     /// that the connection has ended already.
     pub(super) fn shutdown(&self, how: Shutdown) {
-        let _ = self.0.shutdown(how);
+        system::shutdown(&self.0, how);
     }
 }
 
@@ -88,6 +88,10 @@ mod blocking {
         stream.set_write_timeout(Some(at_most.max(SHORTEST)))?;
         stream.write(bytes)
     }
+
+    pub(super) fn shutdown(stream: &Stream, how: Shutdown) {
+        let _ = stream.shutdown(how);
+    }
 }
 
 /// A shutdown wakes nobody on Windows.
@@ -112,5 +116,9 @@ mod polled {
 
     pub(super) fn write(stream: &Stream, bytes: &[u8], at_most: Duration) -> io::Result<usize> {
         stream.write(bytes, at_most)
+    }
+
+    pub(super) fn shutdown(stream: &Stream, how: Shutdown) {
+        stream.shutdown(how);
     }
 }
