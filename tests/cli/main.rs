@@ -20,6 +20,8 @@ mod modes;
 mod results;
 mod serve;
 #[cfg(target_os = "linux")]
+mod shells;
+#[cfg(target_os = "linux")]
 mod signals;
 mod store;
 #[cfg(target_os = "linux")]

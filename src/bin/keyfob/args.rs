@@ -14,6 +14,7 @@ use crate::browser::BrowserArgs;
 use crate::failure::Failure;
 use crate::json::Json;
 use crate::serve::ServeArgs;
+use crate::shell::Shell;
 use crate::unprintable::trim;
 use crate::usage::{self, Reason};
 
@@ -21,7 +22,8 @@ use crate::usage::{self, Reason};
 const LONGEST: u64 = 10 * 365 * 24 * 3600;
 
 /// The commands that open no session, each with the common options that it uses.
-const WITHOUT_SESSION: [(&str, &[&str]); 2] = [("demo", &["json"]), ("serve", &["app_id", "json"])];
+const WITHOUT_SESSION: [(&str, &[&str]); 4] =
+    [("completions", &[]), ("demo", &["json"]), ("man", &[]), ("serve", &["app_id", "json"])];
 
 /// Keeps users logged in to an App Services-compatible backend.
 #[derive(Debug, Parser)]
@@ -204,6 +206,19 @@ pub(crate) enum Command {
     /// Print changes to users, including those by other processes, until interrupted
     #[command(after_help = "JSON, with and without --json: one event a line")]
     Watch,
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = crate::shell::COMPLETIONS_HELP)]
+    Completions {
+        /// The shell: bash, zsh, fish or powershell
+        #[arg(hide_possible_values = true)]
+        shell: Shell,
+    },
+    /// Print the man page, or write it and a page for each command to a directory
+    Man {
+        /// Write keyfob.1, keyfob-login.1 and so on to this directory, which is created if need be
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// The help of commands that take the pair from a mail, the only secret that is an argument.

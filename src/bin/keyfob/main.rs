@@ -21,6 +21,7 @@ mod oidc;
 mod output;
 mod serve;
 mod session;
+mod shell;
 mod signals;
 mod store;
 #[cfg(unix)]
@@ -91,5 +92,7 @@ fn run(Cli { common, command }: Cli) -> Result<(), Failure> {
             calls::call(&session()?, &name, &arguments.arguments, out)
         }
         Command::Watch => calls::watch(&session()?, out),
+        Command::Completions { shell } => shell::completions(shell, out),
+        Command::Man { dir } => shell::man(dir.as_deref(), out),
     }
 }

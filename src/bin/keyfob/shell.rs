@@ -1,0 +1,71 @@
+//! `completions` and `man`, made from the definition of the command line.
+
+use std::io;
+use std::path::Path;
+
+use clap::{Command, ValueEnum};
+use clap_complete::aot;
+use clap_mangen::Man;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// A shell that can complete commands and options.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    #[value(name = "powershell")]
+    PowerShell,
+}
+
+/// Where the scripts go.
+pub(crate) const COMPLETIONS_HELP: &str = "\
+Bash:        keyfob completions bash > ~/.local/share/bash-completion/completions/keyfob
+Zsh:         keyfob completions zsh > DIR/_keyfob, where DIR is in $fpath
+Fish:        keyfob completions fish > ~/.config/fish/completions/keyfob.fish
+PowerShell:  keyfob completions powershell >> $PROFILE";
+
+/// Prints the script for a shell.
+pub(crate) fn completions(shell: Shell, out: &Output) -> Result<(), Failure> {
+    let shell = match shell {
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Zsh => aot::Shell::Zsh,
+        Shell::Fish => aot::Shell::Fish,
+        Shell::PowerShell => aot::Shell::PowerShell,
+    };
+    let mut script = Vec::new();
+    aot::generate(shell, &mut args::command(), "keyfob", &mut script);
+    out.text(&String::from_utf8_lossy(&script))
+}
+
+/// When the man pages were last changed.
+const MAN_DATE: &str = "2026-12-01";
+
+/// Prints the man page, or writes all pages to a directory.
+pub(crate) fn man(dir: Option<&Path>, out: &Output) -> Result<(), Failure> {
+    let mut keyfob = args::command().disable_help_subcommand(true);
+    keyfob.build();
+    let Some(dir) = dir else {
+        let mut text = Vec::new();
+        page(keyfob).render(&mut text).map_err(Failure::Output)?;
+        return out.text(&String::from_utf8_lossy(&text));
+    };
+    let cannot = |error: io::Error| {
+        Failure::Usage(format!("cannot write to {} (--dir): {error}", dir.display()))
+    };
+    std::fs::create_dir_all(dir).map_err(cannot)?;
+    let mut commands = vec![keyfob];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().cloned());
+        page(command).generate_to(dir).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+fn page(command: Command) -> Man {
+    let source = concat!("keyfob ", env!("CARGO_PKG_VERSION"));
+    Man::new(command).date(MAN_DATE).source(source).manual("User Commands")
+}
