@@ -660,6 +660,32 @@ impl Session {
         Ok(location.websocket.clone())
     }
 
+    /// Opens the store as a commit does, without changing any user: repairs what a crash left
+    /// unfinished, and finds damage that reads do not notice. With
+    /// [`OnDamage::Recover`](crate::store::OnDamage::Recover), replaces a damaged database. Blocks
+    /// for a commit.
+    ///
+    /// # Errors
+    /// [`Error::Store`](crate::Error::Store) if the store is damaged or cannot be written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> keyfob::Result<()> {
+    /// let session = keyfob::Session::builder("my-app-id", "https://example.org")
+    ///     .store(keyfob::store::MemoryStore::new())
+    ///     .open()?;
+    /// session.check_store()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check_store(&self) -> Result<()> {
+        self.within(|deadline| {
+            self.inner.store.commit(deadline, &mut |_| Ok(Vec::new()))?;
+            Ok(())
+        })
+    }
+
     /// Runs a call within the session's deadline, unless the session was shut down or the handle's
     /// token was cancelled.
     pub(crate) fn within<T>(&self, call: impl FnOnce(Deadline) -> Result<T>) -> Result<T> {

@@ -292,7 +292,7 @@ fn unusable_options_are_usage_errors() {
         ([&browser[..], &["--port", "0"]].concat(), "--port needs a number"),
         ([&browser[..], &["--port", "65536"]].concat(), "--port needs a number"),
         ([&browser[..], &["--scope", "a b"]].concat(), "--scope cannot be used"),
-        ([&browser[..], &["--client-secret-file", "/nonexistent"]].concat(), "/nonexistent"),
+        ([&browser[..], &["--client-secret-file", "hunter22"]].concat(), "--client-secret-file"),
         ([&browser[..], &["--new"]].concat(), "--new needs --anonymous"),
         ([&browser[..], &["hunter22"]].concat(), "argument"),
         (

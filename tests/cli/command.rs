@@ -155,8 +155,8 @@ pub(crate) fn assert_error(error: &Value, kind: &str, status: Value, code: Value
 
 pub(crate) fn keyfob(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyfob"));
-    for variable in ["KEYFOB_APP_ID", "KEYFOB_BASE_URL", "KEYFOB_STORE"] {
-        command.env_remove(variable);
+    for variable in ["API_KEY", "APP_ID", "BASE_URL", "STORE", "STORE_KEY_FILE"] {
+        command.env_remove(format!("KEYFOB_{variable}"));
     }
     command.args(arguments).stdin(Stdio::null());
     command

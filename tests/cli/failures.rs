@@ -1,7 +1,7 @@
 //! What fails, with which exit code, and what is said then.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
 
@@ -137,12 +137,12 @@ fn no_network_exits_with_4_and_takes_nothing_away() {
     assert_error(&error, "transport", Value::Null, Value::Null);
 
     // The store is sealed, so the backend is told of it later.
-    assert_eq!(at.json(&["logout"]), json!({"user_id": ada}));
+    assert_eq!(at.json(&["logout"]), json!({"user_id": ada, "current": guest}));
     assert_eq!(at.json(&["whoami"])["user_id"], guest, "the log-out here stands");
     let error = at.refused(4, &["remove"]);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(guest) && message.contains("removed here"), "{message}");
-    assert!(message.contains("backend could not be told"), "{message}");
+    assert!(message.contains("backend could not be notified"), "{message}");
     // With the record goes what was kept to tell the backend of the log-out.
     let error = at.refused(4, &["remove", ada]);
     let message = error["message"].as_str().unwrap();
@@ -158,6 +158,40 @@ fn a_backend_that_does_not_answer_exits_with_4_in_time() {
     let at = Place::new(&format!("http://{}", silent.local_addr().unwrap()), dir.0.clone());
     let error = at.refused(4, &["--timeout", "0.3", "login", "--anonymous"]);
     assert_error(&error, "transport", Value::Null, Value::Null);
+}
+
+#[test]
+fn web_server_is_named_as_no_backend() {
+    for (status, body) in [
+        ("404 Not Found", "<html>not here</html>"),
+        ("405 Method Not Allowed", ""),
+        ("501 Unsupported method", "<html>no</html>"),
+        ("200 OK", "{\"ok\":true}"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dir = Dir::new("web-server");
+        let at = Place::new(&format!("http://{}", listener.local_addr().unwrap()), dir.0.clone());
+        let length = body.len();
+        let response = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        // Ends with the test.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"}") && !request.starts_with(b"GET") {
+                    let mut part = [0; 4096];
+                    let read = stream.read(&mut part).unwrap();
+                    request.extend(&part[..read]);
+                }
+                stream.write_all(response.as_bytes()).unwrap();
+            }
+        });
+        let error = at.refused(1, &["login", "--anonymous"]);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("check --base-url"), "{status}: {message}");
+    }
 }
 
 #[test]
@@ -187,7 +221,7 @@ fn a_log_out_or_removal_that_was_not_begun_says_so() {
     }
     drop(lock);
     assert_eq!(at.json(&["whoami"])["user_id"], user);
-    assert_eq!(at.json(&["remove"]), json!({"user_id": user}));
+    assert_eq!(at.json(&["remove"]), json!({"user_id": user, "current": null}));
 }
 
 #[test]
@@ -201,8 +235,11 @@ fn a_log_out_that_nobody_can_be_told_of_later_says_so() {
     backend.kill();
     let error = at.refused(4, &["logout"]);
     assert_error(&error, "transport", Value::Null, Value::Null);
-    let told = format!("{} is logged out here, but the backend could not be told: ", ada.id());
-    assert!(error["message"].as_str().unwrap().starts_with(&told), "{error}");
+    let done = format!(
+        "{EMAIL} [{}] is logged out here, but the backend could not be notified: ",
+        ada.id()
+    );
+    assert!(error["message"].as_str().unwrap().starts_with(&done), "{error}");
     assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
 }
 
@@ -212,7 +249,7 @@ fn a_request_that_may_have_been_done_all_the_same_says_so() {
     let dir = Dir::new("ambiguous");
     let at = Place::new(server.base_url(), dir.0.clone());
     server.faults().add(Fault::cut_after_commit().on(Route::Register).times(2));
-    let told = "; it may have been done all the same";
+    let told = "; the backend may have done it nevertheless";
     let error = at.refused_with(4, PASSWORD, &["register", "--email", EMAIL]);
     assert_error(&error, "transport", Value::Null, Value::Null);
     assert_eq!(error["ambiguous"], true);
@@ -252,11 +289,47 @@ fn a_damaged_store_says_what_can_be_done() {
         assert!(!message.contains("OnDamage"), "{message}");
         assert_eq!(message.matches("cannot be used").count(), 1, "{message}");
         assert!(message.contains("db.0.damaged"), "{message}");
-        let advice = format!("; move {} away and log in again", data.display());
+        let advice = format!("or move {} away and log in again", data.display());
+        assert!(message.contains("; run `keyfob recover`"), "{message}");
         assert!(message.ends_with(&advice), "{message}");
     }
     fs::rename(&data, at.store.join("elsewhere")).unwrap();
     at.json(&["login", "--anonymous", "--new"]);
+}
+
+#[test]
+fn recover_continues_with_readable_users() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("recovered-store");
+    let healthy = at.json(&["recover"]);
+    assert_eq!(healthy, json!({"recovered": false, "kept": null, "users": []}));
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    let ada = at.json_with(PASSWORD, &["login", "--email", EMAIL])["user_id"].clone();
+    // With users, and later without any.
+    for users in [json!([ada]), json!([])] {
+        let damaged = at.data().join(database(&at.data()));
+        fs::write(damaged.join("db"), "garbage").unwrap();
+        at.refused(5, &["login", "--anonymous", "--new"]);
+        let recovered = at.json(&["recover"]);
+        assert_eq!((&recovered["recovered"], &recovered["users"]), (&json!(true), &users));
+        let kept = recovered["kept"].as_str().unwrap();
+        assert!(fs::exists(kept).unwrap() && kept.ends_with(".damaged"), "{kept}");
+        fs::remove_dir_all(kept).unwrap();
+        assert_eq!(at.json(&["recover"])["recovered"], false);
+        if users == json!([ada]) {
+            assert_eq!(at.json(&["call", "sum", "1", "2"]), json!({"$numberInt": "3"}));
+            at.json(&["remove"]);
+        }
+    }
+    at.json(&["login", "--anonymous", "--new"]);
+}
+
+/// The name of the database in the directory of a store.
+fn database(store: &std::path::Path) -> String {
+    let entries = fs::read_dir(store).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names = names.filter(|name| name.starts_with("db.") && !name.ends_with(".damaged"));
+    names.next().expect("a database")
 }
 
 #[test]

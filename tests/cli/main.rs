@@ -17,6 +17,7 @@ mod browser;
 mod failures;
 #[cfg(target_os = "linux")]
 mod modes;
+mod people;
 mod results;
 mod serve;
 #[cfg(target_os = "linux")]

@@ -24,7 +24,7 @@ fn the_demo_holds_and_leaves_nothing_behind() {
     assert_eq!(told.code, 0, "{told:?}");
     assert_eq!(told.stderr, "");
     assert!(told.stdout.starts_with(" 1. "), "{told:?}");
-    assert_eq!(told.stdout.lines().last(), Some("    Every step held."));
+    assert_eq!(told.stdout.lines().last(), Some("    Every step succeeded."));
     assert!(told.stdout.contains("InvalidPassword"), "{told:?}");
     assert!(!told.stdout.contains("battery"), "{told:?}");
 
@@ -126,6 +126,9 @@ fn every_command_gives_its_json() {
             "identities": [{"id": identity, "provider": "local-userpass"}],
             "profile": {"email": EMAIL},
             "custom_data": null,
+            "email": EMAIL,
+            "name": null,
+            "providers": ["local-userpass"],
         })
     );
 
@@ -146,21 +149,32 @@ fn every_command_gives_its_json() {
 
     let listed = |current: usize, users: &[(&str, &str)]| -> Value {
         let users = users.iter().enumerate();
-        users
-            .map(|(at, (id, state))| json!({"user_id": id, "state": state, "current": at == current}))
-            .collect()
+        let listed = |(at, (id, state)): (usize, &(&str, &str))| {
+            let is_ada = *id == ada_id;
+            json!({
+                "user_id": id,
+                "state": state,
+                "current": at == current,
+                "email": is_ada.then_some(EMAIL),
+                "name": null,
+                "providers": [if is_ada { "local-userpass" } else { "anon-user" }],
+            })
+        };
+        users.map(listed).collect()
     };
+    let ended = |user: &str, current: Option<&str>| json!({"user_id": user, "current": current});
     let (ada_in, guest_in) = ((&*ada_id, "logged-in"), (&*guest_id, "logged-in"));
     assert_eq!(at.json(&["users"]), listed(2, &[ada_in, guest_in, (&other_id, "logged-in")]));
     assert_eq!(at.json(&["switch", &ada_id]), json!({"user_id": ada_id}));
-    assert_eq!(at.json(&["remove", &other_id]), json!({"user_id": other_id}));
+    assert_eq!(at.json(&["remove", &other_id]), ended(&other_id, Some(&ada_id)));
     assert_eq!(at.json(&["users"]), listed(0, &[ada_in, guest_in]));
-    assert_eq!(at.json(&["logout"]), json!({"user_id": ada_id}));
+    assert_eq!(at.json(&["logout"]), ended(&ada_id, Some(&guest_id)));
     assert_eq!(at.json(&["users"]), listed(1, &[(&ada_id, "logged-out"), guest_in]));
-    assert_eq!(at.json(&["logout", &ada_id]), json!({"user_id": ada_id}), "again: nothing to do");
-    assert_eq!(at.json(&["logout", &guest_id]), json!({"user_id": guest_id}));
+    let again = at.json(&["logout", &ada_id]);
+    assert_eq!(again, ended(&ada_id, Some(&guest_id)), "nothing to do");
+    assert_eq!(at.json(&["logout", &guest_id]), ended(&guest_id, None));
     assert_eq!(at.json(&["users"]), listed(9, &[(&ada_id, "logged-out")]));
-    assert_eq!(at.json(&["remove", &ada_id]), json!({"user_id": ada_id}));
+    assert_eq!(at.json(&["remove", &ada_id]), ended(&ada_id, None));
     assert_eq!(at.json(&["users"]), json!([]));
 }
 
@@ -201,7 +215,8 @@ fn accounts_are_linked_and_deleted_and_keys_log_in_until_they_are_disabled() {
     let run = at.run(&["delete"]);
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("--yes"), "{run:?}");
-    assert_eq!(at.json(&["delete", "--yes"]), json!({"user_id": guest}));
+    assert!(run.stderr.contains(EMAIL), "{run:?}");
+    assert_eq!(at.json(&["delete", "--yes"]), json!({"user_id": guest, "current": null}));
     assert_eq!(at.json(&["users"]), json!([]));
     let error = at.refused_with(1, PASSWORD, &["login", "--email", EMAIL]);
     assert_error(&error, "server", json!(401), json!("InvalidPassword"));
@@ -217,25 +232,40 @@ fn without_json_results_are_words_on_standard_output() {
         run.stdout
     };
     assert_eq!(words(PASSWORD, &["register", "--email", EMAIL]), "registered ada@example.org\n");
-    let told = words(PASSWORD, &["login", "--email", EMAIL]);
-    let id = told.strip_prefix("logged in as ").unwrap();
-    let id = id.strip_suffix(" (local-userpass)\n").unwrap();
+    let login = words(PASSWORD, &["login", "--email", EMAIL]);
+    let ada = login.strip_prefix("logged in as ").unwrap();
+    let ada = ada.strip_suffix(" with local-userpass\n").unwrap();
+    let id = ada.strip_prefix("ada@example.org [").unwrap().strip_suffix(']').unwrap();
     let who = words("", &["whoami"]);
     assert!(who.starts_with(&format!("user      {id} (logged-in)\nidentity  local-userpass ")));
     assert!(who.ends_with("\nprofile   email: ada@example.org\n"), "{who}");
-    assert_eq!(words("", &["users"]), format!("* {id} (logged-in)\n"));
+    assert_eq!(words("", &["users"]), format!("* {ada} (local-userpass; logged-in)\n"));
     let token = words("", &["token"]);
     assert_eq!(token.trim_end(), at.json(&["token"])["access_token"], "the token alone");
-    assert_eq!(words("", &["call", "sum", "1", "2"]), "{\"$numberInt\":\"3\"}\n");
-    assert_eq!(words("", &["switch", id]), format!("{id} is current now\n"));
-    assert_eq!(words("", &["logout"]), format!("{id} is logged out\n"));
-    assert_eq!(words("", &["users"]), format!("  {id} (logged-out)\n"));
-    assert_eq!(words("", &["remove", id]), format!("{id} is removed\n"));
+    assert_eq!(words("", &["call", "sum", "1", "2"]), "3\n");
+    assert_eq!(words("", &["call", "--canonical", "sum", "1", "2"]), "{\"$numberInt\":\"3\"}\n");
+    assert_eq!(words("", &["switch", id]), format!("{ada} is the current user now\n"));
+    let guest = words("", &["login", "--anonymous"]);
+    let guest = guest.strip_prefix("logged in as ").unwrap();
+    let guest = guest.strip_suffix(" with anon-user\n").unwrap();
+    assert_eq!(
+        words("", &["logout", guest]),
+        format!("{guest} is logged out and removed; the current user is {ada}\n")
+    );
+    assert_eq!(
+        words("", &["logout"]),
+        format!("{ada} is logged out; nobody is the current user\n")
+    );
+    assert_eq!(words("", &["users"]), format!("  {ada} (local-userpass; logged-out)\n"));
+    assert_eq!(
+        words("", &["remove", id]),
+        format!("{ada} is removed; nobody is the current user\n")
+    );
     assert_eq!(words("", &["users"]), "");
 }
 
 #[test]
-fn arguments_of_a_call_are_json_or_else_strings_and_its_result_is_what_was_sent() {
+fn call_arguments_are_json_or_strings() {
     let backend = Backend::start(&[]);
     let at = backend.place("call-store");
     at.json(&["login", "--anonymous"]);
@@ -250,9 +280,9 @@ fn arguments_of_a_call_are_json_or_else_strings_and_its_result_is_what_was_sent(
         ("[1", r#""[1""#),
         ("null", "null"),
     ] {
-        let run = at.run(&["call", "echo", argument]);
+        let run = at.run(&["--json", "call", "echo", argument]);
         assert_eq!((run.code, run.stdout.trim_end()), (0, result), "{argument}: {run:?}");
-        assert_eq!(at.run(&["--json", "call", "echo", argument]).stdout, run.stdout);
+        assert_eq!(at.run(&["call", "--canonical", "echo", argument]).stdout, run.stdout);
     }
     let verbatim = at.run(&["call", "echo", "--", "--json"]);
     assert_eq!(verbatim.stdout, "\"--json\"\n");

@@ -153,7 +153,7 @@ fn serve_names_the_option_that_it_cannot_use() {
         (2, "--jwt-jwks", &["--jwt-jwks", "nope"]),
         (2, "--jwt-jwks", &["--jwt-jwks", "http://example.org/keys"]),
         (2, "--jwt-secret-file", &["--jwt-secret-file", &file]),
-        (2, "--jwt-secret-file", &["--jwt-secret-file", "/no/such/file"]),
+        (2, "--jwt-secret-file", &["--jwt-secret-file", "short-secret"]),
         (2, "--disable", &["--disable", "email"]),
         (2, "--public-url", &["--public-url", "ftp://example.org"]),
         (2, "--trusted-proxy", &["--trusted-proxy", "proxy.example.org"]),

@@ -53,10 +53,26 @@ fn fish_completes_commands_and_options() {
 }
 
 #[test]
+fn help_is_coloured_on_terminal_only() {
+    let dir = Dir::new("colours");
+    let place = Place::new("http://127.0.0.1:9", dir.0.clone());
+    for (environment, is_coloured) in [("-u NO_COLOR", true), ("NO_COLOR=1", false)] {
+        let script = format!("env {environment} TERM=xterm \"$KEYFOB\" --help; echo 'DO''NE'");
+        let terminal = Terminal::start(&place, Attached::Controlling, &["sh", "-c", &script]);
+        let shown = terminal.wait_for("DONE");
+        assert!(shown.contains("Usage:"), "{shown:?}");
+        assert_eq!(shown.contains('\u{1b}'), is_coloured, "{shown:?}");
+    }
+    assert!(!finish(keyfob(&["--help"]), "").stdout.contains('\u{1b}'));
+}
+
+#[test]
 fn powershell_script_names_every_command() {
     let script = finish(keyfob(&["completions", "powershell"]), "");
     assert_eq!((script.code, &*script.stderr), (0, ""));
-    assert!(script.stdout.starts_with("using namespace System.Management.Automation\n"));
+    assert!(
+        script.stdout.trim_start().starts_with("using namespace System.Management.Automation\n")
+    );
     for command in ["'login'", "'api-keys'", "'--anonymous'"] {
         assert!(script.stdout.contains(command), "{command}");
     }

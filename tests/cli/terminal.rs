@@ -295,3 +295,21 @@ fn new_password_is_asked_for_twice() {
         terminal.wait_for(answer);
     }
 }
+
+#[test]
+fn delete_asks_on_terminal() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("delete-store");
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let program = [env!("CARGO_BIN_EXE_keyfob"), "delete"];
+    for (answer, response, left) in [("y", "nothing was deleted", 1), ("yes", "is deleted", 0)] {
+        let mut terminal = Terminal::start(&at, Attached::Controlling, &program);
+        terminal.wait_for(EMAIL);
+        terminal.wait_for("Type yes to confirm");
+        terminal.type_in(&format!("{answer}\n"));
+        terminal.wait_for(response);
+        terminal.child.wait().unwrap();
+        assert_eq!(at.json(&["users"]).as_array().unwrap().len(), left);
+    }
+}

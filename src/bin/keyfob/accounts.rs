@@ -8,6 +8,9 @@ use crate::failure::Failure;
 use crate::input;
 use crate::output::{Output, printable};
 
+/// Where a mail is that the backend was asked for.
+const MAILS: &str = "; `keyfob serve` prints mails in its terminal and does not send them";
+
 pub(crate) fn register(
     session: &Session,
     Email { email }: &Email,
@@ -37,7 +40,7 @@ pub(crate) fn resend_confirmation(
 ) -> Result<(), Failure> {
     session.email_password().resend_confirmation(email)?;
     let what = "the backend accepted the request for another confirmation mail to";
-    out.result(&json!({}), format_args!("{what} {}", printable(email)))
+    out.result(&json!({}), format_args!("{what} {}{MAILS}", printable(email)))
 }
 
 pub(crate) fn retry_confirmation(
@@ -57,7 +60,7 @@ pub(crate) fn reset_password(
 ) -> Result<(), Failure> {
     session.email_password().send_reset(email)?;
     let what = "the backend accepted the request for a mail to reset the password to";
-    out.result(&json!({}), format_args!("{what} {}", printable(email)))
+    out.result(&json!({}), format_args!("{what} {}{MAILS}", printable(email)))
 }
 
 pub(crate) fn complete_reset(

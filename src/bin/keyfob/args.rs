@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use keyfob::Secret;
 
 use crate::browser::BrowserArgs;
+use crate::environment::{environment, text_environment};
 use crate::failure::Failure;
 use crate::json::Json;
 use crate::serve::ServeArgs;
@@ -32,8 +33,7 @@ const WITHOUT_SESSION: [(&str, &[&str]); 4] =
     version,
     after_help = "Passwords, keys and tokens to log in with are read from standard input or prompted for, never \
                   taken from arguments.\n\n\
-                  Exit codes: 0 done; 1 the backend refused; 2 usage; 3 not logged in, or the login has ended; \
-                  4 backend unreachable or out of time; 5 the store cannot be used.\n\n\
+                  Exit codes: 0 done; 1 the backend refused; 2 usage; 3 not logged in, or the login has ended; 4 backend unreachable or out of time; 5 the store cannot be used.\n\n\
                   `keyfob help COMMAND` shows the help of a command.",
     args_override_self = true,
     subcommand_required = true,
@@ -148,13 +148,14 @@ pub(crate) enum Command {
     )]
     Whoami,
     /// List all users of this store; uses no network
-    #[command(after_help = "JSON: [{\"user_id\",\"state\",\"current\"}]")]
+    #[command(
+        after_help = "JSON: [{\"user_id\",\"state\",\"current\",\"email\",\"name\",\"providers\"}]"
+    )]
     Users,
     /// Make another user the current user; uses no network
     #[command(after_help = "JSON: {\"user_id\"}")]
     Switch {
-        /// The id of the user
-        #[arg(value_name = "USER")]
+        /// The e-mail address of the user, the id, or the beginning of the id
         user: String,
     },
     /// Log a user out, by default the current user
@@ -164,22 +165,22 @@ pub(crate) enum Command {
     /// for an anonymous user: then the message and the exit code say that the backend was not notified.
     ///
     /// An anonymous user is removed: nobody can log in as that user again.
-    #[command(after_help = "JSON: {\"user_id\"}")]
+    #[command(after_help = ENDED)]
     Logout(OneUser),
     /// Remove a user from this store, by default the current user
     ///
     /// The account stays on the backend. Exit code 4 means: either the user is removed here and the backend could not
     /// be notified, or the store was busy and nothing was done. The message says which.
-    #[command(after_help = "JSON: {\"user_id\"}")]
+    #[command(after_help = ENDED)]
     Remove(OneUser),
     /// Delete the account of a user, on the backend and here; by default that of the current user
     ///
-    /// The account is deleted permanently; --yes confirms that.
-    #[command(after_help = "JSON: {\"user_id\"}")]
+    /// The account is deleted permanently. On a terminal the command asks first; otherwise --yes is required.
+    #[command(after_help = ENDED)]
     Delete {
         #[command(flatten)]
         user: OneUser,
-        /// Delete the account permanently
+        /// Do not ask: delete the account permanently
         #[arg(long)]
         yes: bool,
     },
@@ -195,17 +196,29 @@ pub(crate) enum Command {
     /// Print an access token of the current user, refreshed if it is due
     #[command(after_help = "JSON: {\"access_token\",\"expires_at\"}, in seconds since the epoch")]
     Token,
-    /// Call a function as the current user, and print its result as extended JSON
-    #[command(after_help = "JSON: the result")]
+    /// Call a function as the current user, and print its result as relaxed extended JSON
+    #[command(after_help = "JSON: the result in canonical extended JSON")]
     Call {
         /// The name of the function
         name: String,
+        /// Print canonical extended JSON, with a type for each number
+        #[arg(long)]
+        canonical: bool,
         #[command(flatten)]
         arguments: Arguments,
     },
     /// Print changes to users, including those by other processes, until interrupted
     #[command(after_help = "JSON, with and without --json: one event a line")]
     Watch,
+    /// Recover the users of a damaged store
+    ///
+    /// Continues in a new database with the users that can still be read. The damaged files are kept. Does nothing if
+    /// the store is not damaged.
+    #[command(
+        after_help = "JSON: {\"recovered\",\"kept\",\"users\"}: whether the store was damaged, where the damaged \
+                            files are, and the ids of the users"
+    )]
+    Recover,
     /// Print a script that completes commands and options in a shell
     #[command(after_help = crate::shell::COMPLETIONS_HELP)]
     Completions {
@@ -220,6 +233,10 @@ pub(crate) enum Command {
         dir: Option<PathBuf>,
     },
 }
+
+/// The help of commands after which another user may be the current user.
+const ENDED: &str =
+    "JSON: {\"user_id\",\"current\"}, the user and who is the current user now, or null";
 
 /// The help of commands that take the pair from a mail, the only secret that is an argument.
 const PAIR: &str =
@@ -299,8 +316,7 @@ pub(crate) struct Account {
 
 #[derive(Args, Debug)]
 pub(crate) struct OneUser {
-    /// The id of the user
-    #[arg(value_name = "USER")]
+    /// The e-mail address of the user, the id, or the beginning of the id
     pub(crate) user: Option<String>,
 }
 
@@ -397,14 +413,16 @@ impl Command {
 
 /// Returns the command line that is accepted.
 pub(crate) fn command() -> clap::Command {
-    let mut command = Cli::command();
+    let command = Cli::command();
     let common: Vec<_> = command.get_arguments().cloned().collect();
-    for (name, used) in WITHOUT_SESSION {
+    command.mut_subcommands(|subcommand| {
+        let name = subcommand.get_name();
+        let Some((_, used)) = WITHOUT_SESSION.iter().find(|(it, _)| *it == name) else {
+            return subcommand;
+        };
         let unused = common.iter().filter(|option| !used.contains(&option.get_id().as_str()));
-        let hidden: Vec<_> = unused.map(|option| option.clone().hide(true)).collect();
-        command = command.mut_subcommand(name, |subcommand| subcommand.args(hidden));
-    }
-    command
+        subcommand.args(unused.map(|option| option.clone().hide(true)))
+    })
 }
 
 /// Returns whether errors are wanted as JSON, for arguments that could not be parsed.
@@ -425,24 +443,24 @@ impl Common {
 
     /// Returns where the store is, from the option or the environment.
     pub(crate) fn store(&self) -> Option<PathBuf> {
-        let environment = || std::env::var_os("KEYFOB_STORE").filter(|dir| !dir.is_empty());
-        self.store.clone().or_else(|| environment().map(PathBuf::from))
+        self.store.clone().or_else(|| environment("KEYFOB_STORE").map(PathBuf::from))
+    }
+
+    /// Returns where the store is, if the option says so.
+    pub(crate) fn store_option(&self) -> Option<&Path> {
+        self.store.as_deref()
     }
 }
 
-/// An empty variable counts as not set.
 fn or_environment(option: Option<&str>, variable: &str) -> Result<Option<String>, Failure> {
-    if let Some(option) = option {
-        return Ok(Some(option.to_owned()));
+    match option {
+        Some(option) => Ok(Some(option.to_owned())),
+        None => text_environment(variable),
     }
-    let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) else {
-        return Ok(None);
-    };
-    value.into_string().map(Some).map_err(|_| Failure::Usage(format!("{variable} is not UTF-8")))
 }
 
 /// Parses a time span, fractions included.
-fn seconds(text: &str) -> Result<Duration, Reason> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, Reason> {
     match text.parse::<f64>() {
         // NaN, infinity and everything below zero are not in this range.
         Ok(seconds) if (0.0..=LONGEST as f64).contains(&seconds) => {
@@ -502,6 +520,17 @@ mod tests {
     }
 
     #[test]
+    fn manual_lists_every_command() {
+        let page = include_str!("../../manual/guide/command_line.md");
+        let (_, table) = page.split_once("\n# Commands\n").unwrap();
+        let table = table.lines().skip(1).take_while(|line| line.starts_with('|')).skip(2);
+        let listed: Vec<_> = table.map(|row| row.split('`').nth(1).unwrap()).collect();
+        let keyfob = command();
+        let commands: Vec<_> = keyfob.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(listed, commands);
+    }
+
+    #[test]
     fn definition_is_consistent() {
         command().debug_assert();
     }
@@ -525,7 +554,7 @@ mod tests {
         let line =
             ["call", "f", "1", "-2.5", "{\"z\":1,\"a\":-1}", "ada", "null", "[1", "--", "--json"];
         let Cli { command, common } = parse(&line).unwrap();
-        let Command::Call { name, arguments } = command else { panic!("{command:?}") };
+        let Command::Call { name, arguments, .. } = command else { panic!("{command:?}") };
         assert_eq!(name, "f");
         let arguments = serde_json::to_string(&arguments.arguments).unwrap();
         assert_eq!(arguments, r#"[1,-2.5,{"z":1,"a":-1},"ada",null,"[1","--json"]"#);

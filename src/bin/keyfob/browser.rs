@@ -1,7 +1,7 @@
 //! Sign-in with an identity provider: the options of `login` and `link`, and what is shown meanwhile.
 
 use std::io::{self, BufRead, IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Args;
@@ -232,13 +232,13 @@ fn is_foreground() -> bool {
     true
 }
 
-fn secret(file: &PathBuf) -> Result<Secret, Failure> {
-    let unread = |error: io::Error| {
-        Failure::Usage(format!("--client-secret-file {}: {error}", file.display()))
-    };
-    let text = std::fs::read_to_string(file).map_err(unread)?;
+/// The path is not repeated: it may be the secret itself.
+fn secret(file: &Path) -> Result<Secret, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::Usage(format!("the file in --client-secret-file cannot be read: {error}"))
+    })?;
     match trim(&text) {
-        "" => Err(Failure::Usage(format!("--client-secret-file {} is empty", file.display()))),
+        "" => Err(Failure::Usage("the file in --client-secret-file is empty".to_owned())),
         secret => Ok(Secret::new(secret)),
     }
 }

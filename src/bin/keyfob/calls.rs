@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::failure::Failure;
 use crate::json::Json;
 use crate::output::{Output, note};
+use crate::relaxed::relaxed;
 use crate::session::current;
 
 pub(crate) fn profile(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
@@ -34,11 +35,16 @@ pub(crate) fn call(
     session: &Session,
     name: &str,
     arguments: &[Json],
+    canonical: bool,
     out: &Output,
 ) -> Result<(), Failure> {
-    // Checked to be JSON, and not read as anything else.
+    // Checked to be JSON, and not parsed as anything else.
     let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
-    out.json_line(&result)
+    // A result that is nested too deep for this is printed as it came.
+    match serde_json::from_str(result.get()) {
+        Ok(value) if !canonical && !out.is_json() => out.json_line(&relaxed(value)),
+        _ => out.json_line(&result),
+    }
 }
 
 pub(crate) fn watch(session: &Session, out: &Output) -> Result<(), Failure> {

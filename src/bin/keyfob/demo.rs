@@ -1,4 +1,4 @@
-//! The whole story, told step by step on a backend of its own. Each step is checked as it is told.
+//! Shows what keyfob does, step by step, on a backend of its own. Each step is checked.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ const ACCESS_LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// How long anything may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tells the story.
+/// Runs the demo.
 ///
 /// # Errors
-/// [`Failure::Demo`] with the first step that did not hold.
+/// [`Failure::Demo`] with the first step that failed.
 pub(crate) fn run(out: &Output) -> Result<(), Failure> {
     let mut story = Story { out, steps: Vec::new(), interrupts: Interrupts::new() };
     let played = Scratch::new().and_then(|scratch| {
@@ -45,9 +45,9 @@ pub(crate) fn run(out: &Output) -> Result<(), Failure> {
     if let Err(failure) = played {
         let (step, message) = (story.steps.len(), failure.message());
         let title = story.steps.last().copied().unwrap_or("Before the first step");
-        return Err(Failure::Demo(format!("step {step} did not hold: {title}: {message}")));
+        return Err(Failure::Demo(format!("step {step} failed: {title}: {message}")));
     }
-    story.tell("Every step held.");
+    story.show("Every step succeeded.");
     if out.is_json() { out.json_line(&json!({"steps": story.steps})) } else { Ok(()) }
 }
 
@@ -63,7 +63,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         .test_identity_provider()
         .start()
         .map_err(|error| Failure::Serve(Obstacle::Other, error))?;
-    story.tell(format_args!("app {} at {}", server.app_id(), server.base_url()));
+    story.show(format_args!("app {} at {}", server.app_id(), server.base_url()));
     let builder = || {
         Session::builder(server.app_id(), server.base_url())
             .data_dir(dir)
@@ -74,25 +74,25 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
 
     story.step("Ada registers with e-mail address and password")?;
     session.email_password().register(EMAIL, PASSWORD)?;
-    story.tell(EMAIL);
+    story.show(EMAIL);
 
-    story.step("A wrong password is refused, with an error that is a type")?;
+    story.step("The backend refuses a wrong password, with an error that programs can match")?;
     match session.log_in(&Credentials::email_password(EMAIL, "wrong")) {
         Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
-            story.tell(format_args!("ServerErrorCode::InvalidPassword: {error}"));
+            story.show(format_args!("ServerErrorCode::InvalidPassword: {error}"));
         }
         Err(error) => return Err(error.into()),
         Ok(_) => return unmet("the wrong password was accepted"),
     }
-    ensure(session.users()?.is_empty(), "somebody is here, though nobody logged in")?;
+    ensure(session.users()?.is_empty(), "there is a user, although nobody has logged in")?;
 
     story.step("Ada logs in")?;
     let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD))?;
     ensure(session.current_user()?.as_ref() == Some(&ada), "Ada is not the current user")?;
-    story.tell(format_args!("user {}, the current one", ada.id()));
+    story.show(format_args!("user {}, the current one", ada.id()));
 
     story.step("A function runs on the backend, as Ada")?;
-    story.tell(format_args!("sum(1, 2) = {}", sum(&ada)?));
+    story.show(format_args!("sum(1, 2) = {}", sum(&ada)?));
 
     story.step("The session is closed and opened again from disk, without a network")?;
     let id = ada.id().clone();
@@ -104,19 +104,19 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let offline = builder().transport(no_network).open()?;
     let ada = current(&offline)?;
     ensure(*ada.id() == id, "the current user is not Ada")?;
-    ensure(ada.profile()?.email() == Some(EMAIL), "the profile is not there")?;
+    ensure(ada.profile()?.email() == Some(EMAIL), "the profile is missing")?;
     let identities = ada.identities()?;
     ensure(
         identities.iter().any(|identity| identity.provider == Provider::EmailPassword),
-        "the identity is not there",
+        "the identity is missing",
     )?;
-    story.tell(format_args!("from disk: user {id}, profile {}", json!(ada.profile()?.data())));
+    story.show(format_args!("from disk: user {id}, profile {}", json!(ada.profile()?.data())));
     match sum(&ada) {
         Err(Failure::Keyfob(error @ Error::Transport(_))) if error.is_retryable() => {
-            story.tell(format_args!("a call fails, and may be tried again: {error}"));
+            story.show(format_args!("a call fails, and can be retried: {error}"));
         }
         Err(failure) => return Err(failure),
-        Ok(_) => return unmet("a call was answered without a network"),
+        Ok(_) => return unmet("a call succeeded without a network"),
     }
     ensure(ada.state()? == UserState::LoggedIn, "Ada is not logged in any more")?;
     drop((ada, offline));
@@ -127,57 +127,58 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let mut events = session.events()?;
     let expired = ada.access_token_expires_at()?;
     clock.advance(ACCESS_LIFETIME);
-    story.tell(format_args!("half an hour later: sum(1, 2) = {}", sum(&ada)?));
+    story.show(format_args!("half an hour later: sum(1, 2) = {}", sum(&ada)?));
     let expires_at = ada.access_token_expires_at()?;
-    ensure(expires_at > expired, "the token is still the old one")?;
+    ensure(expires_at > expired, "the token is the old one")?;
     let refreshes = server.journal().count(Route::Refresh);
     ensure(refreshes == 1, "there was not exactly one refresh")?;
 
-    story.step("A second user logs in, without an account, and both stay logged in")?;
+    story.step("A second user logs in anonymously, and both stay logged in")?;
     let guest = session.log_in(&Credentials::anonymous())?;
     ensure(current(&session)? == guest, "the guest is not the current user")?;
     for user in session.users()? {
         let seen: Value = user.functions().call("whoami", ())?;
-        ensure(seen["user_id"] == user.id().as_str(), "the backend takes one for the other")?;
-        story.tell(format_args!("the backend knows user {}", user.id()));
+        ensure(seen["user_id"] == user.id().as_str(), "the backend confuses the two users")?;
+        story.show(format_args!("the backend knows user {}", user.id()));
     }
 
-    story.step("Ada is made the current user again")?;
+    story.step("Ada becomes the current user again")?;
     session.switch_user(&ada)?;
     ensure(current(&session)? == ada, "Ada is not the current user")?;
 
-    story.step("Ada logs out, and the guest is current; then the guest is removed")?;
+    story
+        .step("Ada logs out, and the guest becomes the current user; then the guest is removed")?;
     ada.log_out()?;
     ensure(ada.state()? == UserState::LoggedOut, "Ada is not logged out")?;
-    ensure(ada.profile()?.email() == Some(EMAIL), "the profile went with the log-out")?;
+    ensure(ada.profile()?.email() == Some(EMAIL), "the log-out removed the profile")?;
     ensure(current(&session)? == guest, "the guest is not the current user")?;
     match sum(&ada) {
         Err(Failure::Keyfob(error @ Error::LocalState(LocalState::NotLoggedIn(_)))) => {
-            story.tell(format_args!("a call as Ada: {error}"));
+            story.show(format_args!("a call as Ada: {error}"));
         }
         Err(failure) => return Err(failure),
         Ok(_) => return unmet("a call was made as a user who is logged out"),
     }
     session.remove_user(&guest)?;
     ensure(session.users()? == [ada.clone()], "the guest is still here")?;
-    ensure(session.current_user()?.is_none(), "somebody is still current")?;
+    ensure(session.current_user()?.is_none(), "there is a current user")?;
 
-    story.step("Somebody new links an account, and is the same user by it")?;
+    story.step("A new anonymous user links an account, and stays the same user")?;
     let eve = session.log_in(&Credentials::new_anonymous())?;
     let credentials = Credentials::email_password(OTHER_EMAIL, PASSWORD);
     session.email_password().register(OTHER_EMAIL, PASSWORD)?;
     eve.link(&credentials)?;
     let linked = eve.identities()?;
     ensure(linked.len() == 2, "the account is not linked")?;
-    ensure(session.log_in(&credentials)? == eve, "the account is another user's")?;
-    story.tell(format_args!("{} and {}", linked[0].provider, linked[1].provider));
+    ensure(session.log_in(&credentials)? == eve, "the account belongs to another user")?;
+    story.show(format_args!("{} and {}", linked[0].provider, linked[1].provider));
 
-    story.step("And deletes the account, which is gone then")?;
+    story.step("The new user deletes the account, and cannot log in any more")?;
     session.delete_user(&eve)?;
     ensure(eve.state()? == UserState::Removed, "the user is still here")?;
     match session.log_in(&credentials) {
         Err(error) if error.server_code() == Some(&ServerErrorCode::InvalidPassword) => {
-            story.tell(error);
+            story.show(error);
         }
         Err(error) => return Err(error.into()),
         Ok(_) => return unmet("the deleted account can still log in"),
@@ -190,9 +191,9 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let identity = identity.ok_or_else(|| Failure::Demo("she has no identity".to_owned()))?;
     ensure(grace.profile()?.name() == Some(NAME), "the name is another one")?;
     ensure(current(&session)? == grace, "Grace is not the current user")?;
-    story.tell(format_args!("{}, {} {}", NAME, identity.provider, identity.id));
+    story.show(format_args!("{}, {} {}", NAME, identity.provider, identity.id));
 
-    story.step("A listener has heard it all, in order")?;
+    story.step("A listener received every event, in order")?;
     let (ada, guest, eve) = (ada.id().clone(), guest.id().clone(), eve.id().clone());
     let grace = grace.id().clone();
     let change = |from: Option<_>, to: Option<_>| Event::CurrentUserChanged { from, to };
@@ -215,11 +216,11 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
         change(None, Some(grace)),
     ];
     for expected in expected {
-        let heard = events.next_timeout(PATIENCE);
-        if heard.as_ref() != Some(&expected) {
-            return unmet(format!("expected {expected:?}, heard {heard:?}"));
+        let received = events.next_timeout(PATIENCE);
+        if received.as_ref() != Some(&expected) {
+            return unmet(format!("expected {expected:?}, received {received:?}"));
         }
-        story.tell(json!(expected));
+        story.show(json!(expected));
     }
     Ok(())
 }
@@ -284,7 +285,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn tell(&self, what: impl Display) {
+    fn show(&self, what: impl Display) {
         self.line(&format!("    {what}"));
     }
 
@@ -292,7 +293,7 @@ impl Story<'_> {
         if self.out.is_json() {
             note(line);
         } else {
-            // A story goes on when nobody listens: the exit code tells how it ended.
+            // The demo goes on if nobody reads its output: the exit code says how it ended.
             let _ = self.out.text(line);
         }
     }
@@ -345,7 +346,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Gone already if all went well; otherwise another failure is being told.
+        // Gone already if all went well; otherwise another failure is reported.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -10,16 +10,20 @@ use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind};
 /// What the command ends with instead of a result.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// Several users could be meant.
+    Ambiguous(Vec<String>),
     /// A step of the demo did not hold.
     Demo(String),
     /// A signal asked the command to end.
     Interrupted(i32),
     /// The library said no.
     Keyfob(Error),
+    /// No user of the store is meant.
+    NoSuchUser,
     /// The store was busy before anything was done.
     NotBegun(Error),
     /// Done here, but the backend does not know.
-    NotTold { done: String, error: Error },
+    NotNotified { done: String, error: Error, current: String },
     /// Standard output cannot be written.
     Output(io::Error),
     /// The backend could not be started.
@@ -39,14 +43,14 @@ pub(crate) enum Obstacle {
 /// How every error of the store begins.
 const STORE: &str = "the store cannot be used: ";
 
-/// How the library's advice begins that needs an option which the command does not have.
+/// How the advice of the library begins that names a method.
 const RECOVER: &str = ", open the store with OnDamage::Recover";
 
 impl Failure {
     /// Returns the exit code. An answer that makes no sense counts as a refusal.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotNotified { error, .. } => {
                 match error {
                     error if error.is_timeout() => 4,
                     Error::Config { .. } => 2,
@@ -62,23 +66,25 @@ impl Failure {
                     _ => 1,
                 }
             }
-            // Whoever read the output has had enough of it: that is no failure of ours.
+            // The reader of the output has closed it, which is not an error.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Demo(_) | Self::Output(_) | Self::Serve(Obstacle::Other, _) => 1,
-            // As shells say it.
+            // As shells do.
             Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Serve(Obstacle::Address(_), _) => 4,
             Self::Serve(Obstacle::Data(_), _) => 5,
             Self::Usage(_) => 2,
+            Self::Ambiguous(_) | Self::NoSuchUser => 3,
         }
     }
 
     /// Returns the kind, for programs: one word that does not change.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
+            Self::Ambiguous(_) | Self::NoSuchUser => "local_state",
             Self::Demo(_) => "demo",
             Self::Interrupted(_) => "interrupted",
-            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotNotified { error, .. } => {
                 match error {
                     Error::Config { .. } => "config",
                     Error::Decode(_) => "decode",
@@ -100,7 +106,7 @@ impl Failure {
     /// Returns the error of the library, if it is one.
     pub(crate) fn error(&self) -> Option<&Error> {
         match self {
-            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotTold { error, .. } => {
+            Self::Keyfob(error) | Self::NotBegun(error) | Self::NotNotified { error, .. } => {
                 Some(error)
             }
             _ => None,
@@ -115,16 +121,23 @@ impl Failure {
         }
     }
 
-    /// Returns what to tell, with all causes, each once.
+    /// Returns the message, with all causes, each once.
     pub(crate) fn message(&self) -> String {
         match self {
+            Self::Ambiguous(users) => {
+                format!("several users could be meant, name one by its id: {}", users.join(", "))
+            }
             Self::Demo(what) | Self::Usage(what) => what.clone(),
+            Self::NoSuchUser => "no user of this store has this e-mail address, this id or an id \
+                                 that begins like this: `keyfob users` lists them"
+                .to_owned(),
             Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
             Self::Keyfob(error) => described(error),
             Self::NotBegun(error) => format!("nothing was done: {}", described(error)),
-            Self::NotTold { done, error } => {
-                format!("{done} here, but the backend could not be told: {}", described(error))
-            }
+            Self::NotNotified { done, error, current } => format!(
+                "{done} here, but the backend could not be notified: {}; {current}",
+                described(error)
+            ),
             Self::Output(error) => {
                 format!("standard output cannot be written: {}", with_causes(error))
             }
@@ -149,22 +162,69 @@ impl From<Error> for Failure {
 /// Describes an error of the library, and what can be done about it here.
 fn described(error: &Error) -> String {
     let mut text = match error {
+        Error::Config { what, reason } => misconfigured(what, reason),
         Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
+        Error::Store(error) if error.kind == StoreErrorKind::Key => format!(
+            "{}; the command uses the file `key` in the data directory, or the file that \
+             KEYFOB_STORE_KEY_FILE names",
+            with_causes(error)
+        ),
         error => with_causes(error),
     };
+    if matches!(error, Error::Store(error) if error.reason.contains("rediss://")) {
+        text.push_str(
+            "; check that the server speaks TLS on this port (redis:// connects without TLS)",
+        );
+    }
+    if is_foreign(error) {
+        text.push_str(
+            "; perhaps this is not an App Services backend: check --base-url and --app-id",
+        );
+    }
     if let Some(pause) = error.retry_after() {
         // Not a moment too early.
         let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
         text.push_str(&format!("; try again in {seconds} s"));
     }
-    // An error of the store says by itself that the backend had done it.
+    // The text of a store error says so itself.
     if error.is_ambiguous() && !matches!(error, Error::Store(_)) {
-        text.push_str("; it may have been done all the same");
+        text.push_str("; the backend may have done it nevertheless");
     }
     text
 }
 
-/// Describes damage. The command cannot recover, but whoever runs it can begin anew.
+/// Returns whether a response looks like that of a web server which is no App Services backend. A
+/// backend names the app that it does not know.
+fn is_foreign(error: &Error) -> bool {
+    match error {
+        Error::Decode(error) => error.what.starts_with("the log-in "),
+        Error::Server(error) => {
+            let is_about_route = matches!(error.status, 301 | 302 | 308 | 403 | 404 | 405 | 501);
+            is_about_route && error.code.is_none() && !error.message.contains("app")
+        }
+        _ => false,
+    }
+}
+
+/// Describes a setting that cannot be used, by the option or the variable that it comes from.
+fn misconfigured(what: &str, reason: &str) -> String {
+    // The advice of the library names methods.
+    let advice = [" (a program", ": set one with"];
+    let reason = advice.iter().fold(reason, |reason, advice| {
+        reason.split_once(advice).map_or(reason, |(reason, _)| reason)
+    });
+    let option = match what {
+        "the Redis URL" | "the data directory" => "--store (or KEYFOB_STORE)",
+        "the app id" => "--app-id (or KEYFOB_APP_ID)",
+        "the base URL" => "--base-url (or KEYFOB_BASE_URL)",
+        "the namespace" => "KEYFOB_REDIS_NAMESPACE",
+        "the sentinel service" => "KEYFOB_REDIS_SENTINEL_SERVICE",
+        what => what,
+    };
+    format!("{option} cannot be used: {reason}")
+}
+
+/// Describes damage, and what can be done about it.
 fn damaged(error: &StoreError) -> String {
     let mut error = error.clone();
     if let Some((seen, _)) = error.reason.split_once(RECOVER) {
@@ -172,8 +232,12 @@ fn damaged(error: &StoreError) -> String {
     }
     let text = with_causes(&error);
     match error.path.as_deref().map(directory) {
-        Some(dir) => format!("{text}; move {} away and log in again", dir.display()),
-        None => text,
+        Some(dir) => format!(
+            "{text}; run `keyfob recover` to go on with the users that can still be read, or move {} \
+             away and log in again",
+            dir.display()
+        ),
+        None => format!("{text}; run `keyfob recover`"),
     }
 }
 
@@ -224,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_shown_once() {
         let error = TransportError::new(TransportErrorKind::Connect, "http://127.0.0.1:1")
             .because(io::Error::other("refused"));
         assert_eq!(

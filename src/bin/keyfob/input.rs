@@ -1,10 +1,11 @@
 //! Secrets from standard input, which no list of processes and no shell history shows.
 
-use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
 
 use keyfob::Secret;
 
 use crate::failure::Failure;
+use crate::output::note;
 #[cfg(unix)]
 use crate::terminal::prompt;
 use crate::unprintable::trim;
@@ -29,6 +30,25 @@ pub(crate) fn password(is_new: bool) -> Result<Secret, Failure> {
 pub(crate) fn token(what: &str) -> Result<Secret, Failure> {
     let secret = read(what, |line| trim(line).is_empty())?;
     not_empty(what, Secret::new(trim(secret.expose())))
+}
+
+/// Removes what is around a key from the environment.
+pub(crate) fn trimmed(variable: &str, key: Secret) -> Result<Secret, Failure> {
+    match trim(key.expose()) {
+        "" => Err(Failure::Usage(format!("{variable} has nothing but blanks"))),
+        key => Ok(Secret::new(key)),
+    }
+}
+
+/// Asks a question on the terminal, if there is one. Returns `None` if not.
+pub(crate) fn confirm(question: &str) -> Option<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return None;
+    }
+    note(format_args!("{question} Type yes to confirm:"));
+    let mut answer = String::new();
+    let read = io::stdin().lock().take(LIMIT as u64).read_line(&mut answer);
+    Some(read.is_ok() && answer.trim() == "yes")
 }
 
 /// Reads a secret: without echo if standard input is a terminal, otherwise all of standard input

@@ -30,7 +30,7 @@ pub(crate) fn log_in(
     };
     out.result(
         &json!({"user_id": user.id(), "provider": provider}),
-        format_args!("logged in as {} ({provider})", shown(&user)),
+        format_args!("logged in as {} with {provider}", shown(&user)),
     )
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn link(
     };
     out.result(
         &json!({"user_id": user.id(), "identities": user.identities()?}),
-        format_args!("linked to {} ({provider})", shown(&user)),
+        format_args!("linked {provider} to {}", shown(&user)),
     )
 }
 

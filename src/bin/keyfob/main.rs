@@ -13,12 +13,15 @@ mod args;
 mod browser;
 mod calls;
 mod demo;
+mod environment;
 mod failure;
 mod input;
 mod json;
 mod login;
 mod oidc;
 mod output;
+mod recover;
+mod relaxed;
 mod serve;
 mod session;
 mod shell;
@@ -62,6 +65,8 @@ fn main() -> ExitCode {
 fn run(Cli { common, command }: Cli) -> Result<(), Failure> {
     let out = &Output::new(common.json);
     let session = || session::open(&common);
+    let acting = || session::open_acting(&common);
+    let stored = || session::open_stored(&common);
     match command {
         Command::Demo => demo::run(out),
         Command::Serve(options) => serve::run(&common, &options, out),
@@ -76,22 +81,23 @@ fn run(Cli { common, command }: Cli) -> Result<(), Failure> {
         Command::CallReset { email, arguments } => {
             accounts::call_reset(&session()?, &email, &arguments, out)
         }
-        Command::Login(args) => login::log_in(&session()?, *args, &common, out),
-        Command::Link(account) => login::link(&session()?, *account, &common, out),
-        Command::Whoami => users::whoami(&session()?, out),
-        Command::Users => users::list(&session()?, out),
-        Command::Switch { user } => users::switch(&session()?, &user, out),
-        Command::Logout(one) => users::log_out(&session()?, one.user.as_deref(), out),
-        Command::Remove(one) => users::remove(&session()?, one.user.as_deref(), out),
-        Command::Delete { user, yes } => users::delete(&session()?, user.user.as_deref(), yes, out),
-        Command::Profile(which) => calls::profile(&session()?, which.refresh, out),
-        Command::CustomData(which) => calls::custom_data(&session()?, which.refresh, out),
-        Command::ApiKeys(command) => api_keys::run(&session()?, command, out),
-        Command::Token => calls::token(&session()?, out),
-        Command::Call { name, arguments } => {
-            calls::call(&session()?, &name, &arguments.arguments, out)
+        Command::Login(args) => login::log_in(&stored()?, *args, &common, out),
+        Command::Link(account) => login::link(&stored()?, *account, &common, out),
+        Command::Whoami => users::whoami(&acting()?, out),
+        Command::Users => users::list(&stored()?, out),
+        Command::Switch { user } => users::switch(&stored()?, &user, out),
+        Command::Logout(one) => users::log_out(&stored()?, one.user.as_deref(), out),
+        Command::Remove(one) => users::remove(&stored()?, one.user.as_deref(), out),
+        Command::Delete { user, yes } => users::delete(&stored()?, user.user.as_deref(), yes, out),
+        Command::Profile(which) => calls::profile(&acting()?, which.refresh, out),
+        Command::CustomData(which) => calls::custom_data(&acting()?, which.refresh, out),
+        Command::ApiKeys(command) => api_keys::run(&acting()?, command, out),
+        Command::Token => calls::token(&acting()?, out),
+        Command::Call { name, canonical, arguments } => {
+            calls::call(&acting()?, &name, &arguments.arguments, canonical, out)
         }
-        Command::Watch => calls::watch(&session()?, out),
+        Command::Watch => calls::watch(&stored()?, out),
+        Command::Recover => recover::run(&common, out),
         Command::Completions { shell } => shell::completions(shell, out),
         Command::Man { dir } => shell::man(dir.as_deref(), out),
     }

@@ -22,7 +22,7 @@ impl Output {
         Self { json }
     }
 
-    /// Tells whether JSON was asked for.
+    /// Returns whether JSON was asked for.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }

@@ -17,7 +17,7 @@ use keyfob::server::{
 };
 use serde_json::json;
 
-use crate::args::{Common, lifetime};
+use crate::args::{Common, lifetime, seconds};
 use crate::failure::{Failure, Obstacle};
 use crate::oidc::OidcArgs;
 use crate::output::{Output, note, printable};
@@ -79,6 +79,9 @@ pub(crate) struct ServeArgs {
     /// Allow any number of log-ins, registrations and mails
     #[arg(long)]
     no_rate_limits: bool,
+    /// How long requests in progress may take to complete after SIGTERM or SIGINT [default: 5]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
+    shutdown_timeout: Option<Duration>,
 }
 
 /// What the options do not say.
@@ -138,6 +141,9 @@ pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<
     for provider in &options.disabled {
         builder = builder.disable_provider(*provider);
     }
+    let shutdown_timeout =
+        options.shutdown_timeout.unwrap_or(ServerBuilder::DEFAULT_SHUTDOWN_TIMEOUT);
+    builder = builder.shutdown_timeout(shutdown_timeout);
     let limits = if options.no_rate_limits { RateLimits::off() } else { RateLimits::default() };
     builder = builder.rate_limits(limits).trusted_proxies(options.trusted_proxies.iter().copied());
     let keys = match (&options.jwt_secret_file, &options.jwt_jwks) {
@@ -185,7 +191,7 @@ pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<
         thread::sleep(SIGNAL_INTERVAL);
     }
     if !out.is_json() {
-        let seconds = ServerBuilder::DEFAULT_SHUTDOWN_TIMEOUT.as_secs();
+        let seconds = shutdown_timeout.as_secs_f64();
         note(format_args!(
             "shutting down: requests in progress have {seconds} seconds to complete; a second \
              signal ends the process at once"
@@ -214,7 +220,7 @@ fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
     let is_about = |what: String| text.starts_with(&what);
     let data = options.data.clone().map_or(Obstacle::Other, Obstacle::Data);
     if error.kind() != ErrorKind::InvalidInput {
-        // Neither the kind nor the text tells an address from a directory; the address comes first.
+        // Neither the kind nor the text distinguishes an address from a directory; the address comes first.
         let is_free = TcpListener::bind(options.addr).is_ok();
         let obstacle = if is_free { data } else { Obstacle::Address(options.addr) };
         return Failure::Serve(obstacle, error);
@@ -256,10 +262,11 @@ fn print(mail: &Mail, out: &Output) {
     let _ = out.result(&json, words);
 }
 
-/// Reads the secret of those who sign, without one line end.
+/// Reads the secret of those who sign, without one line end. The path is not repeated: it may be the
+/// secret itself.
 fn secret(file: &Path) -> Result<Secret, Failure> {
     let cannot = |why: String| {
-        Failure::Usage(format!("--jwt-secret-file {} cannot be used: {why}", file.display()))
+        Failure::Usage(format!("the file in --jwt-secret-file cannot be used: {why}"))
     };
     let text = std::fs::read_to_string(file).map_err(|error| cannot(error.to_string()))?;
     let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));

@@ -1,13 +1,61 @@
-//! The session that a command works on.
+//! The session that a command works on, and whom it acts as.
 
-use keyfob::{Error, LocalState, Session, User, UserId};
+use keyfob::store::{MemoryStore, OnDamage};
+use keyfob::{Credentials, Error, LocalState, Session, SessionBuilder, User, UserId};
 
 use crate::args::Common;
+use crate::environment::{environment, text_environment};
 use crate::failure::Failure;
+use crate::input;
 use crate::store;
+
+/// The variable whose API key some commands act with.
+const API_KEY: &str = "KEYFOB_API_KEY";
 
 /// Opens the session that the common options describe.
 pub(crate) fn open(common: &Common) -> Result<Session, Failure> {
+    opened(common, true, OnDamage::Refuse)
+}
+
+/// Opens a session for a command about the users of the store.
+///
+/// # Errors
+/// [`Failure::Usage`] if there is a key in the environment, which such commands do not use.
+pub(crate) fn open_stored(common: &Common) -> Result<Session, Failure> {
+    stored(common, OnDamage::Refuse)
+}
+
+/// Opens a session as [`open_stored`] does, and recovers a store that is damaged.
+pub(crate) fn open_recovering(common: &Common) -> Result<Session, Failure> {
+    stored(common, OnDamage::Recover)
+}
+
+fn stored(common: &Common, on_damage: OnDamage) -> Result<Session, Failure> {
+    if environment(API_KEY).is_some() {
+        return Err(Failure::Usage(format!(
+            "this command works on the users of the store, and {API_KEY} is set, with which the \
+             command stores nothing: unset it"
+        )));
+    }
+    opened(common, true, on_damage)
+}
+
+/// Opens a session whose current user a command acts as: that of the store, or the user of the key
+/// in the environment, who is stored nowhere.
+pub(crate) fn open_acting(common: &Common) -> Result<Session, Failure> {
+    let Some(key) = text_environment(API_KEY)? else { return open(common) };
+    if common.store_option().is_some() {
+        return Err(Failure::Usage(format!(
+            "--store has no effect while {API_KEY} is set: leave one of them out"
+        )));
+    }
+    let key = input::trimmed(API_KEY, key.into())?;
+    let session = opened(common, false, OnDamage::Refuse)?;
+    session.log_in(&Credentials::api_key(key))?;
+    Ok(session)
+}
+
+fn opened(common: &Common, is_stored: bool, on_damage: OnDamage) -> Result<Session, Failure> {
     let missing = |what: &str, option: &str, variable: &str| {
         Failure::Usage(format!("{what} is missing: pass {option} or set {variable}"))
     };
@@ -16,13 +64,16 @@ pub(crate) fn open(common: &Common) -> Result<Session, Failure> {
     let base_url = common
         .base_url()?
         .ok_or_else(|| missing("the base URL", "--base-url URL", "KEYFOB_BASE_URL"))?;
-    let builder =
+    let builder: SessionBuilder =
         Session::builder(&*app_id, &*base_url).app_info("keyfob", env!("CARGO_PKG_VERSION"));
-    let mut builder = store::choose(builder, common.store().as_deref(), &app_id, &base_url)?;
+    let mut builder = match is_stored {
+        true => store::choose(builder, common.store().as_deref(), &app_id, &base_url)?,
+        false => builder.store(MemoryStore::new()),
+    };
     if let Some(timeout) = common.timeout {
         builder = builder.deadline(timeout);
     }
-    Ok(builder.open()?)
+    Ok(builder.on_damage(on_damage).open()?)
 }
 
 /// Returns the current user.
@@ -36,9 +87,30 @@ pub(crate) fn named_or_current(session: &Session, name: Option<&str>) -> Result<
     name.map_or_else(|| current(session), |name| named(session, name))
 }
 
-/// Returns the user that is named.
+/// Returns the user with this id, or the only one with this e-mail address or with an id that begins
+/// like this.
 pub(crate) fn named(session: &Session, name: &str) -> Result<User, Failure> {
-    let id = UserId::new(name);
-    let user = session.user(&id)?;
-    user.ok_or_else(|| Error::from(LocalState::UnknownUser(id)).into())
+    if let Some(user) = session.user(&UserId::new(name))? {
+        return Ok(user);
+    }
+    let (mut by_email, mut by_prefix) = (Vec::new(), Vec::new());
+    for listed in session.users_iter() {
+        let listed = listed?;
+        let user = listed.user();
+        if listed.profile().email().is_some_and(|email| email.eq_ignore_ascii_case(name)) {
+            by_email.push(user);
+        } else if !name.is_empty() && user.id().as_str().starts_with(name) {
+            by_prefix.push(user);
+        }
+    }
+    let mut found = if by_email.is_empty() { by_prefix } else { by_email };
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Err(Failure::NoSuchUser),
+        (Some(user), true) => Ok(user),
+        (Some(last), false) => {
+            found.push(last);
+            let users: Vec<_> = found.iter().map(crate::users::shown).collect();
+            Err(Failure::Ambiguous(users))
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use keyfob::{EncryptionKey, SessionBuilder};
 
+use crate::environment::environment;
 use crate::failure::Failure;
 
 /// Has a session keep its users where `--store` or `KEYFOB_STORE` says.
@@ -22,7 +23,15 @@ pub(crate) fn choose(
 
 fn on_disk(builder: SessionBuilder) -> SessionBuilder {
     // What a program without a key keeps in the same directory stays open to it.
-    builder.encryption(EncryptionKey::key_file().for_new_stores())
+    builder.encryption(key().for_new_stores())
+}
+
+/// Returns the key file that the environment names, or the one in the data directory.
+fn key() -> EncryptionKey {
+    match environment("KEYFOB_STORE_KEY_FILE") {
+        Some(path) => EncryptionKey::from_file(path),
+        None => EncryptionKey::key_file(),
+    }
 }
 
 fn is_redis(store: &str) -> bool {
@@ -41,11 +50,10 @@ use redis::on_redis;
 
 #[cfg(feature = "redis")]
 mod redis {
-    use std::ffi::OsString;
-
     use keyfob::store::{MemoryStore, RedisStore};
-    use keyfob::{EncryptionKey, Secret, Session, SessionBuilder};
+    use keyfob::{Secret, Session, SessionBuilder};
 
+    use crate::environment::{environment, text_environment};
     use crate::failure::Failure;
 
     /// The largest password file that is read.
@@ -63,15 +71,15 @@ mod redis {
                           with it";
             return Err(Failure::Usage(reason.to_owned()));
         }
-        let namespace = match variable("KEYFOB_REDIS_NAMESPACE") {
-            Some(name) => text("KEYFOB_REDIS_NAMESPACE", name)?,
+        let namespace = match text_environment("KEYFOB_REDIS_NAMESPACE")? {
+            Some(name) => name,
             None => namespace(app_id, base_url)?,
         };
-        let key = match variable("KEYFOB_STORE_KEY_FILE") {
-            Some(path) => EncryptionKey::from_file(path),
-            None => EncryptionKey::key_file(),
-        };
-        let mut store = RedisStore::builder(url).namespace(namespace).encryption(key);
+        let mut store = RedisStore::builder(url).namespace(namespace).encryption(super::key());
+        if let Some(service) = text_environment("KEYFOB_REDIS_SENTINEL_SERVICE")? {
+            let others = text_environment("KEYFOB_REDIS_SENTINELS")?.unwrap_or_default();
+            store = store.sentinel(service, others.split_whitespace());
+        }
         if let Some(password) = password()? {
             store = store.password(password);
         }
@@ -91,10 +99,10 @@ mod redis {
     }
 
     fn password() -> Result<Option<Secret>, Failure> {
-        if let Some(password) = variable("KEYFOB_REDIS_PASSWORD") {
-            return Ok(Some(Secret::new(text("KEYFOB_REDIS_PASSWORD", password)?)));
+        if let Some(password) = text_environment("KEYFOB_REDIS_PASSWORD")? {
+            return Ok(Some(Secret::new(password)));
         }
-        let Some(path) = variable("KEYFOB_REDIS_PASSWORD_FILE") else { return Ok(None) };
+        let Some(path) = environment("KEYFOB_REDIS_PASSWORD_FILE") else { return Ok(None) };
         let unread = |reason: String| {
             Failure::Usage(format!(
                 "the file in KEYFOB_REDIS_PASSWORD_FILE cannot be read: {reason}"
@@ -107,14 +115,6 @@ mod redis {
         let password = std::fs::read_to_string(&path).map_err(|error| unread(error.to_string()))?;
         let password = Secret::new(password);
         Ok(Some(Secret::new(password.expose().trim_end_matches(['\r', '\n']))))
-    }
-
-    fn variable(name: &str) -> Option<OsString> {
-        std::env::var_os(name).filter(|value| !value.is_empty())
-    }
-
-    fn text(name: &str, value: OsString) -> Result<String, Failure> {
-        value.into_string().map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
     }
 
     #[cfg(test)]

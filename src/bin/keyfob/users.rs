@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use keyfob::{Error, Session, User, UserId, UserState};
+use keyfob::{Error, Identity, Profile, Session, User, UserId, UserState};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::input::confirm;
 use crate::output::{Output, printable};
 use crate::session::{current, named, named_or_current};
 
@@ -18,7 +19,7 @@ pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
         Err(Error::LocalState(_)) => None,
         custom_data => custom_data?,
     };
-    let mut words = format!("user      {} ({})", shown(&user), state.as_str());
+    let mut words = format!("user      {} ({})", printable(user.id().as_str()), state.as_str());
     for identity in &identities {
         let (provider, id) = (identity.provider.as_str(), &identity.id);
         // Writing to a `String` cannot fail.
@@ -35,9 +36,12 @@ pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
     struct Whoami<'a> {
         user_id: &'a UserId,
         state: UserState,
-        identities: &'a [keyfob::Identity],
+        identities: &'a [Identity],
         profile: &'a serde_json::Map<String, Value>,
         custom_data: Option<Box<RawValue>>,
+        email: Option<&'a str>,
+        name: Option<&'a str>,
+        providers: Vec<&'a str>,
     }
     let json = Whoami {
         user_id: user.id(),
@@ -45,6 +49,9 @@ pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
         identities: &identities,
         profile: profile.data(),
         custom_data,
+        email: profile.email(),
+        name: profile.name(),
+        providers: providers(&identities),
     };
     out.result(&json, words)
 }
@@ -55,10 +62,24 @@ pub(crate) fn list(session: &Session, out: &Output) -> Result<(), Failure> {
     for listed in session.users_iter() {
         let listed = listed?;
         let (user, state) = (listed.user(), listed.state());
+        let (profile, providers) = (listed.profile(), providers(listed.identities()));
         let is_current = current.as_ref() == Some(&user);
         let mark = if is_current { '*' } else { ' ' };
-        let _ = writeln!(words, "{mark} {} ({})", shown(&user), state.as_str());
-        json.push(json!({"user_id": user.id(), "state": state, "current": is_current}));
+        let _ = writeln!(
+            words,
+            "{mark} {} ({}; {})",
+            label(&user, profile),
+            printable(&providers.join(", ")),
+            state.as_str()
+        );
+        json.push(json!({
+            "user_id": user.id(),
+            "state": state,
+            "current": is_current,
+            "email": profile.email(),
+            "name": profile.name(),
+            "providers": providers,
+        }));
     }
     out.result(&json, words)
 }
@@ -66,23 +87,28 @@ pub(crate) fn list(session: &Session, out: &Output) -> Result<(), Failure> {
 pub(crate) fn switch(session: &Session, user: &str, out: &Output) -> Result<(), Failure> {
     let user = named(session, user)?;
     session.switch_user(&user)?;
-    done(&user, format_args!("{} is current now", shown(&user)), out)
+    out.result(
+        &json!({"user_id": user.id()}),
+        format_args!("{} is the current user now", shown(&user)),
+    )
 }
 
 pub(crate) fn log_out(session: &Session, user: Option<&str>, out: &Output) -> Result<(), Failure> {
     let user = named_or_current(session, user)?;
-    told(user.log_out(), || {
-        let gone = matches!(user.state(), Ok(UserState::Removed));
-        let more = if gone { " and forgotten" } else { "" };
-        format!("{} is logged out{more}", shown(&user))
-    })
-    .and_then(|words| done(&user, words, out))
+    let shown = shown(&user);
+    let done = finished(session, user.log_out(), || {
+        let is_removed = matches!(user.state(), Ok(UserState::Removed));
+        let more = if is_removed { " and removed" } else { "" };
+        format!("{shown} is logged out{more}")
+    })?;
+    ended(session, &user, &done, out)
 }
 
 pub(crate) fn remove(session: &Session, user: Option<&str>, out: &Output) -> Result<(), Failure> {
     let user = named_or_current(session, user)?;
-    told(session.remove_user(&user), || format!("{} is removed", shown(&user)))
-        .and_then(|words| done(&user, words, out))
+    let shown = shown(&user);
+    let done = finished(session, session.remove_user(&user), || format!("{shown} is removed"))?;
+    ended(session, &user, &done, out)
 }
 
 pub(crate) fn delete(
@@ -91,32 +117,78 @@ pub(crate) fn delete(
     yes: bool,
     out: &Output,
 ) -> Result<(), Failure> {
-    if !yes {
-        return Err(Failure::Usage(
-            "this permanently deletes the account; pass --yes to confirm".to_owned(),
-        ));
-    }
     let user = named_or_current(session, user)?;
+    let shown = shown(&user);
+    let question = || format!("this permanently deletes the account of {shown}.");
+    if !yes {
+        match confirm(&question()) {
+            Some(true) => {}
+            Some(false) => {
+                let reason = "nothing was deleted, because the answer was not yes";
+                return Err(Failure::Usage(reason.to_owned()));
+            }
+            None => {
+                let question = question();
+                let question = question.trim_end_matches('.');
+                return Err(Failure::Usage(format!("{question}; pass --yes to confirm")));
+            }
+        }
+    }
     session.delete_user(&user)?;
-    done(&user, format_args!("{} is deleted", shown(&user)), out)
+    ended(session, &user, &format!("{shown} is deleted"), out)
 }
 
-/// Tells "nothing happened" from "done here, and the backend does not know". The store comes first:
-/// whatever fails after it is about the backend.
-fn told(result: keyfob::Result<()>, done: impl FnOnce() -> String) -> Result<String, Failure> {
+/// Distinguishes "nothing happened" from "done here, and the backend was not notified". The store
+/// comes first: what fails after it concerns the backend.
+fn finished(
+    session: &Session,
+    result: keyfob::Result<()>,
+    done: impl FnOnce() -> String,
+) -> Result<String, Failure> {
     match result {
         Ok(()) => Ok(done()),
         Err(error @ Error::Store(_)) if error.is_timeout() => Err(Failure::NotBegun(error)),
         Err(error @ (Error::LocalState(_) | Error::Store(_))) => Err(error.into()),
-        Err(error) => Err(Failure::NotTold { done: done(), error }),
+        Err(error) => {
+            let current = current_in_words(session.current_user()?.as_ref());
+            Err(Failure::NotNotified { done: done(), error, current })
+        }
     }
 }
 
-fn done(user: &User, words: impl std::fmt::Display, out: &Output) -> Result<(), Failure> {
-    out.result(&json!({"user_id": user.id()}), words)
+/// Says what was done with a user, and who is the current user now.
+fn ended(session: &Session, user: &User, done: &str, out: &Output) -> Result<(), Failure> {
+    let current = session.current_user()?;
+    out.result(
+        &json!({"user_id": user.id(), "current": current.as_ref().map(User::id)}),
+        format_args!("{done}; {}", current_in_words(current.as_ref())),
+    )
 }
 
-/// Returns how a user is shown to people.
+fn current_in_words(current: Option<&User>) -> String {
+    match current {
+        Some(current) => format!("the current user is {}", shown(current)),
+        None => "nobody is the current user".to_owned(),
+    }
+}
+
+fn providers(identities: &[Identity]) -> Vec<&str> {
+    let mut providers: Vec<_> =
+        identities.iter().map(|identity| identity.provider.as_str()).collect();
+    providers.dedup();
+    providers
+}
+
+/// Returns how a user is shown to people: the e-mail address or the name if there is one, and the
+/// id.
 pub(crate) fn shown(user: &User) -> String {
-    printable(user.id().as_str())
+    user.profile().map_or_else(|_| printable(user.id().as_str()), |profile| label(user, &profile))
+}
+
+fn label(user: &User, profile: &Profile) -> String {
+    let id = printable(user.id().as_str());
+    match profile.email().or(profile.name()) {
+        Some(name) => format!("{} [{id}]", printable(name)),
+        None => id,
+    }
 }
