@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use keyfob::Secret;
 
 use crate::browser::BrowserArgs;
@@ -15,7 +16,6 @@ use crate::environment::{environment, text_environment};
 use crate::failure::Failure;
 use crate::json::Json;
 use crate::serve::ServeArgs;
-use crate::shell::Shell;
 use crate::unprintable::trim;
 use crate::usage::{self, Reason};
 
@@ -222,7 +222,7 @@ pub(crate) enum Command {
     /// Print a script that completes commands and options in a shell
     #[command(after_help = crate::shell::COMPLETIONS_HELP)]
     Completions {
-        /// The shell: bash, zsh, fish or powershell
+        /// The shell: bash, elvish, fish, powershell or zsh
         #[arg(hide_possible_values = true)]
         shell: Shell,
     },

@@ -165,8 +165,7 @@ fn described(error: &Error) -> String {
         Error::Config { what, reason } => misconfigured(what, reason),
         Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
         Error::Store(error) if error.kind == StoreErrorKind::Key => format!(
-            "{}; the command uses the file `key` in the data directory, or the file that \
-             KEYFOB_STORE_KEY_FILE names",
+            "{}; if the key is in another file, set KEYFOB_STORE_KEY_FILE to its path",
             with_causes(error)
         ),
         error => with_causes(error),

@@ -227,13 +227,16 @@ fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
     }
     match (&options.jwt_jwks, &options.data) {
         (Some(url), _) if is_about(format!("{url:?}")) => {
-            Failure::Usage(format!("--jwt-jwks cannot be used: {text}"))
+            // The URL is not repeated.
+            let reason = text.trim_start_matches(&format!("{url:?} "));
+            Failure::Usage(format!("--jwt-jwks cannot be used: it {reason}"))
         }
         _ if is_about("the issuer".to_owned()) => {
             Failure::Usage(format!("--oidc cannot be used: {text}"))
         }
         _ if is_about("the public URL".to_owned()) => {
-            Failure::Usage(format!("--public-url cannot be used: {text}"))
+            let (_, reason) = text.split_once(": ").unwrap_or(("", &text));
+            Failure::Usage(format!("--public-url cannot be used: {reason}"))
         }
         // It belongs to another app.
         (_, Some(dir)) if is_about(format!("the data directory {}", dir.display())) => {

@@ -3,23 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use clap::{Command, ValueEnum};
-use clap_complete::aot;
+use clap::Command;
+use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
 use crate::args;
 use crate::failure::Failure;
 use crate::output::Output;
-
-/// A shell that can complete commands and options.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-    #[value(name = "powershell")]
-    PowerShell,
-}
 
 /// Where the scripts go.
 pub(crate) const COMPLETIONS_HELP: &str = "\
@@ -30,14 +20,8 @@ PowerShell:  keyfob completions powershell >> $PROFILE";
 
 /// Prints the script for a shell.
 pub(crate) fn completions(shell: Shell, out: &Output) -> Result<(), Failure> {
-    let shell = match shell {
-        Shell::Bash => aot::Shell::Bash,
-        Shell::Zsh => aot::Shell::Zsh,
-        Shell::Fish => aot::Shell::Fish,
-        Shell::PowerShell => aot::Shell::PowerShell,
-    };
     let mut script = Vec::new();
-    aot::generate(shell, &mut args::command(), "keyfob", &mut script);
+    generate(shell, &mut args::command(), "keyfob", &mut script);
     out.text(&String::from_utf8_lossy(&script))
 }
 
