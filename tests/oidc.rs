@@ -1,6 +1,6 @@
 //! An OpenID provider we did not write: its tokens, unchanged, against the server.
 //!
-//! Runs with `-- --ignored`, Node.js on the path and `npm ci` done in `.ci/oidc`.
+//! Most of it runs with `-- --ignored`, Node.js on the path and `npm ci` done in `.ci/oidc`.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
@@ -9,8 +9,11 @@ mod support;
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyfob::server::{CustomJwt, Google, JwtKeys, MetadataField, Oidc, Server, ServerBuilder};
-use keyfob::{Clock, SystemClock};
+use keyfob::store::MemoryStore;
+use keyfob::{Clock, Credentials, Session, SystemClock};
 use serde_json::{Value, json};
 use support::oidc::{Oidc as Process, real_client};
 
@@ -177,4 +180,26 @@ fn real_client_signs_in_with_test_provider() {
     }
     assert!(users.iter().all(|user| *user == users[0]), "{users:?}");
     assert_eq!(got["by_redirect"]["info"]["name"], "Ada Lovelace");
+}
+
+#[test]
+fn unreachable_issuer_asks_to_try_again() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+    let issuer = format!("http://{}", closed.expect("a port"));
+    let server = start(|builder| builder.oidc(Oidc::new(&issuer, "notes")));
+    let session = Session::builder(APP, server.base_url()).store(MemoryStore::new());
+    let session = session.open().expect("a session");
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = part(json!({"alg": "RS256", "kid": "1"}));
+    let claims =
+        part(json!({"iss": issuer, "aud": "notes", "sub": "ada", "exp": 9_999_999_999_u64}));
+    let error = session.log_in(&Credentials::jwt(format!("{header}.{claims}.AAAA"))).unwrap_err();
+    assert_eq!(error.status(), Some(503), "{error}");
+    assert!(error.is_retryable() && !error.needs_login(), "{error:?}");
+    assert!(error.to_string().contains("it does not respond"), "{error}");
+    // Tokens of others are judged all the same.
+    let claims = part(json!({"iss": "https://other", "sub": "ada"}));
+    let error = session.log_in(&Credentials::jwt(format!("{header}.{claims}.AAAA"))).unwrap_err();
+    assert_eq!(error.status(), Some(401), "{error}");
+    assert!(!error.is_retryable(), "{error:?}");
 }

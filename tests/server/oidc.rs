@@ -1,6 +1,7 @@
 //! Log-in with the ID tokens of OpenID Connect providers, by discovery.
 
 use std::io::ErrorKind;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -312,6 +313,33 @@ fn slow_issuer_delays_no_known_key() {
         }
     });
     assert_eq!(issuer.asked().len(), before + 2, "they shared one fetch");
+}
+
+#[test]
+fn waits_for_slow_issuer_are_bounded() {
+    let issuer = Issuer::start(Key::ec());
+    let (_server, client, _) = start(|b| b.oidc(issuer.oidc()));
+    let gate = issuer.stub.gate();
+    let closed = gate.lock().unwrap();
+    let token = issuer.sign(&issuer.claims());
+    thread::scope(|scope| {
+        let (done, outcomes) = mpsc::channel();
+        for _ in 0..70 {
+            let (done, client, token) = (done.clone(), &client, &token);
+            scope.spawn(move || done.send(try_token(client, token)));
+        }
+        // One fetches, and 64 wait for it.
+        for _ in 0..5 {
+            let answer = outcomes.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert!(answer.text.contains("too many log-ins wait"), "{answer:?}");
+        }
+        drop(closed);
+        for _ in 0..65 {
+            let answer = outcomes.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    });
 }
 
 #[test]

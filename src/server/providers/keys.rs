@@ -25,6 +25,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// A set that could not be fetched again for so long is not used any more.
 const MAX_STALE: Duration = Duration::from_secs(24 * 3600);
+/// So many log-ins wait for a set at a time, each with its connection; further ones are told to try
+/// again.
+const MAX_WAITING: usize = 64;
 /// Keys of a set beyond these are not looked at.
 const MAX_KEYS: usize = 100;
 
@@ -133,6 +136,8 @@ struct Cached {
     failure: Option<Unreachable>,
     /// Somebody is fetching the set.
     is_fetching: bool,
+    /// How many wait for that.
+    waiting: usize,
 }
 
 struct SetKey {
@@ -184,7 +189,12 @@ impl KeySet {
             if !cached.is_fetching {
                 break;
             }
+            if cached.waiting == MAX_WAITING {
+                return Err(ProviderError::Unreachable("too many log-ins wait for its keys"));
+            }
+            cached.waiting += 1;
             cached = self.fetched.wait(cached).unwrap_or_else(PoisonError::into_inner);
+            cached.waiting -= 1;
         }
         let wait = if cached.failure.is_some() { RETRY } else { REFETCH };
         if cached.attempted.is_none_or(|at| now.saturating_sub(at) >= wait) {
