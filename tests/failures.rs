@@ -699,7 +699,7 @@ fn a_failure_at_any_request_leaves_the_old_state_or_the_new_one() {
                 for lasts in [false, true] {
                     count += 1;
                     let plan = Plan { at, lasts, what };
-                    if (count + at) % ONE_IN > 0 {
+                    if !(count + at).is_multiple_of(ONE_IN) {
                         continue;
                     }
                     if let Err(what) = suffer(world, operation, &states, Some(plan), None) {
@@ -722,7 +722,7 @@ fn a_failure_at_any_step_into_the_store_leaves_the_old_state_or_the_new_one() {
                 for lasts in [false, true] {
                     count += 1;
                     let plan = Plan { at, lasts, what };
-                    if (count + at) % ONE_IN > 0 {
+                    if !(count + at).is_multiple_of(ONE_IN) {
                         continue;
                     }
                     if let Err(what) = suffer(world, operation, &states, None, Some(plan)) {
