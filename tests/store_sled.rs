@@ -353,32 +353,6 @@ fn directory_with_two_names_is_one_store() {
     }
 }
 
-/// As a virus scanner or a backup holds it: the snapshot cannot be replaced meanwhile.
-#[cfg(windows)]
-#[test]
-fn snapshot_held_open_fails_no_commit() {
-    use std::os::windows::fs::OpenOptionsExt;
-
-    const SHARE_READ: u32 = 1;
-    let dir = Dir::new();
-    let (store, other) = (dir.open(), dir.open());
-    log_in(&store, "ada");
-    assert_eq!(names(&other), ["ada"]);
-    let seen = other.recent(None, soon()).unwrap().number;
-    let snapshot = dir.data().join("snapshot");
-    let held = File::options().read(true).share_mode(SHARE_READ).open(snapshot).unwrap();
-    assert_eq!(log_in(&store, "eve"), 2);
-    drop(held);
-    for store in [&store, &other, &dir.open()] {
-        assert_eq!(names(store), ["ada", "eve"]);
-    }
-    // The repair keeps no events, and says so.
-    let recent = other.recent(Some(seen), soon()).unwrap();
-    assert!(recent.lagged || !recent.events.is_empty());
-    log_in(&other, "joe");
-    assert_eq!(names(&store), ["ada", "eve", "joe"]);
-}
-
 #[test]
 fn path_that_is_no_directory_is_rejected() {
     let dir = Dir::new();
