@@ -33,9 +33,8 @@ pub(crate) fn man(dir: Option<&Path>, out: &Output) -> Result<(), Failure> {
     let mut keyfob = args::command().disable_help_subcommand(true);
     keyfob.build();
     let Some(dir) = dir else {
-        let mut text = Vec::new();
-        page(keyfob).render(&mut text).map_err(Failure::Output)?;
-        return out.text(&String::from_utf8_lossy(&text));
+        let (_, text) = page(keyfob).map_err(Failure::Output)?;
+        return out.text(&text);
     };
     let cannot = |error: io::Error| {
         Failure::Usage(format!("cannot write to {} (--dir): {error}", dir.display()))
@@ -44,12 +43,19 @@ pub(crate) fn man(dir: Option<&Path>, out: &Output) -> Result<(), Failure> {
     let mut commands = vec![keyfob];
     while let Some(command) = commands.pop() {
         commands.extend(command.get_subcommands().cloned());
-        page(command).generate_to(dir).map_err(cannot)?;
+        let (name, text) = page(command).map_err(cannot)?;
+        std::fs::write(dir.join(name), text).map_err(cannot)?;
     }
     Ok(())
 }
 
-fn page(command: Command) -> Man {
+/// Returns the name and the text of a page.
+fn page(command: Command) -> io::Result<(String, String)> {
     let source = concat!("keyfob ", env!("CARGO_PKG_VERSION"));
-    Man::new(command).date(MAN_DATE).source(source).manual("User Commands")
+    let man = Man::new(command).date(MAN_DATE).source(source).manual("User Commands");
+    let mut text = Vec::new();
+    man.render(&mut text)?;
+    // clap_mangen breaks the line around an empty one before possible values.
+    let text = String::from_utf8_lossy(&text).replace("\n.br\n\n.br\n", "\n.br\n");
+    Ok((man.get_filename(), text))
 }
