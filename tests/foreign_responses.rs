@@ -24,7 +24,7 @@ fn refresh_of(user: &str, mark: &str) -> String {
 fn assert_foreign<T>(outcome: Result<T>, what: &str) {
     let error = outcome.map(drop).unwrap_err();
     assert!(matches!(error, Error::Decode(_)) && !error.is_retryable(), "{error:?}");
-    assert!(error.to_string().contains(&format!("the {what} answer")), "{error}");
+    assert!(error.to_string().contains(&format!("the {what} response")), "{error}");
     assert!(error.to_string().contains("it belongs to another user"), "{error}");
 }
 

@@ -699,6 +699,7 @@ fn plain_data(shown: &mut Shown) {
     shown.error(&TransportError::new(TransportErrorKind::Connect, URL).because(cause).into());
     shown.both(&keyfob::server::FunctionError::from("words"));
     shown.debug(&keyfob::server::AuthProvider::Anonymous);
+    shown.debug(&keyfob::server::Oidc::new("https://id.example.org", "my-client"));
     shown.debug(&keyfob::RequestOutcome::Pending);
     let limits = keyfob::server::RateLimits::default();
     shown.debug(&limits);

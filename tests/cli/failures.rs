@@ -188,7 +188,7 @@ fn web_server_is_named_as_no_backend() {
                 stream.write_all(response.as_bytes()).unwrap();
             }
         });
-        let error = at.refused(1, &["login", "--anonymous"]);
+        let error = at.refused(4, &["login", "--anonymous"]);
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("check --base-url"), "{status}: {message}");
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind};
+use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind, TransportErrorKind};
 
 /// What the command ends with instead of a result.
 #[derive(Debug)]
@@ -176,9 +176,7 @@ fn described(error: &Error) -> String {
         );
     }
     if is_foreign(error) {
-        text.push_str(
-            "; perhaps this is not an App Services backend: check --base-url and --app-id",
-        );
+        text = text.replace("check the base URL", "check --base-url and --app-id");
     }
     if let Some(pause) = error.retry_after() {
         // Not a moment too early.
@@ -192,17 +190,10 @@ fn described(error: &Error) -> String {
     text
 }
 
-/// Returns whether a response looks like that of a web server which is no App Services backend. A
-/// backend names the app that it does not know.
+/// Returns `true` if something other than an App Services backend responded.
 fn is_foreign(error: &Error) -> bool {
-    match error {
-        Error::Decode(error) => error.what.starts_with("the log-in "),
-        Error::Server(error) => {
-            let is_about_route = matches!(error.status, 301 | 302 | 308 | 403 | 404 | 405 | 501);
-            is_about_route && error.code.is_none() && !error.message.contains("app")
-        }
-        _ => false,
-    }
+    use TransportErrorKind::{Intercepted, NotABackend};
+    matches!(error, Error::Transport(error) if matches!(error.kind, Intercepted | NotABackend))
 }
 
 /// Describes a setting that cannot be used, by the option or the variable that it comes from.
@@ -265,9 +256,7 @@ fn with_causes(error: &dyn StdError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use keyfob::{
-        LocalState, StoreError, StoreErrorKind, TransportError, TransportErrorKind, UserId,
-    };
+    use keyfob::{LocalState, TransportError, UserId};
 
     use super::*;
 
