@@ -1,6 +1,6 @@
 //! Dates of HTTP headers, such as `Sun, 06 Nov 1994 08:49:37 GMT`, and the Gregorian calendar.
 //!
-//! [`parse`] also accepts the two obsolete forms. [`format`] writes the current one.
+//! [`parse`] also accepts the two obsolete forms. [`format()`] writes the current one.
 //!
 //! Source: RFC 9110, section 5.6.7.
 

@@ -140,7 +140,7 @@ impl Session {
     /// the users that it returns. The token replaces an earlier one of this handle.
     ///
     /// A call that is waiting when another thread cancels the token returns
-    /// [`Error::Cancelled`](crate::Error::Cancelled), as does every later call with this handle. It
+    /// [`Error::Cancelled`], as does every later call with this handle. It
     /// returns within about 50 ms, whatever it waits for: a name, a connection, a response, a refresh
     /// by another thread or process, the store. If the request may have arrived and changes
     /// something, the error [`is_ambiguous`](crate::Error::is_ambiguous). Other handles of the
@@ -153,7 +153,7 @@ impl Session {
     /// effort.
     ///
     /// With a transport or a store of your own, a call ends when these look at the
-    /// [`Deadline`](crate::Deadline).
+    /// [`Deadline`].
     ///
     /// # Examples
     ///
@@ -203,14 +203,14 @@ impl Session {
     /// valid on the backend until it expires.
     ///
     /// # Errors
-    /// - [`Error::Server`](crate::Error::Server) if the backend refused. The code is
+    /// - [`Error::Server`] if the backend refused. The code is
     ///   `InvalidPassword` for a wrong password or an unknown address; `AuthError` for an address
     ///   that is not confirmed, or a key, token or function that refused; `UserDisabled`; or
     ///   `AuthProviderNotFound` if the app does not offer the provider. The status is 429 after too
     ///   many failures, and 404 for an unknown app.
-    /// - [`Error::Transport`](crate::Error::Transport) if the backend could not be reached or its
+    /// - [`Error::Transport`] if the backend could not be reached or its
     ///   response was lost; [`is_ambiguous`](crate::Error::is_ambiguous) tells the two apart.
-    /// - [`Error::Store`](crate::Error::Store) if the log-in could not be stored.
+    /// - [`Error::Store`] if the log-in could not be stored.
     ///
     /// After an error nothing is stored. If a server session was already created, keyfob tries to
     /// end it (best effort).
@@ -249,7 +249,7 @@ impl Session {
     /// account or was switched to last. Uses no network.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read. An unreadable store is
+    /// [`Error::Store`] if the store cannot be read. An unreadable store is
     /// never reported as "nobody is logged in".
     ///
     /// # Examples
@@ -282,7 +282,7 @@ impl Session {
     /// All users are in memory at once; [`users_iter`](Self::users_iter) reads them page by page.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    /// [`Error::Store`] if the store cannot be read.
     ///
     /// # Examples
     ///
@@ -352,7 +352,7 @@ impl Session {
     /// Returns the user with this id, if it is known here. Uses no network.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read.
+    /// [`Error::Store`] if the store cannot be read.
     ///
     /// # Examples
     ///
@@ -383,9 +383,9 @@ impl Session {
     /// was. Uses no network; blocks for a commit.
     ///
     /// # Errors
-    /// - [`Error::LocalState`](crate::Error::LocalState) if the user is logged out or not known
+    /// - [`Error::LocalState`] if the user is logged out or not known
     ///   here.
-    /// - [`Error::Store`](crate::Error::Store) if nothing was changed.
+    /// - [`Error::Store`] if nothing was changed.
     ///
     /// # Examples
     ///
@@ -427,12 +427,12 @@ impl Session {
     /// request.
     ///
     /// # Errors
-    /// - [`Error::Server`](crate::Error::Server) or [`Error::Transport`](crate::Error::Transport)
+    /// - [`Error::Server`] or [`Error::Transport`]
     ///   if the backend could not be notified. The user is removed here all the same, even if the
     ///   error [`is_retryable`](crate::Error::is_retryable): no token is left to notify the backend
     ///   with, so its server session stays valid until it expires.
-    /// - [`Error::LocalState`](crate::Error::LocalState) if the user is not known here.
-    /// - [`Error::Store`](crate::Error::Store) if nothing was changed.
+    /// - [`Error::LocalState`] if the user is not known here.
+    /// - [`Error::Store`] if nothing was changed.
     ///
     /// # Examples
     ///
@@ -513,7 +513,7 @@ impl Session {
     /// share its store. See [`Events`].
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    /// [`Error::Store`] if the store cannot be read or watched.
     ///
     /// # Examples
     ///
@@ -553,7 +553,7 @@ impl Session {
     /// [`listening`](crate::manual::guide::listening) shows how.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store cannot be read or watched.
+    /// [`Error::Store`] if the store cannot be read or watched.
     ///
     /// # Examples
     ///
@@ -592,7 +592,7 @@ impl Session {
     ///
     /// Returns at once. Calls that wait for a response, for a refresh or a look-up by another
     /// thread, or for another process that holds the store end with
-    /// [`Error::ShutDown`](crate::Error::ShutDown), and so does every later call. [`Events`] return
+    /// [`Error::ShutDown`], and so does every later call. [`Events`] return
     /// what was emitted before the shutdown and then end; so do the threads of subscriptions, after
     /// the current call of their listener. What was stored stays stored. Nobody is logged out, and
     /// other sessions on the same store go on.
@@ -666,7 +666,7 @@ impl Session {
     /// for a commit.
     ///
     /// # Errors
-    /// [`Error::Store`](crate::Error::Store) if the store is damaged or cannot be written.
+    /// [`Error::Store`] if the store is damaged or cannot be written.
     ///
     /// # Examples
     ///

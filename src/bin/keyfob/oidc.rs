@@ -22,7 +22,7 @@ enum Value {
 impl OidcArgs {
     /// Returns the OpenID Connect providers, each with its client ids.
     pub(crate) fn providers(&self) -> Result<Vec<Oidc>, Failure> {
-        let usage = |text: &str| Failure::Usage(format!("{text} (see `keyfob serve --help`)"));
+        let usage = |text: &str| Failure::Usage(format!("{text}; see `keyfob serve --help`"));
         let mut issuers: Vec<(&String, Vec<&String>)> = Vec::new();
         for value in &self.0 {
             match (value, issuers.last_mut()) {

@@ -88,7 +88,8 @@ impl EncryptionMode {
                 return Ok(RecordCodec(cipher.map(Arc::new)));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
-                "the store is encrypted, open it with its key (`SessionBuilder::encryption`)"
+                "the store is encrypted, open it with its key: pass it to `SessionBuilder::encryption` \
+                 (`EncryptionKey::key_file()` for a store that the command created)"
             }
             (None, Some(_)) => {
                 "the store is encrypted, open it with its key and with keyfob's feature `encryption`"
