@@ -22,7 +22,6 @@ const COMMITS_IN_MEMORY: usize = 1024;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct EventLog {
     since: u64,
-    #[serde(rename = "told")]
     commits: VecDeque<LoggedCommit>,
 }
 
@@ -125,7 +124,8 @@ mod tests {
 
     #[test]
     fn event_of_newer_version_is_kept_and_lags() {
-        let text = r#"{"since":0,"told":[{"number":1,"events":[{"event":"teleported","x":1}]}]}"#;
+        let text =
+            r#"{"since":0,"commits":[{"number":1,"events":[{"event":"teleported","x":1}]}]}"#;
         let mut log: EventLog = serde_json::from_str(text).unwrap();
         log.push(2, &[switched("ada")]);
         let recent = log.after(Some(0), 2);

@@ -4,7 +4,7 @@
 //! keyfob snapshot 0123456789abcdef 1 640 fedcba9876543210
 //! {"generation":4,"database":0,…}
 //! …
-//! {"users":[…],"ring":[…]}
+//! {"users":[…],"events":{…}}
 //! …
 //! ```
 //!
@@ -76,7 +76,6 @@ struct Index {
 #[derive(Deserialize, Serialize)]
 struct Tail {
     users: Vec<Entry>,
-    #[serde(rename = "ring")]
     events: EventLog,
 }
 
