@@ -1,15 +1,15 @@
-//! Memory that requests share: each one reserves what it needs before it takes it.
+//! Memory that requests share: each request reserves memory before it allocates it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// An amount of memory, in bytes, of which parts can be reserved.
+/// An amount of memory in bytes, of which parts can be reserved.
 pub(super) struct Budget {
     size: usize,
     used: Mutex<usize>,
     released: Condvar,
-    /// Requests that wait for memory.
+    /// The number of requests that wait for memory.
     waiting: AtomicUsize,
 }
 
@@ -29,8 +29,8 @@ impl Budget {
         self.size
     }
 
-    /// Reserves memory and waits for it if there is too little. Returns `None` if there is still
-    /// too little after this time, or never enough.
+    /// Reserves memory, waiting for it if there is too little. Returns `None` if there is still too
+    /// little after `at_most`, and immediately if the amount exceeds the whole budget.
     pub(super) fn reserve(
         self: &Arc<Self>,
         bytes: usize,
@@ -57,7 +57,7 @@ impl Budget {
 }
 
 impl Reservation {
-    /// Returns `true` if others wait for memory of the same budget.
+    /// Returns `true` if other requests wait for memory of the same budget.
     pub(super) fn is_wanted(&self) -> bool {
         self.budget.waiting.load(Ordering::Relaxed) > 0
     }

@@ -1,8 +1,8 @@
-//! Client addresses behind proxies: which address a request is counted for.
+//! Client addresses behind proxies: which address a request is counted by.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The proxies whose `X-Forwarded-For` is believed.
+/// The proxies whose `X-Forwarded-For` header is trusted.
 #[derive(Debug, Default)]
 pub(super) struct TrustedProxies(Vec<IpAddr>);
 
@@ -11,11 +11,13 @@ impl TrustedProxies {
         Self(proxies.iter().map(IpAddr::to_canonical).collect())
     }
 
-    /// Returns the address of the client: that of the peer, unless the peer is a trusted proxy.
-    /// Then it is the right-most address of `X-Forwarded-For` that is no trusted proxy, since every
-    /// proxy appends the address that it sees and everything to the left came from the client.
+    /// Returns the address of the client. It is the peer's address unless the peer is a trusted
+    /// proxy. For a trusted proxy it is the right-most address of `X-Forwarded-For` that is not a
+    /// trusted proxy. Each proxy appends the address that it sees, and everything to the left came
+    /// from the client.
     ///
-    /// If the header is missing or malformed up to there, the address of the peer is returned.
+    /// If the header is missing, or malformed before such an address, this returns the peer's
+    /// address.
     pub(super) fn client(&self, peer: IpAddr, headers: &[(String, String)]) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.0.contains(&peer) {
@@ -34,7 +36,7 @@ impl TrustedProxies {
     }
 }
 
-/// Reads an address. Some proxies add the port.
+/// Parses an address. Some proxies add the port.
 fn parse(text: &str) -> Option<IpAddr> {
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || Some(text.parse::<SocketAddr>().ok()?.ip());

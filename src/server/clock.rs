@@ -1,4 +1,4 @@
-//! The server's clock, to be set and advanced.
+//! The server's clock, which can be set and advanced.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::Clock;
 
-/// The clock of a server: the clock that the server was [given](super::ServerBuilder::clock), and
-/// how it was changed since. Clones are the same clock.
+/// The clock of a server: the [base clock](super::ServerBuilder::clock) plus the changes made
+/// since. Clones share the same clock.
 ///
-/// Everything that expires on the server does so by this clock: access and refresh tokens, the
-/// grace period of rotated ones, mailed tokens, failed log-ins. Time-outs of connections use real
-/// time. It is a [`Clock`], so a session can use the same one.
+/// The server uses this clock for everything that expires: access and refresh tokens, the grace
+/// period of rotated tokens, mailed tokens and rate-limit windows. Time-outs of connections use
+/// real time. It implements [`Clock`], so a session can use it too.
 ///
 /// # Examples
 ///
@@ -39,13 +39,13 @@ pub struct ServerClock {
     change: Arc<Mutex<Change>>,
 }
 
-/// What was done to a clock, in sum.
+/// The sum of all changes made to a clock.
 #[derive(Clone, Copy, Default)]
 struct Change {
-    /// How far the wall clock was put forward, and how far back.
+    /// How far the wall clock was moved forward, and how far back.
     forward: Duration,
     back: Duration,
-    /// How much time has passed that did not pass for the base.
+    /// How much monotonic time was added to that of the base clock.
     passed: Duration,
 }
 
@@ -54,14 +54,14 @@ impl ServerClock {
         Self { base, change: Arc::default() }
     }
 
-    /// Lets this much time pass.
+    /// Advances the clock by this much time.
     pub fn advance(&self, by: Duration) {
         let mut change = self.change();
         change.forward = change.forward.saturating_add(by);
         change.passed = change.passed.saturating_add(by);
     }
 
-    /// Sets the wall clock, forward or back. The monotonic clock does not change.
+    /// Sets the wall clock, forward or backward. The monotonic clock does not change.
     pub fn set(&self, to: SystemTime) {
         let mut change = self.change();
         let now = change.applied_to(self.base.now());
@@ -77,7 +77,7 @@ impl ServerClock {
 }
 
 impl Change {
-    /// What the clock shows where the base shows `base`; the base where that cannot be counted.
+    /// Applies the changes to a time of the base clock. Returns `base` on overflow.
     fn applied_to(&self, base: SystemTime) -> SystemTime {
         let changed = match self.forward.checked_sub(self.back) {
             Some(ahead) => base.checked_add(ahead),

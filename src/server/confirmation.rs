@@ -1,4 +1,4 @@
-//! How e-mail addresses are confirmed, and passwords replaced.
+//! How the server confirms e-mail addresses and replaces passwords.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use crate::Secret;
 #[derive(Default)]
 #[non_exhaustive]
 pub enum Confirmation {
-    /// Without asking.
+    /// Immediately, without a check.
     #[default]
     Automatic,
     /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
     Email,
-    /// By a function that decides, or that sends the token in its own way.
+    /// With a function, which decides or sends the token in its own way.
     Function(Box<ConfirmationFunction>),
 }
 
@@ -26,17 +26,17 @@ pub enum Reset {
     /// With a token that is mailed to the address: see [`Server::outbox`](super::Server::outbox).
     #[default]
     Email,
-    /// By a function that decides, or that sends the token in its own way.
+    /// With a function, which decides or sends the token in its own way.
     Function(Box<ResetFunction>),
 }
 
-/// What decides about an e-mail address.
+/// A function that decides about an e-mail address.
 pub type ConfirmationFunction = dyn Fn(&ConfirmationCall) -> Verdict + Send + Sync;
 
-/// What decides about a new password.
+/// A function that decides about a new password.
 pub type ResetFunction = dyn Fn(&ResetCall) -> Verdict + Send + Sync;
 
-/// A confirmation that is to be decided.
+/// A confirmation request, for the function to decide.
 ///
 /// Source: the service's custom confirmation functions.
 #[derive(Clone, Debug)]
@@ -44,13 +44,13 @@ pub type ResetFunction = dyn Fn(&ResetCall) -> Verdict + Send + Sync;
 pub struct ConfirmationCall {
     /// The e-mail address.
     pub username: String,
-    /// Confirms the address later, together with `token_id`.
+    /// A token that confirms the address later, together with `token_id`.
     pub token: Secret,
-    /// What goes with the token.
+    /// The id of the token.
     pub token_id: String,
 }
 
-/// A new password that is to be decided.
+/// A request for a new password, for the function to decide.
 ///
 /// Source: the service's custom password reset functions.
 #[derive(Clone)]
@@ -60,19 +60,19 @@ pub struct ResetCall {
     pub username: String,
     /// The new password.
     pub password: Secret,
-    /// Lets the password be replaced later, together with `token_id`.
+    /// A token that allows the password to be replaced later, together with `token_id`.
     pub token: Secret,
-    /// What goes with the token.
+    /// The id of the token.
     pub token_id: String,
-    /// What the client sent along, as it was sent.
+    /// The arguments as the client sent them.
     pub arguments: Vec<Value>,
 }
 
-/// What a confirmation or reset function decides.
+/// The decision of a confirmation or reset function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Refuse.
+    /// Reject the request.
     Fail,
     /// Wait until the client sends the token.
     Pending,
@@ -81,7 +81,7 @@ pub enum Verdict {
 }
 
 impl Confirmation {
-    /// Confirms by a function.
+    /// Creates a confirmation that calls a function.
     pub fn function<F>(function: F) -> Self
     where
         F: Fn(&ConfirmationCall) -> Verdict + Send + Sync + 'static,
@@ -91,7 +91,7 @@ impl Confirmation {
 }
 
 impl Reset {
-    /// Replaces passwords by a function.
+    /// Creates a reset that calls a function.
     pub fn function<F>(function: F) -> Self
     where
         F: Fn(&ResetCall) -> Verdict + Send + Sync + 'static,
@@ -101,7 +101,7 @@ impl Reset {
 }
 
 impl fmt::Debug for ResetCall {
-    /// Without the arguments, which are whatever the app makes of them.
+    /// Omits the arguments, which may contain secrets of the app.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResetCall")
             .field("username", &self.username)

@@ -1,4 +1,4 @@
-//! Fast hashes, for secrets that are random already.
+//! Fast hashes, for secrets that are already random.
 
 use aws_lc_rs::{digest, hmac};
 

@@ -1,4 +1,4 @@
-//! Extended JSON, as far as function results and `sum` need it.
+//! Extended JSON, limited to what function results and `sum` need.
 //!
 //! Source: the Extended JSON v2 specification, canonical form.
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::ejson::DateTime;
 
-/// The keys that make an object stand for a value of another type.
+/// The keys that mark an object as a value of another type.
 const WRAPPERS: [&str; 16] = [
     "$binary",
     "$code",
@@ -27,17 +27,18 @@ const WRAPPERS: [&str; 16] = [
     "$uuid",
 ];
 
-/// A number of any of the wire's types but decimal.
+/// A number of any wire type except decimal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum AnyNumber {
     Double(f64),
     Int(i64),
 }
 
-/// A value that is serialised in canonical form: plain numbers get their wrappers, dates their
-/// milliseconds, and objects that are wrappers already stay as they are.
+/// A value that is serialised in canonical form: plain numbers get wrappers, dates become
+/// milliseconds, and objects that are already wrappers stay unchanged.
 ///
-/// It is never built as a value: wrappers of numbers would take a hundred times the memory.
+/// The canonical value is never built in memory, because wrappers of numbers would take a hundred
+/// times the memory.
 pub(super) struct Canonical<'a>(pub &'a Value);
 
 impl Serialize for Canonical<'_> {
@@ -57,20 +58,20 @@ impl Serialize for Canonical<'_> {
     }
 }
 
-/// Returns a double as a wrapper, which unlike a plain number can be infinite or no number.
+/// Returns a double as a wrapper. Unlike a plain number, it can be infinite or NaN.
 pub(super) fn double(value: f64) -> Value {
     let text = if value.is_nan() {
         "NaN".to_owned()
     } else if value.is_infinite() {
         if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
     } else {
-        // The shortest text that reads back as the same number, with `.0` where it is whole.
+        // The shortest text that parses to the same number, with `.0` if it is whole.
         format!("{value:?}")
     };
     wrap("$numberDouble", text)
 }
 
-/// Reads a number, plain or wrapped.
+/// Parses a number, plain or wrapped.
 pub(super) fn number(value: &Value) -> Option<AnyNumber> {
     match value {
         Value::Number(number) => {
@@ -100,14 +101,14 @@ fn canonical_number(number: &Number) -> Value {
     match (number.as_i64(), number.as_f64()) {
         (Some(int), _) if i32::try_from(int).is_ok() => wrap("$numberInt", int.to_string()),
         (Some(int), _) => wrap("$numberLong", int.to_string()),
-        // Beyond 64 bits with a sign; decimals hold 34 digits.
+        // Too large for a signed 64-bit integer; a decimal holds 34 digits.
         (None, _) if number.is_u64() => wrap("$numberDecimal", number.to_string()),
         (None, value) => double(value.unwrap_or(f64::NAN)),
     }
 }
 
-/// Returns a date that is not in canonical form as one that is: realm-core ends the program over a
-/// date that is a text.
+/// Converts a non-canonical date to canonical form, because realm-core aborts the program on a date
+/// that is a text.
 ///
 /// Source: realm-core `util/bson/bson.cpp`, the parser of `$date`.
 fn canonical_date(fields: &Map<String, Value>) -> Option<Value> {
@@ -120,8 +121,8 @@ fn wrap(name: &str, value: impl Into<Value>) -> Value {
     Value::Object(Map::from_iter([(name.to_owned(), value.into())]))
 }
 
-/// Tells whether an object is a value of another type. All wrappers have one field, but for code
-/// with a scope.
+/// Returns `true` if an object is a wrapper: a value of another type. All wrappers have one field,
+/// except code with a scope.
 fn is_wrapper(fields: &Map<String, Value>) -> bool {
     match fields.len() {
         1 => fields.keys().all(|name| WRAPPERS.contains(&name.as_str())),

@@ -1,4 +1,4 @@
-//! Which path and method ask for what.
+//! Maps paths and methods to endpoints and routes.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use super::pages::Page;
 use super::route::Route;
 use super::state::EMAIL_PASSWORD;
 
-/// One more than the longest route has.
+/// One more than the longest route has segments.
 const MAX_SEGMENTS: usize = 11;
 
-/// Where something can be asked for. With the method it makes a [`Route`].
+/// A path that the server handles. With the method it makes a [`Route`].
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Endpoint<'a> {
     ApiKey { id: &'a str },
@@ -36,7 +36,7 @@ pub(super) enum Endpoint<'a> {
 }
 
 impl Endpoint<'_> {
-    /// Returns the methods that an endpoint knows, as the `Allow` field lists them.
+    /// Returns the methods that an endpoint supports, in the format of the `Allow` header.
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Self::Health | Self::Location | Self::Log { .. } | Self::Page(_) | Self::Profile => {
@@ -59,7 +59,7 @@ impl Endpoint<'_> {
         }
     }
 
-    /// Returns the provider that an endpoint belongs to, if it is nothing without it.
+    /// Returns the provider that an endpoint requires, if any.
     pub(super) fn provider(&self) -> Option<&str> {
         match self {
             Self::CallConfirmation
@@ -74,7 +74,7 @@ impl Endpoint<'_> {
         }
     }
 
-    /// Returns what a request to this endpoint asks for, if that is anything we know.
+    /// Returns the route of a request to this endpoint, if the method is supported.
     pub(super) fn route(&self, method: &str, query: Option<&str>) -> Option<Route> {
         Some(match (self, method) {
             (Self::ApiKey { .. }, "DELETE") => Route::DeleteApiKey,
@@ -105,7 +105,7 @@ impl Endpoint<'_> {
     }
 }
 
-/// Finds a path's endpoint and, for those that have one, the app it names.
+/// Finds a path's endpoint, and the app that the path names, if it names one.
 pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Endpoint<'a>)> {
     let client = match segments {
         ["groups", group, "apps", app, "logs"] => {
@@ -151,8 +151,8 @@ pub(super) fn find<'a>(segments: &[&'a str]) -> Option<(Option<&'a str>, Endpoin
     Some((app, endpoint))
 }
 
-/// Splits a path and decodes its parts. What cannot be decoded stays as it is, and parts beyond
-/// those of the longest route are left out.
+/// Splits a path and decodes its segments. Segments that cannot be decoded are left unchanged.
+/// Segments beyond the longest route are dropped.
 pub(super) fn segments(path: &str) -> Vec<Cow<'_, str>> {
     let parts = path.strip_prefix('/').unwrap_or(path).split('/');
     parts.take(MAX_SEGMENTS).map(percent_decoded).collect()

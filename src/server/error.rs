@@ -1,21 +1,21 @@
-//! The ways the server says no.
+//! API errors, and the responses they become.
 
 use std::io;
 use std::time::Duration;
 
 use super::token::TokenFault;
 
-/// An answer that is an error: `{"error","error_code","link"}`, with this status.
+/// An error response: `{"error","error_code","link"}` with this status.
 ///
 /// Source: protocol facts from realm-core `object-store/sync/app.cpp` (`check_for_errors`) and
 /// `src/realm/error_codes.cpp`.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub status: u16,
-    /// The symbolic code, for those errors that have one.
+    /// The symbolic code, if the error has one.
     pub code: Option<&'static str>,
     pub message: String,
-    /// Header fields beyond the usual ones.
+    /// Additional header fields.
     pub headers: Vec<(&'static str, String)>,
 }
 
@@ -24,7 +24,7 @@ impl ApiError {
         Self { status, code: Some(code), message: message.into(), headers: Vec::new() }
     }
 
-    /// An error for which the service has no code.
+    /// An error for which App Services has no code.
     pub(super) fn without_code(status: u16, message: impl Into<String>) -> Self {
         Self { status, code: None, message: message.into(), headers: Vec::new() }
     }
@@ -46,13 +46,13 @@ impl ApiError {
         Self::new(400, "MissingParameter", format!("missing parameter: {name}"))
     }
 
-    /// What makes a client refresh its access token, or end the log-in when it was the refresh
-    /// token.
+    /// Makes the client refresh its access token. If the client sent a refresh token, this ends its
+    /// log-in.
     pub(super) fn invalid_session(message: impl Into<String>) -> Self {
         Self::new(401, "InvalidSession", message)
     }
 
-    /// The refresh token was revoked, has expired, or never was.
+    /// The refresh token was revoked, has expired, or never existed.
     pub(super) fn no_session() -> Self {
         Self::invalid_session("invalid session: failed to find refresh token")
     }
@@ -95,22 +95,24 @@ impl ApiError {
 
     /// The app has no such provider, or it is disabled.
     ///
-    /// Source: mongodb/docs-realm issue 1127 for the text, which registering gets, too.
+    /// Source: mongodb/docs-realm issue 1127 for the text, which is also the response to a
+    /// registration.
     pub(super) fn unsupported_provider(provider: &str) -> Self {
         let message = format!("authentication via '{provider}' is unsupported");
         Self::new(404, "AuthProviderNotFound", message)
     }
 
-    /// A client is over a limit, for this long.
+    /// The client exceeded a rate limit and must wait this long.
     pub(super) fn too_many(message: &str, wait: Duration) -> Self {
-        // Not a moment too early.
+        // Round up, so that the client does not retry too early.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self::without_code(429, message)
             .with_header("Retry-After", seconds.max(1).to_string())
             .with_header("Access-Control-Expose-Headers", "Retry-After")
     }
 
-    /// There is no room for one more user. It is no 429 or 503: asking again does not help.
+    /// The server has the maximum number of users. The status is not 429 or 503, because a retry
+    /// does not help.
     pub(super) fn full() -> Self {
         Self::without_code(403, "the server has as many users as it may have")
     }
@@ -120,7 +122,7 @@ impl ApiError {
     }
 }
 
-/// A change could not be stored. The cause may name paths, so it stays here.
+/// A change could not be stored. The cause is not sent to the client, because it may contain paths.
 impl From<io::Error> for ApiError {
     fn from(error: io::Error) -> Self {
         Self::internal(match error.kind() {

@@ -1,4 +1,4 @@
-//! Misbehaviour on purpose, so that clients can be tested against it.
+//! Fault injection, for testing clients.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,16 +11,16 @@ use super::Route;
 use super::http::{Outcome, Response};
 use crate::Deadline;
 
-/// The faults that a server injects into its responses, so that clients can be tested against them;
-/// returned by [`Server::faults`](super::Server::faults).
+/// The faults that a server injects into its responses, for testing clients. Returned by
+/// [`Server::faults`](super::Server::faults).
 ///
-/// A request triggers the first fault, in the order in which they were added, that is for its
-/// [route](Route) and has triggers left. A request triggers at most one fault; without one it is
-/// handled as usual. A request that does not arrive completely triggers none.
+/// A request triggers the first fault, in the order in which they were added, that matches its
+/// [route](Route) and has triggers left. A request triggers at most one fault; if it triggers none,
+/// the server handles it as usual. An incomplete request triggers no fault.
 ///
 /// # Examples
 ///
-/// A log-in whose response is lost: the server logs the user in, and the client cannot know.
+/// A log-in whose response is lost: the server logs the user in, but the client does not know it.
 ///
 /// ```
 /// use keyfob::server::{Fault, Route, Server};
@@ -45,13 +45,13 @@ use crate::Deadline;
 /// ```
 pub struct Faults(Arc<Shared>);
 
-/// One fault: for all routes and for one request, unless [`on`](Self::on), [`times`](Self::times)
-/// or [`always`](Self::always) say otherwise.
+/// A fault. By default it applies to one request of any route; change that with [`on`](Self::on),
+/// [`times`](Self::times) or [`always`](Self::always).
 ///
 /// With [`status`](Self::status), [`html`](Self::html), [`redirect`](Self::redirect),
 /// [`bytes`](Self::bytes), [`garbage`](Self::garbage) and
-/// [`cut_before_handling`](Self::cut_before_handling) the request has no effect. With the others it
-/// has its whole effect, and only the response is wrong.
+/// [`cut_before_handling`](Self::cut_before_handling) the server does not handle the request. With
+/// the others it handles the request, and only the response is faulty.
 #[derive(Clone)]
 #[must_use = "a fault does nothing until it is added"]
 pub struct Fault {
@@ -61,7 +61,7 @@ pub struct Fault {
     times: Option<usize>,
 }
 
-/// A fault that was added to a server. Dropping this does not remove it.
+/// A fault that was added to a server. Dropping this value does not remove the fault.
 #[derive(Clone)]
 pub struct ActiveFault {
     shared: Arc<Shared>,
@@ -75,14 +75,14 @@ enum Kind {
     CutAfterCommit,
     CutBeforeHandling,
     CutInBody,
-    /// For ever, if there is no time.
+    /// `None` delays until released.
     Delay(Option<Duration>),
     Drip(usize, Duration),
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Something was met, released or removed, or the server stops.
+    /// Notified when a fault is triggered, released or removed, and when the server stops.
     changed: Condvar,
 }
 
@@ -94,14 +94,14 @@ struct State {
 
 struct FaultState {
     fault: Fault,
-    /// Requests it was for, those that it let pass at first included.
+    /// Matching requests, including those skipped at first.
     seen: AtomicUsize,
-    /// Requests that have met it and are not answered yet.
+    /// Requests that triggered the fault and whose responses are not complete.
     held: AtomicUsize,
     released: AtomicBool,
 }
 
-/// A fault that a request met.
+/// A fault that a request triggered.
 pub(super) struct TriggeredFault {
     shared: Arc<Shared>,
     armed: Arc<FaultState>,
@@ -133,48 +133,48 @@ impl Fault {
         Self::bytes(b"\x16\x03\x01\0\xff\xfe garbage \0\r\n\r\n\r\n".repeat(8))
     }
 
-    /// Responds with these bytes, and closes the connection.
+    /// Responds with these bytes, which need not be HTTP, and closes the connection.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self::new(Kind::Bytes(bytes.into()))
     }
 
-    /// Closes the connection as if the request had never arrived.
+    /// Closes the connection without handling the request.
     pub fn cut_before_handling() -> Self {
         Self::new(Kind::CutBeforeHandling)
     }
 
-    /// Handles the request, so that its effect is durable, then closes the connection without a
+    /// Handles the request, so that its effect is durable, and then closes the connection without a
     /// response.
     pub fn cut_after_commit() -> Self {
         Self::new(Kind::CutAfterCommit)
     }
 
-    /// Handles the request and closes the connection in the middle of the response's body, or of
-    /// its head if it has no body.
+    /// Handles the request and closes the connection in the middle of the response body. If there
+    /// is no body, the response is cut in its head.
     pub fn cut_in_body() -> Self {
         Self::new(Kind::CutInBody)
     }
 
-    /// Handles the request and delays the response, in real time, or until it is
-    /// [released](ActiveFault::release).
+    /// Handles the request and delays the response, in real time, unless it is
+    /// [released](ActiveFault::release) earlier.
     pub fn delay(duration: Duration) -> Self {
         Self::new(Kind::Delay(Some(duration)))
     }
 
-    /// Handles the request and holds the response back until it is [released](ActiveFault::release)
-    /// or the server stops.
+    /// Handles the request and delays the response until it is [released](ActiveFault::release) or
+    /// the server stops.
     pub fn hold() -> Self {
         Self::new(Kind::Delay(None))
     }
 
-    /// Handles the request and sends the response in pieces of so many bytes, at least one, with a
-    /// pause between them in real time. The rest is sent at once when it is
-    /// [released](ActiveFault::release) or the server stops.
+    /// Handles the request and sends the response in pieces of `bytes` bytes (at least one), with a
+    /// pause in real time between them. When the fault is [released](ActiveFault::release) or the
+    /// server stops, the rest is sent immediately.
     pub fn drip(bytes: usize, pause: Duration) -> Self {
         Self::new(Kind::Drip(bytes.max(1), pause))
     }
 
-    /// Adds a header field to a response of [`status`](Self::status), [`html`](Self::html) or
+    /// Adds a header field to the response of [`status`](Self::status), [`html`](Self::html) or
     /// [`redirect`](Self::redirect).
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Kind::Answer(headers, ..) = &mut self.kind {
@@ -183,12 +183,12 @@ impl Fault {
         self
     }
 
-    /// Adds `Retry-After` to a response, in whole seconds.
+    /// Adds `Retry-After`, in whole seconds, to the response.
     pub fn retry_after(self, pause: Duration) -> Self {
         self.header("Retry-After", pause.as_secs().to_string())
     }
 
-    /// Sets the body of a response, and its content type.
+    /// Sets the body of the response, and its content type.
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         if let Kind::Answer(headers, _, old) = &mut self.kind {
             headers.retain(|(name, _)| *name != "Content-Type");
@@ -198,8 +198,8 @@ impl Fault {
         self
     }
 
-    /// Sets the body of a response to an error of the backend, such as `error("InvalidSession",
-    /// "invalid session")`.
+    /// Sets the body of the response to a backend error, such as `error("InvalidSession", "invalid
+    /// session")`.
     pub fn error(self, code: &str, message: &str) -> Self {
         let body = json!({"error": message, "error_code": code}).to_string();
         self.body("application/json", body)
@@ -211,7 +211,7 @@ impl Fault {
         self
     }
 
-    /// Lets so many requests pass before the first fault.
+    /// Skips this many requests before the first fault.
     pub fn after(mut self, requests: usize) -> Self {
         self.skipped = requests;
         self
@@ -247,7 +247,7 @@ impl Faults {
         Self(Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Adds a fault, after those that were added before.
+    /// Adds a fault after the existing ones.
     pub fn add(&self, fault: Fault) -> ActiveFault {
         let armed = Arc::new(FaultState {
             fault,
@@ -261,7 +261,7 @@ impl Faults {
         ActiveFault { shared: Arc::clone(&self.0), armed }
     }
 
-    /// Removes all faults, and releases the responses that they hold back.
+    /// Removes all faults, and releases the responses that they delay.
     pub fn clear(&self) {
         for armed in self.0.state().armed.drain(..) {
             armed.released.store(true, Ordering::Relaxed);
@@ -269,7 +269,7 @@ impl Faults {
         self.0.changed.notify_all();
     }
 
-    /// Returns the fault that a request meets, if there is one for it.
+    /// Returns the fault that a request triggers, if any.
     pub(super) fn trigger(&self, route: Option<Route>) -> Option<TriggeredFault> {
         let state = self.0.state();
         let armed = state.armed.iter().find(|armed| {
@@ -285,7 +285,7 @@ impl Faults {
         Some(TriggeredFault { shared: Arc::clone(&self.0), armed })
     }
 
-    /// Releases what is held back, now and from here on.
+    /// Releases all delayed responses. Later responses are not delayed.
     pub(super) fn stop(&self) {
         self.0.state().stopping = true;
         self.0.changed.notify_all();
@@ -298,11 +298,11 @@ impl ActiveFault {
         self.armed.hits()
     }
 
-    /// Waits until so many requests have triggered the fault, and returns whether they have. Blocks
-    /// until the deadline at most.
+    /// Waits until this many requests have triggered the fault, or until the deadline. Returns
+    /// `true` if they have.
     ///
-    /// With [`Fault::hold`] the request may still be in progress then; the journal has it when its
-    /// effect is complete.
+    /// With [`Fault::hold`] the request may still be in progress when this returns. The journal
+    /// contains it once its effect is complete.
     pub fn wait(&self, hits: usize, deadline: Deadline) -> bool {
         let state = self.shared.state();
         let waiting = |_: &mut State| self.hits() < hits;
@@ -312,7 +312,7 @@ impl ActiveFault {
         self.hits() >= hits
     }
 
-    /// Sends the responses that the fault holds back, and holds none back any more.
+    /// Sends the responses that the fault delays. It delays no later responses.
     pub fn release(&self) {
         let state = self.shared.state();
         self.armed.released.store(true, Ordering::Relaxed);
@@ -320,7 +320,7 @@ impl ActiveFault {
         self.shared.changed.notify_all();
     }
 
-    /// Removes the fault from the server, and releases the responses that it holds back.
+    /// Removes the fault from the server, and releases the responses that it delays.
     pub fn remove(&self) {
         self.shared.state().armed.retain(|armed| !Arc::ptr_eq(armed, &self.armed));
         self.release();
@@ -332,8 +332,8 @@ impl TriggeredFault {
         self.armed.fault.name()
     }
 
-    /// Returns what happens in place of an answer, and its status, zero if it has none. `None` if
-    /// the request is to be answered first.
+    /// Returns the outcome that replaces the response, and its status, or zero if it has none.
+    /// Returns `None` if the request must be handled first.
     pub(super) fn replacement(&self) -> Option<(u16, Outcome)> {
         match &self.armed.fault.kind {
             Kind::Answer(headers, status, body) => {
@@ -346,7 +346,7 @@ impl TriggeredFault {
         }
     }
 
-    /// Does to an answer what this fault does to answers. Blocks for as long as it is held back.
+    /// Applies this fault to a response. Blocks while the response is delayed.
     pub(super) fn apply_to(self, response: Response) -> Outcome {
         match self.armed.fault.kind {
             Kind::CutAfterCommit => Outcome::Cut,
@@ -365,7 +365,8 @@ impl TriggeredFault {
         }
     }
 
-    /// Waits for this long, for ever if `None`. False if nothing is held back any more.
+    /// Waits for this long, or forever if `None`. Returns `false` if the fault was released or the
+    /// server stops.
     fn pause(&self, duration: Option<Duration>) -> bool {
         let until = duration.and_then(|duration| Instant::now().checked_add(duration));
         let released =
@@ -386,7 +387,7 @@ impl TriggeredFault {
     }
 }
 
-/// Forgets a fault that has met all its requests and holds nothing back any more.
+/// Removes a fault that has no triggers left and delays no response.
 impl Drop for TriggeredFault {
     fn drop(&mut self) {
         let mut state = self.shared.state();
@@ -401,7 +402,7 @@ impl FaultState {
         self.seen.load(Ordering::Relaxed).saturating_sub(self.fault.skipped)
     }
 
-    /// Returns `true` if it has met as many requests as it should.
+    /// Returns `true` if the fault has no triggers left.
     fn is_finished(&self) -> bool {
         self.fault.times.is_some_and(|times| self.hits() >= times)
     }

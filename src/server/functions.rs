@@ -1,4 +1,4 @@
-//! Functions: code on the server that a logged-in user calls by name.
+//! Functions: code on the server that logged-in users call by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use super::state::User;
 use super::token::Access;
 use crate::UserId;
 
-/// How long a call waits for the memory that its arguments take.
+/// How long a call waits for the memory of its arguments.
 const ARGUMENT_WAIT: Duration = Duration::from_secs(10);
 
 /// The caller of a function.
@@ -30,21 +30,21 @@ pub struct Context {
     access: Arc<Access>,
 }
 
-/// One of the accounts with which a user logs in.
+/// One of the identities with which a user logs in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UserIdentity {
     id: String,
     provider_type: String,
 }
 
-/// The failure of a function. The message goes to the caller, with the code
+/// The failure of a function. The server sends the message to the caller, with the code
 /// `FunctionExecutionError`. A `&str` or a `String` converts into it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FunctionError(String);
 
 type Function = dyn Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync;
 
-/// The functions of an app, by name, and those of its services.
+/// The functions of an app and of its services, by name.
 #[derive(Default)]
 pub(super) struct Functions {
     own: BTreeMap<String, Box<Function>>,
@@ -75,18 +75,18 @@ impl Context {
         &self.identities
     }
 
-    /// Returns the caller's profile: the fields that the providers filled in, such as `email`.
+    /// Returns the caller's profile: the fields that the providers supplied, such as `email`.
     pub fn data(&self) -> &Map<String, Value> {
         &self.user.data
     }
 
-    /// Returns the caller's custom user data, as it was when the access token was issued.
+    /// Returns the caller's custom user data as of the time when the access token was issued.
     pub fn custom_data(&self) -> Option<&Map<String, Value>> {
         self.access.user_data.as_ref()
     }
 }
 
-/// Leaves the profile out, which is nobody's business but the function's.
+/// Omits the profile, which is personal data.
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
@@ -97,7 +97,7 @@ impl fmt::Debug for Context {
 }
 
 impl UserIdentity {
-    /// Returns the identity's id, which is not the user's.
+    /// Returns the identity's id, which differs from the user's id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -109,7 +109,7 @@ impl UserIdentity {
 }
 
 impl FunctionError {
-    /// Describes a failure to the caller.
+    /// Creates a failure with a message for the caller.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
@@ -136,7 +136,7 @@ impl From<String> for FunctionError {
 }
 
 impl Functions {
-    /// Adds a function, in the place of an earlier one of that name.
+    /// Adds a function, replacing an earlier one of the same name.
     pub(super) fn add<F>(&mut self, name: String, function: F)
     where
         F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
@@ -144,7 +144,7 @@ impl Functions {
         self.own.insert(name, Box::new(function));
     }
 
-    /// Adds a service's function, in the place of an earlier one of that name.
+    /// Adds a service's function, replacing an earlier one of the same name.
     pub(super) fn add_to_service<F>(&mut self, service: String, name: String, function: F)
     where
         F: Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync + 'static,
@@ -172,7 +172,7 @@ struct Call {
 }
 
 impl Service {
-    /// `POST …/functions/call`: answers with whatever the function returns.
+    /// `POST …/functions/call`: responds with the function's result.
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::call_function`.
     pub(super) fn call_function(
@@ -204,7 +204,7 @@ impl Service {
             },
         };
         let context = Context::new(user, access);
-        // No lock is held here: a function may take its time, or panic.
+        // No lock is held here: a function may run long, or panic.
         match function(&context, &call.arguments.unwrap_or_default()) {
             Ok(value) => {
                 let json = serde_json::to_vec(&Canonical(&value))
@@ -219,8 +219,7 @@ impl Service {
 }
 
 impl Service {
-    /// Reserves the memory that the arguments of a call will take, and waits for it if other calls
-    /// have it.
+    /// Reserves memory for the arguments of a call. Waits for it if other calls use it.
     fn reserve_arguments(&self, request: &Request) -> Result<Reservation, ApiError> {
         let memory = memory_as_values(&request.body);
         self.argument_memory.reserve(memory, ARGUMENT_WAIT).ok_or_else(|| {
@@ -238,7 +237,7 @@ impl Service {
     }
 }
 
-/// Adds numbers. Whole ones stay whole for as long as 64 bits hold the sum.
+/// Adds numbers. Whole numbers stay whole while the sum fits in 64 bits.
 fn sum(args: &[Value]) -> Result<Value, FunctionError> {
     let mut whole = Some(0_i64);
     let mut double = 0.0;

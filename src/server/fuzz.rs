@@ -1,5 +1,6 @@
-//! Mutated requests against the server's own reading and answering, without sockets: no panic, no
-//! status that says so, and no secret in the journal. `tests/fuzz` has the engine and the corpus.
+//! Fuzzes the server's parsing and handling with mutated requests, without sockets. Checks that
+//! there is no panic, no status 500 and no secret in the journal. `tests/fuzz` contains the engine
+//! and the corpus.
 
 #[path = "../../tests/fuzz/mutate.rs"]
 mod mutate;
@@ -10,12 +11,12 @@ use super::http::{Handler, Outcome, Response, read};
 use super::{AuthFunctionAnswer, CustomJwt, JwtKeys, Server, test_provider};
 use mutate::{fuzz, outcome_of};
 
-/// After so many requests a new server takes over: some of them add users.
+/// A new server replaces the old one after this many requests, because some of them add users.
 const LIFE: usize = 4000;
 
 struct Stage {
     server: Server,
-    /// What stands in the corpus for what only a server can make.
+    /// Placeholders in the corpus, and the values that this server issued for them.
     words: [(&'static [u8], String); 3],
     left: usize,
 }
@@ -62,7 +63,7 @@ impl Stage {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    /// Puts tokens where the corpus means them.
+    /// Replaces the placeholders of the corpus.
     fn fill(&self, input: &[u8]) -> Vec<u8> {
         let mut filled = Vec::with_capacity(input.len() + 512);
         let mut rest = input;
@@ -112,12 +113,13 @@ fn requests() {
             return check_test_provider(&answer);
         }
         check(&answer);
-        // The journal is copied whole.
+        // The journal is copied as a whole, so it is checked only sometimes.
         let journal = stage.left.is_multiple_of(100).then(|| stage.server.journal());
         if let Some(entry) = journal.as_ref().and_then(|journal| journal.last()) {
             let shown = format!("{entry:?}");
             for (_, secret) in &stage.words[..2] {
-                // Whoever puts a token into a path has told it everybody on the way.
+                // The journal stores paths, so a token that a client puts into a path is visible
+                // there.
                 assert!(!shown.contains(secret) || request.path.contains(secret), "{shown}");
             }
         }
@@ -135,7 +137,8 @@ fn answer(outcome: Outcome) -> Response {
     }
 }
 
-/// Browsers stay on this machine, and no text of a request is HTML or a header field.
+/// Checks that redirects stay on this machine, and that request text does not become HTML or a
+/// header field.
 fn check_test_provider(answer: &Response) -> u64 {
     assert!((200..=504).contains(&answer.status) && answer.status != 500, "{}", answer.status);
     let header = |name: &str| {

@@ -1,4 +1,4 @@
-//! What was asked of the server, without anything that must stay secret.
+//! The journal of requests, without their query strings, header fields and bodies.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,45 +8,45 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Route;
 use crate::UserId;
 
-/// Entries beyond this push the oldest ones out.
+/// Maximum number of entries; the oldest ones are dropped.
 const CAPACITY: usize = 65_536;
-/// Texts beyond this many bytes together push the oldest entries out.
+/// Maximum size of all texts in bytes; the oldest entries are dropped.
 const MAX_TEXT: usize = 16 * 1024 * 1024;
-/// Methods are cut to this many bytes.
+/// Methods are truncated to this many bytes.
 const MAX_METHOD: usize = 32;
-/// Paths are cut to this many bytes.
+/// Paths are truncated to this many bytes.
 const MAX_PATH: usize = 512;
-/// A journal that is shown after a failure shows this many entries at most, the newest.
+/// Maximum number of entries, the newest, that `Display` and failed assertions show.
 const SHOWN: usize = 200;
 
-/// One request, and the response to it. Query strings, header fields and bodies may contain
-/// secrets; the journal keeps none of them.
+/// A request and its response. Query strings, header fields and bodies may contain secrets, so the
+/// journal does not store them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct JournalEntry {
-    /// The route, if the server knows it.
+    /// The route, if the path and method match one.
     pub route: Option<Route>,
-    /// The method, as sent and at most 32 bytes; `-` if the request could not be read that far.
+    /// The method as sent, truncated to 32 bytes; `-` if it could not be parsed.
     pub method: String,
-    /// The path without its query, still percent-encoded and at most 512 bytes; `-` if the request
-    /// could not be read that far.
+    /// The path without its query, percent-encoded and truncated to 512 bytes; `-` if it could not
+    /// be parsed.
     pub path: String,
-    /// The status of the response. With a [fault](Self::fault) that keeps the response from the
-    /// client, the status that the client would have got; zero if there was no response at all.
+    /// The status of the response. If a [fault](Self::fault) suppressed the response, this is the
+    /// status that the client would have received, or zero if there was no response at all.
     pub status: u16,
-    /// The user who asked, or who logged in. Known only if the request had a valid token or was a
-    /// log-in that succeeded.
+    /// The user who sent the request or logged in. Known only if the request had a valid token or
+    /// was a successful log-in.
     pub user_id: Option<UserId>,
-    /// The fault that the request triggered, in a few words.
+    /// A short description of the fault that the request triggered.
     pub fault: Option<&'static str>,
-    /// The id in the response's field `X-Appservices-Request-Id`, and in the link of an error.
+    /// The id in the response header `X-Appservices-Request-Id`, and in the link of an error.
     pub request_id: String,
 }
 
-/// The requests that a server received up to a moment, oldest first; returned by
+/// A snapshot of the requests that a server received, oldest first. Returned by
 /// [`Server::journal`](super::Server::journal).
 ///
-/// `Display` shows one request a line; the assertions print that list when they fail.
+/// `Display` shows one request per line. The assertions print that list when they fail.
 ///
 /// # Examples
 ///
@@ -71,20 +71,20 @@ pub struct JournalEntry {
 pub struct Journal(Vec<JournalEntry>);
 
 impl Journal {
-    /// Returns how many requests of a route there were, whatever the response.
+    /// Returns the number of requests of a route, whatever the response.
     pub fn count(&self, route: Route) -> usize {
         self.iter().filter(|entry| entry.route == Some(route)).count()
     }
 
-    /// Returns the routes of the requests, in order, without requests that have none.
+    /// Returns the routes of the requests, in order. Requests without a route are left out.
     pub fn routes(&self) -> Vec<Route> {
         self.iter().filter_map(|entry| entry.route).collect()
     }
 
-    /// Asserts how many requests of a route there were.
+    /// Asserts the number of requests of a route.
     ///
     /// # Panics
-    /// If there were more or fewer, with the journal in the message.
+    /// If the number differs. The message contains the journal.
     #[track_caller]
     pub fn assert_count(&self, route: Route, expected: usize) {
         let count = self.count(route);
@@ -94,10 +94,10 @@ impl Journal {
         );
     }
 
-    /// Asserts which routes were requested, in order.
+    /// Asserts the routes of all requests, in order.
     ///
     /// # Panics
-    /// If there were others, with the journal in the message.
+    /// If the routes differ. The message contains the journal.
     #[track_caller]
     pub fn assert_routes(&self, expected: &[Route]) {
         assert!(self.routes() == expected, "expected {expected:?}; the journal:\n{self}");
@@ -150,14 +150,14 @@ impl fmt::Display for Journal {
     }
 }
 
-/// Where a server writes down what it was asked.
+/// Records the requests of a server.
 #[derive(Default)]
 pub(super) struct Recorder(Mutex<Recorded>);
 
 #[derive(Default)]
 struct Recorded {
     entries: VecDeque<JournalEntry>,
-    /// The length of all methods, paths and ids.
+    /// The total length of all methods, paths and ids.
     text: usize,
 }
 
@@ -174,7 +174,7 @@ impl Recorder {
         }
     }
 
-    /// Returns the request with this id, if it is still kept.
+    /// Returns the request with this id, if it is still in the journal.
     pub(super) fn find(&self, request_id: &str) -> Option<JournalEntry> {
         let recorded = self.recorded();
         recorded.entries.iter().rfind(|entry| entry.request_id == request_id).cloned()
@@ -197,7 +197,7 @@ fn text_len(entry: &JournalEntry) -> usize {
     entry.method.len() + entry.path.len() + entry.request_id.len()
 }
 
-/// Cuts a text and gives back the memory that it does not need any more.
+/// Truncates a text and frees its unused memory.
 fn cut(text: &mut String, at_most: usize) {
     let mut end = text.len().min(at_most);
     while !text.is_char_boundary(end) {

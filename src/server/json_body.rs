@@ -1,8 +1,8 @@
-//! JSON bodies of requests, read without more memory than they need.
+//! JSON bodies of requests, parsed with no more memory than necessary.
 //!
-//! A `serde_json::Value` takes up to a hundred times the memory of its text. So bodies are read
-//! into types that skip unknown fields, or a single text is looked up; where a tree of values is
-//! part of the API, its memory is estimated before it is built.
+//! A `serde_json::Value` takes up to a hundred times the memory of its text. Bodies are therefore
+//! parsed into types that skip unknown fields, or a single field is looked up. Where a tree of
+//! values is part of the API, its memory is estimated before it is built.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,10 +17,10 @@ use super::error::ApiError;
 use super::http::Request;
 use crate::{Secret, untrusted_json};
 
-/// Values from clients without a token may take this much memory.
+/// Maximum memory of values from clients without a token.
 const MAX_ANONYMOUS_VALUES: usize = 512 * 1024;
 
-/// What a body has at some place.
+/// What a body contains at a path.
 #[derive(Debug)]
 pub(super) enum Field {
     /// Nothing, or null.
@@ -30,18 +30,18 @@ pub(super) enum Field {
     Other,
 }
 
-/// Parses a body. Clients send a JSON content type even with an empty body, so an empty body counts
-/// as `{}`; unknown fields are skipped.
+/// Parses a body. Unknown fields are skipped. An empty body counts as `{}`, because clients send a
+/// JSON content type even with an empty body.
 pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
     parse(request, PhantomData::<T>)
 }
 
-/// Returns what is at a path of field names in a body.
+/// Returns the field of a body at a path of field names.
 pub(super) fn field(request: &Request, path: &[&str]) -> Result<Field, ApiError> {
     parse(request, Lookup(path))
 }
 
-/// Reads a field of a body in which null means the same as no field.
+/// Deserialises a field for which null means the same as a missing field.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -50,7 +50,7 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Refuses a body that takes much memory as values, for routes that need no token.
+/// Rejects a body that takes too much memory as values, for routes that need no token.
 pub(super) fn check_values(request: &Request) -> Result<(), ApiError> {
     if memory_as_values(&request.body) <= MAX_ANONYMOUS_VALUES {
         return Ok(());
@@ -59,15 +59,14 @@ pub(super) fn check_values(request: &Request) -> Result<(), ApiError> {
     Err(ApiError::new(413, "ReadSizeLimitExceeded", message))
 }
 
-/// Returns an estimate of the memory that JSON takes as `serde_json::Value`, in bytes: rather too
-/// much than too little.
+/// Estimates the memory in bytes that JSON takes as `serde_json::Value`. Errs on the high side.
 pub(super) fn memory_as_values(text: &[u8]) -> usize {
     /// An object's node has room for eleven fields.
     const OBJECT: usize = 704;
     /// The name, and its share of further nodes.
     const NAME: usize = 160;
     const ARRAY: usize = 160;
-    /// An element, and as much again that is reserved for further ones.
+    /// An element, plus the same amount of spare capacity.
     const ELEMENT: usize = 64;
     const STRING: usize = 32;
     let mut total = text.len();
@@ -108,11 +107,11 @@ where
     value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| refusal(&error))
 }
 
-/// Says what is wrong with a body. The parser's own message may quote the body, and with it a
-/// password.
+/// Describes what is wrong with a body. The parser's own message is not used, because it may quote
+/// the body, and with it a password.
 fn refusal(error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
-    // This one names a field that the server knows.
+    // This message names only a field that the server knows.
     let what = if error.is_data() && text.starts_with("duplicate field `") {
         text.split(" at line ").next().unwrap_or_default()
     } else if error.is_data() {
@@ -179,7 +178,7 @@ impl<'de> Visitor<'de> for Lookup<'_> {
             if name != *first {
                 map.next_value::<IgnoredAny>()?;
             } else if found.is_some() {
-                // Something in front of the server may have looked at the other one.
+                // A proxy in front of the server may have used the other one.
                 return Err(A::Error::custom(format_args!("duplicate field `{first}`")));
             } else {
                 found = Some(map.next_value_seed(Lookup(rest))?);
@@ -244,7 +243,7 @@ mod tests {
         }
     }
 
-    /// A body that nests without limit is skipped without recursion.
+    /// A deeply nested body is skipped without recursion.
     #[test]
     fn deep_value_of_unknown_field_is_skipped() {
         let deep = format!(r#"{{"x":{}{},"a":"b"}}"#, "[".repeat(1 << 20), "]".repeat(1 << 20));

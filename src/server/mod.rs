@@ -1,9 +1,9 @@
-//! A local backend: the same protocol from the other side, for tests and for one machine.
+//! A local backend that implements the App Services client protocol, for tests and for one machine.
 //!
-//! [`Server`] speaks what App Services clients speak (location, e-mail accounts, log-in with every
-//! provider, linking, server sessions, profile, API keys, functions), in the process that starts it and on a port of this machine. It
-//! shares nothing of the protocol with the client half of this crate, only ids, secrets and clocks,
-//! so that each is a check on the other.
+//! [`Server`] supports location requests, e-mail accounts, log-in with every provider, linking,
+//! server sessions, profiles, API keys and functions. It runs in the process that starts it and
+//! listens on a port of this machine. It shares no protocol code with the client half of this
+//! crate, only ids, secrets and clocks, so that each half is a check on the other.
 //!
 //! ```no_run
 //! use keyfob::server::Server;
@@ -17,19 +17,19 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! What it holds on to: no token, password or key appears in `Debug`, in the journal or in an
-//! error; passwords are kept as argon2id hashes, API keys and mailed tokens as SHA-256 ones; refresh
-//! tokens are kept as ids, not as texts. Up to 1,024 access tokens whose signature was checked are
-//! in memory, as texts.
+//! No token, password or key appears in `Debug` output, in the journal or in an error. The server
+//! stores passwords as argon2id hashes, and API keys and mailed tokens as SHA-256 hashes. It stores
+//! the ids of refresh tokens, not their texts. It keeps up to 1,024 verified access tokens in
+//! memory as texts.
 //!
-//! [`manual::guide::server_limits`](crate::manual::guide::server_limits) lists what the server limits, and what an
-//! attacker can still do.
+//! [`manual::guide::server_limits`](crate::manual::guide::server_limits) lists what the server
+//! limits, and which attacks remain possible.
 //!
-//! Inside, `http` has the sockets, threads and limits; `endpoint` knows the paths; `service` sends
-//! each request where it belongs and gives answers their form; `auth` and `functions` do what was
-//! asked; `providers` asks other identity providers, and `test_provider` is one; `throttle` counts what is limited; `state`,
-//! `token`, `password`, `outbox` and `journal` are what is known; `faults` and `clock` are for
-//! tests.
+//! Modules: `http` contains the sockets, threads and limits. `endpoint` defines the paths.
+//! `service` dispatches each request and formats the response. `auth` and `functions` handle
+//! requests. `providers` contacts other identity providers, and `test_provider` is an identity
+//! provider. `throttle` counts requests for the rate limits. `state`, `token`, `password`, `outbox`
+//! and `journal` hold the data. `faults` and `clock` are for tests.
 
 mod auth;
 mod budget;
@@ -89,7 +89,7 @@ use self::service::Service;
 use self::test_provider::TestProvider;
 use crate::Deadline;
 
-/// A running backend. Dropping it stops it, as [`shut_down`](Self::shut_down) does.
+/// A running backend. Dropping it stops the server, as [`shut_down`](Self::shut_down) does.
 ///
 /// # Examples
 ///
@@ -122,7 +122,7 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Returns the URL for clients, without a slash at its end: the [public
+    /// Returns the URL for clients, without a trailing slash. It is the [public
     /// URL](ServerBuilder::public_url) if one was set.
     pub fn base_url(&self) -> &str {
         &self.service.base_url
@@ -144,9 +144,9 @@ impl Server {
         &self.service.app_id
     }
 
-    /// Returns the requests so far, in the order of their responses: the last 65,536 requests, or
-    /// fewer if their paths take more than 16 MiB. A request is in the journal before its response
-    /// is sent.
+    /// Returns the requests so far, in the order of their responses. The journal keeps the last
+    /// 65,536 requests, or fewer if their paths take more than 16 MiB. The server records a request
+    /// before it sends the response.
     ///
     /// # Examples
     ///
@@ -171,19 +171,20 @@ impl Server {
         self.service.recorder.clear();
     }
 
-    /// Returns the faults that this server injects, to add some. See [`Faults`].
+    /// Returns the faults that this server injects. Use it to add faults; see [`Faults`].
     pub fn faults(&self) -> &Faults {
         &self.service.faults
     }
 
-    /// Returns the clock that everything on this server expires by. It can be set and advanced. See
+    /// Returns the clock that the server uses for all expiry. It can be set and advanced. See
     /// [`ServerClock`].
     pub fn clock(&self) -> ServerClock {
         self.service.clock.clone()
     }
 
-    /// Ends all server sessions of a user, and returns how many log-ins that ends. From then on the
-    /// server refuses their refresh tokens; access tokens stay valid until they expire.
+    /// Revokes all server sessions of a user, and returns the number of log-ins that were ended.
+    /// The server rejects their refresh tokens from then on. Access tokens stay valid until they
+    /// expire.
     ///
     /// # Errors
     /// `NotFound` if there is no such user. Other kinds if the data directory cannot be written.
@@ -208,7 +209,7 @@ impl Server {
         state.revoke_sessions(user_id.as_ref(), self.service.now())?.ok_or_else(no_such_user)
     }
 
-    /// Disables a user: the server refuses log-ins, refreshes and access tokens until
+    /// Disables a user. The server rejects the user's log-ins, refreshes and access tokens until
     /// [`enable_user`](Self::enable_user) is called.
     ///
     /// # Errors
@@ -233,7 +234,7 @@ impl Server {
         self.set_disabled(user_id.as_ref(), true)
     }
 
-    /// Enables a user that was disabled. The user's sessions are valid again.
+    /// Enables a disabled user. The user's sessions are valid again.
     ///
     /// # Errors
     /// `NotFound` if there is no such user. Other kinds if the data directory cannot be written.
@@ -241,8 +242,8 @@ impl Server {
         self.set_disabled(user_id.as_ref(), false)
     }
 
-    /// Sets a user's custom data, or removes it with `None`. Access tokens that are issued from
-    /// then on contain it. It is stored with the user, and takes precedence over the
+    /// Sets a user's custom data, or removes it with `None`. Access tokens issued from then on
+    /// contain the data. It is stored with the user, and takes precedence over the
     /// [source](ServerBuilder::custom_data).
     ///
     /// # Errors
@@ -279,15 +280,16 @@ impl Server {
         found.then_some(()).ok_or_else(no_such_user)
     }
 
-    /// Returns the mails that a mail server would have sent and that were not
-    /// [taken](Self::wait_for_mail) yet, oldest first: the last 1,024. They are only in memory. A
-    /// mail is in the outbox before the request that caused it gets its response.
+    /// Returns the mails in the outbox, oldest first. The server sends no mail; it adds each mail
+    /// to the outbox, which keeps the last 1,024 in memory. A mail stays there until it is
+    /// [taken](Self::wait_for_mail). It is in the outbox before the server responds to the request
+    /// that caused it.
     pub fn outbox(&self) -> Vec<Mail> {
         self.service.email.outbox.to_vec()
     }
 
-    /// Takes the oldest mail of this kind to this address out of the outbox. Blocks until there is
-    /// one; returns `None` if the deadline passes first.
+    /// Removes the oldest mail of this kind to this address from the outbox, and returns it. Blocks
+    /// until there is one. Returns `None` if the deadline passes first.
     ///
     /// # Examples
     ///
@@ -312,11 +314,11 @@ impl Server {
         self.service.email.outbox.take(to, kind, deadline)
     }
 
-    /// Stops the server, as dropping it does: it accepts no more connections, closes idle ones,
-    /// lets requests in progress complete, and joins its threads.
+    /// Stops the server, as dropping it does. The server stops accepting connections, closes idle
+    /// ones, lets requests in progress complete, and joins its threads.
     ///
     /// Blocks for at most the [shutdown time-out](ServerBuilder::shutdown_timeout) (5 s by default)
-    /// and a moment more; requests that are not complete by then lose their connection. When this
+    /// and a moment more. Requests that are not complete by then lose their connection. When this
     /// returns, another server can open the data directory.
     pub fn shut_down(self) {
         drop(self);
@@ -332,7 +334,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.service.faults.stop();
         self.http.stop();
-        // A function that is stuck keeps the state alive, but not the data directory.
+        // A function that does not return keeps the state alive, but not the data directory.
         self.service.state.close();
     }
 }

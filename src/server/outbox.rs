@@ -1,42 +1,42 @@
-//! The mail that is not sent.
+//! The outbox: mails that the server creates but does not send.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::{Deadline, Secret};
 
-/// Mails beyond this push the oldest ones out.
+/// Maximum number of mails; the oldest ones are dropped.
 const CAPACITY: usize = 1024;
 
 /// A mail that a mail server would have sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Mail {
-    /// The address, without control characters.
+    /// The recipient's address, without control characters.
     pub to: String,
-    /// What the mail is for.
+    /// The purpose of the mail.
     pub kind: MailKind,
     /// The token that the mail contains.
     pub token: Secret,
-    /// The id that belongs to the token.
+    /// The id of the token.
     pub token_id: String,
-    /// The link in the mail, which contains both.
+    /// The link in the mail, which contains the token and its id.
     pub link: Secret,
 }
 
-/// What a mail is for.
+/// The purpose of a mail.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum MailKind {
-    /// To confirm the address.
+    /// Confirms the address.
     Confirmation,
-    /// To replace the password.
+    /// Allows the password to be replaced.
     PasswordReset,
 }
 
 pub(super) type OnMail = dyn Fn(&Mail) + Send + Sync;
 
-/// Where mails are put.
+/// Stores the mails.
 #[derive(Default)]
 pub(super) struct Outbox {
     mails: Mutex<VecDeque<Mail>>,
@@ -54,7 +54,7 @@ impl Outbox {
             mails.push_back(mail.clone());
         }
         self.arrived.notify_all();
-        // No lock is held here: this is somebody else's code.
+        // No lock is held here, because the callback is foreign code.
         if let Some(on_mail) = &self.on_mail {
             on_mail(&mail);
         }
@@ -64,7 +64,8 @@ impl Outbox {
         self.mails().iter().cloned().collect()
     }
 
-    /// Takes out the oldest mail of this kind to this address, waiting for one.
+    /// Removes and returns the oldest mail of this kind to this address, waiting for one until the
+    /// deadline.
     pub(super) fn take(&self, to: &str, kind: MailKind, deadline: Deadline) -> Option<Mail> {
         let mut mails = self.mails();
         loop {

@@ -1,17 +1,17 @@
-//! The pages that mails link to, unless an app has its own: `/confirm` and `/reset`.
+//! The default pages that mails link to: `/confirm` and `/reset`.
 //!
-//! Nothing happens until somebody presses the button: programs that look at links before people do
-//! would use up the token.
+//! A page takes no action until the user presses the button. Otherwise a program that scans links
+//! in mails would use up the token.
 
-/// What a page does.
+/// The purpose of a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Page {
     Confirm,
     Reset,
 }
 
-/// Header fields of a page: it may run its own script and ask its own server, no more, and tells
-/// nobody its address, which has the token in it.
+/// Header fields of a page. The page may only run its own script and send requests to its own
+/// server. It sends no referrer, because its address contains the token.
 pub(super) const HEADERS: [(&str, &str); 3] = [
     (
         "Content-Security-Policy",
@@ -23,7 +23,7 @@ pub(super) const HEADERS: [(&str, &str); 3] = [
 ];
 
 impl Page {
-    /// Writes the page. `app_id` has no characters that mean anything in HTML or JavaScript.
+    /// Renders the page. `app_id` contains no characters with a meaning in HTML or JavaScript.
     pub(super) fn html(self, app_id: &str) -> String {
         let (title, operation, field) = match self {
             Self::Confirm => ("Confirm your e-mail address", "confirm", ""),

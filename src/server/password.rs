@@ -10,35 +10,35 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use super::random;
 use crate::Secret;
 
-/// The hash of a password that nobody knows, with the parameters of all others: checking against it
-/// takes as long as checking against a real one.
+/// The hash of an unknown password, with the default parameters: a check against it takes as long
+/// as a check against a real hash.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$a2V5Zm9iLW5vYm9keS0wMQ$\
                       A5guKtspJbFtmhpZGgZlqNszFTwh2fwYlaAW2kYNNc0";
 
-/// Hashes that are computed at a time, even on a machine with more processors: each takes 19 MiB.
+/// Maximum number of concurrent hashes, even with more processors: each takes 19 MiB.
 const MOST_AT_ONCE: usize = 8;
-/// Hashes with more memory (in KiB), passes or lanes than these match no password.
+/// A hash with more memory (in KiB), passes or lanes than this matches no password.
 const MAX_PARAMS: (u32, u32, u32) = (64 * 1024, 16, 16);
 
 /// Hashes passwords with argon2id and its crate's default parameters (19 MiB, two passes).
 ///
-/// The memory is allocated once per slot and used again by the next hash. Freed and allocated for
-/// each hash, it would go to the allocator's arenas, one per thread, and stay there.
+/// The memory is allocated once per slot and reused. If each hash allocated and freed it, the
+/// allocator's arenas, one per thread, would retain it.
 pub(super) struct Passwords {
     free: Mutex<Slots>,
     freed: Condvar,
 }
 
-/// Memory that no hash uses now.
+/// The memory that no hash uses now.
 struct Slots {
-    /// Used before: the last one to be returned is the first one to be used again.
+    /// Allocated memory, used as a stack: the most recently returned is reused first.
     used: Vec<Vec<Block>>,
-    /// How many more may be allocated.
+    /// The number of slots that are not allocated yet.
     unused: usize,
 }
 
 impl Passwords {
-    /// Allows as many hashes at a time as there are processors, and at most [`MOST_AT_ONCE`].
+    /// Allows as many concurrent hashes as there are processors, but at most [`MOST_AT_ONCE`].
     pub(super) fn new() -> Self {
         let processors = thread::available_parallelism().map_or(2, usize::from);
         let slots = Slots { used: Vec::new(), unused: processors.min(MOST_AT_ONCE) };
@@ -63,7 +63,7 @@ impl Passwords {
     }
 }
 
-/// A slot for one hash at a time, returned when this is dropped.
+/// A slot for one hash at a time, returned on drop.
 pub(super) struct Turn<'a> {
     passwords: &'a Passwords,
     memory: Vec<Block>,
@@ -88,8 +88,8 @@ impl Turn<'_> {
         .to_string())
     }
 
-    /// Returns `true` if this is the hashed password. Without a hash it never is, after the same
-    /// time.
+    /// Returns `true` if this is the hashed password. Without a hash, returns `false` after the
+    /// same time.
     pub(super) fn verify(&mut self, password: &Secret, hash: Option<&str>) -> io::Result<bool> {
         let Ok(parsed) = PasswordHash::new(hash.unwrap_or(NOBODY)) else { return Ok(false) };
         let (Some(argon2), Some(salt), Some(expected)) =
@@ -97,7 +97,7 @@ impl Turn<'_> {
         else {
             return Ok(false);
         };
-        // The comparison takes the same time wherever the first difference is.
+        // The comparison takes constant time.
         let matches = self.compute(&argon2, password, salt, expected.len())? == *expected;
         Ok(matches && hash.is_some())
     }
@@ -137,8 +137,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Returns how a hash was computed: hashes keep the parameters of their time. `None` if that is
-/// unknown or too expensive.
+/// Returns the parameters that a hash was computed with, because stored hashes may have older ones.
+/// Returns `None` if they are unknown or too expensive.
 fn argon2_of(hash: &PasswordHash) -> Option<Argon2<'static>> {
     let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
     let version = hash.version.map(Version::try_from).transpose().ok()?.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Names and keys nobody can guess.
+//! Unpredictable ids and keys.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,13 @@ pub(super) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Returns an id as the backend forms them: 24 lower-case hexadecimal digits.
+/// Returns an id in the backend's format: 24 lower-case hexadecimal digits.
 pub(super) fn id() -> io::Result<String> {
     Ok(hex(&bytes::<12>()?))
 }
 
-/// Ids of requests: unique, and not to be guessed, since they open the log of their request.
+/// Request ids. They are unique and unpredictable, because an id gives access to the log of its
+/// request.
 pub(super) struct Ids {
     key: hmac::Key,
     next: AtomicU64,
@@ -42,7 +43,8 @@ pub(super) fn letters(count: usize) -> io::Result<String> {
     let mut text = String::with_capacity(count);
     while text.len() < count {
         for byte in bytes::<16>()? {
-            // 234 is the largest multiple of 26 a byte holds: the rest would favour some letters.
+            // 234 is the largest multiple of 26 that fits in a byte. Larger bytes would favour some
+            // letters.
             if byte < 234 && text.len() < count {
                 text.push(char::from(b'a' + byte % 26));
             }
@@ -51,7 +53,7 @@ pub(super) fn letters(count: usize) -> io::Result<String> {
     Ok(text)
 }
 
-/// Tells whether a text has the form of [`id`].
+/// Returns `true` if a text has the form of [`id`].
 pub(super) fn is_id(text: &str) -> bool {
     text.len() == 24 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,27 +1,28 @@
-//! Rate limits: how often clients may do what can be guessed or flooded. The counting is in
-//! `throttle`.
+//! Rate limits: how often clients may perform actions that can be used to guess secrets or to flood
+//! the server. `throttle` does the counting.
 
 use std::time::Duration;
 
 /// How often one kind of action is allowed; a field of [`RateLimits`].
 ///
-/// Each of the three limits counts on its own; an action must be within all of them. `None` sets no
-/// limit, zero counts as one. A client over a limit gets status 429 and `Retry-After`; refused
-/// requests do not count.
+/// Each of the three limits is counted separately, and an action must be within all of them. `None`
+/// is no limit; zero counts as one. A client over a limit gets status 429 and `Retry-After`.
+/// Rejected requests do not count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct RateLimit {
-    /// How often for one account, from all addresses.
+    /// The limit for one account, from all addresses.
     pub per_account: Option<u32>,
-    /// How often from one client address. An IPv6 client is counted by its /64 network. Behind a
-    /// proxy see [`ServerBuilder::trusted_proxies`](super::ServerBuilder::trusted_proxies).
+    /// The limit for one client address. An IPv6 client is counted by its /64 network. For servers
+    /// behind a proxy see
+    /// [`ServerBuilder::trusted_proxies`](super::ServerBuilder::trusted_proxies).
     pub per_address: Option<u32>,
-    /// How often from all clients together. This stops attacks from many addresses, but lets such
-    /// an attack lock out everybody else until it is over.
+    /// The limit for all clients together. It stops attacks from many addresses, but such an attack
+    /// locks out all other clients until it ends.
     pub total: Option<u32>,
-    /// The time within which actions count: a sliding window by the server's
-    /// [clock](super::Server::clock). The time of an action is remembered exactly for the newest 64
-    /// actions of an account or an address, and to a 64th of the window beyond that.
+    /// How long an action counts: a sliding window by the server's [clock](super::Server::clock).
+    /// The server stores exact times for the newest 64 actions of an account or an address. Beyond
+    /// that, times have a resolution of 1/64 of the window.
     pub window: Duration,
 }
 
@@ -43,9 +44,9 @@ impl RateLimit {
 /// How often clients may log in, register and ask for mails; set with
 /// [`ServerBuilder::rate_limits`](super::ServerBuilder::rate_limits).
 ///
-/// Log-ins of all kinds and mailed tokens count only if they fail, because right ones are no
-/// guesses; a right password forgets the account's failures. Linking counts like logging in.
-/// Everything else counts whatever comes of it.
+/// Log-ins with credentials and attempts with mailed tokens count only if they fail, because
+/// successful ones are not guesses. A log-in with the correct password clears the account's
+/// failures. Linking counts like logging in. All other actions count whether they succeed or fail.
 ///
 /// | | per account | per address | in total | within |
 /// | --- | --- | --- | --- | --- |
@@ -59,8 +60,8 @@ impl RateLimit {
 /// | [`registrations`](Self::registrations) | | 100 | 5,000 | 15 min |
 ///
 /// These are the defaults of `keyfob serve` and of a server that other machines can reach. A server
-/// in a test makes thousands of log-ins from one address; [`RateLimits::in_process`] has the
-/// defaults for that.
+/// in a test handles thousands of log-ins from one address; its defaults are
+/// [`RateLimits::in_process`].
 ///
 /// # Examples
 ///
@@ -82,30 +83,30 @@ pub struct RateLimits {
     pub anonymous_logins: RateLimit,
     /// Failed log-ins with an API key. They have no account.
     pub api_key_logins: RateLimit,
-    /// Failed log-ins by the [function](super::ServerBuilder::auth_function) of the app. The account
-    /// is the first of the payload's fields `username`, `email`, `user`, `name` and `id` that is
-    /// text or a number; without any of them only the other two limits count.
+    /// Failed log-ins with the app's [function](super::ServerBuilder::auth_function). The account
+    /// is the first of the payload's fields `username`, `email`, `user`, `name` and `id` that is a
+    /// text or a number. Without any of them, only the other two limits apply.
     pub function_logins: RateLimit,
     /// Failed attempts to confirm an address or to set a new password with a mailed token. The
     /// account is the one that the token's id names.
     pub mail_tokens: RateLimit,
-    /// Requests for a mail, to confirm an address or to reset a password, and calls of the
-    /// [functions](super::Confirmation::Function) that an app has instead.
+    /// Requests for a confirmation or password-reset mail, and calls of the
+    /// [functions](super::Confirmation::Function) that an app can use in place of mails.
     pub mails: RateLimit,
     /// Failed log-ins with an e-mail address and a password.
     pub password_logins: RateLimit,
-    /// Failed log-ins with what another provider gave: JWTs, and the tokens and codes of Google,
-    /// Apple and Facebook. Attempts that could not be decided, because the provider did not answer,
-    /// do not count.
+    /// Failed log-ins with credentials from another provider: JWTs, and the tokens and codes of
+    /// Google, Apple and Facebook. Attempts that fail because the provider did not respond do not
+    /// count.
     pub provider_logins: RateLimit,
-    /// Registrations of e-mail addresses, those of a taken address included.
+    /// Registrations of e-mail addresses, including addresses that are already registered.
     pub registrations: RateLimit,
 }
 
 impl RateLimits {
-    /// The defaults of a server in the process of its clients: what fails and what an account asks
-    /// for is limited as by [`default`](Self::default), but neither anonymous log-ins nor
-    /// registrations, nor anything in total, nor mails per address.
+    /// The defaults of a server on a loopback address, such as in a test. Failed attempts, and
+    /// mails per account, are limited as by [`default`](Self::default). There is no limit on
+    /// anonymous log-ins, registrations or mails per address, and no limit in total.
     pub fn in_process() -> Self {
         let limits = Self::default();
         let without_total = |limit: RateLimit| RateLimit { total: None, ..limit };

@@ -1,16 +1,16 @@
-//! What clients ask for, by name.
+//! The kinds of requests, by name.
 
 use std::fmt;
 
-/// A kind of request: what [faults](super::Faults) are set for, and what the
-/// [journal](super::Journal) counts.
+/// A kind of request. [Faults](super::Faults) apply to routes, and the [journal](super::Journal)
+/// counts requests by route.
 ///
-/// Its text is the method and the path below `/api/client/v2.0`, such as `POST /auth/session`, with
-/// `…` for what differs between requests of a kind.
+/// `Display` shows the method and the path below `/api/client/v2.0`, such as `POST /auth/session`,
+/// with `…` for the parts that vary.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Route {
-    /// `POST …/auth/providers/local-userpass/confirm/call`: the confirmation function, once more.
+    /// `POST …/auth/providers/local-userpass/confirm/call`: runs the confirmation function again.
     CallConfirmation,
     /// `POST …/functions/call`
     CallFunction,
@@ -30,7 +30,7 @@ pub enum Route {
     EnableApiKey,
     /// `GET /auth/api_keys/…`
     GetApiKey,
-    /// `GET /health`, which is not below the client API.
+    /// `GET /health`, which is outside the client API.
     Health,
     /// `POST …/auth/providers/…/login?link=true`, with any provider.
     Link,
@@ -42,8 +42,8 @@ pub enum Route {
     LogIn,
     /// `DELETE /auth/session`
     LogOut,
-    /// A page for people: `GET /confirm`, `GET /reset` and the log that errors link to, none of them
-    /// below the client API.
+    /// A page for people, outside the client API: `GET /confirm`, `GET /reset` and the log that
+    /// errors link to.
     Page,
     /// `GET /auth/profile`
     Profile,

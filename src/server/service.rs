@@ -1,4 +1,4 @@
-//! Which request goes where, and what every answer has in common.
+//! Dispatches requests to handlers, and builds the parts that all responses share.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,16 +28,16 @@ use super::token::Tokens;
 use crate::http_date;
 use crate::{Clock, UserId};
 
-/// All that answers need.
+/// The state that request handling needs.
 pub(super) struct Service {
     pub app_id: String,
-    /// What the arguments of all function calls in progress may take.
+    /// The memory that the arguments of all function calls in progress share.
     pub argument_memory: Arc<Budget>,
     pub base_url: String,
-    /// Whether the base URL was given, and clients must use it.
+    /// Whether a public URL was set, which clients must use.
     pub is_public: bool,
     pub local_addr: SocketAddr,
-    /// Bytes of the body of a function call.
+    /// Maximum size of the body of a function call, in bytes.
     pub max_body_size: usize,
     pub clock: ServerClock,
     pub custom_data_source: Option<Box<CustomData>>,
@@ -47,11 +47,11 @@ pub(super) struct Service {
     pub passwords: Passwords,
     pub providers: Providers,
     pub recorder: Recorder,
-    /// Seconds.
+    /// In seconds.
     pub refresh_lifetime: i64,
     pub request_ids: Ids,
     pub rotate_refresh_tokens: bool,
-    /// Seconds.
+    /// In seconds.
     pub rotation_grace: i64,
     pub state: State,
     pub test_provider: Option<TestProvider>,
@@ -60,19 +60,19 @@ pub(super) struct Service {
     pub trusted_proxies: TrustedProxies,
 }
 
-/// With anything after it, a charset for example, realm-core does not read errors.
+/// realm-core does not parse an error if anything follows this, such as a charset.
 const JSON: &str = "application/json";
 
-/// Where custom user data comes from, by user id.
+/// The source of custom user data, by user id.
 pub(super) type CustomData = dyn Fn(&str) -> Option<Value> + Send + Sync;
 
-/// An answer that is no error.
+/// A successful response.
 pub(super) enum Reply {
-    /// 204.
+    /// Status 204.
     Empty,
     Html(String),
     Json(u16, Value),
-    /// What a function returned, and the memory that was reserved for the call.
+    /// The result of a function, and the memory that was reserved for the call.
     Result {
         json: Vec<u8>,
         memory: Reservation,
@@ -80,7 +80,7 @@ pub(super) enum Reply {
     Text(String),
 }
 
-/// Who asks, as far as it has turned out.
+/// The user who sent the request, once known.
 #[derive(Default)]
 pub(super) struct Caller {
     pub user_id: Option<UserId>,
@@ -99,8 +99,7 @@ impl Service {
         found: Option<(Option<&str>, Endpoint<'_>)>,
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
-        // A browser asks this before it asks for anything else, and must be let through to see what
-        // the answer to that is.
+        // A CORS preflight request. It must succeed, so that the browser sends the actual request.
         if request.method == "OPTIONS" {
             return Ok(Reply::Empty);
         }
@@ -155,8 +154,8 @@ impl Service {
         }
     }
 
-    /// `GET …/location`: where the app's requests should go, which is where this one came unless
-    /// there is a public URL.
+    /// `GET …/location`: the URL for the app's requests. It is the public URL if one was set, and
+    /// otherwise the URL that this request was sent to.
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::update_location`; the last two fields
     /// are for clients before version 14.
@@ -175,15 +174,15 @@ impl Service {
         )
     }
 
-    /// Returns the URL by which the client at this `Host` reaches the server: the name that the
-    /// client knows works for it; our own may not, for example through a port mapping.
+    /// Returns the URL by which the client with this `Host` field reaches the server. The name that
+    /// the client used works for it; the server's own may not, for example behind a port mapping.
     fn reachable_url(&self, host: Option<&str>) -> String {
         let host = host.filter(|host| !self.is_public && is_authority(host));
         host.map_or(self.base_url.clone(), |host| format!("http://{host}"))
     }
 
-    /// `GET /groups/…/apps/…/logs?co_id=…`, which errors link to: what the journal has about the
-    /// request with this id. The id is random, and only the client of that request knows it.
+    /// `GET /groups/…/apps/…/logs?co_id=…`, which errors link to: the journal entry of the request
+    /// with this id. The id is random, and only the client of that request knows it.
     fn log(&self, request: &Request, group: &str, app: &str) -> Result<Reply, ApiError> {
         let names = self.state.deployment();
         let query = request.query.as_deref().unwrap_or_default();
@@ -199,7 +198,7 @@ impl Service {
         )))
     }
 
-    /// Puts an answer to the request with this id into its final form.
+    /// Builds the response to the request with this id.
     fn respond(
         &self,
         answer: Result<Reply, ApiError>,
@@ -212,7 +211,7 @@ impl Service {
             ("X-Appservices-Request-Id", request_id.to_owned()),
             ("Access-Control-Allow-Origin", "*".to_owned()),
             ("Access-Control-Expose-Headers", "X-Appservices-Request-Id".to_owned()),
-            // Most answers carry a token, a key or a person's data (RFC 6749 section 5.1).
+            // Most responses contain a token, a key or personal data (RFC 6749 section 5.1).
             ("Cache-Control", "no-store".to_owned()),
         ];
         if preflight {
@@ -259,7 +258,7 @@ impl Service {
 }
 
 impl Service {
-    /// Answers a request to the test identity provider, if there is one.
+    /// Handles a request to the test identity provider, if there is one.
     fn ask_test_provider(&self, request: &Request) -> Option<Response> {
         let provider = self.test_provider.as_ref()?;
         let path = request.path.strip_prefix(test_provider::PATH)?;
@@ -269,7 +268,7 @@ impl Service {
         Some(response)
     }
 
-    /// Answers a request that was refused before its body was read.
+    /// Responds to a request that was rejected before its body was read.
     fn refuse(&self, line: Option<&Line>, error: ApiError) -> Response {
         let (route, method, path) = match line {
             Some(Line { method, path, query }) => {
@@ -290,8 +289,7 @@ impl Service {
 }
 
 impl Handler for Service {
-    /// Large bodies are for function calls of users that are logged in; all other requests have
-    /// small ones.
+    /// Only function calls of logged-in users may have large bodies.
     fn admit(&self, request: &Request, framing: Framing) -> Result<usize, Response> {
         let small = self.max_body_size.min(SMALL_BODY);
         let is_small = matches!(framing, Framing::Length(length) if length <= small);
@@ -331,8 +329,8 @@ impl Handler for Service {
         }
         let mut caller = Caller::default();
         let response = self.ask_test_provider(request).unwrap_or_else(|| {
-            // The app's functions run in here. One that panics is answered, written down and spoiled
-            // like all others.
+            // The app's functions run here. If one panics, the request still gets a response, a
+            // journal entry and its fault.
             let answer =
                 catch_unwind(AssertUnwindSafe(|| self.answer(request, found, &mut caller)));
             let answer =
@@ -342,7 +340,8 @@ impl Handler for Service {
             self.respond(answer, &entry.request_id, host, preflight)
         });
         (entry.status, entry.user_id) = (response.status, caller.user_id);
-        // Before it is written: whoever has the answer finds it in the journal.
+        // Recorded before the response is written, so that a client that has it finds it in the
+        // journal.
         self.recorder.add(entry);
         match met {
             Some(met) => met.apply_to(response),
@@ -363,7 +362,7 @@ impl Handler for Service {
     }
 }
 
-/// Tells whether a `Host` field can be part of a URL as it stands.
+/// Returns `true` if a `Host` field can be part of a URL without changes.
 fn is_authority(host: &str) -> bool {
     !host.is_empty()
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte))

@@ -1,7 +1,7 @@
-//! Text from clients and providers that is kept, shown and mailed.
+//! Text from clients and providers that is stored, displayed and mailed.
 
-/// Returns `true` if a text has no control characters: they break lines of mails and logs, and end
-/// strings of other programs.
+/// Returns `true` if a text has no control characters. They break lines of mails and logs, and
+/// terminate strings in other programs.
 pub(super) fn is_plain(text: &str) -> bool {
     !text.chars().any(char::is_control)
 }

@@ -1,9 +1,9 @@
-//! Rate limits: counts what was done per account, per client address and in total.
+//! Rate limits: counts actions per account, per client address and in total.
 //!
 //! Every action of [`RateLimits`] is counted by the same mechanism, a sliding window per key. A key
 //! is an action together with an account, an address, or nothing for the total. Memory is bounded:
-//! there are at most [`MAX_KEYS`] keys besides those of attempts in progress, and each holds at
-//! most twice [`MAX_STEPS`] steps. Accounts are kept as keyed hashes, not as text.
+//! there are at most [`MAX_KEYS`] keys, plus those of attempts in progress, and each holds at most
+//! twice [`MAX_STEPS`] steps. Account names are stored as keyed hashes.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use super::rate_limits::{RateLimit, RateLimits};
 
-/// Keys remembered at a time; those of attempts in progress come on top.
+/// Maximum number of stored keys, in addition to those of attempts in progress.
 const MAX_KEYS: usize = 20_000;
-/// Up to this many events of a key are remembered one by one. Beyond that, events within the same
-/// 64th of the window share the time of the first one.
+/// Up to this many events of a key are stored one by one. Beyond that, events within the same 64th
+/// of the window share the time of the first one.
 const MAX_STEPS: u32 = 64;
 
-/// What is limited.
+/// The limited actions.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Action {
     AnonymousLogin,
@@ -34,7 +34,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// Returns the text of the error for clients that are over the limit.
+    /// Returns the error message for clients over the limit.
     pub(super) fn refusal(self) -> &'static str {
         match self {
             Self::AnonymousLogin => "too many anonymous log-ins",
@@ -61,7 +61,7 @@ impl Action {
     }
 }
 
-/// Counts actions, and refuses those that are over a limit.
+/// Counts actions, and rejects those over a limit.
 pub(super) struct Throttle {
     limits: RateLimits,
     hasher: RandomState,
@@ -73,7 +73,7 @@ pub(super) struct Throttle {
 /// [succeeded](Self::succeeded) or was [abandoned](Self::abandoned).
 pub(super) struct Attempt<'a> {
     throttle: &'a Throttle,
-    /// Empty once the attempt has ended, and where there is no limit.
+    /// Empty once the attempt has ended, and if there is no limit.
     counted: Vec<Counted>,
     began: Duration,
 }
@@ -130,8 +130,8 @@ impl Throttle {
     /// Begins an attempt, or returns how long to wait before one is allowed. `now` is monotonic
     /// time.
     ///
-    /// Blocks while attempts in progress decide whether there is room for one more, so that many
-    /// attempts at a time get no more than one after the other.
+    /// Blocks while the result depends on attempts in progress, so that concurrent attempts get no
+    /// more tries than sequential ones.
     pub(super) fn begin(
         &self,
         action: Action,
@@ -167,7 +167,7 @@ impl Throttle {
         Ok(Attempt { throttle: self, counted, began: now })
     }
 
-    /// Forgets an account's failures, for example when its password was replaced.
+    /// Clears an account's failures, for example after its password was replaced.
     pub(super) fn forgive(&self, action: Action, account: &str) {
         let key = Key { action, subject: self.account(account) };
         let mut windows = self.windows();
@@ -209,12 +209,12 @@ impl Throttle {
 }
 
 impl Attempt<'_> {
-    /// Ends this attempt and forgets the account's failures.
+    /// Ends this attempt and clears the account's failures.
     pub(super) fn succeeded(mut self) {
         self.end(End::Succeeded);
     }
 
-    /// Ends this attempt as if it had never begun: it could not be decided.
+    /// Ends this attempt without counting it, because its result could not be determined.
     pub(super) fn abandoned(mut self) {
         self.end(End::Abandoned);
     }
@@ -261,13 +261,13 @@ impl Window {
         self.steps.iter().fold(0, |sum, (_, events)| sum.saturating_add(*events))
     }
 
-    /// Returns for how long no more attempts are allowed, if none are.
+    /// Returns how long attempts are blocked, or `None` if they are allowed.
     fn wait(&self, counted: &Counted, now: Duration) -> Option<Duration> {
         let mut left = self.events();
         if left < counted.most {
             return None;
         }
-        // The step that must grow old before there is room for another attempt.
+        // The step that must expire before another attempt is allowed.
         let (time, _) = self.steps.iter().find(|(_, events)| {
             left = left.saturating_sub(*events);
             left < counted.most
@@ -275,7 +275,7 @@ impl Window {
         Some(time.saturating_add(counted.window).saturating_sub(now))
     }
 
-    /// Returns `true` if one more is allowed even if all attempts in progress fail.
+    /// Returns `true` if one more attempt is allowed even if all attempts in progress fail.
     fn has_room(&self, counted: &Counted) -> bool {
         self.events().saturating_add(self.in_progress) < counted.most
     }
@@ -284,7 +284,7 @@ impl Window {
         let is_full = self.steps.len() >= MAX_STEPS as usize;
         let step = if is_full { length / MAX_STEPS } else { Duration::ZERO };
         match self.steps.back_mut() {
-            // Attempts that began earlier may end later.
+            // An attempt that began earlier may end later.
             Some((last, events)) if began <= last.saturating_add(step) => {
                 *events = events.saturating_add(1);
             }
@@ -294,7 +294,8 @@ impl Window {
     }
 }
 
-/// Returns what an address is counted as: a client with IPv6 has a whole /64 network to itself.
+/// Returns the network that an address is counted by. An IPv6 client usually has a whole /64
+/// network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -302,20 +303,20 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Forgets other keys if there are too many for one more.
+/// Drops other keys if there are too many to add this one.
 fn make_room(windows: &mut HashMap<Key, Window>, key: &Key, now: Duration) {
     if windows.len() < MAX_KEYS || windows.contains_key(key) {
         return;
     }
     windows.retain(|_, window| window.in_progress > 0 || window.until > now);
     if windows.len() >= MAX_KEYS {
-        // Under an attack with that many names the limits per address and in total stop it.
+        // In an attack with this many names, the limits per address and in total still apply.
         let is_account = |key: &Key| matches!(key.subject, Subject::Account(_));
         windows.retain(|key, window| window.in_progress > 0 || !is_account(key));
     }
     if windows.len() >= MAX_KEYS {
-        // Under one from that many addresses the limit in total does. The oldest half goes, so that
-        // this is seldom.
+        // In an attack from this many addresses, the limit in total still applies. The half that
+        // expires first is dropped, so that this happens rarely.
         let mut times: Vec<_> = windows.values().map(|window| window.until).collect();
         let (_, median, _) = times.select_nth_unstable(MAX_KEYS / 2);
         let median = *median;
@@ -450,7 +451,7 @@ mod tests {
         assert_eq!(check(&throttle, "a", PEER, 0), Err(seconds(900)));
     }
 
-    /// Past 64 events the times are coarser, by a 64th of the window at most.
+    /// Beyond 64 events, times have a resolution of 1/64 of the window.
     #[test]
     fn many_events_of_a_key_take_bounded_memory() {
         let most = 100_000;

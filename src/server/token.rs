@@ -1,8 +1,8 @@
-//! Access and refresh tokens: signed here, checked here.
+//! Issues and checks access and refresh tokens.
 //!
-//! Both are HS256 tokens under one random key. Whether a token has expired is decided by the
-//! server's clock, so that a test can move it. A refresh token also needs its server session, which
-//! is [`State`]'s to know.
+//! Both are HS256 tokens, signed with one random key. Expiry is decided by the server's clock, so
+//! that a test can move it. A refresh token also needs its server session, which is stored in
+//! [`State`].
 //!
 //! [`State`]: super::state::State
 
@@ -20,23 +20,24 @@ use super::random;
 use super::state::{Deployment, Identity, Session};
 use crate::{Secret, untrusted_json};
 
-/// How many tokens are remembered before all of them are forgotten.
+/// Maximum number of cached tokens. When it is exceeded, the cache is cleared.
 const MOST_KNOWN: usize = 1024;
-/// Likewise how much memory they may take: custom data makes some of them large.
+/// Maximum memory of the cache in bytes, because custom data makes some tokens large.
 const MOST_KNOWN_MEMORY: usize = 16 * 1024 * 1024;
-/// The header of a token may take this much memory as values. It is parsed before the signature is
-/// checked, and has room for the certificates that some issuers put there.
+/// Maximum memory of the header of a token, as values. The header is parsed before the signature is
+/// checked. The limit allows for the certificates that some issuers include.
 const MAX_HEADER_MEMORY: usize = 64 * 1024;
 
-/// Signs tokens and checks them.
+/// Signs and checks tokens.
 pub(super) struct Tokens {
     signing: EncodingKey,
     checking: DecodingKey,
     validation: Validation,
     domain_id: String,
-    /// Seconds.
+    /// In seconds.
     access_lifetime: i64,
-    /// Access tokens whose signature was checked: each comes with many requests.
+    /// Access tokens with a verified signature. They are cached because clients send each token
+    /// many times.
     known: RwLock<KnownTokens>,
 }
 
@@ -47,13 +48,13 @@ struct KnownTokens {
     memory: usize,
 }
 
-/// Why a token is no good.
+/// Why a token was rejected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum TokenFault {
     Expired,
-    /// Not a token, or not one of ours.
+    /// The text is not a token, or another server issued it.
     Invalid,
-    /// A refresh token in the place of an access token, or the other way round.
+    /// A refresh token in place of an access token, or the reverse.
     WrongType,
 }
 
@@ -75,7 +76,7 @@ struct AccessClaims {
     exp: i64,
     iat: i64,
     iss: String,
-    /// Makes two tokens of one second differ. Tokens of earlier versions have none.
+    /// Makes two tokens of the same second differ. Tokens of earlier versions have no value.
     #[serde(default)]
     jti: String,
     sub: String,
@@ -84,7 +85,7 @@ struct AccessClaims {
     user_data: Option<Map<String, Value>>,
 }
 
-/// What an access token says.
+/// The verified content of an access token.
 #[derive(Debug, PartialEq)]
 pub(super) struct Access {
     /// Seconds since the epoch.
@@ -117,7 +118,7 @@ struct IdentityClaim {
 impl Tokens {
     /// `access_lifetime` is in seconds.
     pub(super) fn new(key: &[u8], deployment: &Deployment, access_lifetime: i64) -> Self {
-        // The crate would ask the system what time it is; we ask our clock.
+        // The crate would use the system time; the server uses its own clock.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
@@ -132,7 +133,7 @@ impl Tokens {
         }
     }
 
-    /// Makes an access token for a server session. `now` is in seconds since the epoch.
+    /// Issues an access token for a server session. `now` is in seconds since the epoch.
     pub(super) fn access(
         &self,
         session: &Session,
@@ -152,7 +153,7 @@ impl Tokens {
         }))
     }
 
-    /// Makes the refresh token of a server session: for one session always the same text.
+    /// Issues the refresh token of a server session. One session always has the same text.
     pub(super) fn refresh(&self, session: &Session) -> Result<Secret, TokenFault> {
         self.sign(&Claims::Refresh(RefreshClaims {
             baas_data: (),
@@ -170,7 +171,7 @@ impl Tokens {
         }))
     }
 
-    /// Checks an access token and returns what it says.
+    /// Checks an access token and returns its content.
     pub(super) fn check_access(&self, token: &str, now: i64) -> Result<Arc<Access>, TokenFault> {
         let access = match self.recall(token) {
             Some(access) => access,
@@ -223,9 +224,9 @@ impl Tokens {
         }
     }
 
-    /// Returns the id of an identity's provider. It is made up, and stays the same.
+    /// Returns the id of an identity's provider. The server derives a stable id.
     pub(super) fn provider_id(&self, identity: &Identity) -> String {
-        // FNV-1a, whose result must never change.
+        // FNV-1a. The result must never change.
         let hash = identity
             .provider_type
             .bytes()
@@ -239,7 +240,7 @@ impl Tokens {
             .map_err(|_| TokenFault::Invalid)
     }
 
-    /// Checks who signed a token.
+    /// Verifies the signature of a token.
     fn verify(&self, token: &str) -> Result<Claims, TokenFault> {
         if !is_readable(token) {
             return Err(TokenFault::Invalid);
@@ -254,8 +255,8 @@ impl Tokens {
     }
 }
 
-/// Returns `true` if the header and the claims of a token may be parsed: jsonwebtoken parses the
-/// header before it knows who signed it, whatever is in there.
+/// Returns `true` if the header and the claims of a token are safe to parse. jsonwebtoken parses
+/// the header before it verifies the signature, whatever the header contains.
 pub(super) fn is_readable(token: &str) -> bool {
     let may_be_parsed = |text: &[u8]| untrusted_json::repair(text).is_ok();
     part(token, 0).is_some_and(|header| {

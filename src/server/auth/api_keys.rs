@@ -1,6 +1,6 @@
 //! API keys of users.
 //!
-//! All of this wants the refresh token.
+//! All of these requests need the refresh token.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::server::service::{Caller, Reply, Service};
 use crate::server::state::{API_KEY, ApiKey, KeyRefusal, MAX_KEYS, Session};
 use crate::server::{digest, random};
 
-/// A name may have this many characters.
+/// Maximum number of characters of a name.
 const MAX_NAME: usize = 128;
 
 #[derive(Deserialize)]
@@ -22,7 +22,7 @@ struct NewKey {
 }
 
 impl Service {
-    /// `POST /auth/api_keys`: the one answer with the key in it.
+    /// `POST /auth/api_keys`: the only response that contains the key.
     pub(in crate::server) fn create_api_key(
         &self,
         request: &Request,
@@ -91,7 +91,8 @@ impl Service {
         Ok(Reply::Json(200, object(&key)))
     }
 
-    /// `PUT /auth/api_keys/<id>/enable` and `…/disable`. Server sessions that the key began go on.
+    /// `PUT /auth/api_keys/<id>/enable` and `…/disable`. Sessions that were started with the key
+    /// stay valid.
     pub(in crate::server) fn set_api_key_disabled(
         &self,
         request: &Request,
@@ -147,7 +148,7 @@ impl Service {
     }
 }
 
-/// A key as clients see it, without the key.
+/// The JSON representation of a key, without the key itself.
 fn object(key: &ApiKey) -> Value {
     json!({"_id": key.id, "name": key.name, "disabled": key.disabled})
 }

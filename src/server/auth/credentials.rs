@@ -1,4 +1,4 @@
-//! Who somebody is: what each provider wants, and what it makes of it.
+//! Checks the credentials of each provider, and produces a verified login.
 
 use serde_json::{Map, Value};
 
@@ -18,7 +18,7 @@ use crate::server::{digest, random};
 use crate::{Clock, Secret};
 
 impl Service {
-    /// Checks credentials. Fields that are not the provider's are left alone.
+    /// Checks credentials. Fields of other providers are ignored.
     pub(super) fn identify(
         &self,
         request: &Request,
@@ -45,7 +45,7 @@ impl Service {
         }
     }
 
-    /// Checks what another identity provider gave.
+    /// Checks credentials from another identity provider.
     fn identify_elsewhere(
         &self,
         request: &Request,
@@ -146,7 +146,7 @@ impl Service {
         let function = function.ok_or_else(|| ApiError::unsupported_provider(CUSTOM_FUNCTION))?;
         check_values(request)?;
         let mut payload: Map<String, Value> = body(request)?;
-        // It describes the client, and is a field of the protocol, not of the user's.
+        // `options` describes the client. It is a field of the protocol, not of the payload.
         payload.remove("options");
         let account = account_of(&payload);
         let attempt = self.begin_attempt(Action::FunctionLogin, account.as_deref(), request)?;
@@ -161,18 +161,18 @@ impl Service {
         Ok(VerifiedLogin { data: answer.data, current: true, ..VerifiedLogin::new(identity) })
     }
 
-    /// Returns the account with this name and password. A name that does not exist and a password
-    /// that is wrong take the same time and get the same answer.
+    /// Returns the account with this name and password. An unknown name and a wrong password take
+    /// the same time and get the same response.
     fn check_password(
         &self,
         request: &Request,
         username: &str,
         password: &Secret,
     ) -> Result<std::sync::Arc<Account>, ApiError> {
-        // What cannot be an account's name need not be remembered as one.
+        // An invalid account name need not be stored as a key of the throttle.
         let name = if is_email(username) { username } else { "" };
-        // Counted before it is made: those who wait for their turn meanwhile must not get more
-        // attempts than one by one.
+        // The attempt is counted before the check, so that concurrent requests waiting for a slot
+        // get no more attempts than sequential ones.
         let attempt = self.begin_attempt(Action::PasswordLogin, Some(name), request)?;
         let mut turn = self.passwords.turn();
         let account = self.state.account(name);
@@ -187,7 +187,7 @@ impl Service {
     }
 }
 
-/// Returns whose account the payload of a function log-in names, as far as its names are usual ones.
+/// Returns the account that the payload of a function log-in names, if it uses a common field name.
 fn account_of(payload: &Map<String, Value>) -> Option<String> {
     ["username", "email", "user", "name", "id"].iter().find_map(|name| {
         match payload.get(*name)? {
@@ -199,12 +199,12 @@ fn account_of(payload: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// Refuses what a provider says of a user if it is too large or could not be read again.
+/// Rejects profile data of a provider if it is too large or could not be parsed again.
 fn check(data: &Map<String, Value>) -> Result<(), ApiError> {
     (profile_fits(data) && can_be_kept(data)).then_some(()).ok_or_else(profile_too_large)
 }
 
-/// Reads one text out of what was sent.
+/// Returns one text field of the request body.
 fn credential(request: &Request, name: &str) -> Result<Secret, ApiError> {
     optional_credential(request, name)?.ok_or_else(|| ApiError::missing_parameter(name))
 }

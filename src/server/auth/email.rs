@@ -1,4 +1,4 @@
-//! E-mail accounts: registering, confirming, replacing a password.
+//! E-mail accounts: registration, confirmation and password reset.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::server::state::{Account, Purpose, Registered};
 use crate::server::throttle::Action;
 use crate::server::{digest, random};
 
-/// Longer tokens are malformed.
+/// Longer tokens are rejected as malformed.
 const MAX_TOKEN: usize = 1024;
 
-/// How long a token that was mailed is worth something, in seconds: as with the service.
+/// The lifetime of a mailed token in seconds, as with App Services.
 const PROOF_LIFETIME: i64 = 30 * 60;
 
-/// How e-mail accounts work here.
+/// The settings of e-mail accounts.
 #[derive(Default)]
 pub(in crate::server) struct EmailSettings {
     pub confirmation: Confirmation,
@@ -94,7 +94,7 @@ impl Service {
             reset: None,
         };
         let (id, email) = (account.id.clone(), account.email.clone());
-        // Somebody else may have taken the name while this one's password was hashed.
+        // Another request may have registered the name while the password was hashed.
         match self.state.add_account(account)? {
             Registered::Done => {}
             Registered::Full => return Err(ApiError::full()),
@@ -107,7 +107,8 @@ impl Service {
             }
             Confirmation::Function(_) => self.run_confirmation(&id, &email),
         };
-        // The app's code runs in there. What panics has not confirmed either, and leaves the name.
+        // The app's code runs here. If it panics, the account is not confirmed, and its name is
+        // freed.
         let confirmed = catch_unwind(AssertUnwindSafe(confirm));
         if !matches!(confirmed, Ok(Ok(_))) {
             self.state.drop_pending_account(&id)?;
@@ -116,7 +117,7 @@ impl Service {
         Ok(Reply::Json(201, status(verdict)))
     }
 
-    /// `POST …/confirm`: confirms an address with the token that was sent to it.
+    /// `POST …/confirm`: confirms an address with a mailed token.
     pub(in crate::server) fn confirm(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, .. } = body(request)?;
         check_pair(&token, &token_id)?;
@@ -134,7 +135,7 @@ impl Service {
         Ok(Reply::Json(200, json!({})))
     }
 
-    /// `POST …/confirm/send`: sends one more mail.
+    /// `POST …/confirm/send`: sends another mail.
     pub(in crate::server) fn send_confirmation(
         &self,
         request: &Request,
@@ -154,7 +155,7 @@ impl Service {
         Ok(Reply::Json(200, json!({})))
     }
 
-    /// `POST …/confirm/call`: runs the confirmation function once more.
+    /// `POST …/confirm/call`: runs the confirmation function again.
     pub(in crate::server) fn call_confirmation(
         &self,
         request: &Request,
@@ -173,7 +174,7 @@ impl Service {
         Err(ApiError::without_code(400, message))
     }
 
-    /// `POST …/reset/send`: mails a token that lets the password be replaced.
+    /// `POST …/reset/send`: mails a token that allows the password to be replaced.
     pub(in crate::server) fn send_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let account = self.known_account(request)?;
         if matches!(self.email.reset, Reset::Function(_)) {
@@ -184,7 +185,7 @@ impl Service {
         Ok(Reply::Json(200, json!({})))
     }
 
-    /// `POST …/reset`: replaces a password with the token that was mailed, and ends the user's
+    /// `POST …/reset`: replaces a password with the help of a mailed token, and revokes the user's
     /// sessions.
     pub(in crate::server) fn reset(&self, request: &Request) -> Result<Reply, ApiError> {
         let Tokens { token, token_id, password } = body(request)?;
@@ -193,7 +194,7 @@ impl Service {
         let attempt = self.begin_attempt(Action::MailToken, Some(&token_id), request)?;
         let account = self.state.account_with_id(&token_id).ok_or_else(token_invalid)?;
         let hash = digest::sha256(token.expose());
-        // Hashing the password is too much work for a token that is worth nothing.
+        // Hashing the password is too expensive for an invalid token.
         if !account.accepts(Purpose::Reset, &hash, self.now()) {
             return Err(token_invalid());
         }
@@ -206,7 +207,7 @@ impl Service {
         Ok(Reply::Json(200, json!({})))
     }
 
-    /// `POST …/reset/call`: lets the function decide on a new password.
+    /// `POST …/reset/call`: asks the function to decide on a new password.
     pub(in crate::server) fn call_reset(&self, request: &Request) -> Result<Reply, ApiError> {
         check_values(request)?;
         let ResetByFunction { email, password, arguments } = body(request)?;
@@ -244,7 +245,7 @@ impl Service {
         Ok(Reply::Json(200, status(verdict)))
     }
 
-    /// Lets the function decide on an account that waits.
+    /// Asks the function to decide on a pending account.
     fn run_confirmation(&self, id: &str, email: &str) -> Result<Verdict, ApiError> {
         let Confirmation::Function(function) = &self.email.confirmation else {
             return Ok(Verdict::Pending);
@@ -285,8 +286,7 @@ impl Service {
         Ok(())
     }
 
-    /// Makes a token, the only one for this purpose that counts from here on, and names it by the
-    /// account's id.
+    /// Creates a token for this purpose, which replaces an earlier one. Its id is the account's id.
     fn new_proof(&self, id: &str, purpose: Purpose) -> Result<(Secret, String), ApiError> {
         let token = Secret::new(random::hex(&random::bytes::<64>()?));
         let until = self.now().saturating_add(PROOF_LIFETIME);
@@ -296,7 +296,7 @@ impl Service {
         Ok((token, id.to_owned()))
     }
 
-    /// Returns the account that a mail is asked for.
+    /// Returns the account that a mail is requested for.
     fn known_account(&self, request: &Request) -> Result<Arc<Account>, ApiError> {
         let Address { email } = body(request)?;
         check_email(&email)?;
@@ -305,7 +305,7 @@ impl Service {
     }
 }
 
-/// Refuses a token and its id if they are malformed.
+/// Rejects a malformed token or token id.
 ///
 /// Source: realm-dart `test/credentials_test.dart`, `confirm user token expired` and `…invalid`.
 fn check_pair(token: &Secret, token_id: &str) -> Result<(), ApiError> {
@@ -319,7 +319,7 @@ fn check_pair(token: &Secret, token_id: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Refuses addresses that nobody can have registered, before they reach anything.
+/// Rejects invalid addresses before any other check.
 fn check_email(email: &str) -> Result<(), ApiError> {
     if is_email(email) { Ok(()) } else { Err(email_invalid()) }
 }
@@ -328,7 +328,7 @@ fn email_invalid() -> ApiError {
     ApiError::invalid_parameter("email invalid")
 }
 
-/// Says what became of a request. App Services does not, and its clients ignore it.
+/// Returns the result of a request. App Services does not send it, and its clients ignore it.
 fn status(verdict: Verdict) -> Value {
     json!({"status": if verdict == Verdict::Success { "success" } else { "pending" }})
 }

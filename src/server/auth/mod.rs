@@ -1,7 +1,7 @@
-//! Log-in, linking, server sessions, profiles, deletion.
+//! Log-in, linking, server sessions, profiles and user deletion.
 //!
-//! `credentials` knows the providers' credentials, `email` the accounts behind one of them, `api_keys`
-//! the keys that users make.
+//! `credentials` checks the credentials of each provider, `email` manages e-mail accounts, and
+//! `api_keys` manages the API keys of users.
 
 mod api_keys;
 mod credentials;
@@ -28,9 +28,9 @@ use super::throttle::{Action, Attempt};
 use super::token::Access;
 use crate::{Clock, Secret, UserId, untrusted_json};
 
-/// Longer addresses are refused: they would be kept as they are.
+/// Longer addresses are rejected, because accounts and counters store them.
 const MAX_EMAIL: usize = 1024;
-/// Custom user data beyond this is refused: it travels in the header of every request.
+/// Larger custom user data is rejected, because clients send it in the header of every request.
 pub(super) const MAX_CUSTOM_DATA: usize = 24 * 1024;
 
 impl Service {
@@ -59,10 +59,10 @@ impl Service {
             LoggedIn::ProfileTooLarge => return Err(profile_too_large()),
         };
         caller.user_id = Some(UserId::new(&user.id));
-        // The user has to be known before its data can be.
+        // The source of custom data needs the user, so the log-in comes first.
         let data = self.custom_data(&user).inspect_err(|_| {
             let _ = match provider {
-                // Nobody can ever log in as this one.
+                // No later log-in can return this user.
                 ANONYMOUS => self.state.delete_user(&user.id),
                 _ => self.state.log_out(&session.id, self.now()),
             };
@@ -78,8 +78,8 @@ impl Service {
         ))
     }
 
-    /// `POST …/auth/providers/<provider>/login?link=true`: gives the user of the access token one
-    /// more identity. The refresh token stays the same and is not sent again.
+    /// `POST …/auth/providers/<provider>/login?link=true`: adds an identity to the user of the
+    /// access token. The refresh token does not change and is not sent again.
     ///
     /// Source: realm-core `object-store/sync/app.cpp`, `App::link_user`.
     fn link(
@@ -89,14 +89,15 @@ impl Service {
         caller: &mut Caller,
     ) -> Result<Reply, ApiError> {
         let (user, access) = self.caller_of_access_token(request, caller)?;
-        // An access token outlives its session, but must not beget others then.
+        // An access token outlives its session, but must not be used to issue new tokens after
+        // that.
         let session = self.state.session(&access.session_id, self.now());
         let session = session.ok_or_else(ApiError::no_session)?;
         if provider == ANONYMOUS {
             return Err(ApiError::bad_request("invalid user link request"));
         }
         let evidence = self.identify(request, provider).map_err(for_link)?;
-        // What can fail fails before anything is done.
+        // Custom data can fail, so it is fetched before the state changes.
         let data = self.custom_data(&user)?;
         match self.state.link(&user.id, &evidence)? {
             Linked::Done => {}
@@ -127,7 +128,7 @@ impl Service {
         ))
     }
 
-    /// `DELETE /auth/delete`: the user, with all that is its own.
+    /// `DELETE /auth/delete`: deletes the user and all of the user's data.
     pub(super) fn delete_user(
         &self,
         request: &Request,
@@ -141,8 +142,8 @@ impl Service {
         }
     }
 
-    /// `POST /auth/session`: a new access token for a refresh token, and with rotation a new
-    /// refresh token, too.
+    /// `POST /auth/session`: exchanges a refresh token for a new access token, and with rotation
+    /// also for a new refresh token.
     pub(super) fn refresh(
         &self,
         request: &Request,
@@ -154,7 +155,7 @@ impl Service {
         if user.disabled {
             return Err(ApiError::user_disabled_session());
         }
-        // Before the rotation, which ends the old token.
+        // Before the rotation, which replaces the old token.
         let data = self.custom_data(&user)?;
         if !self.rotate_refresh_tokens {
             let access_token = self.access_token(&session, data)?;
@@ -173,8 +174,7 @@ impl Service {
         ))
     }
 
-    /// `DELETE /auth/session`: ends this log-in and no other. Access tokens stay good until they
-    /// expire.
+    /// `DELETE /auth/session`: ends this log-in only. Access tokens stay valid until they expire.
     pub(super) fn log_out(
         &self,
         request: &Request,
@@ -215,7 +215,7 @@ impl Service {
         ))
     }
 
-    /// Begins something that counts if it fails, unless there were too many failures.
+    /// Begins an action that counts if it fails, unless there were too many failures.
     fn begin_attempt(
         &self,
         action: Action,
@@ -228,7 +228,7 @@ impl Service {
             .map_err(|wait| ApiError::too_many(action.refusal(), wait))
     }
 
-    /// Counts something, unless there was too much of it.
+    /// Counts an action, unless its limit is exceeded.
     fn count(
         &self,
         action: Action,
@@ -238,7 +238,7 @@ impl Service {
         self.begin_attempt(action, account, request).map(drop)
     }
 
-    /// Returns the user whose access token came with the request.
+    /// Returns the user of the request's access token.
     pub(super) fn user_of_access_token(
         &self,
         request: &Request,
@@ -247,7 +247,7 @@ impl Service {
         self.caller_of_access_token(request, caller).map(|(user, _)| user)
     }
 
-    /// Returns the user whose access token came with the request, and what else the token says.
+    /// Returns the user of the request's access token, and the content of the token.
     pub(super) fn caller_of_access_token(
         &self,
         request: &Request,
@@ -265,8 +265,8 @@ impl Service {
         }
     }
 
-    /// Returns the server session whose refresh token came with the request. One that was replaced
-    /// longer ago than the grace period is as good as gone.
+    /// Returns the server session of the request's refresh token. A session that was replaced
+    /// longer ago than the grace period counts as missing.
     pub(super) fn session_of_refresh_token(
         &self,
         request: &Request,
@@ -289,7 +289,7 @@ impl Service {
         self.tokens.refresh(session).map_err(|_| unsigned())
     }
 
-    /// Returns the custom data that was set for a user, or else what the app's source has.
+    /// Returns the custom data that was set for a user, or otherwise the data of the app's source.
     fn custom_data(&self, user: &User) -> Result<Option<Map<String, Value>>, ApiError> {
         let data = match (&user.custom_data, &self.custom_data_source) {
             (Some(data), _) => Some(data.clone()),
@@ -300,7 +300,7 @@ impl Service {
                 Ok(Some(_)) => {
                     return Err(ApiError::internal("custom user data must be an object"));
                 }
-                // What was done before has to be undone.
+                // The panic is caught, so that the caller can undo earlier changes.
                 Err(_) => return Err(ApiError::internal("internal server error")),
             },
         };
@@ -312,19 +312,20 @@ impl Service {
     }
 }
 
-/// Tells whether custom data fits into a token.
+/// Returns `true` if custom data fits into a token.
 pub(super) fn fits(data: &Map<String, Value>) -> bool {
     serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_CUSTOM_DATA) && can_be_kept(data)
 }
 
-/// Tells whether data can be read again from within a token or a record, which is as much deeper.
+/// Returns `true` if data can still be parsed inside a token or a record, which adds nesting
+/// levels.
 pub(super) fn can_be_kept(data: &Map<String, Value>) -> bool {
     let text = serde_json::to_vec(&[[data]]);
     text.is_ok_and(|text| untrusted_json::from_slice::<Value>(&text).is_ok())
 }
 
-/// Returns `true` if a text can be an e-mail address, or be missing: it is kept as it is, and goes
-/// into mails and logs.
+/// Returns `true` if a text can be an e-mail address, or is empty. The text is stored unchanged,
+/// and appears in mails and logs.
 fn is_email(text: &str) -> bool {
     text.len() <= MAX_EMAIL && is_plain(text)
 }
@@ -333,7 +334,7 @@ pub(super) fn wants_link(query: Option<&str>) -> bool {
     query.unwrap_or_default().split('&').any(|pair| pair == "link=true")
 }
 
-/// The answer if what a log-in was based on is gone before it counts.
+/// The error if the basis of a log-in changed before the log-in was stored.
 fn outdated(evidence: &VerifiedLogin) -> ApiError {
     match evidence.basis {
         LoginSource::Account { .. } => ApiError::invalid_password(),
@@ -341,8 +342,8 @@ fn outdated(evidence: &VerifiedLogin) -> ApiError {
     }
 }
 
-/// realm-web takes a 401 that says `unauthorized` for an expired access token, and would refresh
-/// and link for ever.
+/// Rewords the error `unauthorized`. realm-web takes a 401 with that text for an expired access
+/// token, and would refresh and link in an endless loop.
 fn for_link(mut refusal: ApiError) -> ApiError {
     if refusal.status == 401 && refusal.message == "unauthorized" {
         refusal.message = "the credentials to link were not accepted".to_owned();
@@ -350,7 +351,7 @@ fn for_link(mut refusal: ApiError) -> ApiError {
     refusal
 }
 
-/// Returns the token that came with the request.
+/// Returns the bearer token of the request.
 fn bearer(request: &Request) -> Result<&str, ApiError> {
     let missing = || ApiError::new(401, "MissingAuthReq", "must authenticate first");
     let (scheme, token) = request
@@ -364,7 +365,7 @@ fn bearer(request: &Request) -> Result<&str, ApiError> {
     Ok(token)
 }
 
-/// Returns the device id a client remembered, if it sent one, or a new one.
+/// Returns the device id that the client sent, or otherwise a new one.
 ///
 /// Source: realm-web `Authenticator.ts` sends `options.device.deviceId`, as an EJSON object id.
 fn device_id(request: &Request) -> Result<String, ApiError> {

@@ -1,4 +1,4 @@
-//! Who can log in, and how accounts are confirmed.
+//! Settings for log-in providers, registration and account confirmation.
 
 use serde_json::Value;
 
@@ -13,13 +13,14 @@ use crate::server::{
 };
 
 impl ServerBuilder {
-    /// Switches a provider off: log-ins and links with it get status 404 and the code
-    /// `AuthProviderNotFound`. By default anonymous users, e-mail addresses with passwords and API
-    /// keys can log in; the other providers are off until they are configured.
+    /// Disables a provider: log-ins and links with it get status 404 and the code
+    /// `AuthProviderNotFound`. By default, anonymous users, e-mail addresses with passwords, and
+    /// API keys can log in. The other providers are disabled until they are configured.
     ///
-    /// Without [`AuthProvider::EmailPassword`] nobody can register, confirm an address or reset a
-    /// password. Without [`AuthProvider::ApiKey`] nobody can create or enable a key; keys can be
-    /// listed, disabled and deleted. Users who logged in with a provider earlier stay logged in.
+    /// Without [`AuthProvider::EmailPassword`], clients cannot register, confirm an address or
+    /// reset a password. Without [`AuthProvider::ApiKey`], clients cannot create or enable a key;
+    /// they can still list, disable and delete keys. Users who logged in with a provider earlier
+    /// stay logged in.
     ///
     /// # Examples
     ///
@@ -41,8 +42,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Switches registration off: registrations get status 403. Users who have an account can still
-    /// log in.
+    /// Disables registration: registrations get status 403. Users who have an account can still log
+    /// in.
     pub fn disable_registration(mut self) -> Self {
         self.providers.registration_disabled = true;
         self
@@ -50,8 +51,8 @@ impl ServerBuilder {
 
     /// Sets how e-mail addresses are confirmed. Defaults to [`Confirmation::Automatic`].
     ///
-    /// Nobody can log in with an account that is not confirmed. If a confirmation function refuses
-    /// a registration, the account is deleted again.
+    /// An account cannot log in until it is confirmed. If a confirmation function rejects a
+    /// registration, the server deletes the account.
     pub fn confirmation(mut self, confirmation: Confirmation) -> Self {
         self.email.confirmation = confirmation;
         self
@@ -59,29 +60,29 @@ impl ServerBuilder {
 
     /// Sets how forgotten passwords are replaced. Defaults to [`Reset::Email`].
     ///
-    /// A replaced password ends the user's server sessions: refresh tokens are refused from then
-    /// on, access tokens stay valid until they expire.
+    /// Replacing a password revokes the user's server sessions: the server rejects their refresh
+    /// tokens from then on. Access tokens stay valid until they expire.
     pub fn reset(mut self, reset: Reset) -> Self {
         self.email.reset = reset;
         self
     }
 
     /// Sets the page that confirmation mails link to; `token` and `tokenId` are appended. Defaults
-    /// to `/confirm` at this server, which asks for a click.
+    /// to this server's page `/confirm`, which asks the user for a click.
     pub fn confirm_url(mut self, url: impl Into<String>) -> Self {
         self.email.confirm_url = Some(url.into());
         self
     }
 
     /// Sets the page that password-reset mails link to; `token` and `tokenId` are appended.
-    /// Defaults to `/reset` at this server, which asks for the new password.
+    /// Defaults to this server's page `/reset`, which asks the user for the new password.
     pub fn reset_url(mut self, url: impl Into<String>) -> Self {
         self.email.reset_url = Some(url.into());
         self
     }
 
-    /// Sets a function that receives every mail, after it is in the [outbox](Server::outbox). It
-    /// runs on the thread of the connection that caused the mail.
+    /// Sets a function that receives each mail after it was added to the [outbox](Server::outbox).
+    /// It runs on the thread of the connection that caused the mail.
     pub fn on_mail<F>(mut self, on_mail: F) -> Self
     where
         F: Fn(&Mail) + Send + Sync + 'static,
@@ -90,8 +91,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds an API key of the app; it replaces an earlier one of the same name. A log-in with it is
-    /// a user of its own, of type `server`. The key needs at least 16 characters; make them random.
+    /// Adds an API key of the app. It replaces an earlier key of the same name. Log-ins with the
+    /// key belong to a separate user of type `server`. The key needs at least 16 characters;
+    /// generate it randomly.
     ///
     /// # Examples
     ///
@@ -114,8 +116,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Accepts log-ins with JWTs of an issuer of your choice: the provider `custom-token`. It can be
-    /// used together with [`oidc`](Self::oidc).
+    /// Accepts log-ins with JWTs of an issuer of your choice: the provider `custom-token`. It can
+    /// be used together with [`oidc`](Self::oidc).
     ///
     /// # Examples
     ///
@@ -133,33 +135,38 @@ impl ServerBuilder {
         self
     }
 
-    /// Accepts log-ins with ID tokens of an OpenID Connect provider, by its issuer: the provider
-    /// `custom-token`. Each call adds one. The issuer that a token names decides which one checks
-    /// the token.
+    /// Accepts log-ins with ID tokens of an OpenID Connect provider: the provider `custom-token`.
+    /// Each call adds one provider. The issuer named in a token selects the provider that verifies
+    /// it.
     pub fn oidc(mut self, oidc: Oidc) -> Self {
         self.providers.oidc.push(oidc);
         self
     }
 
     /// Starts a test identity provider beside the server, in place of Google or another OpenID
-    /// Connect provider: it signs in everybody under the name they pick or type, without a password.
+    /// Connect provider. It signs in every user under the name they pick or type, without a
+    /// password.
     ///
-    /// **Anyone who can reach this server can sign in as anyone.** So it is off by default, it is for
-    /// development and tests, and it exists on this machine only: [`start`](Self::start) fails if
-    /// the server can be reached from other machines or has a [public URL](Self::public_url), and
-    /// requests that came through a proxy or name another host are refused.
+    /// **Anyone who can reach this server can sign in as anyone.** Use it only for development and
+    /// tests. It is off by default, and available on this machine only: [`start`](Self::start)
+    /// fails if other machines can reach the server or if it has a [public URL](Self::public_url).
+    /// The test provider rejects requests that came through a proxy or name another host.
     ///
-    /// Its ID tokens log in with the provider `oauth2-google`, for the client ids of
-    /// [`google`](Self::google), or for any client id if that was not called; and with
-    /// `custom-token`, for the client ids of [`oidc`](Self::oidc) or any. Other tokens are accepted
-    /// as without it.
+    /// Its ID tokens log in with two providers:
     ///
-    /// The same e-mail address is the same identity of `oauth2-google` at every start. That of
-    /// `custom-token` has the issuer in it, and with it the port. Tokens of an earlier start are
-    /// refused.
+    /// - `oauth2-google`, for the client ids of [`google`](Self::google), or for any client id if
+    ///   that was not called;
+    /// - `custom-token`, for the client ids of [`oidc`](Self::oidc), or for any client id if that
+    ///   was not called.
     ///
-    /// [`Server::test_issuer`] returns its issuer. With the feature `browser`, the sign-in of a
-    /// program is pointed at it with `SignIn::issuer`:
+    /// The test provider does not change which tokens of other issuers are accepted.
+    ///
+    /// With `oauth2-google`, an e-mail address is the same identity after each start. With
+    /// `custom-token`, the identity contains the issuer, and with it the port. Tokens issued before
+    /// the current start are rejected.
+    ///
+    /// [`Server::test_issuer`] returns its issuer. With the feature `browser`, use `SignIn::issuer`
+    /// to direct a program's sign-in to it:
     ///
     /// ```
     /// # #[cfg(feature = "browser")]
@@ -221,11 +228,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Accepts log-ins that a function decides about: the provider `custom-function`.
+    /// Accepts log-ins that a function approves: the provider `custom-function`.
     ///
-    /// The function receives what the client sent, in canonical or relaxed extended JSON and
-    /// without `options`, and returns who the user is. The message of its error goes to the client,
-    /// with status 401 and the code `AuthError`.
+    /// The function receives the payload that the client sent, in canonical or relaxed extended
+    /// JSON and without `options`. It returns the identity of the user. If it fails, the client
+    /// gets the message of its error, with status 401 and the code `AuthError`.
     ///
     /// # Examples
     ///

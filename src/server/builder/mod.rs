@@ -1,5 +1,5 @@
-//! The settings of a server. Those that say who can log in are in `auth`, and how often in
-//! `rate_limits`; how many users and sessions are kept, in `state`.
+//! Server settings. `auth` contains the settings for log-in, `rate_limits` those for rate limits,
+//! and `state` the limits on users and sessions.
 
 mod auth;
 mod rate_limits;
@@ -36,10 +36,11 @@ use super::token::Tokens;
 use crate::base_url::BaseUrl;
 use crate::{Clock, SystemClock};
 
-/// Longer time-outs are cut to this: sockets and clocks cannot count as far as a `Duration` can.
+/// Longer time-outs are reduced to this, because sockets and clocks cannot represent every
+/// `Duration`.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Longer lives of tokens are cut to this: clients know no time after the year 9999.
+/// Longer token lifetimes are reduced to this, because clients support no time after the year 9999.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The settings of a [`Server`]; created by [`Server::builder`].
@@ -95,29 +96,29 @@ impl ServerBuilder {
     pub const DEFAULT_ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 60);
     /// The default lifetime of refresh tokens: 60 days, as with App Services.
     pub const DEFAULT_REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(60 * 24 * 3600);
-    /// How long a rotated refresh token stays valid by default: 60 seconds.
+    /// The default time that a replaced refresh token stays valid: 60 seconds.
     pub const DEFAULT_ROTATION_GRACE: Duration = Duration::from_secs(60);
-    /// How many failed log-ins an account may have within 15 minutes by default.
+    /// The default number of failed log-ins that an account may have within 15 minutes.
     pub const DEFAULT_LOGIN_ATTEMPTS: u32 = 20;
     /// The default limit of the body of a function call: 16 MiB.
     pub const DEFAULT_MAX_BODY_SIZE: usize = 16 * 1024 * 1024;
     /// The default limit of the memory for large bodies and the arguments of function calls: 256
     /// MiB.
     pub const DEFAULT_MAX_REQUEST_MEMORY: usize = 256 * 1024 * 1024;
-    /// How many server sessions a user may have by default.
+    /// The default number of server sessions that a user may have.
     pub const DEFAULT_MAX_SESSIONS_PER_USER: usize = 1000;
-    /// How many users there may be by default.
+    /// The default number of users that may exist.
     pub const DEFAULT_MAX_USERS: usize = 100_000;
-    /// How many connections may be open by default.
+    /// The default number of open connections.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 512;
-    /// How many connections one address may have open by default.
+    /// The default number of open connections of one address.
     pub const DEFAULT_MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
-    /// How long a connection may wait for its next request by default: 60 seconds.
+    /// The default time that a connection may wait for its next request: 60 seconds.
     pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-    /// How long a request may take to arrive, and a response to be received, by default: 30
+    /// The default time limit for receiving a request, and for the client to receive a response: 30
     /// seconds.
     pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-    /// How long a shutdown waits for requests in progress by default: 5 seconds.
+    /// The default time that a shutdown waits for requests in progress: 5 seconds.
     pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
     pub(super) fn new() -> Self {
@@ -158,8 +159,8 @@ impl ServerBuilder {
         }
     }
 
-    /// Sets the client app id, by which clients name the app. Letters, digits, `-`, `_` and `.` are
-    /// allowed. Defaults to `keyfob-local`.
+    /// Sets the client app id, which clients use to name the app. Letters, digits, `-`, `_` and `.`
+    /// are allowed. Defaults to `keyfob-local`.
     pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
         self.app_id = app_id.into();
         self
@@ -168,7 +169,7 @@ impl ServerBuilder {
     /// Sets the address to listen on. Defaults to `127.0.0.1:0`: this machine only, any free port.
     pub fn addr(mut self, addr: SocketAddr) -> Self {
         self.addr = match addr.ip().to_canonical() {
-            // Windows refuses to listen on an IPv4 address that is written as an IPv6 address.
+            // Windows refuses to listen on an IPv4-mapped IPv6 address.
             ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
             IpAddr::V6(_) => addr,
         };
@@ -177,8 +178,8 @@ impl ServerBuilder {
 
     /// Allows [`addr`](Self::addr) to be an address that other machines can reach.
     ///
-    /// The server does not speak TLS: anybody on the network can read passwords and tokens. Put a
-    /// reverse proxy that speaks TLS in front, and set its URL with
+    /// The server does not support TLS: anyone on the network can read passwords and tokens. Put a
+    /// reverse proxy with TLS in front of it, and set the proxy's URL with
     /// [`public_url`](Self::public_url).
     pub fn allow_public(mut self) -> Self {
         self.allow_public = true;
@@ -186,26 +187,26 @@ impl ServerBuilder {
     }
 
     /// Sets the URL by which clients reach this server through a reverse proxy, such as
-    /// `https://auth.example.org`. It becomes the [base URL](Server::base_url), the response to
-    /// `location` requests, and the beginning of links in mails. Without it, the server sends
-    /// clients back to the `Host` of their request, with plain `http`.
+    /// `https://auth.example.org`. The server uses it as the [base URL](Server::base_url), in
+    /// responses to `location` requests, and in links in mails. Without it, URLs in responses use
+    /// the `Host` of the request, with plain `http`.
     ///
-    /// Set the address of the proxy as well, with [`trusted_proxies`](Self::trusted_proxies).
-    /// Otherwise all clients have that one address for the [rate limits](Self::rate_limits), and
-    /// one client that guesses passwords locks everybody out.
+    /// Also set the address of the proxy with [`trusted_proxies`](Self::trusted_proxies). Otherwise
+    /// the [rate limits](Self::rate_limits) count all clients as one address, and one client that
+    /// guesses passwords locks out all others.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
         self
     }
 
-    /// Stores users, server sessions and the signing key in this directory, which is created for
-    /// its owner alone if it does not exist. By default everything is in memory, and lost when the
-    /// server stops.
+    /// Stores users, server sessions and the signing key in this directory. If it does not exist,
+    /// the server creates it with access for its owner only. By default all state is in memory and
+    /// is lost when the server stops.
     ///
-    /// One server at a time can open the directory. What was acknowledged is on disk and survives a
-    /// crash of the program or of the machine. Opening the directory copies the database for a
-    /// moment, so that a damaged database is left as it was. The files are not encrypted: anybody
-    /// who can read them can sign tokens for every user.
+    /// Only one server at a time can open the directory. Acknowledged changes are on disk and
+    /// survive a crash of the program or of the machine. While it opens the directory, the server
+    /// keeps a copy of the database, so that it can restore a damaged database unchanged. The files
+    /// are not encrypted: anyone who can read them can sign tokens for every user.
     ///
     /// # Examples
     ///
@@ -235,25 +236,26 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the lifetime of access tokens: whole seconds, at least one and at most a century.
-    /// Defaults to 30 minutes.
+    /// Sets the lifetime of access tokens, in whole seconds: at least one second, at most a
+    /// century. Defaults to 30 minutes.
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.access_token_lifetime = lifetime;
         self
     }
 
-    /// Sets the lifetime of refresh tokens: whole seconds, at least one and at most a century.
-    /// Defaults to 60 days.
+    /// Sets the lifetime of refresh tokens, in whole seconds: at least one second, at most a
+    /// century. Defaults to 60 days.
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.refresh_token_lifetime = lifetime;
         self
     }
 
-    /// Sets whether each refresh also returns a new refresh token, which replaces the old one and
-    /// has a whole lifetime. Off by default, as with App Services.
+    /// Sets whether each refresh also returns a new refresh token. The new token replaces the old
+    /// one and has a full lifetime. Off by default, as with App Services.
     ///
-    /// During a [grace period](Self::rotation_grace) the old token gets the same successor, so that
-    /// a client whose response was lost can ask again. A log-out with either token ends both.
+    /// During a [grace period](Self::rotation_grace) a refresh with the old token returns the same
+    /// new token, so that a client can retry after a lost response. A log-out with either token
+    /// ends both.
     pub fn rotate_refresh_tokens(mut self, rotate: bool) -> Self {
         self.rotate_refresh_tokens = rotate;
         self
@@ -266,21 +268,23 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the clock that tokens and failed log-ins are judged by. Defaults to [`SystemClock`].
-    /// Time-outs of connections always use real time. [`Server::clock`] can move the clock.
+    /// Sets the clock for token expiry and for the windows of failed log-ins. Defaults to
+    /// [`SystemClock`]. Time-outs of connections always use real time. [`Server::clock`] can change
+    /// the clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Adds a function that users can call; it replaces an earlier one of the same name.
+    /// Adds a function that users can call. It replaces an earlier function of the same name.
     ///
-    /// The function receives the arguments in canonical or relaxed extended JSON, as they were
-    /// sent, except that a `serde_json::Value` sorts the fields of objects by name. The server
-    /// sends the result in canonical form: it adds wrappers to plain numbers and leaves objects
-    /// that are wrappers as they are. The function runs on the thread of the caller's connection,
-    /// at the same time as others. If it panics, that caller gets status 500 and nobody else is
-    /// affected.
+    /// The function receives the arguments as they were sent, in canonical or relaxed extended
+    /// JSON, except that `serde_json::Value` sorts the fields of objects by name. The server sends
+    /// the result in canonical form: it adds wrappers to plain numbers and leaves objects that are
+    /// wrappers unchanged.
+    ///
+    /// The function runs on the thread of the caller's connection, concurrently with other calls.
+    /// If it panics, only that caller is affected and gets status 500.
     ///
     /// # Examples
     ///
@@ -316,7 +320,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds three functions to try things with:
+    /// Adds three functions for experiments:
     ///
     /// - `sum` adds its arguments, whole numbers to a whole number;
     /// - `echo` returns its first argument, or null;
@@ -326,9 +330,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a function of a service, which clients call by the names of the service and the
-    /// function; see [`Functions::of_service`](crate::Functions::of_service). Otherwise as
-    /// [`function`](Self::function).
+    /// Adds a function of a service. Clients call it by the names of the service and the function;
+    /// see [`Functions::of_service`](crate::Functions::of_service). In all other respects it is
+    /// like [`function`](Self::function).
     pub fn service_function<F>(
         mut self,
         service: impl Into<String>,
@@ -342,11 +346,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the source of custom user data: access tokens that are issued from then on contain what
-    /// this returns for a user id. It must be an object of at most 24 KiB as JSON; otherwise
-    /// log-ins of that user fail with status 500.
+    /// Sets the source of custom user data: a function from the user id to the data. Access tokens
+    /// issued from then on contain the data. The data must be an object of at most 24 KiB as JSON;
+    /// otherwise log-ins of that user fail with status 500.
     ///
-    /// The source is not asked for users whose data was [set](Server::set_custom_data). It runs on
+    /// The source is not called for users whose data was [set](Server::set_custom_data). It runs on
     /// the thread of the user's connection.
     ///
     /// # Examples
@@ -379,43 +383,42 @@ impl ServerBuilder {
     /// Sets the limit of the body of a function call, in bytes. Defaults to 16 MiB.
     ///
     /// All other requests, and function calls without a valid access token, may have 64 KiB, or
-    /// less if this limit is lower. The server refuses a larger body with status 413 before it
-    /// reads it.
+    /// less if this limit is lower. The server rejects a larger body with status 413 before it
+    /// reads the body.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.max_body_size = bytes;
         self
     }
 
-    /// Sets how much memory, in bytes, function calls may take at a time: a quarter for bodies of
-    /// more than 64 KiB, the rest for the arguments that are parsed from the bodies. Defaults to
-    /// 256 MiB.
+    /// Sets how much memory, in bytes, all function calls in progress may take: a quarter for
+    /// bodies of more than 64 KiB, the rest for the arguments that are parsed from the bodies.
+    /// Defaults to 256 MiB.
     ///
     /// A `serde_json::Value` takes up to a hundred times the memory of its text. The server
     /// estimates the memory of the arguments before it parses them. A call waits up to 10 seconds
     /// for memory that other calls use, and then gets status 503 and `Retry-After`. A call whose
-    /// arguments alone take more gets status 413.
+    /// arguments alone exceed the limit gets status 413.
     pub fn max_request_memory(mut self, bytes: usize) -> Self {
         self.max_request_memory = bytes;
         self
     }
 
-    /// Sets how many connections may be open at a time, each with a thread of its own. Defaults to
-    /// 512.
+    /// Sets how many connections may be open at a time. Each has its own thread. Defaults to 512.
     ///
-    /// If there are as many, a new connection closes another one: of the address with the most
-    /// connections, an idle one first, then one whose request arrives slowly or whose response is
-    /// taken slowly; the one that has been so for longest. Requests that are being handled are
-    /// never cut off. If no connection can be closed, the new one gets status 503 and
-    /// `Retry-After`.
+    /// If the limit is reached, a new connection closes another one of the address with the most
+    /// connections. An idle connection is closed first, then one that sends its request slowly or
+    /// receives its response slowly. Among those, the one that has been in that state for longest
+    /// is closed. The server never closes a connection while it handles a request. If no connection
+    /// can be closed, the new one gets status 503 and `Retry-After`.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
         self
     }
 
     /// Sets how many connections one address may have open at a time. Defaults to 256. A new
-    /// connection beyond that closes another one of the same address, in the order that
-    /// [`max_connections`](Self::max_connections) describes. An IPv6 network of 64 bits counts as
-    /// one address. [Trusted proxies](Self::trusted_proxies) have no such limit.
+    /// connection beyond the limit closes another one of the same address, in the order that
+    /// [`max_connections`](Self::max_connections) describes. An IPv6 /64 network counts as one
+    /// address. [Trusted proxies](Self::trusted_proxies) are not limited.
     pub fn max_connections_per_address(mut self, connections: usize) -> Self {
         self.limits.connections_per_client = connections;
         self
@@ -427,8 +430,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how long a request may take to arrive, from its first byte to its last, and how long
-    /// the client may take to receive the response. Defaults to 30 seconds.
+    /// Sets the time limit for receiving a request, from its first byte to its last, and for the
+    /// client to receive the response. Defaults to 30 seconds.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.limits.request = timeout;
         self.limits.response = timeout;
@@ -441,19 +444,19 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the data directory, if one was set, and starts the server. The server is reachable
-    /// when this returns.
+    /// Opens the data directory, if one was set, and starts the server. The server accepts
+    /// connections when this returns.
     ///
     /// # Errors
     /// - `InvalidInput` if the app id has characters that are not allowed or is not the app id of
     ///   the data directory; if a lifetime is shorter than a second; if the path of the data
     ///   directory is empty; if other machines can reach the address and
-    ///   [`allow_public`](Self::allow_public) was not called; if a provider's keys or addresses cannot
-    ///   be used; or if a [test identity provider](Self::test_identity_provider) would not be on this
-    ///   machine only.
+    ///   [`allow_public`](Self::allow_public) was not called; if a provider's keys or addresses are
+    ///   unusable; or if a [test identity provider](Self::test_identity_provider) would be
+    ///   reachable from outside this machine.
     /// - `ResourceBusy` if another server has the data directory open; `InvalidData` if its content
-    ///   cannot be read, or a part of it is lost.
-    /// - The operating system's errors about the address or the directory, which the text names.
+    ///   cannot be read, or a part of it is missing.
+    /// - The operating system's errors about the address or the directory. The message names it.
     pub fn start(self) -> io::Result<Server> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -502,7 +505,7 @@ impl ServerBuilder {
         }
         let for_bodies = self.max_request_memory / 4;
         limits.proxies.clone_from(&self.trusted_proxies);
-        // A body of the largest size can always be read.
+        // A body of the maximum size must always fit.
         limits.body_memory = for_bodies.max(self.max_body_size);
         let listener = TcpListener::bind(self.addr).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.addr))
@@ -564,7 +567,7 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.min(LONGEST_LIFETIME).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Returns a URL that sessions take, without a slash at its end.
+/// Returns the normalized form of a URL that sessions accept, without a trailing slash.
 fn url(url: &str) -> Result<String, String> {
     let parsed = BaseUrl::parse(url, true);
     parsed.map(|url| url.to_string()).map_err(|why| format!("the public URL cannot be used: {why}"))

@@ -1,4 +1,4 @@
-//! How often clients may do what can be guessed or flooded, and who counts as a client.
+//! Rate limit settings, and which address a client is counted by.
 
 use std::net::IpAddr;
 
@@ -17,22 +17,25 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the limits of [`RateLimits::password_logins`]: how many failed log-ins with a password
-    /// an account may have within 15 minutes, and ten times as many for an address. Further
-    /// attempts get status 429 and `Retry-After`, whether the password is right or not. `None` sets
-    /// no limit, not even in total; zero counts as one. Defaults to 20.
+    /// Sets [`RateLimits::password_logins`]: how many failed password log-ins an account may have
+    /// within 15 minutes. An address may have ten times as many. Further attempts get status 429
+    /// and `Retry-After`, whether the password is correct or not. `None` removes all three limits,
+    /// including the total; zero counts as one. Defaults to 20.
     pub fn login_attempts(mut self, attempts: Option<u32>) -> Self {
         self.login_attempts = Some(attempts);
         self
     }
 
-    /// Sets the addresses of reverse proxies in front of this server. For a request from one of
-    /// them, rate limits count the right-most address in `X-Forwarded-For` that is not a trusted
-    /// proxy. If the header is missing or malformed up to there, they count the address of the
-    /// proxy. From all other addresses the header is ignored. None by default.
+    /// Sets the addresses of reverse proxies in front of this server. None by default.
+    ///
+    /// For a request from one of them, rate limits count the right-most address in
+    /// `X-Forwarded-For` that is not a trusted proxy. If the header is missing, or malformed before
+    /// such an address, they count the address of the proxy. The server ignores the header in
+    /// requests from all other addresses.
     ///
     /// Name only proxies that append the address they see, as nginx, Caddy and HAProxy can. If a
-    /// trusted proxy passes on what clients send, each client can pretend to be many.
+    /// trusted proxy passes on the header that clients send, a client can evade the limits with
+    /// false addresses.
     pub fn trusted_proxies(mut self, proxies: impl IntoIterator<Item = IpAddr>) -> Self {
         self.trusted_proxies = proxies.into_iter().collect();
         self

@@ -1,4 +1,4 @@
-//! Reading a request off a stream: bytes until they make a head, then a body.
+//! Reads requests from a stream: a head, then a body.
 
 use std::io;
 use std::thread;
@@ -8,47 +8,47 @@ use super::Limits;
 use super::request::{Framing, Head, Rejection, has_lone_line_feed};
 use super::socket::Socket;
 
-/// How much is read at once.
+/// The size of one read.
 const BUFFER: usize = 16 * 1024;
-/// A line of the chunked coding, extensions included, may be this long.
+/// Maximum length of a line of the chunked coding, including extensions.
 const MAX_CHUNK_LINE: usize = 1024;
-/// What is in those lines besides sizes may be this long together.
+/// Maximum total length of everything besides sizes in those lines.
 const MAX_EXTENSIONS: usize = 16 * 1024;
-/// The digits of a size, and as many blanks.
+/// Length allowance for the digits of a size, and as many blanks.
 const SIZE: usize = 32;
-/// The fields after the last chunk, which nobody reads, may be this long together.
+/// Maximum total length of the fields after the last chunk, which are ignored.
 const MAX_TRAILER: usize = 8 * 1024;
 
-/// Reads of a request before those that bring little are slowed down.
+/// Reads of a request before small reads are slowed down.
 const FREE_READS: usize = 512;
-/// Fewer bytes than this are little.
+/// A read of fewer bytes than this is small.
 const SMALL_READ: usize = 64;
-/// How long to wait after a small read, so that the next one brings more.
+/// How long to wait after a small read, so that the next one returns more.
 const SMALL_READ_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why reading ended without a request.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The other end is gone, or was too slow to begin: there is nobody to answer.
+    /// The client closed the connection, or was idle for too long. No response is sent.
     Gone,
-    /// What came is not a request we take, and is told so.
+    /// The input is not an acceptable request. An error response is sent.
     Rejected(Rejection),
 }
 
-/// What was read so far, and what may still be read.
+/// The input buffer of a connection, and the limits on reading.
 pub(super) struct Reader<'a> {
     socket: &'a Socket,
     limits: &'a Limits,
-    /// Bytes that came. Those from `start` on were not consumed yet; the next request may begin in
-    /// them.
+    /// Received bytes. Those from `start` on are unread, and may contain the start of the next
+    /// request.
     buffer: Vec<u8>,
     start: usize,
-    /// Where the stream puts what comes next.
+    /// The buffer for the next read from the stream.
     chunk: Box<[u8]>,
     deadline: Instant,
     /// Reads since the request began.
     reads: usize,
-    /// How many bytes the last one brought.
+    /// The number of bytes of the last read.
     last_read: usize,
 }
 
@@ -66,10 +66,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Waits for the next request's first byte. False when the client is done with the connection
-    /// or has left it idle for too long.
+    /// Waits for the first byte of the next request. Returns `false` if the client has closed the
+    /// connection or left it idle for too long.
     pub(super) fn wait(&mut self) -> bool {
-        // Not renewed by empty lines, which begin no request.
+        // Empty lines do not extend the deadline, because they do not start a request.
         self.deadline = Instant::now() + self.limits.idle;
         self.reads = 0;
         loop {
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
             if !self.unread().is_empty() {
                 break;
             }
-            // What a large body needed is not kept for as long as the connection is open.
+            // Free the memory of an earlier large body while the connection is idle.
             self.buffer.shrink_to(BUFFER);
             if self.fill().is_err() {
                 return false;
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         true
     }
 
-    /// Empty lines before a request are a habit of old clients, and begin none.
+    /// Skips empty lines before a request, which some old clients send.
     ///
     /// Source: RFC 9112, section 2.2.
     fn skip_empty_lines(&mut self) {
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads up to the empty line that ends a head, and parses what came.
+    /// Reads up to the empty line that ends a head, and parses the head.
     pub(super) fn head(&mut self) -> Result<Head, Failure> {
         let mut searched = 0;
         loop {
@@ -126,8 +126,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a body of at most `limit` bytes. A client that waits for permission to send it is
-    /// given that first.
+    /// Reads a body of at most `limit` bytes. Sends `100 Continue` first if the client waits for
+    /// it.
     pub(super) fn body(
         &mut self,
         framing: Framing,
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
             let line = self.line(MAX_CHUNK_LINE)?;
             let (size, beyond) = (chunk_size(line), line.len().saturating_sub(SIZE));
             let size = size.ok_or(rejected(400, "malformed chunk size"))?;
-            // Nobody reads them, and many of them cost more than the body.
+            // Extensions are ignored, but many of them cost more than the body.
             extensions = extensions
                 .checked_sub(beyond)
                 .ok_or(rejected(400, "the chunk extensions are too large"))?;
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes a line of at most so many bytes, which do not count its CRLF.
+    /// Reads a line of at most this many bytes, not counting its CRLF.
     fn line(&mut self, at_most: usize) -> Result<&[u8], Failure> {
         let length = loop {
             let unread = self.unread();
@@ -231,7 +231,7 @@ impl<'a> Reader<'a> {
         &self.buffer[self.start..]
     }
 
-    /// Reads more of a request.
+    /// Reads more bytes of a request.
     fn fill(&mut self) -> Result<(), Failure> {
         self.reads += 1;
         if self.reads > FREE_READS {
@@ -263,8 +263,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Waits a moment after a read that brought little, so that the next one brings more: a client that
-/// sends byte by byte would otherwise cost a system call for each.
+/// Waits briefly after a small read, so that the next read returns more. Otherwise a client that
+/// sends byte by byte would cost one system call per byte.
 pub(super) fn pause_after(read: usize) {
     if read < SMALL_READ {
         thread::sleep(SMALL_READ_PAUSE);
@@ -280,14 +280,14 @@ fn too_large(limit: usize) -> Failure {
     Failure::Rejected(Rejection::new(413, reason))
 }
 
-/// Tells whether there is a control byte other than the tab.
+/// Returns `true` if a line contains a control byte other than the tab.
 fn has_control(line: &[u8]) -> bool {
     line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
-/// Reads a chunk's size: hexadecimal digits, then nothing or an extension, which means nothing to
-/// us. At most 15 digits, so that it cannot overflow. A control byte, of which a carriage return is
-/// the worst, may end the line for whoever stands in front of us.
+/// Parses a chunk's size: hexadecimal digits, then nothing or an extension, which is ignored. At
+/// most 15 digits are allowed, so that the size cannot overflow. Control bytes are rejected,
+/// because a proxy in front may take one for the end of the line, in particular a carriage return.
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let after = line[digits..].iter().find(|byte| !matches!(byte, b' ' | b'\t'));

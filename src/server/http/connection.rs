@@ -1,4 +1,4 @@
-//! One connection, from its first request to its last.
+//! A connection: reads requests and writes responses until it is closed.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Shutdown};
@@ -14,31 +14,31 @@ use super::socket::Socket;
 use super::{Handler, Limits, SMALL_BODY};
 use crate::server::budget::{Budget, Reservation};
 
-/// How slowly a client may take a large response while others wait for the memory: bytes in a
-/// millisecond, after a while.
+/// The minimum speed for a client that receives a large response while others wait for the memory,
+/// after a grace time: bytes per millisecond.
 const SLOWEST: u128 = 1024;
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a request with a large body waits for memory.
 const BODY_WAIT: Duration = Duration::from_secs(10);
-/// What a client may still send after a response that ends the connection, until it is cut off.
+/// How many bytes are still read from a client after the last response of a connection.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
-/// How long it may take to send that.
+/// How long those bytes are read.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A connection and all that answering its requests needs.
+/// A connection, and the state needed to handle its requests.
 pub(super) struct Connection<'a> {
     pub socket: &'a Socket,
     pub peer: IpAddr,
     pub progress: &'a Progress,
     pub limits: &'a Limits,
-    /// Memory for large bodies.
+    /// The memory for large bodies.
     pub bodies: &'a Arc<Budget>,
     pub handler: &'a dyn Handler,
     pub stopping: &'a dyn Fn() -> bool,
 }
 
 impl Connection<'_> {
-    /// Answers the requests, one after the other, until either side has had enough.
+    /// Handles requests one after the other, until the client or the server closes the connection.
     pub(super) fn serve(&self) {
         let mut reader = Reader::new(self.socket, self.limits);
         loop {
@@ -50,7 +50,7 @@ impl Connection<'_> {
                 Ok(true) => continue,
                 Ok(false) => true,
                 Err(Failure::Gone) => false,
-                // There is nobody to answer on a connection that was closed to make room.
+                // No response is possible if the connection was closed to make room.
                 Err(Failure::Rejected(rejection)) => {
                     self.progress.enter(Phase::Response)
                         && self.write(&self.handler.reject(&rejection), Some("close"), true).is_ok()
@@ -64,8 +64,7 @@ impl Connection<'_> {
         self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Reads a request and answers it. Returns `true` if the connection can be used for another
-    /// one.
+    /// Reads a request and writes the response. Returns `true` if the connection can be reused.
     fn exchange(&self, reader: &mut Reader<'_>) -> Result<bool, Failure> {
         let Head {
             method,
@@ -107,7 +106,7 @@ impl Connection<'_> {
             let rejection = Rejection { line, ..Rejection::new(500, "internal server error") };
             return Err(Failure::Rejected(rejection));
         };
-        // The response may take long to be written.
+        // Free the memory now, because writing the response may take long.
         drop((request, reserved));
         match outcome {
             Outcome::Answer(response) => {
@@ -130,7 +129,7 @@ impl Connection<'_> {
         Ok(false)
     }
 
-    /// Reserves the memory for a large body, and waits for it if other bodies have it.
+    /// Reserves memory for a large body. Waits for it if other bodies use it.
     fn reserve(
         &self,
         framing: Framing,
@@ -141,7 +140,7 @@ impl Connection<'_> {
             Framing::Chunked => limit,
             Framing::Length(length) => length,
         };
-        // One that is too large is refused when it is to be read.
+        // A body that is too large is rejected when it is read.
         if size <= SMALL_BODY || size > limit {
             return Ok(None);
         }
@@ -157,7 +156,8 @@ impl Connection<'_> {
         if self.progress.enter(phase) { Ok(()) } else { Err(Failure::Gone) }
     }
 
-    /// Writes a piece, pauses, and so on; all that is left once a pause says so.
+    /// Writes the pieces with a pause after each. Once a pause returns `false`, writes the rest at
+    /// once.
     fn drip(&self, bytes: &[u8], size: usize, pause: &dyn Fn() -> bool) -> Result<(), Failure> {
         let mut written = 0;
         for piece in bytes.chunks(size) {
@@ -178,7 +178,7 @@ impl Connection<'_> {
     ) -> Result<(), Failure> {
         let body = response.sent_body(with_body);
         if body.len() <= SMALL_BODY {
-            // In one piece, which is one packet in most cases.
+            // One write, which is one packet in most cases.
             return self.write_bytes(&response.to_bytes(connection, with_body));
         }
         self.write_bytes(&response.head(connection))?;
@@ -188,8 +188,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Writes a large body. While others wait for the memory that it takes, a client that takes it
-    /// slowly is cut off.
+    /// Writes a large body. If others wait for its memory and the client reads too slowly, the
+    /// connection is closed.
     fn write_while_wanted(&self, mut body: &[u8], memory: &Reservation) -> Result<(), Failure> {
         let (began, mut written) = (Instant::now(), 0);
         while !body.is_empty() {
@@ -219,7 +219,7 @@ impl Connection<'_> {
     }
 }
 
-/// Refuses a connection for which there is no room.
+/// Rejects a connection that exceeds the limit.
 pub(super) fn turn_away(socket: &Socket, handler: &dyn Handler) {
     let briefly = Duration::from_millis(20);
     let response = handler.reject(&Rejection::new(503, "too many open connections"));
@@ -229,9 +229,9 @@ pub(super) fn turn_away(socket: &Socket, handler: &dyn Handler) {
     }
 }
 
-/// Ends our side and discards what the client is still sending. A socket that is closed with
-/// unread bytes in it resets the connection, and the reset can overtake the response. A client that
-/// has nothing to send closes at once, so this takes no time.
+/// Shuts down the write side and discards what the client still sends. Closing a socket with unread
+/// bytes resets the connection, and the reset can overtake the response. A client with nothing to
+/// send closes immediately, so this takes no time.
 fn linger(socket: &Socket, at_most: usize, time: Duration) {
     let deadline = Instant::now() + time;
     let mut left = at_most;

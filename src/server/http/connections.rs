@@ -1,4 +1,4 @@
-//! The open connections: how many there may be, and which one makes room for a new one.
+//! The open connections: their maximum number, and which one is closed for a new one.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,28 +11,29 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::socket::Socket;
 
-/// Connections that were closed to make room and whose threads have not ended yet, at most.
+/// Maximum number of connections that were closed to make room and whose threads have not ended
+/// yet.
 const MAX_CLOSING: usize = 64;
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
-    /// It waits for a request.
+    /// Waiting for a request.
     Idle = 0,
-    /// The head of a request is arriving.
+    /// Receiving the head of a request.
     Head = 1,
-    /// The body of a request is arriving.
+    /// Receiving the body of a request.
     Body = 2,
-    /// A response is being written, or what the client still sends after it is discarded.
+    /// Writing a response, or discarding what the client still sends after it.
     Response = 3,
-    /// A request is being handled.
+    /// Handling a request.
     Handling = 4,
-    /// It was closed to make room for another one.
+    /// Closed to make room for another connection.
     Closed = 5,
 }
 
-/// The phase of a connection and when it began, shared by the connection's thread and the one that
-/// accepts.
+/// The phase of a connection and when it began. It is shared by the connection's thread and the
+/// accepting thread.
 pub(super) struct Progress {
     epoch: Instant,
     /// Milliseconds since `epoch`, times eight, plus the phase.
@@ -43,7 +44,7 @@ pub(super) struct Progress {
 pub(super) struct Connections {
     most: usize,
     most_per_client: usize,
-    /// Peers that are many clients.
+    /// Peers that serve many clients.
     proxies: Vec<IpAddr>,
     epoch: Instant,
     table: Mutex<Table>,
@@ -54,7 +55,7 @@ pub(super) struct Connections {
 struct Table {
     next: u64,
     open: HashMap<u64, Open>,
-    /// Threads that have closed their connection and only need joining.
+    /// Threads that have closed their connection and need only be joined.
     done: Vec<JoinHandle<()>>,
 }
 
@@ -65,7 +66,7 @@ struct Open {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Removes a connection from the open ones when its thread ends, however it ends.
+/// Unregisters a connection when its thread ends, even if it panics.
 pub(super) struct Registration<'a> {
     connections: &'a Connections,
     id: u64,
@@ -76,8 +77,8 @@ impl Phase {
         [Self::Idle, Self::Head, Self::Body, Self::Response, Self::Handling, Self::Closed];
 
     /// Returns how long a connection must have been in this phase before it may be closed to make
-    /// room: longer than a request, or a response, of an honest client takes on its way. `None` if
-    /// it may not be closed.
+    /// room. That is longer than a request or response of a well-behaved client takes to transmit.
+    /// Returns `None` if the connection may not be closed.
     fn closable_after(self) -> Option<Duration> {
         match self {
             Self::Idle => Some(Duration::ZERO),
@@ -95,8 +96,8 @@ impl Progress {
         progress
     }
 
-    /// Records that a phase begins. Returns `false` if the connection was closed to make room:
-    /// nothing must be done for it any more.
+    /// Records that a phase begins. Returns `false` if the connection was closed to make room and
+    /// must not be used any more.
     pub(super) fn enter(&self, phase: Phase) -> bool {
         let millis = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
         let next = (millis << 3) | phase as u64;
@@ -111,14 +112,14 @@ impl Progress {
         decode(self.state.load(Ordering::SeqCst)).0
     }
 
-    /// Closes the connection unless its state has changed meanwhile.
+    /// Closes the connection, unless its state has changed since it was read.
     fn close(&self, seen: u64) -> bool {
         let closed = Phase::Closed as u64;
         self.state.compare_exchange(seen, closed, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
-/// Splits a state into the phase and its beginning.
+/// Splits a state into the phase and the time at which it began.
 fn decode(state: u64) -> (Phase, Duration) {
     let phase = usize::try_from(state & 7).unwrap_or_default();
     let phase = Phase::ALL.get(phase).copied().unwrap_or(Phase::Closed);
@@ -137,13 +138,14 @@ impl Connections {
         }
     }
 
-    /// Makes room for a connection of this peer, if necessary by closing another one. Returns
-    /// `false` if there is no room.
+    /// Makes room for a connection of this peer, closing another one if necessary. Returns `false`
+    /// if there is no room.
     ///
-    /// A client that has as many connections as it may have loses one of its own. If there are too
-    /// many in total, the client with the most connections loses one. In both cases idle
-    /// connections are closed first, then those whose request arrives slowly; among them, the ones
-    /// that have been so for longest.
+    /// If a client is at its limit, one of its own connections is closed. If the total is at its
+    /// limit, a connection of the client with the most connections is closed. In both cases the
+    /// phase decides first, in the order of [`Phase`]: idle connections before those that are
+    /// receiving or sending. Within a phase, the connection that has been in it for longest is
+    /// closed.
     pub(super) fn make_room(&self, peer: IpAddr) -> bool {
         let client = client_of(peer);
         let mut table = self.table();
@@ -161,7 +163,7 @@ impl Connections {
         if !has_room {
             return false;
         }
-        // Threads of closed connections end at once, but not before they are given a processor.
+        // Threads of closed connections end as soon as they are scheduled.
         let deadline = Instant::now() + Duration::from_millis(500);
         while table.open.len() >= self.most.saturating_add(MAX_CLOSING) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -174,7 +176,7 @@ impl Connections {
         true
     }
 
-    /// Closes one connection that may be closed, when the process has no file descriptor left.
+    /// Closes one connection, if any may be closed, when the process is out of file descriptors.
     pub(super) fn close_any(&self) {
         self.close_one(&self.table(), None);
     }
@@ -191,8 +193,8 @@ impl Connections {
         })
     }
 
-    /// Returns the connection to close, of this client or of the one with the most connections, and
-    /// its state.
+    /// Returns the connection to close, and its state. It belongs to this client, or to the one
+    /// with the most connections.
     fn victim<'a>(&self, table: &'a Table, client: Option<IpAddr>) -> Option<(&'a Open, u64)> {
         let now = self.epoch.elapsed();
         let mut counts = HashMap::new();
@@ -214,8 +216,8 @@ impl Connections {
         candidates.min_by_key(order).map(|(open, state, ..)| (open, state))
     }
 
-    /// Registers a connection and starts its thread. The lock is held over the start, so that the
-    /// thread cannot end before its handle is where it looks for it.
+    /// Registers a connection and starts its thread. The lock is held during the start, so that the
+    /// thread cannot end before its handle is stored.
     pub(super) fn add<F>(&self, socket: Socket, peer: IpAddr, start: F)
     where
         F: FnOnce(u64, Arc<Socket>, Arc<Progress>) -> Option<JoinHandle<()>>,
@@ -225,14 +227,14 @@ impl Connections {
         table.next += 1;
         let socket = Arc::new(socket);
         let progress = Arc::new(Progress::new(self.epoch));
-        // Without a thread the connection is dropped, which closes it.
+        // If no thread could be started, dropping the socket closes the connection.
         if let Some(thread) = start(id, Arc::clone(&socket), Arc::clone(&progress)) {
             let client = client_of(peer);
             table.open.insert(id, Open { socket, client, progress, thread: Some(thread) });
         }
     }
 
-    /// Returns what removes the connection with this id when it is dropped.
+    /// Returns a guard that unregisters the connection with this id.
     pub(super) fn registration(&self, id: u64) -> Registration<'_> {
         Registration { connections: self, id }
     }
@@ -245,7 +247,7 @@ impl Connections {
         }
     }
 
-    /// Ends the reading of those connections that have no whole head of a request.
+    /// Shuts down reading on connections that have not received a complete head.
     pub(super) fn stop_waiting(&self) {
         for open in self.table().open.values() {
             if matches!(open.progress.phase(), Phase::Idle | Phase::Head) {
@@ -260,7 +262,7 @@ impl Connections {
         }
     }
 
-    /// Waits until no connection is open and returns `true` if that happens in time.
+    /// Waits until no connection is open. Returns `true` if that happens within `at_most`.
     pub(super) fn wait_until_none(&self, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
         let mut table = self.table();
@@ -291,8 +293,8 @@ impl Drop for Registration<'_> {
     }
 }
 
-/// Returns what an address counts as: one machine has a whole /64 network of IPv6, and IPv4 may be
-/// written as IPv6.
+/// Returns the client that an address is counted as: an IPv4 address, even if it is written as
+/// IPv6, or the /64 network of an IPv6 address.
 fn client_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
@@ -312,7 +314,7 @@ mod tests {
 
     const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 
-    /// Connections whose threads end when their stream does, and the other ends of the streams.
+    /// Connections whose threads end when their stream does, and the clients' ends of the streams.
     struct Bed {
         connections: Arc<Connections>,
         listener: TcpListener,
@@ -335,7 +337,7 @@ mod tests {
             Self { connections, listener: TcpListener::bind("127.0.0.1:0").unwrap() }
         }
 
-        /// Opens a connection that is in a phase since the server's start.
+        /// Opens a connection that has been in this phase since the server's start.
         fn open(&self, peer: IpAddr, phase: Phase) -> Option<Client> {
             if !self.connections.make_room(peer) {
                 return None;

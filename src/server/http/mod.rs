@@ -1,13 +1,14 @@
-//! A small blocking HTTP/1.1 server: one thread per connection, parsing by `httparse`.
+//! A small blocking HTTP/1.1 server: one thread per connection, with `httparse` as the parser.
 //!
-//! It owns sockets, threads and time-outs, and knows nothing of what is asked: a [`Handler`] turns
-//! each [`Request`] into an [`Outcome`], which the connection's loop carries out. What it promises:
+//! It manages sockets, threads and time-outs. It is independent of the protocol above HTTP: a
+//! [`Handler`] turns each [`Request`] into an [`Outcome`], which the connection's loop carries out.
+//! Guarantees:
 //!
-//! - No connection holds a thread for ever: waiting for a request, reading one and writing an
-//!   answer each have a limit in time, and head and body one in size.
-//! - Framing is read strictly, so that no proxy in front can see other requests than we do: one
+//! - No connection holds a thread forever: waiting for a request, reading it and writing a response
+//!   each have a time limit, and head and body each have a size limit.
+//! - Framing is parsed strictly, so that a proxy in front cannot see different requests: one
 //!   `Content-Length` of digits or one `Transfer-Encoding: chunked`, never both, and CRLF only.
-//! - [`HttpServer::stop`] is bounded, whatever clients and handlers do.
+//! - [`HttpServer::stop`] takes bounded time, whatever clients and handlers do.
 
 mod body;
 mod connection;
@@ -33,46 +34,47 @@ pub(super) use request::read;
 pub(super) use request::{Framing, Line, Rejection, Request};
 pub(super) use response::{Outcome, Response};
 
-/// Bodies up to this many bytes are read without a reservation of memory.
+/// Bodies of up to this many bytes are read without a reservation of memory.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
-/// Connections that wait for the response that there is no room for them, at most.
+/// Maximum number of rejected connections that wait for their error response.
 const MAX_REFUSALS: usize = 64;
 
-/// What answers requests.
+/// Handles requests.
 pub(super) trait Handler: Send + Sync + 'static {
-    /// Answers a request. Runs on the connection's own thread, may block, and may panic: the client
-    /// is told that something went wrong, and other connections go on.
+    /// Handles a request. Runs on the connection's own thread, may block, and may panic. After a
+    /// panic, the client gets an error response, and other connections are not affected.
     fn handle(&self, request: &Request) -> Outcome;
 
-    /// Decides by the head of a request how many bytes its body may have, or answers it at once,
-    /// without its body; the connection is closed after that. The request's body is still empty.
+    /// Returns how many bytes the body of a request may have, based on its head. An error is sent
+    /// as the response without reading the body, and the connection is then closed. The request's
+    /// body is still empty.
     fn admit(&self, request: &Request, framing: Framing) -> Result<usize, Response>;
 
-    /// Words the answer to something that could not be read as a request, or the answer in place
-    /// of a handler that panicked. The connection is closed after it.
+    /// Builds the response to a request that could not be parsed, or whose handler panicked. The
+    /// connection is then closed.
     fn reject(&self, rejection: &Rejection) -> Response;
 }
 
-/// How much one client may use.
+/// Limits on what clients may use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limits {
-    /// Open connections.
+    /// Maximum number of open connections.
     pub connections: usize,
-    /// Open connections of one client: an IPv4 address, or a /64 network of IPv6.
+    /// Maximum number of open connections of one client: an IPv4 address, or a /64 network of IPv6.
     pub connections_per_client: usize,
-    /// Peers to which that does not apply: proxies, behind which there are many clients.
+    /// Proxies, which have no limit per client because they serve many clients.
     pub proxies: Vec<IpAddr>,
-    /// Bytes of a request line and its headers.
+    /// Maximum size of a request line and its headers, in bytes.
     pub head: usize,
-    /// Bytes of all bodies larger than [`SMALL_BODY`] that are in memory.
+    /// Maximum memory of all bodies larger than [`SMALL_BODY`], in bytes.
     pub body_memory: usize,
     /// How long a connection may wait for its next request.
     pub idle: Duration,
-    /// How long a request may take to arrive, from its first byte to its last.
+    /// Time limit for receiving a request, from its first byte to its last.
     pub request: Duration,
-    /// How long an answer may take to be written.
+    /// Time limit for writing a response.
     pub response: Duration,
-    /// How long [`HttpServer::stop`] waits for requests that are being answered.
+    /// How long [`HttpServer::stop`] waits for requests in progress.
     pub stop: Duration,
 }
 
@@ -92,7 +94,7 @@ struct Shared {
 }
 
 impl HttpServer {
-    /// Starts to accept connections.
+    /// Starts accepting connections.
     pub(super) fn start(
         listener: TcpListener,
         limits: Limits,
@@ -119,15 +121,15 @@ impl HttpServer {
         Ok(Self { shared, address, acceptor: Some(acceptor) })
     }
 
-    /// Stops accepting, closes connections on which no request has arrived, lets the requests in
-    /// progress complete within [`Limits::stop`], and joins the threads. A thread whose handler is
-    /// stuck beyond that is left behind, without its connection.
+    /// Stops accepting, closes connections on which no request has arrived, lets requests in
+    /// progress complete within [`Limits::stop`], and joins the threads. If a handler takes longer
+    /// than that, its connection is closed and its thread is not joined.
     pub(super) fn stop(&mut self) {
         let Some(acceptor) = self.acceptor.take() else { return };
         let Shared { stopping, connections, limits, .. } = &*self.shared;
         stopping.store(true, Ordering::SeqCst);
-        // The acceptor blocks in `accept`; a connection wakes it. Should that fail, because there
-        // is no descriptor left for it, the thread ends with the next connection instead.
+        // The acceptor blocks in `accept`, and a connection wakes it. If connecting fails, for
+        // example for lack of a file descriptor, the thread ends at the next connection.
         if TcpStream::connect_timeout(&reachable(self.address), Duration::from_secs(1)).is_ok() {
             let _ = acceptor.join();
         }
@@ -151,7 +153,7 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Gives a connection its thread.
+    /// Starts a thread for a connection.
     fn admit(self: &Arc<Self>, socket: Socket, peer: IpAddr) {
         self.connections.add(socket, peer, |id, socket, progress| {
             let shared = Arc::clone(self);
@@ -186,14 +188,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<Soc
                 if shared.connections.make_room(peer.ip()) {
                     shared.admit(socket, peer.ip());
                 } else {
-                    // Closed without a response if too many wait for theirs.
+                    // Closed without a response if too many others wait for theirs.
                     let _ = refused.try_send(socket);
                 }
             }
-            // The client gave up before it was accepted.
+            // The client closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Out of file descriptors, most likely.
+            // Most likely out of file descriptors.
             Err(_) => {
                 shared.connections.close_any();
                 thread::sleep(Duration::from_millis(20));
@@ -202,8 +204,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, refused: &SyncSender<Soc
     }
 }
 
-/// Answers the connections for which there is no room, on a thread of its own: a client that does
-/// not take its response must not keep others from being accepted.
+/// Responds to the connections that exceed the limit, on a separate thread: a client that does not
+/// read its response must not block accepting.
 fn refuse(refused: &Receiver<Socket>, shared: &Shared) {
     for socket in refused {
         if !shared.is_stopping() {
@@ -212,7 +214,7 @@ fn refuse(refused: &Receiver<Socket>, shared: &Shared) {
     }
 }
 
-/// Returns the address under which this machine reaches a listener on `address`.
+/// Returns an address by which this machine reaches a listener on `address`.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,35 +1,35 @@
-//! A request, and the reading of its head.
+//! Requests, and the parser for their heads.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// More header fields than this are refused.
+/// Requests with more header fields than this are rejected.
 const MAX_HEADERS: usize = 100;
 
-/// A request. Its body is empty until it has arrived whole.
+/// A request. Its body is empty until it was received completely.
 pub(in crate::server) struct Request {
     /// The method, as sent.
     pub method: String,
     /// The path, still percent-encoded, beginning with `/` (or `*`, for `OPTIONS`).
     pub path: String,
-    /// What followed the `?`, still percent-encoded.
+    /// The query after the `?`, still percent-encoded.
     pub query: Option<String>,
     /// Header fields, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, put together from its chunks if it came in chunks.
+    /// The body, decoded if it was sent in chunks.
     pub body: Vec<u8>,
-    /// The address of whoever is at the other end of the connection.
+    /// The address of the peer: the client or a proxy.
     pub peer: IpAddr,
 }
 
-/// Why something could not be read as a request.
+/// Why a request could not be parsed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::server) struct Rejection {
-    /// The status to answer with.
+    /// The status of the response.
     pub status: u16,
-    /// What was wrong, for whoever wrote the client.
+    /// The reason, for the author of the client.
     pub reason: Cow<'static, str>,
-    /// The first line, where the reading came that far.
+    /// The first line, if it could be parsed.
     pub line: Option<Line>,
 }
 
@@ -48,24 +48,25 @@ pub(super) struct Head {
     pub query: Option<String>,
     pub headers: Vec<(String, String)>,
     pub framing: Framing,
-    /// Whether the client lets the connection be used again.
+    /// Whether the client allows the connection to be reused.
     pub keep_alive: bool,
-    /// Whether the client must be told that its answer's connection is kept: HTTP/1.0.
+    /// Whether the response must have `Connection: keep-alive` if the connection is kept: HTTP/1.0.
     pub says_keep_alive: bool,
-    /// Whether the client waits for leave to send its body.
+    /// Whether the client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
 }
 
-/// How the end of a body is found.
+/// How the length of a body is determined.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::server) enum Framing {
     Chunked,
-    /// `usize::MAX` for lengths that are larger.
+    /// `usize::MAX` for larger lengths.
     Length(usize),
 }
 
 impl Request {
-    /// Returns a header field's value, the first if there are several. `name` is in lower case.
+    /// Returns the value of a header field, the first one if there are several. `name` is in lower
+    /// case.
     pub(in crate::server) fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
@@ -84,12 +85,12 @@ impl Rejection {
 }
 
 impl Head {
-    /// Parses a head that ends with its empty line.
+    /// Parses a head, including the empty line at its end.
     ///
     /// Source: RFC 9112 sections 3 and 6; where it leaves a choice, this takes the stricter one.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Rejection> {
-        // A parser may take a lone line feed for the end of a line; whoever stands in front of us
-        // may not.
+        // RFC 9112 allows a parser to accept a lone line feed as the end of a line, but a proxy in
+        // front may not.
         if bytes.starts_with(b"\n") || has_lone_line_feed(bytes) {
             return Err(Rejection::new(400, "lines must end with CRLF"));
         }
@@ -111,7 +112,8 @@ impl Head {
         let http_1_1 = parsed.version == Some(1);
         let mut headers = Vec::with_capacity(parsed.headers.len());
         for field in parsed.headers.iter() {
-            // Bytes beyond ASCII have no meaning in any field we read, so none of them is space.
+            // Bytes beyond ASCII have no meaning in the fields that the server uses, so none of
+            // them is space.
             let value = String::from_utf8_lossy(field.value);
             let value = value.trim_matches(is_space).to_owned();
             headers.push((field.name.to_ascii_lowercase(), value));
@@ -151,7 +153,7 @@ impl Head {
     }
 }
 
-/// Reads a whole request from memory, as a connection does but for chunked bodies.
+/// Reads a whole request from memory as a connection does, except for chunked bodies.
 #[cfg(test)]
 pub(in crate::server) fn read(bytes: &[u8]) -> Result<Request, Rejection> {
     let end = bytes.windows(4).position(|end| end == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
@@ -163,13 +165,13 @@ pub(in crate::server) fn read(bytes: &[u8]) -> Result<Request, Rejection> {
     Ok(Request { method, path, query, headers, body, peer: std::net::Ipv4Addr::LOCALHOST.into() })
 }
 
-/// Tells whether a line feed comes without its carriage return.
+/// Returns `true` if there is a line feed without a carriage return.
 pub(super) fn has_lone_line_feed(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
 }
 
-/// Splits a request target into path and query. A target with scheme and host loses those: we are
-/// the only host here.
+/// Splits a request target into path and query. Scheme and host are removed, because this server is
+/// the only host.
 fn split_target(method: &str, target: &str) -> Result<(String, Option<String>), Rejection> {
     let local = if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         target
@@ -180,7 +182,7 @@ fn split_target(method: &str, target: &str) -> Result<(String, Option<String>), 
         };
         rest.find(['/', '?', '#']).map_or("/", |end| &rest[end..])
     };
-    // A fragment is the client's own business, and is not sent by those who know.
+    // Clients should not send fragments; a fragment is ignored.
     let local = local.split_once('#').map_or(local, |(local, _)| local);
     let (path, query) = match local.split_once('?') {
         None => (local, None),
@@ -190,8 +192,8 @@ fn split_target(method: &str, target: &str) -> Result<(String, Option<String>), 
     Ok((path.to_owned(), query))
 }
 
-/// Decides where the body ends. A request that can be read in two ways is refused, because
-/// somebody in between may have read it in the other one.
+/// Determines where the body ends. An ambiguous request is rejected, because a proxy may have read
+/// it in the other way.
 fn framing(headers: &[(String, String)], http_1_1: bool) -> Result<Framing, Rejection> {
     let all = |wanted: &'static str| {
         headers.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
@@ -222,14 +224,14 @@ fn framing(headers: &[(String, String)], http_1_1: bool) -> Result<Framing, Reje
             if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(Rejection::new(400, "Content-Length must be a number"));
             }
-            // All digits, so it can only be too large to be parsed.
+            // The value has only digits, so parsing can fail only because it is too large.
             Ok(Framing::Length(length.parse().unwrap_or(usize::MAX)))
         }
     }
 }
 
-/// Tells whether a character is white space in a header field: whoever stands in front of us takes
-/// nothing else for it.
+/// Returns `true` if a character is white space in a header field. Proxies in front treat no other
+/// character as white space.
 ///
 /// Source: RFC 9110 section 5.6.3.
 fn is_space(character: char) -> bool {
@@ -245,7 +247,7 @@ fn is_compressed(headers: &[(String, String)]) -> bool {
     codings.any(|(_, coding)| !(coding.is_empty() || coding.eq_ignore_ascii_case("identity")))
 }
 
-/// Tells whether a `Connection` field lists this option.
+/// Returns `true` if a `Connection` field lists this option.
 fn has_token(headers: &[(String, String)], token: &str) -> bool {
     headers
         .iter()

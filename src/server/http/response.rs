@@ -1,35 +1,35 @@
-//! What goes back over a connection.
+//! Responses, and how an exchange ends.
 
 use std::io::Write;
 
 use crate::server::budget::Reservation;
 
-/// How an exchange ends. All but the first are misbehaviour on purpose, after which the connection
-/// is closed.
+/// How an exchange ends. All variants except the first are injected faults, after which the
+/// connection is closed.
 pub(in crate::server) enum Outcome {
-    /// The answer is written whole.
+    /// Write the whole response.
     Answer(Response),
-    /// These bytes are written.
+    /// Write these bytes.
     Bytes(Vec<u8>),
-    /// Nothing is written.
+    /// Write nothing.
     Cut,
-    /// The answer is written in pieces of `size` bytes with a pause between them, which tells
-    /// whether to go on like that.
+    /// Write the response in pieces of `size` bytes with a pause between them. When a pause returns
+    /// `false`, write the rest at once.
     Drip { response: Response, size: usize, pause: Box<dyn Fn() -> bool> },
-    /// Half of the answer's body is written, or half of its head if it has no body.
+    /// Write half of the response body, or half of the head if there is no body.
     Half(Response),
 }
 
-/// An answer. `Content-Length` and `Connection` are the connection's business.
+/// A response. The connection adds `Content-Length` and `Connection`.
 pub(in crate::server) struct Response {
     /// The status code.
     pub status: u16,
     /// Header fields, in the order they are written.
     pub headers: Vec<(&'static str, String)>,
-    /// The body; left out on the wire where HTTP has none (1xx, 204, 304, `HEAD`).
+    /// The body. It is not sent where HTTP allows none (1xx, 204, 304, `HEAD`).
     pub body: Vec<u8>,
-    /// Memory that the response takes, which is released when it is written. While others wait for
-    /// it, the client must take the response quickly.
+    /// Memory that was reserved for the response, and is released when it is written. While others
+    /// wait for it, the client must receive the response quickly.
     pub memory: Option<Reservation>,
 }
 
@@ -42,7 +42,8 @@ impl Response {
         Self { status, headers, body, memory: None }
     }
 
-    /// Returns the first half of what is written last: the body, or the head if there is no body.
+    /// Returns the first half of the part that is written last: the body, or the head if there is
+    /// no body.
     pub(super) fn half(&self, with_body: bool) -> Vec<u8> {
         let mut bytes = self.to_bytes(Some("close"), with_body);
         let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_default() + 4;
@@ -51,20 +52,20 @@ impl Response {
         bytes
     }
 
-    /// Returns the answer as it is on the wire.
+    /// Returns the response in wire format.
     pub(super) fn to_bytes(&self, connection: Option<&str>, with_body: bool) -> Vec<u8> {
         let mut bytes = self.head(connection);
         bytes.extend_from_slice(self.sent_body(with_body));
         bytes
     }
 
-    /// Returns all that comes before the body.
+    /// Returns the head in wire format.
     pub(super) fn head(&self, connection: Option<&str>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512);
-        // Writing to a vector does not fail.
+        // Writing to a vector cannot fail.
         let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
-            // A line break in a value would end it and begin something else.
+            // A line break would end the value and start another field.
             let value = value.replace(['\r', '\n', '\0'], " ");
             let _ = write!(bytes, "{name}: {value}\r\n");
         }
@@ -78,7 +79,7 @@ impl Response {
         bytes
     }
 
-    /// Returns what of the body is on the wire.
+    /// Returns the part of the body that is sent.
     pub(super) fn sent_body(&self, with_body: bool) -> &[u8] {
         if with_body && !self.is_bodiless() { &self.body } else { &[] }
     }
@@ -88,7 +89,7 @@ impl Response {
     }
 }
 
-/// Returns the phrase that goes with a status. Nothing depends on it.
+/// Returns the reason phrase of a status. Clients do not depend on it.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -1,4 +1,4 @@
-//! The socket of a connection: each wait has a limit, and another thread can end it.
+//! The socket of a connection: each wait has a time limit, and another thread can end it.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -9,17 +9,17 @@ use self::blocking as system;
 #[cfg(windows)]
 use self::polled as system;
 
-/// A connection that one thread reads and writes, and that others may shut down.
+/// A connection that one thread reads and writes, and that other threads may shut down.
 pub(super) struct Socket(system::Stream);
 
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
-        // Without this a response may wait 40 ms for the acknowledgement of an earlier one.
+        // Otherwise a response may be delayed by 40 ms until an earlier one is acknowledged.
         let _ = stream.set_nodelay(true);
         system::new(stream).map(Self)
     }
 
-    /// Reads some bytes. Zero bytes are the end of the stream, or of reading.
+    /// Reads some bytes. Zero bytes mean the end of the stream, or that reading was shut down.
     pub(super) fn read(&self, bytes: &mut [u8], at_most: Duration) -> io::Result<usize> {
         loop {
             match system::read(&self.0, bytes, at_most) {
@@ -40,7 +40,7 @@ impl Socket {
         }
     }
 
-    /// Writes all bytes by the deadline, however slowly the client takes them.
+    /// Writes all bytes. Fails at the deadline if the client reads too slowly.
     pub(super) fn write_all(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -52,14 +52,14 @@ impl Socket {
         Ok(())
     }
 
-    /// Ends reads or writes or both, including those in progress in other threads. An error means
-    /// that the connection has ended already.
+    /// Ends reads or writes or both, including those in progress in other threads. Errors are
+    /// ignored: they mean that the connection has already ended.
     pub(super) fn shutdown(&self, how: Shutdown) {
         system::shutdown(&self.0, how);
     }
 }
 
-/// A shutdown wakes a thread that waits for this socket.
+/// On these systems, a shutdown wakes a thread that waits for the socket.
 #[cfg(not(windows))]
 mod blocking {
     use std::io::{Read, Write};
@@ -68,7 +68,7 @@ mod blocking {
 
     pub(super) type Stream = TcpStream;
 
-    /// The shortest time-out that a socket can have.
+    /// The shortest time-out that a socket supports.
     const SHORTEST: Duration = Duration::from_millis(1);
 
     pub(super) fn new(stream: TcpStream) -> io::Result<Stream> {
@@ -94,7 +94,7 @@ mod blocking {
     }
 }
 
-/// A shutdown wakes nobody on Windows.
+/// On Windows, a shutdown does not wake a waiting thread.
 #[cfg(windows)]
 mod polled {
     use super::*;
@@ -108,7 +108,7 @@ mod polled {
 
     pub(super) fn read(stream: &Stream, bytes: &mut [u8], at_most: Duration) -> io::Result<usize> {
         match stream.read(bytes, at_most) {
-            // As on Unix.
+            // The same result as on Unix.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(0),
             read => read,
         }

@@ -1,4 +1,4 @@
-//! The discovery document of an OpenID Connect provider: where its keys are.
+//! The discovery document of an OpenID Connect provider, which locates its keys.
 //!
 //! Source: OpenID Connect Discovery 1.0, sections 3 and 4.
 
@@ -6,22 +6,22 @@ use std::io;
 
 use super::fetch::{Remote, Unreachable};
 
-/// Longer issuers are refused: identities are kept with them.
+/// Longer issuers are rejected, because identities store them.
 const MAX_ISSUER: usize = 512;
 
-/// Says what is wrong with the settings of an issuer.
+/// Returns an error about the settings of an issuer.
 pub(super) fn invalid(issuer: &str, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("the issuer {issuer:?} {what}"))
 }
 
-/// An issuer, whose discovery document is fetched when it is needed.
+/// An issuer. Its discovery document is fetched when it is needed.
 pub(super) struct Discovery {
     issuer: String,
     remote: Remote,
 }
 
 impl Discovery {
-    /// Takes an issuer as its tokens name it: `https`, or `http` to this machine.
+    /// Accepts an issuer as in its tokens: `https`, or `http` to this machine.
     pub(super) fn new(issuer: String) -> io::Result<Self> {
         let is_url_character = |byte: u8| byte.is_ascii_graphic() && !b"?#\\@".contains(&byte);
         if issuer.len() > MAX_ISSUER || !issuer.bytes().all(is_url_character) {
@@ -34,7 +34,7 @@ impl Discovery {
         Ok(Self { issuer, remote })
     }
 
-    /// Fetches the document, and returns where the keys are.
+    /// Fetches the document, and returns the location of the keys.
     pub(super) fn jwks(&self) -> Result<Remote, Unreachable> {
         let (status, document) = self.remote.get(&[], None)?;
         if status != 200 {
@@ -45,7 +45,8 @@ impl Discovery {
         }
         let unusable = Unreachable("its discovery document names no usable URL of keys");
         let url = document["jwks_uri"].as_str().ok_or(unusable)?;
-        // A provider elsewhere must not make this server ask itself or its neighbours.
+        // A remote provider must not make this server send requests to itself or to its local
+        // network.
         if self.issuer.starts_with("https:") && !url.starts_with("https:") {
             return Err(unusable);
         }

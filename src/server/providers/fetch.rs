@@ -1,4 +1,4 @@
-//! Asking other servers: for their keys, for a token, for who somebody is.
+//! HTTP requests to other servers, for keys, tokens and user profiles.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,23 +10,23 @@ use ureq::{Agent, Body};
 
 use crate::untrusted_json;
 
-/// An answer may take this long, connecting and all.
+/// The time limit of a request, including connecting.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer may be this large.
+/// The maximum size of a response, in bytes.
 const MAX_ANSWER: u64 = 256 * 1024;
 
-/// Another server's address, and how to ask it.
+/// The URL of another server, and an HTTP client for it.
 pub(super) struct Remote {
     url: String,
     agent: Agent,
 }
 
-/// That there was no answer, or none that could be read, and why.
+/// There was no response, or it could not be read, for this reason.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unreachable(pub &'static str);
 
 impl Remote {
-    /// Takes `https` to anywhere, and `http` to this machine.
+    /// Accepts an `https` URL, or an `http` URL to this machine.
     pub(super) fn new(url: String) -> io::Result<Self> {
         let invalid =
             |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{url:?} {what}"));
@@ -48,7 +48,7 @@ impl Remote {
         Ok(Self { url, agent: config.build().into() })
     }
 
-    /// Asks with `GET`.
+    /// Sends a `GET` request.
     pub(super) fn get(
         &self,
         query: &[(&str, &str)],
@@ -56,19 +56,19 @@ impl Remote {
     ) -> Result<(u16, Value), Unreachable> {
         let mut request = self.agent.get(&self.url).query_pairs(query.iter().copied());
         if let Some(token) = bearer {
-            // A line break would not be a header any more; ureq refuses it.
+            // ureq rejects a token with a line break, which would be an invalid header value.
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         read(request.call())
     }
 
-    /// Asks with `POST`, as a form does.
+    /// Sends a form with `POST`.
     pub(super) fn post(&self, form: &[(&str, &str)]) -> Result<(u16, Value), Unreachable> {
         read(self.agent.post(&self.url).send_form(form.iter().copied()))
     }
 }
 
-/// Reads an answer. One that is no JSON is null.
+/// Reads a response. A body that is not JSON becomes null.
 fn read(
     answer: Result<ureq::http::Response<Body>, ureq::Error>,
 ) -> Result<(u16, Value), Unreachable> {

@@ -1,4 +1,4 @@
-//! Log-in by a function.
+//! Login with an authentication function.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::server::functions::FunctionError;
 
-/// Who an [authentication function](crate::server::ServerBuilder::auth_function) found somebody to
-/// be.
+/// The result of an [authentication function](crate::server::ServerBuilder::auth_function): the
+/// identity of the person who logs in, and profile fields.
 #[derive(Clone)]
 pub struct AuthFunctionAnswer {
     pub(in crate::server) id: String,
@@ -18,12 +18,12 @@ pub(in crate::server) type AuthFunction =
     dyn Fn(&Value) -> Result<AuthFunctionAnswer, FunctionError> + Send + Sync;
 
 impl AuthFunctionAnswer {
-    /// Names the identity. The same id is the same user, every time.
+    /// Creates a result with the id of the identity. The same id always belongs to the same user.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), data: Map::new() }
     }
 
-    /// Sets a field of the profile.
+    /// Sets a profile field.
     #[must_use]
     pub fn data(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.data.insert(name.into(), value.into());
@@ -31,7 +31,7 @@ impl AuthFunctionAnswer {
     }
 }
 
-/// Leaves the profile out.
+/// Omits the profile.
 impl fmt::Debug for AuthFunctionAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthFunctionAnswer").field("id", &self.id).finish_non_exhaustive()

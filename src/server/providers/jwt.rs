@@ -1,4 +1,4 @@
-//! Tokens that somebody else made and signed.
+//! Verification of JWTs from external identity providers.
 
 use std::fmt;
 use std::io;
@@ -17,14 +17,14 @@ use crate::server::test_provider::TestProvider;
 use crate::server::token::is_readable;
 use crate::untrusted_json;
 
-/// A token may have this many bytes.
+/// The maximum size of a token, in bytes.
 const MAX_TOKEN: usize = 64 * 1024;
 
-/// How the provider `custom-token` takes log-ins with tokens of your own.
+/// The settings of the provider `custom-token` for logins with your own JWTs.
 ///
-/// A token must be signed with one of the keys, name the audience in `aud`, have a `sub`, which
-/// becomes the id of the identity, and an `exp` that has not come. Times are judged by the server's
-/// clock.
+/// A token must be signed with one of the keys and name the audience in `aud`. It must have a
+/// `sub`, which becomes the id of the identity, and an `exp` that has not passed. Times are
+/// compared with the server's clock.
 #[derive(Clone, Debug)]
 pub struct CustomJwt {
     keys: JwtKeys,
@@ -34,7 +34,7 @@ pub struct CustomJwt {
     leeway: Duration,
 }
 
-/// One claim that is copied from a token into the profile.
+/// A claim that is copied from a token into the profile.
 #[derive(Clone, Debug)]
 pub struct MetadataField {
     name: String,
@@ -43,10 +43,10 @@ pub struct MetadataField {
 }
 
 impl CustomJwt {
-    /// How far the clocks of the issuer and the server may differ by default: 60 seconds.
+    /// The default tolerance for clock differences between the issuer and the server: 60 seconds.
     pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 
-    /// Takes tokens signed with these keys, made for this app, by any issuer.
+    /// Accepts tokens that are signed with these keys and issued for this app, by any issuer.
     pub fn new(keys: JwtKeys) -> Self {
         Self {
             keys,
@@ -64,21 +64,21 @@ impl CustomJwt {
         self
     }
 
-    /// Sets the issuer that tokens must name. By default `iss` is not looked at.
+    /// Sets the issuer that tokens must name. By default `iss` is not checked.
     #[must_use]
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
     }
 
-    /// Adds a claim that is copied into the profile at every log-in.
+    /// Adds a claim that each login copies into the profile.
     #[must_use]
     pub fn metadata_field(mut self, field: MetadataField) -> Self {
         self.fields.push(field);
         self
     }
 
-    /// Sets by how much `exp` may have passed, and `nbf` may be ahead. Defaults to 60 seconds.
+    /// Sets the tolerance for `exp` and `nbf`. Defaults to 60 seconds.
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
@@ -99,13 +99,13 @@ impl CustomJwt {
 }
 
 impl MetadataField {
-    /// Copies the claim `name`, a path with dots into the token, to the profile's field
-    /// `field_name`. A token without it is taken.
+    /// Copies the claim `name` to the profile field `field_name`. A dot in `name` separates the
+    /// names of nested objects. A token without the claim is accepted.
     pub fn new(name: impl Into<String>, field_name: impl Into<String>) -> Self {
         Self { name: name.into(), field_name: field_name.into(), required: false }
     }
 
-    /// Sets whether a token without this claim is refused.
+    /// Sets whether a token without this claim is rejected.
     #[must_use]
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
@@ -137,7 +137,7 @@ pub(super) fn copy_fields(
     Ok(())
 }
 
-/// Tokens of one's own for the provider `custom-token`, in use.
+/// The provider `custom-token` of a running server, for your own JWTs.
 pub(super) struct JwtProvider {
     verifier: Verifier,
     fields: Vec<MetadataField>,
@@ -156,7 +156,7 @@ impl JwtProvider {
     }
 }
 
-/// What time it is, by the server's clock.
+/// The current time of the server's clock.
 #[derive(Clone, Copy)]
 pub(in crate::server) struct Time {
     /// Seconds since the epoch.
@@ -164,31 +164,31 @@ pub(in crate::server) struct Time {
     pub monotonic: Duration,
 }
 
-/// Decides whether a token is good.
+/// Verifies tokens.
 pub(in crate::server) struct Verifier {
     pub(super) keys: Keys,
-    /// One of these must be among the token's.
+    /// The accepted audiences; a token must name at least one.
     pub(super) audiences: Vec<String>,
-    /// Any audience is good if there are none: of the test identity provider alone.
+    /// `true` if any audience is accepted. Used only for the test identity provider.
     pub(super) any_audience: bool,
-    /// The token's must be one of these, if there are any.
+    /// The accepted issuers. If empty, any issuer is accepted.
     pub(super) issuers: Vec<String>,
-    /// Seconds.
+    /// In seconds.
     pub(super) leeway: f64,
     pub(super) kind: TokenKind,
 }
 
-/// Which tokens are good, beyond what is checked of all.
+/// The kinds of tokens that are accepted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum TokenKind {
     Any,
-    /// Those of OpenID Connect Core section 2, and no other token of the same issuer: access tokens
-    /// (RFC 9068), logout tokens and security events (RFC 8417).
+    /// Only ID tokens as defined in OpenID Connect Core section 2. Other tokens of the same issuer
+    /// are rejected: access tokens (RFC 9068), logout tokens and security events (RFC 8417).
     Id,
 }
 
 impl Verifier {
-    /// Takes ID tokens of the test identity provider, for any client if there are no audiences.
+    /// Accepts ID tokens of the test identity provider, for any client if `audiences` is empty.
     pub(super) fn of_test_provider(provider: &TestProvider, audiences: Vec<String>) -> Self {
         Self {
             keys: Keys::Test(Arc::clone(provider.key())),
@@ -200,12 +200,12 @@ impl Verifier {
         }
     }
 
-    /// Takes its access tokens.
+    /// Accepts access tokens of the test identity provider.
     pub(in crate::server) fn of_access_tokens(provider: &TestProvider, audience: String) -> Self {
         Self { kind: TokenKind::Any, ..Self::of_test_provider(provider, vec![audience]) }
     }
 
-    /// Returns the claims of a token that is good. It has a subject.
+    /// Verifies a token and returns its claims, which include a subject.
     pub(in crate::server) fn verify(
         &self,
         token: &str,
@@ -214,9 +214,9 @@ impl Verifier {
         if !is_parsable(token) {
             return Err(ProviderError::Refused);
         }
-        // Fails for `none`, which is no algorithm.
+        // This fails for `none`, which is no known algorithm.
         let header = jsonwebtoken::decode_header(token).map_err(|_| ProviderError::Refused)?;
-        // Extensions that must be understood are not (RFC 7515 section 4.1.11).
+        // No critical extensions are supported (RFC 7515 section 4.1.11).
         if header.crit.is_some() {
             return Err(ProviderError::Refused);
         }
@@ -226,7 +226,7 @@ impl Verifier {
         }
         let key = self.keys.find(header.alg, header.kid.as_deref(), time.monotonic)?;
         let mut validation = Validation::new(header.alg);
-        // The crate would ask the system what time it is; we ask our clock, below.
+        // The crate would use the system's clock; `check` uses the server's clock instead.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -263,6 +263,8 @@ impl Verifier {
         self.audiences.iter().any(|known| known == name)
     }
 
+    /// Returns `true` for the claims of an ID token.
+    ///
     /// Source: OpenID Connect Core section 3.1.3.7; Back-Channel Logout section 2.4 for `events`.
     fn is_id_token(&self, claims: &Map<String, Value>, now: f64) -> bool {
         let issued = number(claims, "iat").is_some_and(|iat| iat <= now + self.leeway);
@@ -283,7 +285,7 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// Returns the issuer that a token names. Nothing shows that it is right.
+/// Returns the issuer that a token claims. It is not verified.
 pub(super) fn claimed_issuer(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Claims {
@@ -298,7 +300,7 @@ fn is_parsable(token: &str) -> bool {
     token.len() <= MAX_TOKEN && is_readable(token)
 }
 
-/// Returns who the token is about.
+/// Returns the subject of a token.
 pub(super) fn subject(claims: &Map<String, Value>) -> Result<&str, ProviderError> {
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
     if is_identity_id(subject) { Ok(subject) } else { Err(ProviderError::Refused) }

@@ -1,4 +1,4 @@
-//! Keys that other servers sign with.
+//! Verification keys for tokens of external identity providers.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,23 +17,24 @@ use super::fetch::{Remote, Unreachable};
 use crate::Secret;
 use crate::server::test_provider::SigningKey;
 
-/// A key that is not in the set makes it be fetched again, at most this often.
+/// The minimum time before a set is fetched again because of an unknown key.
 const REFETCH: Duration = Duration::from_secs(60);
-/// Likewise after the set could not be fetched.
+/// The minimum time before a failed fetch is repeated.
 const RETRY: Duration = Duration::from_secs(5);
-/// A set older than this is fetched again, so that keys can be withdrawn.
+/// The maximum age of a set before it is fetched again, so that keys can be withdrawn.
 const MAX_AGE: Duration = Duration::from_secs(3600);
-/// A set that could not be fetched again for so long is not used any more.
+/// The maximum age of a set that cannot be fetched again; older keys are not used.
 const MAX_STALE: Duration = Duration::from_secs(24 * 3600);
-/// So many log-ins wait for a set at a time, each with its connection; further ones are told to try
-/// again.
+/// The maximum number of logins that wait for a set, each with a connection. Further logins get an
+/// error and can try again.
 const MAX_WAITING: usize = 64;
-/// Keys of a set beyond these are not looked at.
+/// The maximum number of keys of a set; further keys are ignored.
 const MAX_KEYS: usize = 100;
 
-/// Where the keys that tokens are checked with come from.
+/// The source of the keys that verify tokens.
 ///
-/// A key is good for one algorithm: a token that names another one is refused, `none` above all.
+/// Each key is used with one algorithm only. A token that names another algorithm is rejected,
+/// including `none`.
 #[derive(Clone, Debug)]
 pub struct JwtKeys(Source);
 
@@ -45,38 +46,37 @@ enum Source {
     Url(String),
 }
 
-/// The algorithms that the keys of a set are used with.
+/// The algorithms that are supported for keys of a set.
 const SET_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 impl JwtKeys {
-    /// Takes tokens signed with a shared secret (HS256): at least 32 bytes.
+    /// Accepts tokens that are signed with a shared secret (HS256) of at least 32 bytes.
     pub fn hs256(secret: impl Into<Secret>) -> Self {
         Self(Source::Hs256(secret.into()))
     }
 
-    /// Takes tokens signed with RSA (RS256), by the holder of this public key in PEM form.
+    /// Accepts tokens that are signed with RSA (RS256). `pem` is the public key.
     pub fn rs256(pem: impl Into<String>) -> Self {
         Self(Source::Rs256(pem.into()))
     }
 
-    /// Takes tokens signed with the curve P-256 (ES256), by the holder of this public key in PEM
-    /// form.
+    /// Accepts tokens that are signed with the curve P-256 (ES256). `pem` is the public key.
     pub fn es256(pem: impl Into<String>) -> Self {
         Self(Source::Es256(pem.into()))
     }
 
-    /// Takes tokens signed (RS256, ES256, EdDSA with Ed25519) with a key of the set at this URL:
-    /// `https`, or `http` to this machine.
+    /// Accepts tokens that are signed with a key of the set at this URL (RS256, ES256, or EdDSA
+    /// with Ed25519). The URL must be `https`, or `http` to this machine.
     ///
-    /// The server fetches the set when it is first needed, again after an hour, and again for a key
-    /// that is not in it, at most once a minute by the server's clock. A log-in that needs the set
-    /// waits for it, for 5 seconds at most; log-ins with a key that is known do not wait. If the set
-    /// cannot be fetched again, the keys of the last one are used for a day.
+    /// The server fetches the set when it is first needed, and again after an hour. It also fetches
+    /// the set for an unknown key, at most once a minute by the server's clock. A login that needs
+    /// the set waits for it, for 5 seconds at most; logins with a known key do not wait. If the set
+    /// cannot be fetched again, the server uses the previous keys for a day.
     pub fn jwks(url: impl Into<String>) -> Self {
         Self(Source::Url(url.into()))
     }
 
-    /// Makes the keys usable, or says what is wrong with them.
+    /// Parses the keys, or returns what is wrong with them.
     pub(super) fn open(self) -> io::Result<Keys> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
         match self.0 {
@@ -104,39 +104,39 @@ impl JwtKeys {
     }
 }
 
-/// Keys in use.
+/// The keys of a running server.
 pub(super) enum Keys {
     One(Algorithm, DecodingKey),
     Set(KeySet),
-    /// That of the test identity provider of this server.
+    /// The key of this server's test identity provider.
     Test(Arc<SigningKey>),
 }
 
-/// A key set of another server.
+/// A key set of an external server.
 pub(super) struct KeySet {
     location: Location,
     cached: Mutex<Cached>,
-    /// A fetch has ended.
+    /// Notified when a fetch has ended.
     fetched: Condvar,
 }
 
-/// Where a key set is.
+/// The location of a key set.
 enum Location {
     Url(Remote),
     Issuer(Discovery),
 }
 
-/// What is known of a key set. Times are monotonic.
+/// The cached keys of a set. Times are monotonic.
 #[derive(Default)]
 struct Cached {
     keys: Vec<SetKey>,
     fetched: Option<Duration>,
     attempted: Option<Duration>,
-    /// Why the last attempt failed.
+    /// The error of the last attempt, if it failed.
     failure: Option<Unreachable>,
-    /// Somebody is fetching the set.
+    /// A thread is fetching the set.
     is_fetching: bool,
-    /// How many wait for that.
+    /// The number of threads that wait for the fetch.
     waiting: usize,
 }
 
@@ -147,7 +147,7 @@ struct SetKey {
 }
 
 impl Keys {
-    /// Returns the keys of an issuer, which its discovery document names.
+    /// Returns the keys of an issuer, located by its discovery document.
     pub(super) fn of_issuer(discovery: Discovery) -> Self {
         Self::Set(KeySet::new(Location::Issuer(discovery)))
     }
@@ -185,7 +185,7 @@ impl KeySet {
             {
                 return Ok(key);
             }
-            // One fetches, outside the lock; those who need the same set wait for it.
+            // One thread fetches, without holding the mutex; the others wait for it.
             if !cached.is_fetching {
                 break;
             }
@@ -224,7 +224,7 @@ impl KeySet {
     }
 }
 
-/// A fetch in progress. If it panics, the next one who needs the set tries again.
+/// A fetch in progress. If it panics, the next thread that needs the set tries again.
 struct Fetch<'a>(&'a KeySet);
 
 impl Fetch<'_> {
@@ -256,7 +256,7 @@ impl Cached {
         self.fetched.is_some_and(|at| now.saturating_sub(at) < age)
     }
 
-    /// Returns the key with this id. Without an id there must be only one it can be.
+    /// Returns the key with this id. Without an id, returns a key only if exactly one matches.
     fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Option<DecodingKey> {
         let mut keys = self.keys.iter().filter(|key| {
             key.algorithm == algorithm && id.is_none_or(|id| key.id.as_deref() == Some(id))
@@ -266,7 +266,7 @@ impl Cached {
     }
 }
 
-/// Reads a key set. Keys of kinds we have no use for are left out.
+/// Parses a key set. Unsupported keys are ignored.
 fn read_set((status, body): &(u16, Value)) -> Result<Vec<SetKey>, Unreachable> {
     if *status != 200 {
         return Err(Unreachable("the status of its keys is not 200"));
@@ -289,7 +289,7 @@ fn read_key(key: &Value) -> Option<SetKey> {
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
             (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
         }
-        // A shared secret in a public place is none.
+        // A symmetric key in a public set is not a secret.
         _ => return None,
     };
     if common.key_algorithm.as_ref().is_some_and(|other| *other != name) {
@@ -299,7 +299,7 @@ fn read_key(key: &Value) -> Option<SetKey> {
     Some(SetKey { id: jwk.common.key_id, algorithm, key })
 }
 
-/// Returns what is between the lines of a PEM text with one of these labels.
+/// Returns the decoded content of a PEM block with one of these labels.
 fn pem_body(pem: &str, labels: &[&str]) -> Option<Vec<u8>> {
     labels.iter().find_map(|label| {
         let (_, rest) = pem.split_once(&format!("-----BEGIN {label}-----"))?;

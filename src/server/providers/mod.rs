@@ -1,7 +1,9 @@
-//! Ways to log in that others vouch for: tokens, OAuth, functions, and the app's own API keys.
+//! Login providers that rely on external credentials: tokens, OAuth, functions, and the app's own
+//! API keys.
 //!
-//! `keys` has the keys of tokens, `jwt` what makes a token good, `oauth` the three companies, `oidc`
-//! any OpenID Connect provider, `discovery` where its keys are, `fetch` the requests this takes. What the answer is to the client is not decided here.
+//! `keys` has the verification keys of tokens, `jwt` the checks of a token, `oauth` Google, Apple
+//! and Facebook, `oidc` any OpenID Connect provider, `discovery` its metadata, and `fetch` the HTTP
+//! requests. This module does not decide the response to the client.
 
 mod discovery;
 mod fetch;
@@ -37,18 +39,18 @@ pub(super) const CUSTOM_TOKEN: &str = "custom-token";
 pub(super) const FACEBOOK: &str = "oauth2-facebook";
 pub(super) const GOOGLE: &str = "oauth2-google";
 
-/// Ids that are longer than this are no ids: they would be kept as they are.
+/// Longer ids are rejected, because identities store them unchanged.
 const MAX_ID: usize = 1024;
-/// A server API key has at least this many characters, since its hash is a fast one.
+/// The minimum length of a server API key in characters, because it is hashed with a fast hash.
 const MIN_SERVER_KEY: usize = 16;
 
-/// A way to log in, named as in the `auth/providers.json` of an exported app.
+/// A login provider, named as in the `auth/providers.json` of an exported app.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum AuthProvider {
     /// `anon-user`
     Anonymous,
-    /// `api-key`, those of users and those of the app.
+    /// `api-key`, for the API keys of users and of the app.
     ApiKey,
     /// `oauth2-apple`
     Apple,
@@ -65,7 +67,7 @@ pub enum AuthProvider {
 }
 
 impl AuthProvider {
-    /// All providers, in the order of their names here.
+    /// All providers, in alphabetical order of the variants.
     pub const ALL: [Self; 8] = [
         Self::Anonymous,
         Self::ApiKey,
@@ -92,7 +94,7 @@ impl AuthProvider {
     }
 }
 
-/// The providers' settings, until the server starts.
+/// The settings of the providers, before the server starts.
 #[derive(Default)]
 pub(super) struct Settings {
     pub apple: Option<Apple>,
@@ -106,7 +108,7 @@ pub(super) struct Settings {
     pub server_keys: Vec<(String, Secret)>,
 }
 
-/// The providers, in use. Those that are not configured are not there.
+/// The configured providers of a running server.
 pub(super) struct Providers {
     pub apple: Option<TokenProvider>,
     pub custom_token: Option<CustomToken>,
@@ -115,21 +117,21 @@ pub(super) struct Providers {
     pub function: Option<Box<AuthFunction>>,
     pub google: Option<GoogleProvider>,
     pub registration_disabled: bool,
-    /// Names by hash.
+    /// Names of server API keys, by the hash of the key.
     server_keys: HashMap<String, String>,
 }
 
-/// Who a provider says somebody is.
+/// A verified login: the identity and the profile fields that the provider returned.
 pub(super) struct ProviderIdentity {
     pub id: String,
     pub data: Map<String, Value>,
 }
 
-/// Why a provider does not say who somebody is.
+/// Why a provider could not verify a login.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ProviderError {
     Refused,
-    /// A server that must be asked did not answer what was asked, and why.
+    /// An external server did not return a usable response, for this reason.
     Unreachable(&'static str),
 }
 
@@ -139,7 +141,7 @@ impl From<fetch::Unreachable> for ProviderError {
     }
 }
 
-/// Returns `true` if a provider's name for somebody can be the id of an identity.
+/// Returns `true` if a provider's id for a person can be the id of an identity.
 pub(super) fn is_identity_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len()) && is_plain(id)
 }
@@ -175,13 +177,13 @@ impl Settings {
 }
 
 impl Providers {
-    /// Returns `true` if the provider of this name was switched off.
+    /// Returns `true` if the provider with this name is disabled.
     pub(super) fn is_disabled(&self, name: &str) -> bool {
         self.disabled.iter().any(|disabled| disabled.as_str() == name)
     }
 
-    /// Returns a server API key's identity and name. The identity is made from the name, so that
-    /// the key can be replaced.
+    /// Returns the identity and the name of a server API key. The identity depends only on the
+    /// name, so that the key can be replaced.
     pub(super) fn server_key(&self, hash: &str) -> Option<(Identity, &str)> {
         let name = self.server_keys.get(hash)?;
         let mut id = digest::sha256(&format!("server API key {name}"));

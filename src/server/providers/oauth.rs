@@ -1,4 +1,4 @@
-//! Google, Apple and Facebook.
+//! The providers for Google, Apple and Facebook.
 
 use std::io;
 
@@ -12,8 +12,8 @@ use crate::Secret;
 use crate::server::digest;
 use crate::server::test_provider::TestProvider;
 
-/// How the provider `oauth2-google` takes log-ins: with an `id_token`, or with an `authCode` if
-/// there is a [client secret](Self::client_secret).
+/// The settings of the provider `oauth2-google`: logins with an `id_token`, or with an `authCode`
+/// if there is a [client secret](Self::client_secret).
 #[derive(Clone, Debug)]
 pub struct Google {
     client_ids: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Google {
     token_url: String,
 }
 
-/// How the provider `oauth2-apple` takes log-ins: with an `id_token`.
+/// The settings of the provider `oauth2-apple`: logins with an `id_token`.
 #[derive(Clone, Debug)]
 pub struct Apple {
     client_ids: Vec<String>,
@@ -32,7 +32,8 @@ pub struct Apple {
     issuers: Vec<String>,
 }
 
-/// How the provider `oauth2-facebook` takes log-ins: with an `accessToken`, by asking who it is of.
+/// The settings of the provider `oauth2-facebook`: logins with an `accessToken`. The server asks
+/// Facebook which user the token belongs to.
 #[derive(Clone, Debug)]
 pub struct Facebook {
     graph_url: String,
@@ -40,7 +41,7 @@ pub struct Facebook {
 }
 
 impl Google {
-    /// Takes tokens that Google made for this client id.
+    /// Accepts tokens that Google issued for this client id.
     pub fn new(client_id: impl Into<String>) -> Self {
         Self {
             client_ids: vec![client_id.into()],
@@ -55,43 +56,44 @@ impl Google {
         }
     }
 
-    /// Takes tokens for this client id, too. Codes are exchanged as the first one.
+    /// Also accepts tokens for this client id. Codes are exchanged with the first client id.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_ids.push(client_id.into());
         self
     }
 
-    /// Sets the secret that codes are exchanged with. Without one, log-ins with a code are refused.
+    /// Sets the client secret for the exchange of codes. Without it, logins with a code are
+    /// rejected.
     #[must_use]
     pub fn client_secret(mut self, secret: impl Into<Secret>) -> Self {
         self.client_secret = Some(secret.into());
         self
     }
 
-    /// Sets the `redirect_uri` that codes are exchanged with. Defaults to the empty text, which is
-    /// right for codes that an app on a device was given.
+    /// Sets the `redirect_uri` for the exchange of codes. Defaults to the empty string, which is
+    /// right for codes that an app on a device received.
     #[must_use]
     pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
         self.redirect_uri = uri.into();
         self
     }
 
-    /// Sets the keys that tokens are checked with. Defaults to Google's.
+    /// Sets the keys that verify tokens. Defaults to Google's.
     #[must_use]
     pub fn keys(mut self, keys: JwtKeys) -> Self {
         self.keys = keys;
         self
     }
 
-    /// Sets the issuer that tokens must name. Defaults to Google's names.
+    /// Sets the issuer that tokens must name. Defaults to Google's issuer names.
     #[must_use]
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuers = vec![issuer.into()];
         self
     }
 
-    /// Sets where codes are exchanged for tokens. Defaults to Google's address.
+    /// Sets the URL of the token endpoint, which exchanges codes. Defaults to Google's.
     #[must_use]
     pub fn token_url(mut self, url: impl Into<String>) -> Self {
         self.token_url = url.into();
@@ -119,7 +121,7 @@ impl Google {
 }
 
 impl Apple {
-    /// Takes tokens that Apple made for this client id: a bundle id or a services id.
+    /// Accepts tokens that Apple issued for this client id: a bundle id or a services id.
     pub fn new(client_id: impl Into<String>) -> Self {
         Self {
             client_ids: vec![client_id.into()],
@@ -128,21 +130,21 @@ impl Apple {
         }
     }
 
-    /// Takes tokens for this client id, too.
+    /// Also accepts tokens for this client id.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_ids.push(client_id.into());
         self
     }
 
-    /// Sets the keys that tokens are checked with. Defaults to Apple's.
+    /// Sets the keys that verify tokens. Defaults to Apple's.
     #[must_use]
     pub fn keys(mut self, keys: JwtKeys) -> Self {
         self.keys = keys;
         self
     }
 
-    /// Sets the issuer that tokens must name. Defaults to Apple's name.
+    /// Sets the issuer that tokens must name. Defaults to Apple's issuer name.
     #[must_use]
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuers = vec![issuer.into()];
@@ -155,20 +157,20 @@ impl Apple {
 }
 
 impl Facebook {
-    /// Takes tokens of Facebook's users. Without an [app secret](Self::app_secret) a token that was
-    /// made for any other app is taken as well.
+    /// Accepts tokens of Facebook users. Without an [app secret](Self::app_secret), tokens that
+    /// were issued for any other app are accepted, too.
     pub fn new() -> Self {
         Self { graph_url: "https://graph.facebook.com".to_owned(), app_secret: None }
     }
 
-    /// Sets the address of the graph, without `/me`. Defaults to Facebook's.
+    /// Sets the URL of the Graph API, without `/me`. Defaults to Facebook's.
     #[must_use]
     pub fn graph_url(mut self, url: impl Into<String>) -> Self {
         self.graph_url = url.into();
         self
     }
 
-    /// Sets the app's secret, by which Facebook refuses tokens that were made for other apps.
+    /// Sets the app secret. With it, Facebook rejects tokens that were issued for other apps.
     #[must_use]
     pub fn app_secret(mut self, secret: impl Into<Secret>) -> Self {
         self.app_secret = Some(secret.into());
@@ -187,7 +189,7 @@ impl Default for Facebook {
     }
 }
 
-/// Takes tokens of OpenID Connect.
+/// Verifies OpenID Connect tokens.
 pub(in crate::server) struct TokenProvider(Verifier);
 
 impl TokenProvider {
@@ -202,13 +204,13 @@ impl TokenProvider {
 }
 
 pub(in crate::server) struct GoogleProvider {
-    /// Google's own.
+    /// Verifies Google's tokens.
     tokens: Option<TokenProvider>,
     exchange: Option<Exchange>,
     test: Option<TestTokens>,
 }
 
-/// Tokens of the test identity provider, which stands in for Google.
+/// Verifies tokens of the test identity provider, which replaces Google.
 struct TestTokens {
     issuer: String,
     tokens: TokenProvider,
@@ -229,7 +231,7 @@ struct Exchange {
 }
 
 impl GoogleProvider {
-    /// Takes tokens of the test identity provider alone, for any client.
+    /// Accepts only tokens of the test identity provider, for any client.
     pub(super) fn of_test_provider(test: &TestProvider) -> Self {
         let test = Some(TestTokens::new(test, Vec::new()));
         Self { tokens: None, exchange: None, test }
@@ -248,7 +250,7 @@ impl GoogleProvider {
         }
     }
 
-    /// Exchanges a code for a token, and takes that.
+    /// Exchanges a code for an ID token, and verifies the token.
     ///
     /// Source: RFC 6749 section 4.1.3, OpenID Connect Core section 3.1.3.
     pub(in crate::server) fn identify_code(
@@ -275,7 +277,7 @@ pub(in crate::server) struct FacebookProvider {
 }
 
 impl FacebookProvider {
-    /// Asks whose token this is.
+    /// Asks Facebook which user an access token belongs to.
     ///
     /// Source: Facebook's Graph API, `/me` and `appsecret_proof`.
     pub(in crate::server) fn identify(
@@ -312,7 +314,7 @@ fn verifier(keys: JwtKeys, audiences: Vec<String>, issuers: Vec<String>) -> io::
     Ok(Verifier { keys, audiences, any_audience: false, issuers, leeway, kind })
 }
 
-/// Tells the provider's refusals from its failures.
+/// Distinguishes a rejected credential from a failure of the provider.
 fn accepted((status, body): (u16, Value)) -> Result<Value, ProviderError> {
     match status {
         200..300 => Ok(body),
@@ -321,10 +323,10 @@ fn accepted((status, body): (u16, Value)) -> Result<Value, ProviderError> {
     }
 }
 
-/// Returns what the profile takes from a provider's claims.
+/// Returns the profile fields from a provider's claims.
 ///
-/// Source: OpenID Connect Core section 5.1 for the names on the left, the service's profile for
-/// those on the right.
+/// Source: OpenID Connect Core section 5.1 for the names on the left, the profile of App Services
+/// for those on the right.
 pub(super) fn profile(claims: &Map<String, Value>) -> Map<String, Value> {
     const NAMES: [(&str, &str); 9] = [
         ("birthdate", "birthday"),
@@ -339,7 +341,7 @@ pub(super) fn profile(claims: &Map<String, Value>) -> Map<String, Value> {
     ];
     let text = |name: &str| match claims.get(name)? {
         Value::String(text) => Some(text.clone()),
-        // Facebook's way of naming a picture.
+        // Facebook nests the URL of a picture.
         object => object["data"]["url"].as_str().map(str::to_owned),
     };
     NAMES

@@ -1,4 +1,4 @@
-//! The provider `custom-token`: tokens of one's own, and ID tokens of OpenID Connect providers.
+//! The provider `custom-token`: your own JWTs, and ID tokens of OpenID Connect providers.
 
 use std::io;
 use std::time::Duration;
@@ -14,32 +14,35 @@ use super::{ProviderError, ProviderIdentity, is_identity_id};
 use crate::server::test_provider::TestProvider;
 use crate::server::text::is_plain;
 
-/// How the provider `custom-token` takes log-ins with the ID tokens of an OpenID Connect provider,
-/// by its issuer.
+/// The settings of the provider `custom-token` for logins with ID tokens of an OpenID Connect
+/// provider, identified by its issuer.
 ///
-/// The server fetches the issuer's discovery document and its keys when they are first needed, again
-/// after an hour, and again for a key that it does not know, at most once a minute. A log-in that
-/// needs them waits for them, for 10 seconds at most; log-ins with a key that is known do not wait.
-/// If the provider cannot be asked, such a log-in gets status 503, and the client can try again.
+/// The server fetches the issuer's discovery document and its keys when they are first needed, and
+/// again after an hour. It also fetches them for an unknown key, at most once a minute. A login
+/// that needs them waits, for 10 seconds at most; logins with a known key do not wait. If the
+/// provider is unreachable, such a login gets status 503, and the client can try again.
 ///
 /// # What is checked
 ///
-/// - The signature, with a key of the issuer, and the algorithm of that key: RS256, ES256 or EdDSA
-///   (Ed25519). Addresses and keys in the token itself are not looked at.
-/// - `iss` is the issuer. `aud` names one of the client ids; with several audiences `azp` does, too.
-/// - `exp` has not passed, `nbf` and `iat` are not ahead, but for the [leeway](Self::leeway).
-/// - It is an ID token: access tokens (RFC 9068) and logout tokens of the same issuer are refused.
+/// - The signature, with a key of the issuer and the algorithm of that key: RS256, ES256 or EdDSA
+///   (Ed25519). URLs and keys in the token itself are ignored.
+/// - `iss` is the issuer. `aud` names one of the client ids. With several audiences, `azp` also
+///   names one.
+/// - `exp` has not passed, and `nbf` and `iat` are not in the future, within the
+///   [leeway](Self::leeway).
+/// - The token is an ID token: access tokens (RFC 9068) and logout tokens of the same issuer are
+///   rejected.
 ///
-/// The nonce is not checked, because only the program that began the sign-in knows it.
+/// The server does not check the nonce, because only the program that started the sign-in knows it.
 ///
 /// # Identities
 ///
 /// The id of an identity is the issuer, `#`, and the token's `sub`, such as
-/// `https://id.example.org#248289761001`. Two issuers that use the same `sub` are two users. An
-/// issuer that moves to another URL is another issuer.
+/// `https://id.example.org#248289761001`. The same `sub` from two issuers belongs to two users. An
+/// issuer that moves to another URL counts as another issuer.
 ///
-/// The profile gets the name, the e-mail address and the other fields that a log-in with Google has,
-/// and those that [`metadata_field`](Self::metadata_field) adds.
+/// The profile has the same fields as after a login with Google, such as the name and the e-mail
+/// address, and the fields that [`metadata_field`](Self::metadata_field) adds.
 ///
 /// # Examples
 ///
@@ -62,8 +65,8 @@ pub struct Oidc {
 }
 
 impl Oidc {
-    /// Takes ID tokens that this issuer made for this client id. The issuer is written as its
-    /// discovery document has it: `https`, or `http` to this machine.
+    /// Accepts ID tokens that this issuer issued for this client id. `issuer` must match its
+    /// discovery document exactly: `https`, or `http` to this machine.
     pub fn new(issuer: impl Into<String>, client_id: impl Into<String>) -> Self {
         Self {
             issuer: issuer.into(),
@@ -73,22 +76,22 @@ impl Oidc {
         }
     }
 
-    /// Takes tokens for this client id, too.
+    /// Also accepts tokens for this client id.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_ids.push(client_id.into());
         self
     }
 
-    /// Adds a claim that is copied into the profile at every log-in.
+    /// Adds a claim that each login copies into the profile.
     #[must_use]
     pub fn metadata_field(mut self, field: MetadataField) -> Self {
         self.fields.push(field);
         self
     }
 
-    /// Sets by how much the clocks of the issuer and the server may differ. Defaults to 60 seconds
-    /// ([`CustomJwt::DEFAULT_LEEWAY`]).
+    /// Sets the tolerance for clock differences between the issuer and the server. Defaults to 60
+    /// seconds ([`CustomJwt::DEFAULT_LEEWAY`]).
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
@@ -113,7 +116,7 @@ impl Oidc {
     }
 }
 
-/// One OpenID Connect provider, in use.
+/// An OpenID Connect provider of a running server.
 struct OidcProvider {
     issuer: String,
     verifier: Verifier,
@@ -123,7 +126,7 @@ struct OidcProvider {
 impl OidcProvider {
     fn identify(&self, token: &str, time: Time) -> Result<ProviderIdentity, ProviderError> {
         let claims = self.verifier.verify(token, time)?;
-        // No issuer has a `#`, so no two pairs make the same id.
+        // An issuer contains no `#`, so different pairs have different ids.
         let id = format!("{}#{}", self.issuer, subject(&claims)?);
         if !is_identity_id(&id) {
             return Err(ProviderError::Refused);
@@ -134,7 +137,7 @@ impl OidcProvider {
     }
 }
 
-/// The provider `custom-token`, in use.
+/// The provider `custom-token` of a running server.
 pub(in crate::server) struct CustomToken {
     jwt: Option<JwtProvider>,
     issuers: Vec<OidcProvider>,
@@ -172,14 +175,14 @@ impl CustomToken {
         token: &str,
         time: Time,
     ) -> Result<ProviderIdentity, ProviderError> {
-        // Only issuers that were configured are ever asked.
+        // Only configured issuers are contacted.
         let claimed = claimed_issuer(token);
         let of_claimed = |oidc: &&OidcProvider| claimed.as_deref() == Some(&oidc.issuer);
         if let Some(oidc) = self.issuers.iter().find(of_claimed) {
             return oidc.identify(token, time);
         }
         let identity = self.jwt.as_ref().ok_or(ProviderError::Refused)?.identify(token, time)?;
-        // Whoever signs tokens of one's own does not speak for an issuer.
+        // A signer of custom JWTs must not create identities of an issuer.
         let is_of = |oidc: &OidcProvider| {
             identity.id.strip_prefix(&*oidc.issuer).is_some_and(|rest| rest.starts_with('#'))
         };

@@ -7,25 +7,25 @@ use super::State;
 use super::records::{Account, EMAIL_PASSWORD, Identity, OneTimeToken, Session};
 use super::tables::{Change, Tables};
 
-/// What a secret sent by mail is good for.
+/// The purpose of a mailed secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::server) enum Purpose {
     Confirm,
     Reset,
 }
 
-/// What came of a registration.
+/// The result of a registration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::server) enum Registered {
     Done,
-    /// There are as many accounts as there may be.
+    /// The maximum number of accounts is reached.
     Full,
-    /// The address is taken.
+    /// The address is already registered.
     Taken,
 }
 
 impl Account {
-    /// Tells whether this is the secret's hash, and it is still worth something.
+    /// Returns `true` if this is the secret's hash and the secret is still valid.
     pub(in crate::server) fn accepts(&self, purpose: Purpose, hash: &str, now: i64) -> bool {
         let proof = match purpose {
             Purpose::Confirm => &self.confirm,
@@ -57,7 +57,7 @@ impl State {
         })
     }
 
-    /// Takes back an account that was never confirmed.
+    /// Removes an account that was never confirmed.
     pub(in crate::server) fn drop_pending_account(&self, id: &str) -> io::Result<()> {
         self.change(|tables| {
             let account = tables.account_with_id(id).filter(|account| account.pending);
@@ -66,8 +66,8 @@ impl State {
         })
     }
 
-    /// Makes a secret the one that counts, in the place of an earlier one. False if the account is
-    /// gone.
+    /// Stores a secret, replacing an earlier one for the same purpose. Returns `false` if the
+    /// account does not exist.
     pub(in crate::server) fn put_proof(
         &self,
         id: &str,
@@ -85,7 +85,7 @@ impl State {
         })
     }
 
-    /// Confirms an account. With a secret's hash, that must be the one that counts, at this time.
+    /// Confirms an account. If a secret's hash is given, it must be the valid one at this time.
     pub(in crate::server) fn confirm_account(
         &self,
         id: &str,
@@ -103,8 +103,8 @@ impl State {
         })
     }
 
-    /// Replaces an account's password and ends the sessions of its user. With a secret's hash, that
-    /// must be the one that counts, at this time.
+    /// Replaces an account's password and revokes the sessions of its user. If a secret's hash is
+    /// given, it must be the valid one at this time.
     pub(in crate::server) fn reset_password(
         &self,
         id: &str,
@@ -123,14 +123,14 @@ impl State {
                 Identity { id: account.id.clone(), provider_type: EMAIL_PASSWORD.to_owned() };
             let user = tables.user_of(&identity);
             let sessions = user.iter().flat_map(|user| tables.sessions_of(&user.id));
-            // Its user is not anonymous, so it does not matter when they ended.
+            // The user is not anonymous, so the time when the sessions ended does not matter.
             let ended =
                 |session: &Arc<Session>| Change::RemoveSession { id: session.id.clone(), at: 0 };
             Some(sessions.map(ended).collect())
         })
     }
 
-    /// Changes an account, together with whatever else `change` says; `None` leaves all as it is.
+    /// Changes an account, together with the changes that `change` returns. `None` changes nothing.
     fn change_account(
         &self,
         id: &str,

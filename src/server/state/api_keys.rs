@@ -8,12 +8,12 @@ use super::records::ApiKey;
 use super::tables::{Change, Tables};
 use super::users::without_key;
 
-/// Keys a user can have.
+/// Maximum number of keys of a user.
 ///
 /// Source: the service's documented limits.
 pub(in crate::server) const MAX_KEYS: usize = 20;
 
-/// Why there is no new key.
+/// Why no key was created.
 pub(in crate::server) enum KeyRefusal {
     Anonymous,
     NameTaken,
@@ -26,7 +26,7 @@ impl State {
         self.tables().api_keys_of(user_id).cloned().collect()
     }
 
-    /// Returns a key if it is this user's.
+    /// Returns a key if it belongs to this user.
     pub(in crate::server) fn api_key(&self, user_id: &str, id: &str) -> Option<Arc<ApiKey>> {
         find(&self.tables(), user_id, id).cloned()
     }
@@ -35,7 +35,7 @@ impl State {
         self.tables().api_key_with_hash(hash).cloned()
     }
 
-    /// Adds a key. Its `number` is found here.
+    /// Adds a key, and assigns its `number`.
     pub(in crate::server) fn add_api_key(
         &self,
         key: ApiKey,
@@ -65,7 +65,7 @@ impl State {
         })
     }
 
-    /// Disables or enables a user's key. False if the user has no such key.
+    /// Disables or enables a user's key. Returns `false` if the user has no such key.
     pub(in crate::server) fn set_api_key_disabled(
         &self,
         user_id: &str,
@@ -78,7 +78,7 @@ impl State {
         })
     }
 
-    /// Deletes a user's key and the identity it was. False if the user has no such key.
+    /// Deletes a user's key and its identity. Returns `false` if the user has no such key.
     pub(in crate::server) fn delete_api_key(&self, user_id: &str, id: &str) -> io::Result<bool> {
         self.change(|tables| {
             if find(tables, user_id, id).is_none() {

@@ -1,32 +1,32 @@
-//! How much a state may hold, and what gives way when it is full.
+//! Limits on the state, and what is removed or rejected at each limit.
 //!
 //! | what | at most | what happens beyond that |
 //! | --- | --- | --- |
-//! | users | `users` | an anonymous user without a session is removed, or else the log-in is refused |
-//! | anonymous users | half of `users` | likewise |
-//! | e-mail accounts | `users` | the oldest one that waits for confirmation is removed, or else the registration is refused |
-//! | accounts that wait for confirmation | a tenth of `users` | the oldest one is removed |
-//! | sessions of a user | `sessions_per_user` | the one that was unused for longest is revoked |
-//! | sessions | five times `users` | likewise, of the user with the most sessions |
-//! | identities of a user | [`MAX_IDENTITIES`] | linking is refused |
-//! | the profile of a user | [`MAX_PROFILE`] | the log-in or link is refused |
-//! | API keys of a user | [`MAX_KEYS`](super::MAX_KEYS) | creating one is refused |
+//! | users | `users` | an anonymous user without a session is removed, or else the log-in is rejected |
+//! | anonymous users | half of `users` | the same |
+//! | e-mail accounts | `users` | the oldest account pending confirmation is removed, or else the registration is rejected |
+//! | accounts pending confirmation | a tenth of `users` | the oldest one is removed |
+//! | sessions of a user | `sessions_per_user` | the one that has been unused for longest is revoked |
+//! | sessions | five times `users` | the same, for the user with the most sessions |
+//! | identities of a user | [`MAX_IDENTITIES`] | linking is rejected |
+//! | the profile of a user | [`MAX_PROFILE`] | the log-in or link is rejected |
+//! | API keys of a user | [`MAX_KEYS`](super::MAX_KEYS) | creating a key is rejected |
 //!
-//! What has expired goes with every log-in and rotation.
+//! Each log-in and rotation also removes expired records.
 
 use serde_json::{Map, Value};
 
-/// Identities that a user can link.
+/// Maximum number of identities of a user.
 pub(in crate::server) const MAX_IDENTITIES: usize = 100;
-/// Bytes that a profile can have as JSON.
+/// Maximum size of a profile as JSON, in bytes.
 pub(in crate::server) const MAX_PROFILE: usize = 64 * 1024;
 
-/// The limits that can be set, and what they follow from.
+/// The configurable limits, and the values that they depend on.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct StateLimits {
     pub users: usize,
     pub sessions_per_user: usize,
-    /// Seconds. An anonymous user stays for as long as there may be an access token.
+    /// In seconds. An anonymous user is kept while one of its access tokens may be valid.
     pub access_lifetime: i64,
 }
 
@@ -44,7 +44,7 @@ impl StateLimits {
     }
 }
 
-/// Returns `true` if a profile is small enough to be kept.
+/// Returns `true` if a profile is small enough to be stored.
 pub(in crate::server) fn profile_fits(data: &Map<String, Value>) -> bool {
     serde_json::to_vec(data).is_ok_and(|text| text.len() <= MAX_PROFILE)
 }

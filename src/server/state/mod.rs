@@ -1,9 +1,9 @@
-//! What the server knows: accounts, users, their API keys, and the server sessions behind refresh
+//! The stored state: accounts, users, their API keys, and the server sessions behind refresh
 //! tokens.
 //!
-//! Everything is read from tables in memory. A change is decided while no other change can happen,
-//! is put on disk if there is a disk, and only then shows in the tables: what was answered is
-//! durable, and readers never wait for the disk.
+//! All reads use tables in memory. Changes are serialised: a change is decided, written to disk if
+//! there is one, and only then applied to the tables. A change is therefore durable before the
+//! server responds, and readers never wait for the disk.
 
 mod accounts;
 mod api_keys;
@@ -31,7 +31,7 @@ use self::tables::{Change, Tables};
 pub(super) use self::users::{Linked, LoggedIn, LoginSource, SessionParams, VerifiedLogin};
 use super::random;
 
-/// Expired server sessions, and abandoned users, that a new session takes with it, at most.
+/// Maximum number of expired sessions, and of abandoned users, that one new session removes.
 const PRUNED_AT_ONCE: usize = 16;
 
 /// The state of one deployment.
@@ -40,12 +40,12 @@ pub(super) struct State {
     limits: StateLimits,
     signing_key: [u8; 32],
     tables: RwLock<Tables>,
-    /// Held for as long as a change takes. `None` keeps everything in memory.
+    /// Locked during a change. `None` if everything is only in memory.
     disk: Mutex<Option<Disk>>,
 }
 
 impl State {
-    /// Opens the state in a data directory, creating it if need be, or an empty one in memory.
+    /// Opens the state in a data directory, creating it if necessary, or an empty state in memory.
     pub(super) fn open(
         dir: Option<&Path>,
         client_app_id: &str,
@@ -67,7 +67,7 @@ impl State {
             });
         };
         Self::open_in(dir, new, limits).map_err(|error| match error.raw_os_error() {
-            // The system does not say what it was about.
+            // The operating system's message does not name the directory.
             Some(_) => {
                 let message =
                     format!("the data directory {} cannot be used: {error}", dir.display());
@@ -99,7 +99,7 @@ impl State {
         })
     }
 
-    /// Lets go of the data directory. Changes fail from here on.
+    /// Releases the data directory. Later changes fail.
     pub(super) fn close(&self) {
         if let Some(disk) = &mut *self.disk() {
             disk.close();
@@ -114,8 +114,8 @@ impl State {
         &self.signing_key
     }
 
-    /// Decides on a change and makes it. When this fails, nothing shows; whether the disk has it
-    /// is found out by reading the disk again before the next change.
+    /// Decides on a change and applies it. If this fails, the tables do not change. The disk may
+    /// still have the change, so it is read again before the next change.
     fn change<T>(
         &self,
         decide: impl FnOnce(&Tables) -> io::Result<(T, Vec<Change>)>,
@@ -126,7 +126,7 @@ impl State {
         {
             *self.tables.write().unwrap_or_else(PoisonError::into_inner) = disk.tables()?;
         }
-        // Only this thread can change the tables now: the disk's lock is held.
+        // Only this thread can change the tables now, because it holds the disk's lock.
         let (value, changes) = decide(&self.tables())?;
         if changes.is_empty() {
             return Ok(value);

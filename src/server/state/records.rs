@@ -1,39 +1,38 @@
-//! What is kept, as it is kept.
+//! The stored records.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// An e-mail address and a password that were registered. It becomes an identity of a user with
-/// the first log-in.
+/// A registered e-mail address and password. The first log-in makes it an identity of a user.
 #[derive(Clone, Deserialize, Serialize)]
 pub(in crate::server) struct Account {
     /// The id of the identity.
     pub id: String,
-    /// The address, as registered: it is compared to the letter.
+    /// The address as registered. Addresses are compared byte by byte.
     pub email: String,
-    /// The hash, in PHC form.
+    /// The password hash, in PHC form.
     pub password: String,
     /// Seconds since the epoch.
     pub created_at: i64,
-    /// Whether the address still waits to be confirmed. Such an account cannot be logged in with.
+    /// Whether the address is not confirmed yet. Such an account cannot log in.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pending: bool,
-    /// What confirms the address: the newest one alone.
+    /// The newest token that confirms the address; older ones are invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm: Option<OneTimeToken>,
-    /// What lets the password be replaced: the newest one alone.
+    /// The newest token that allows the password to be replaced; older ones are invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<OneTimeToken>,
 }
 
-/// A secret that was handed out and can be brought back, once and for a while.
+/// A secret that was sent out, and that can be used once within its lifetime.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(in crate::server) struct OneTimeToken {
     /// The SHA-256 of the secret.
     pub hash: String,
-    /// From when on it is worth nothing, in seconds since the epoch.
+    /// When the secret expires, in seconds since the epoch.
     pub until: i64,
 }
 
@@ -43,9 +42,9 @@ pub(in crate::server) struct ApiKey {
     pub id: String,
     pub user_id: String,
     pub name: String,
-    /// The SHA-256 of the key, which is random and needs no slower hash.
+    /// The SHA-256 of the key. The key is random, so it needs no slower hash.
     pub hash: String,
-    /// Grows from one key of a user to the next.
+    /// Increases with each key of a user.
     pub number: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub disabled: bool,
@@ -71,21 +70,23 @@ pub(in crate::server) struct User {
     pub created_at: i64,
 }
 
-/// One way in which a user logs in.
+/// An identity with which a user logs in.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(in crate::server) struct Identity {
     pub id: String,
     pub provider_type: String,
 }
 
-/// What stands behind a refresh token. The token's text follows from it and is not kept.
+/// The server session behind a refresh token. The token's text is derived from it and is not
+/// stored.
 #[derive(Clone, Deserialize, Serialize)]
 pub(in crate::server) struct Session {
     pub id: String,
-    /// The id of the session that the log-in made; its own unless refresh tokens rotate.
+    /// The id of the session that the log-in created. It is this session's id unless refresh tokens
+    /// rotate.
     pub login: String,
     pub user_id: String,
-    /// The identity that was used.
+    /// The identity that was used to log in.
     pub identity: Identity,
     pub device_id: String,
     /// Seconds since the epoch.
@@ -98,24 +99,24 @@ pub(in crate::server) struct Session {
     pub last_use: LastUse,
 }
 
-/// When a session was last used, in seconds since the epoch. It is in memory alone: a session that
-/// is in use will be used again after a restart.
+/// When a session was last used, in seconds since the epoch. It is stored only in memory: a session
+/// that is in use will be used again after a restart.
 #[derive(Default)]
 pub(in crate::server) struct LastUse(AtomicI64);
 
-/// That a rotated refresh token has a successor.
+/// The successor of a rotated refresh token.
 #[derive(Clone, Deserialize, Serialize)]
 pub(in crate::server) struct RotatedTo {
     /// The id of the successor's session.
     pub by: String,
-    /// Until when the old token is still answered, in seconds since the epoch.
+    /// Until when the old token is accepted, in seconds since the epoch.
     pub until: i64,
 }
 
-/// The names of this deployment, which stay the same for as long as its data directory.
+/// The ids of this deployment, which are constant for the lifetime of its data directory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(in crate::server) struct Deployment {
-    /// The client app id that the directory belongs to.
+    /// The client app id of the directory.
     pub client_app_id: String,
     pub app_id: String,
     pub domain_id: String,
@@ -129,13 +130,14 @@ impl User {
 }
 
 impl Session {
-    /// Returns the moment from which it answers nothing any more, in seconds since the epoch.
+    /// Returns when the session ends, in seconds since the epoch.
     pub(in crate::server) fn end(&self) -> i64 {
         let replaced = self.replaced.as_ref();
         replaced.map_or(self.expires_at, |replaced| replaced.until.min(self.expires_at))
     }
 
-    /// Returns when it was last used, or else began, in seconds since the epoch.
+    /// Returns when the session was last used, or otherwise when it began, in seconds since the
+    /// epoch.
     pub(super) fn last_use(&self) -> i64 {
         self.last_use.0.load(Ordering::Relaxed).max(self.issued_at)
     }

@@ -1,4 +1,4 @@
-//! Server sessions: what stands behind refresh tokens.
+//! Server sessions, which back refresh tokens.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 impl State {
-    /// Returns a session that has not ended at this time, and notes that it is used.
+    /// Returns a session that has not ended at this time, and records that it was used.
     pub(in crate::server) fn session(&self, id: &str, now: i64) -> Option<Arc<Session>> {
         let tables = self.tables();
         let session = tables.sessions.get(id).filter(|session| now < session.end())?;
@@ -17,8 +17,8 @@ impl State {
         Some(Arc::clone(session))
     }
 
-    /// Gives a session its successor and returns that, or the one it has already. `None` if the
-    /// session is gone, or was replaced too long ago.
+    /// Returns the successor of a session, creating it if there is none. Returns `None` if the
+    /// session does not exist, or was replaced too long ago.
     pub(in crate::server) fn rotate(
         &self,
         id: &str,
@@ -52,7 +52,8 @@ impl State {
         })
     }
 
-    /// Ends a log-in: the session, its predecessors and its successors. False if it is gone.
+    /// Ends a log-in: the session, its predecessors and its successors. Returns `false` if the
+    /// session does not exist.
     pub(in crate::server) fn log_out(&self, id: &str, now: i64) -> io::Result<bool> {
         self.change(|tables| {
             let Some(session) = tables.sessions.get(id) else { return Ok((false, vec![])) };
@@ -65,8 +66,8 @@ impl State {
         })
     }
 
-    /// Ends all of a user's sessions and returns how many log-ins there were, or `None` without such
-    /// a user.
+    /// Ends all of a user's sessions and returns the number of log-ins, or `None` if there is no
+    /// such user.
     pub(in crate::server) fn revoke_sessions(
         &self,
         user_id: &str,

@@ -1,4 +1,4 @@
-//! The state in memory, with the indexes that lookups need, and the changes it can undergo.
+//! The state in memory: records, indexes for lookups, and the changes that can be applied.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::PRUNED_AT_ONCE;
 use super::limits::StateLimits;
 use super::records::{Account, ApiKey, Identity, Session, User};
 
-/// Something that is kept.
+/// A stored record.
 pub(super) enum Record {
     Account(Arc<Account>),
     ApiKey(Arc<ApiKey>),
@@ -15,7 +15,7 @@ pub(super) enum Record {
     User(Arc<User>),
 }
 
-/// That there is no room for one more record.
+/// There is no room for one more record.
 #[derive(Debug)]
 pub(super) struct Full;
 
@@ -47,23 +47,23 @@ pub(super) struct Tables {
     addresses: HashMap<String, String>,
     /// API key ids by the key's hash.
     by_hash: HashMap<String, String>,
-    /// API key ids by user id, in the order they were made.
+    /// API key ids by user id, in the order of creation.
     keys_of: HashMap<String, BTreeSet<(u64, String)>>,
     /// User ids by identity.
     identities: HashMap<Identity, String>,
     /// Session ids by user id.
     by_user: HashMap<String, BTreeSet<String>>,
-    /// Session ids in the order of their end.
+    /// Session ids in the order of their end times.
     by_end: BTreeSet<(i64, String)>,
     /// User ids by the number of their sessions.
     by_sessions: BTreeSet<(usize, String)>,
-    /// How many users are anonymous.
+    /// The number of anonymous users.
     anonymous: usize,
-    /// Anonymous users without a session, in the order in which that became so: nobody can log in
-    /// as one of them any more.
+    /// Anonymous users without a session, ordered by the end of their last session. They cannot log
+    /// in again.
     abandoned: BTreeSet<(i64, String)>,
     abandoned_at: HashMap<String, i64>,
-    /// The addresses of accounts that wait for confirmation, in the order they were made.
+    /// The addresses of accounts pending confirmation, in the order of creation.
     pending: BTreeSet<(i64, String)>,
 }
 
@@ -158,7 +158,7 @@ impl Tables {
         self.api_keys.get(self.by_hash.get(hash)?)
     }
 
-    /// Returns a user's API keys in the order they were made.
+    /// Returns a user's API keys in the order of creation.
     pub(super) fn api_keys_of(&self, user_id: &str) -> impl Iterator<Item = &Arc<ApiKey>> {
         let ids = self.keys_of.get(user_id).into_iter().flatten();
         ids.filter_map(|(_, id)| self.api_keys.get(id))
@@ -168,9 +168,9 @@ impl Tables {
         self.by_user.get(user_id).into_iter().flatten().filter_map(|id| self.sessions.get(id))
     }
 
-    /// Returns the changes that remove what is worth nothing any more: sessions that ended before
-    /// `now`, and anonymous users whose last session ended so long ago that their access tokens have
-    /// expired, too. At most so many of each.
+    /// Returns the changes that remove sessions that ended before `now`, and anonymous users whose
+    /// last session ended so long ago that their access tokens have expired. At most this many of
+    /// each.
     pub(super) fn expired(
         &self,
         now: i64,
@@ -184,8 +184,9 @@ impl Tables {
         sessions.chain(abandoned.map(|(_, id)| Change::RemoveUser(id.clone())))
     }
 
-    /// Returns the change that makes room for one more user, if that is necessary: the removal of
-    /// the anonymous user who has been without a session for longest. `Err` if there is no room.
+    /// Returns the change that makes room for one more user, if necessary: the removal of the
+    /// anonymous user that has been without a session for longest. Returns `Err` if there is no
+    /// room.
     pub(super) fn room_for_user(
         &self,
         is_anonymous: bool,
@@ -200,8 +201,8 @@ impl Tables {
         Ok(Some(Change::RemoveUser(id.clone())))
     }
 
-    /// Returns the change that makes room for one more account, if that is necessary: the removal
-    /// of the one that has waited longest to be confirmed. `Err` if there is no room.
+    /// Returns the change that makes room for one more account, if necessary: the removal of the
+    /// account that has been pending confirmation for longest. Returns `Err` if there is no room.
     pub(super) fn room_for_account(
         &self,
         is_pending: bool,
@@ -216,9 +217,9 @@ impl Tables {
         Ok(Some(Change::RemoveAccount(email.clone())))
     }
 
-    /// Returns the changes that make room for one more session of a user: the removal of those that
-    /// have been unused for longest, of this user or, if there are too many in total, of the user
-    /// with the most sessions.
+    /// Returns the changes that make room for one more session of a user: the removal of the
+    /// sessions that have been unused for longest. They belong to this user or, if there are too
+    /// many in total, to the user with the most sessions.
     pub(super) fn room_for_session(
         &self,
         user_id: &str,
@@ -240,7 +241,8 @@ impl Tables {
         surplus.map(|session| Change::RemoveSession { id: session.id.clone(), at: now }).collect()
     }
 
-    /// Finds the anonymous users without a session. When their sessions ended is not on disk.
+    /// Finds the anonymous users without a session. The disk does not store when their sessions
+    /// ended.
     pub(super) fn find_abandoned(&mut self) {
         let is_abandoned =
             |user: &&Arc<User>| user.is_anonymous() && !self.by_user.contains_key(&user.id);
@@ -298,7 +300,7 @@ impl Tables {
         }
     }
 
-    /// Removes a session that ended, or is replaced.
+    /// Removes a session that ended or is replaced.
     fn remove_session(&mut self, id: &str, ended_at: Option<i64>) {
         let Some(session) = self.sessions.remove(id) else { return };
         self.by_end.remove(&(session.end(), session.id.clone()));

@@ -11,19 +11,19 @@ use super::tables::{Change, Record, Tables};
 use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
-/// Who somebody has proved to be.
+/// A verified login: the identity and the profile fields that the provider returned.
 pub(in crate::server) struct VerifiedLogin {
     pub identity: Identity,
-    /// What the provider says about them.
+    /// The profile fields from the provider.
     pub data: Map<String, Value>,
-    /// Whether `data` is newer than what a user that exists already has.
+    /// Whether `data` replaces the data of an existing user.
     pub current: bool,
     pub basis: LoginSource,
 }
 
-/// What the proof was, if it may be gone by the time it counts.
+/// The basis of a login. It is checked again when the login is stored, because it may have changed.
 pub(in crate::server) enum LoginSource {
-    /// The account of the identity, with this hash of its password.
+    /// The account of the identity, with this password hash.
     Account {
         password: String,
     },
@@ -34,43 +34,43 @@ pub(in crate::server) enum LoginSource {
     Other,
 }
 
-/// What a new server session needs.
+/// The parameters of a new server session.
 pub(in crate::server) struct SessionParams {
     pub device_id: String,
-    /// Seconds since the epoch.
+    /// In seconds since the epoch.
     pub now: i64,
-    /// Seconds.
+    /// In seconds.
     pub lifetime: i64,
 }
 
-/// What came of a log-in.
+/// The result of a log-in.
 pub(in crate::server) enum LoggedIn {
     Done(Arc<User>, Arc<Session>),
     Disabled,
-    /// There are as many users as there may be.
+    /// The maximum number of users is reached.
     Full,
     ProfileTooLarge,
-    /// What the log-in was based on has been changed or removed meanwhile.
+    /// The basis of the log-in was changed or removed in the meantime.
     Outdated,
 }
 
-/// What came of linking.
+/// The result of linking.
 pub(in crate::server) enum Linked {
-    /// The identity is the user's now, or has been before.
+    /// The user has the identity, now or already before.
     Done,
-    /// The identity is another user's.
+    /// The identity belongs to another user.
     InUse,
-    /// The user has another e-mail account.
+    /// The user already has another e-mail account.
     SecondAccount,
     Disabled,
     NoUser,
-    /// As with [`LoggedIn::Outdated`].
+    /// The same as [`LoggedIn::Outdated`].
     Outdated,
     ProfileTooLarge,
     TooManyIdentities,
 }
 
-/// That a profile would have more bytes than a profile may have.
+/// The profile would exceed its maximum size.
 struct TooLarge;
 
 impl VerifiedLogin {
@@ -90,7 +90,7 @@ impl VerifiedLogin {
         }
     }
 
-    /// Returns the user with this identity. An API key belongs to a user before it is used.
+    /// Returns the user with this identity. An API key belongs to a user even before its first use.
     fn owner(&self, tables: &Tables) -> Option<Arc<User>> {
         match self.basis {
             LoginSource::ApiKey => {
@@ -101,7 +101,7 @@ impl VerifiedLogin {
         }
     }
 
-    /// Returns the user as it is with this identity, if that is anything new.
+    /// Returns the user with this identity and data added, or `None` if that changes nothing.
     fn added_to(&self, user: &User) -> Result<Option<User>, TooLarge> {
         let mut with = user.clone();
         if !with.identities.contains(&self.identity) {
@@ -126,7 +126,7 @@ impl State {
         self.tables().users.get(id).cloned()
     }
 
-    /// Starts a server session for the user with this identity, creating the user if there is none.
+    /// Starts a server session for the user with this identity, creating the user if necessary.
     pub(in crate::server) fn log_in(
         &self,
         evidence: VerifiedLogin,
@@ -186,7 +186,7 @@ impl State {
         })
     }
 
-    /// Gives a user one more identity, unless it has it already.
+    /// Adds an identity to a user, unless the user has it already.
     pub(in crate::server) fn link(
         &self,
         user_id: &str,
@@ -224,8 +224,8 @@ impl State {
         })
     }
 
-    /// Deletes a user with all that is its own: sessions, e-mail accounts, API keys, custom data.
-    /// False if there is none.
+    /// Deletes a user and all of the user's data: sessions, e-mail accounts, API keys, custom data.
+    /// Returns `false` if there is no such user.
     pub(in crate::server) fn delete_user(&self, user_id: &str) -> io::Result<bool> {
         self.change(|tables| {
             let Some(user) = tables.users.get(user_id) else { return Ok((false, vec![])) };
@@ -246,7 +246,7 @@ impl State {
         })
     }
 
-    /// Disables or enables a user. False if there is none.
+    /// Disables or enables a user. Returns `false` if there is no such user.
     pub(in crate::server) fn set_disabled(
         &self,
         user_id: &str,
@@ -255,7 +255,7 @@ impl State {
         self.change_user(user_id, |user| user.disabled = disabled)
     }
 
-    /// Sets or removes a user's custom data. False if there is no such user.
+    /// Sets or removes a user's custom data. Returns `false` if there is no such user.
     pub(in crate::server) fn set_custom_data(
         &self,
         user_id: &str,
@@ -274,7 +274,7 @@ impl State {
     }
 }
 
-/// Takes an API key's identity from its user.
+/// Removes an API key's identity from its user.
 pub(super) fn without_key(user: &User, key_id: &str) -> Option<User> {
     let is_key = |identity: &Identity| identity.provider_type == API_KEY && identity.id == key_id;
     user.identities.iter().any(is_key).then(|| {
@@ -324,7 +324,7 @@ mod tests {
         user
     }
 
-    /// Between the check of a password and the log-in there is time for another request.
+    /// Another request may be handled between the check of a password and the log-in.
     #[test]
     fn a_password_that_was_replaced_meanwhile_logs_nobody_in() {
         let state = state();

@@ -1,8 +1,8 @@
-//! The authorization endpoint: a page on which people pick or type a name.
+//! The authorization endpoint: a page on which a person picks or types a name.
 //!
-//! It keeps no state of its own: the form goes to the URL of the page, which has the whole request in
-//! it. That another origin cannot submit the form is seen by `Origin` and `Sec-Fetch-Site`, which
-//! every browser sends with a form and no page can change.
+//! It stores nothing before the form is submitted: the form is sent to the URL of the page, which
+//! contains the whole request. `Origin` and `Sec-Fetch-Site` protect the form against submission by
+//! other origins; every browser sends them with a form, and no page can change them.
 
 use super::grants::CodeGrant;
 use super::person::Person;
@@ -13,19 +13,19 @@ use crate::server::http::{Request, Response};
 use crate::server::providers::Time;
 use crate::server::text::is_plain;
 
-/// What a program may send, in bytes: it is kept with the code.
+/// The maximum size of a parameter that is stored with the code, in bytes.
 const MAX_PARAMETER: usize = 2048;
 
 const SERVER_ERROR: OAuthError = OAuthError("server_error", "no code could be made");
 
-/// An authorization request, as far as its redirect URL can be used.
+/// An authorization request with a valid redirect URL.
 struct Authorization {
     parameters: Parameters,
     client_id: String,
     redirect_uri: String,
 }
 
-/// What a code is made for.
+/// The validated parameters that a code is issued for.
 struct Wanted {
     scope: String,
     nonce: Option<String>,
@@ -33,15 +33,15 @@ struct Wanted {
 }
 
 impl TestProvider {
-    /// `GET /authorize`: the page.
+    /// `GET /authorize`: shows the page.
     pub(super) fn authorize(&self, request: &Request) -> Response {
         let authorization = match Authorization::parse(request) {
             Ok(authorization) => authorization,
             Err(error) => return page::failure(error.1),
         };
         if let Err(error) = authorization.wanted() {
-            // Nobody has acted yet: a page of a stranger must not make this origin send forms to
-            // other programs of this machine.
+            // No person has acted yet: an untrusted page must not make this origin send forms to
+            // other programs on this machine.
             return self.refuse(&authorization, &error, false);
         }
         let names = self.grants().names();
@@ -49,7 +49,7 @@ impl TestProvider {
         page::sign_in(&authorization.client_id, &authorization.redirect_uri, hint, &names)
     }
 
-    /// `POST /authorize`: what somebody chose.
+    /// `POST /authorize`: the person's choice.
     pub(super) fn sign_in(&self, request: &Request, time: Time) -> Response {
         if !is_same_origin(request) {
             return page::failure("the form was sent by another page");
@@ -93,7 +93,8 @@ impl TestProvider {
         self.redirect(authorization, &fields, has_acted)
     }
 
-    /// Sends the browser back to the program. `has_acted` if a person has chosen something here.
+    /// Redirects the browser to the program. `has_acted` is `true` if a person has made a choice
+    /// here.
     fn redirect(
         &self,
         authorization: &Authorization,
@@ -116,7 +117,7 @@ impl Authorization {
     /// Parses the request of a program.
     ///
     /// # Errors
-    /// For the person, if the browser must not be sent back.
+    /// Returns an error for the person if the browser must not be redirected.
     fn parse(request: &Request) -> Result<Self, OAuthError> {
         let invalid = |reason| OAuthError("invalid_request", reason);
         let parameters = query(request)?;
@@ -134,10 +135,10 @@ impl Authorization {
         Ok(Self { parameters, client_id, redirect_uri })
     }
 
-    /// Checks the rest of the request.
+    /// Validates the rest of the request.
     ///
     /// # Errors
-    /// For the program.
+    /// Returns an error for the program.
     fn wanted(&self) -> Result<Wanted, OAuthError> {
         let get = |name| self.parameters.get(name);
         let invalid = |reason| Err(OAuthError("invalid_request", reason));
@@ -181,7 +182,8 @@ impl Authorization {
     }
 }
 
-/// Tells whether a form was sent by a page of this server, or by a program that is no browser.
+/// Returns `true` if a form was sent by a page of this server, or by a program that is not a
+/// browser.
 pub(super) fn is_same_origin(request: &Request) -> bool {
     let own = request.header("host").and_then(|host| origin(&format!("http://{host}")));
     let is_own = |page: &str| is_local_origin(page) && origin(page) == own;
@@ -189,18 +191,18 @@ pub(super) fn is_same_origin(request: &Request) -> bool {
         && request.header("sec-fetch-site").is_none_or(|site| site == "same-origin")
 }
 
-/// Tells whether a scope asks for OpenID Connect.
+/// Returns `true` if a scope includes `openid`.
 pub(super) fn has_openid(scope: &str) -> bool {
     scope.split(' ').any(|scope| scope == "openid")
 }
 
-/// Tells whether a parameter of a program can be kept.
+/// Returns `true` if a parameter can be stored.
 pub(super) fn is_kept(text: &str) -> bool {
     text.len() <= MAX_PARAMETER && is_plain(text)
 }
 
-/// Tells whether a browser may be sent to this URL: nowhere but on this machine, however browsers
-/// read the URL.
+/// Returns `true` if a browser may be redirected to this URL. Accepts only URLs that every browser
+/// resolves to this machine.
 fn is_redirect_uri(uri: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\#\"<>^`{|}@".contains(&byte);
     uri.bytes().all(is_plain) && is_local_url(uri)

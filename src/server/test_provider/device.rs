@@ -1,4 +1,4 @@
-//! Sign-in on another device.
+//! The device flow.
 //!
 //! Source: RFC 8628, sections 3.1 to 3.3.
 
@@ -13,11 +13,11 @@ use crate::form;
 use crate::server::http::{Request, Response};
 use crate::server::providers::Time;
 
-/// How often a program should ask, in seconds.
+/// The polling interval for programs, in seconds.
 const INTERVAL: u64 = 1;
 
 impl TestProvider {
-    /// `POST /device_authorization`: a program asks for a code.
+    /// `POST /device_authorization`: issues a device code and a user code.
     pub(super) fn device_authorization(&self, request: &Request, time: Time) -> Response {
         let begun = body_form(request).and_then(|form| {
             let client_id = client_id(request, &form)?;
@@ -47,7 +47,7 @@ impl TestProvider {
         )
     }
 
-    /// `GET /device`: the page on which a person enters the code.
+    /// `GET /device`: the page on which a person enters the user code.
     pub(super) fn device_page(&self, request: &Request) -> Response {
         match query(request) {
             Ok(query) => {
@@ -57,7 +57,7 @@ impl TestProvider {
         }
     }
 
-    /// `POST /device`: the code, and what the person chose.
+    /// `POST /device`: the user code, and the person's choice.
     pub(super) fn device_sign_in(&self, request: &Request, time: Time) -> Response {
         if !is_same_origin(request) {
             return page::failure("the form was sent by another page");

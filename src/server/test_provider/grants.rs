@@ -1,5 +1,5 @@
-//! What sign-ins came to and was not redeemed yet: codes, device codes, and recent names. All of it
-//! is bounded and in memory.
+//! State that sign-ins have created and that is not redeemed yet: authorization codes, device
+//! codes, and recent names. It is in memory and bounded.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use super::person::Person;
 use crate::server::{digest, random};
 
-/// How long a code of a redirect can be redeemed.
+/// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a person has to enter the code of a device.
+/// The lifetime of a device code.
 pub(super) const DEVICE_LIFETIME: Duration = Duration::from_secs(600);
-/// How many codes of each kind there are at most; a new one replaces the oldest.
+/// The maximum number of codes of each kind; a new code replaces the oldest.
 const MAX_CODES: usize = 256;
-/// How many names the page offers that were typed before.
+/// The maximum number of names that the page offers.
 const MAX_RECENT: usize = 5;
 
-/// What the page offers before anybody has signed in.
+/// The names that the page offers in addition to recent ones.
 const PEOPLE: [&str; 3] = ["Ada Lovelace", "Grace Hopper", "Alan Turing"];
 
 #[derive(Default)]
@@ -27,18 +27,18 @@ pub(super) struct Grants {
     recent: VecDeque<String>,
 }
 
-/// What a code of a redirect is good for.
+/// The sign-in that an authorization code belongs to.
 pub(super) struct CodeGrant {
     pub person: Person,
     pub client_id: String,
     pub redirect_uri: String,
     pub scope: String,
     pub nonce: Option<String>,
-    /// The `code_challenge`, S256.
+    /// The `code_challenge` (S256).
     pub challenge: String,
 }
 
-/// A sign-in on another device.
+/// A sign-in in the device flow.
 pub(super) struct DeviceGrant {
     /// The hash of the device code.
     hash: String,
@@ -57,7 +57,7 @@ pub(super) enum DeviceState {
 }
 
 impl Grants {
-    /// Remembers a sign-in, and returns the code for it.
+    /// Stores a sign-in, and returns its authorization code.
     pub(super) fn add_code(&mut self, grant: CodeGrant, now: Duration) -> io::Result<String> {
         let code = random::hex(&random::bytes::<32>()?);
         self.codes.retain(|(_, ends, _)| now < *ends);
@@ -67,7 +67,7 @@ impl Grants {
         Ok(code)
     }
 
-    /// Takes what a code is good for: once.
+    /// Removes a code and returns its sign-in, so that a code can be used only once.
     pub(super) fn take_code(&mut self, code: &str, now: Duration) -> Option<CodeGrant> {
         let hash = digest::sha256(code);
         let at = self.codes.iter().position(|(other, ..)| *other == hash)?;
@@ -75,7 +75,7 @@ impl Grants {
         (now < ends).then_some(grant)
     }
 
-    /// Begins a sign-in on another device, and returns the device code and the user's.
+    /// Starts a sign-in in the device flow, and returns the device code and the user code.
     pub(super) fn add_device(
         &mut self,
         client_id: String,
@@ -98,7 +98,7 @@ impl Grants {
         Ok((device_code, letters))
     }
 
-    /// Returns the sign-in that waits for this code of a user, as people type it.
+    /// Returns the pending sign-in with this user code. Case and separators do not matter.
     pub(super) fn pending_device(
         &mut self,
         user_code: &str,
@@ -115,8 +115,8 @@ impl Grants {
         })
     }
 
-    /// Returns what became of a sign-in on another device: `None` if there is no such code, or not
-    /// any more. It is taken unless it is pending.
+    /// Returns the state of a sign-in in the device flow, or `None` if the code is unknown or has
+    /// expired. Removes the sign-in unless it is pending.
     pub(super) fn poll_device(
         &mut self,
         device_code: &str,
@@ -134,7 +134,7 @@ impl Grants {
         found
     }
 
-    /// Remembers a name for the page.
+    /// Adds a name to the recent names.
     pub(super) fn remember(&mut self, person: &Person) {
         let name = person.name();
         self.recent.retain(|other| other != name);

@@ -1,4 +1,4 @@
-//! The key that the test identity provider signs with, made when it is first needed.
+//! The signing key of the test identity provider, generated when it is first needed.
 
 use std::sync::OnceLock;
 
@@ -13,19 +13,19 @@ use serde_json::{Value, json};
 use crate::server::providers::ProviderError;
 use crate::server::random;
 
-/// An RSA key for RS256, the one algorithm that every OpenID Connect client knows.
+/// An RSA key for RS256, the one algorithm that every OpenID Connect client supports.
 #[derive(Default)]
 pub(in crate::server) struct SigningKey(OnceLock<Option<Pair>>);
 
 struct Pair {
     id: String,
     key: RsaKeyPair,
-    /// Modulus and exponent, as in a key set.
+    /// The modulus and the exponent, as in a key set.
     public: (String, String),
 }
 
 impl SigningKey {
-    /// Returns the key, making it first if there is none. `None` if that failed.
+    /// Returns the key, generating it if necessary. Returns `None` if that failed.
     fn pair(&self) -> Option<&Pair> {
         let make = || {
             let key = RsaKeyPair::generate(KeySize::Rsa2048).ok()?;
@@ -40,7 +40,7 @@ impl SigningKey {
         self.0.get_or_init(make).as_ref()
     }
 
-    /// Signs claims as a token of this type.
+    /// Signs claims as a token with this `typ`.
     pub(super) fn sign(&self, typ: &str, claims: &Value) -> Option<String> {
         let pair = self.pair()?;
         let header = json!({"alg": "RS256", "kid": pair.id, "typ": typ});
@@ -58,7 +58,7 @@ impl SigningKey {
         Some(json!({"keys": [key]}))
     }
 
-    /// Returns the public key for a token with this key id. Before the first token, there is none.
+    /// Returns the public key for a token with this key id. Before the first token there is no key.
     pub(in crate::server) fn decoding_key(
         &self,
         id: Option<&str>,

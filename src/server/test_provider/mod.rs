@@ -1,17 +1,18 @@
-//! A test identity provider: an OpenID Connect provider that signs in everybody under the name they
-//! pick, for developing and testing a sign-in without the real provider.
+//! A test identity provider: an OpenID Connect provider that signs in anyone under any name, for
+//! developing and testing a sign-in without the real provider.
 //!
-//! It is off by default, and on this machine only. What it promises even so, since a developer's
-//! browser has pages of strangers open:
+//! It is off by default, and accepts only requests from this machine. A developer's browser may
+//! have untrusted pages open, so it also guarantees:
 //!
 //! - No page of another origin can read a response, submit the form or frame the page. Requests
-//!   whose `Host` is not this machine are refused (DNS rebinding), and so are requests that came
-//!   through a proxy.
-//! - Codes and tokens go to redirect URLs on this machine only.
-//! - It asks no other server, whatever a request names. What it remembers is bounded.
+//!   whose `Host` is not this machine are refused (DNS rebinding), and so are requests from a
+//!   proxy.
+//! - Codes and tokens are sent only to redirect URLs on this machine.
+//! - It sends no requests to other servers, regardless of the URLs in a request. Its state is
+//!   bounded.
 //!
-//! `authorize` has the sign-in, `grants` what it came to, `token` the tokens, `device` the sign-in
-//! on another device, `page` what people see, `key` what tokens are signed with.
+//! `authorize` has the authorization endpoint, `grants` the pending codes, `token` the token
+//! endpoint, `device` the device flow, `page` the HTML pages, and `key` the signing key.
 //!
 //! Source: OpenID Connect Core and Discovery 1.0, RFC 7636, RFC 8628, RFC 9207, RFC 9700.
 
@@ -34,10 +35,10 @@ use super::providers::Time;
 use crate::base_url::{is_loopback, origin};
 use crate::form::Parameters;
 
-/// Where the provider is, below the server's address.
+/// The path of the provider on the server.
 pub(super) const PATH: &str = "/test-idp";
 
-/// How long an ID token and an access token last, in seconds.
+/// The lifetime of ID tokens and access tokens, in seconds.
 const TOKEN_LIFETIME: i64 = 3600;
 
 /// A test identity provider.
@@ -48,11 +49,11 @@ pub(super) struct TestProvider {
     grants: Mutex<Grants>,
 }
 
-/// An error of OAuth: its code, and what the developer should know.
+/// An OAuth error: its code, and a description for the developer.
 struct OAuthError(&'static str, &'static str);
 
 impl TestProvider {
-    /// `base` is the URL of the server, on this machine.
+    /// Creates a provider. `base` is the URL of the server, on this machine.
     pub(super) fn new(base: &str) -> Self {
         Self { issuer: format!("{base}{PATH}"), key: Arc::default(), grants: Mutex::default() }
     }
@@ -65,8 +66,8 @@ impl TestProvider {
         &self.key
     }
 
-    /// Answers a request to a path below [`PATH`]. The answer has the fields that concern its body;
-    /// none lets other origins read it, except pages of this machine.
+    /// Responds to a request to a path below [`PATH`]. The response has the headers that concern
+    /// its body. They let no other origins read it, except pages of this machine.
     pub(super) fn respond(&self, request: &Request, path: &str, time: Time) -> Response {
         if !is_direct(request) {
             return text(421, "the test identity provider is for this machine only");
@@ -85,7 +86,7 @@ impl TestProvider {
             ("/device", "GET") => self.device_page(request),
             ("/device", "POST") => self.device_sign_in(request, time),
             ("/authorize" | "/device", _) => not_allowed("GET, HEAD, OPTIONS, POST"),
-            // Pages of programs in development may read these.
+            // Pages of programs in development may read these responses.
             _ => with_origin(self.respond_to_program(request, path, method, time), page_origin),
         }
     }
@@ -145,7 +146,8 @@ impl TestProvider {
 
 const NO_KEY: OAuthError = OAuthError("server_error", "no signing key could be made");
 
-/// Tells whether a request came from this machine, to this machine's name, and through no proxy.
+/// Returns `true` if a request came from this machine, with a `Host` of this machine, and without a
+/// proxy.
 fn is_direct(request: &Request) -> bool {
     const PROXIED: [&str; 5] =
         ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
@@ -155,15 +157,14 @@ fn is_direct(request: &Request) -> bool {
         && PROXIED.iter().all(|name| request.header(name).is_none())
 }
 
-/// Tells whether a text is scheme, host and perhaps port of something on this machine, and nothing
-/// else.
+/// Returns `true` if a text consists only of a scheme, a host of this machine and an optional port.
 fn is_local_origin(text: &str) -> bool {
     let rest = text.split_once("://").map(|(_, rest)| rest);
     let has_path = rest.is_none_or(|rest| rest.contains(['/', '?', '#']));
     !has_path && is_local_url(text)
 }
 
-/// Tells whether a URL is http or https and on this machine.
+/// Returns `true` if a URL is http or https and on this machine.
 fn is_local_url(url: &str) -> bool {
     let Some(origin) = origin(url) else { return false };
     let Some((_, authority)) = origin.split_once("://") else { return false };
@@ -174,7 +175,7 @@ fn is_local_url(url: &str) -> bool {
     is_loopback(host)
 }
 
-/// Parses a form that a program or a page has sent.
+/// Parses a form from a program or a page.
 fn body_form(request: &Request) -> Result<Parameters, OAuthError> {
     let media_type = request.header("content-type").unwrap_or_default().split(';').next();
     if !media_type
@@ -225,7 +226,7 @@ fn plain_response(status: u16, mut headers: Vec<(&'static str, String)>, body: S
     Response::new(status, headers, body.into_bytes())
 }
 
-/// Lets a page of this machine read a response.
+/// Allows a page of this machine to read a response.
 fn with_origin(mut response: Response, page: Option<&str>) -> Response {
     response.headers.push(("Vary", "Origin".to_owned()));
     if let Some(page) = page {

@@ -1,4 +1,4 @@
-//! What people see. No page loads anything; the one script submits a form to the program.
+//! The HTML pages. No page loads anything; the only script submits a form to the program.
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -30,7 +30,7 @@ pub(super) fn sign_in(
     page(200, "Sign in", &body, "", &format!("'self' {}", form_target(&origin)))
 }
 
-/// The page on which a person enters the code that a device shows.
+/// The page on which a person enters a user code.
 pub(super) fn device(user_code: &str, names: &[String]) -> Response {
     let code = format!(
         "<label>Code<input name=\"user_code\" value=\"{}\" required autocomplete=\"off\"></label>",
@@ -40,14 +40,14 @@ pub(super) fn device(user_code: &str, names: &[String]) -> Response {
     page(200, "Sign in on a device", &body, "", "'self'")
 }
 
-/// Sends the browser to the program.
+/// Redirects the browser to the program.
 pub(super) fn redirect(url: String) -> Response {
     let mut response = page(303, "Sign in", "<h1>Return to the program</h1>", "", "'none'");
     response.headers.push(("Location", url));
     response
 }
 
-/// Sends a form to the program, at once or when somebody presses the button.
+/// Sends a form to the program, either at once or when the person presses the button.
 pub(super) fn form_post(redirect_uri: &str, fields: &[(&str, &str)], at_once: bool) -> Response {
     let mut body = format!(
         "<h1>Return to the program</h1><form method=\"post\" action=\"{}\">",
@@ -72,14 +72,14 @@ pub(super) fn done(heading: &str, text: &str) -> Response {
     page(200, heading, &body, "", "'none'")
 }
 
-/// Returns one form: a name to type, and names to pick. `more` is HTML.
+/// Returns a form to type a name, and forms to pick a name. `more` is HTML.
 fn choices(more: &str, hint: &str, names: &[String]) -> String {
     let mut html = format!(
         "<form method=\"post\">{more}<label>Name or e-mail address<input name=\"name\" value=\"{}\" \
          maxlength=\"100\" autocomplete=\"off\" autofocus></label><button>Sign in</button></form>",
         escaped(hint)
     );
-    // Each in a form of its own, since the text field would be sent with it.
+    // Each name has its own form, because the text field would be submitted with it.
     let mut pick = |name: &str, value: &str, text: &str| {
         html.push_str(&format!(
             "<form method=\"post\">{more}<button class=\"other\" name=\"{name}\" value=\"{}\">{}\
@@ -95,8 +95,8 @@ fn choices(more: &str, hint: &str, names: &[String]) -> String {
     html
 }
 
-/// Returns the source that a policy names for a form's target. Browsers apply it to redirects, too,
-/// and it cannot name an IPv6 address.
+/// Returns the `form-action` source for the target of a form. Browsers apply it to redirects as
+/// well, and it cannot name an IPv6 address.
 fn form_target(origin: &str) -> String {
     match origin.split_once("://") {
         Some((scheme, host)) if host.starts_with('[') => format!("{scheme}:"),
@@ -133,7 +133,7 @@ fn page(status: u16, title: &str, body: &str, script: &str, form_action: &str) -
         ("Content-Type", "text/html; charset=utf-8".to_owned()),
         ("Content-Security-Policy", policy),
         ("X-Frame-Options", "DENY".to_owned()),
-        // Not `no-referrer`: browsers would send the form with `Origin: null`.
+        // Not `no-referrer`: with it, browsers would send the form with `Origin: null`.
         ("Referrer-Policy", "same-origin".to_owned()),
     ];
     plain_response(status, headers, html)

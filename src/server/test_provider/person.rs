@@ -1,23 +1,23 @@
-//! The people who sign in: whoever has a name.
+//! The persons who sign in; any name is accepted.
 
 use serde_json::{Map, Value};
 
 use crate::server::digest;
 use crate::server::text::is_plain;
 
-/// Longer names are refused, in characters.
+/// The maximum length of a name, in characters.
 const MAX_NAME: usize = 100;
 
-/// What the tokens say of people.
+/// The claims that tokens may contain.
 pub(super) const CLAIMS: [&str; 6] =
     ["sub", "name", "given_name", "family_name", "email", "email_verified"];
 
-/// Somebody who signed in.
+/// A person who signed in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Person(String);
 
 impl Person {
-    /// Takes a name or an e-mail address.
+    /// Creates a person from a name or an e-mail address.
     pub(super) fn new(name: &str) -> Option<Self> {
         let name = name.trim();
         let is_name = !name.is_empty() && name.chars().count() <= MAX_NAME && is_plain(name);
@@ -28,8 +28,8 @@ impl Person {
         &self.0
     }
 
-    /// Returns an id that stays the same: that of the e-mail address. Google's are decimal numbers,
-    /// so it is never one of those.
+    /// Returns a stable id, derived from the e-mail address. It has a prefix, so it never equals an
+    /// id from Google, which is a decimal number.
     pub(super) fn subject(&self) -> String {
         let mut hash = digest::sha256(&self.email());
         hash.truncate(20);
@@ -47,7 +47,7 @@ impl Person {
         }
     }
 
-    /// Writes the claims of these scopes.
+    /// Returns the claims for these scopes.
     pub(super) fn claims(&self, scope: &str) -> Map<String, Value> {
         let has = |wanted: &str| scope.split(' ').any(|scope| scope == wanted);
         let mut claims = Map::new();

@@ -1,4 +1,4 @@
-//! The token endpoint, and who an access token is about.
+//! The token endpoint and the userinfo endpoint.
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -14,10 +14,10 @@ use crate::form::Parameters;
 use crate::server::http::{Request, Response};
 use crate::server::providers::{Time, Verifier};
 
-/// The grant of RFC 8628.
+/// The grant type of the device flow (RFC 8628).
 pub(super) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// Who signed in, to which program, and what that asked for.
+/// A redeemed grant: the person, the client and the scope.
 struct Grant {
     person: Person,
     client_id: String,
@@ -74,7 +74,7 @@ impl TestProvider {
     ) -> Result<Grant, OAuthError> {
         let invalid = |reason| OAuthError("invalid_grant", reason);
         let code = form.get("code").ok_or(OAuthError("invalid_request", "code is missing"))?;
-        // Used up even if the rest is wrong: nobody gets to guess.
+        // A code is used up even if the request is invalid otherwise, which prevents guessing.
         let grant = self.grants().take_code(code, time.monotonic);
         let grant = grant.ok_or(invalid("the code was used, has expired, or never was"))?;
         if grant.client_id != client_id {
@@ -139,7 +139,7 @@ impl TestProvider {
     }
 }
 
-/// Returns the client's id. Every client exists here, and a secret is not looked at.
+/// Returns the client id. Every client id is accepted, and secrets are not checked.
 ///
 /// Source: RFC 6749, section 2.3.1.
 pub(super) fn client_id(request: &Request, form: &Parameters) -> Result<String, OAuthError> {
@@ -163,7 +163,7 @@ fn basic_user(value: &str) -> Option<String> {
         STANDARD.decode(pair.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
     let pair = String::from_utf8(pair).ok()?;
     let (id, _) = pair.split_once(':')?;
-    // Encoded as in a form.
+    // The id is form-encoded.
     let form = Parameters::parse(&format!("id={id}")).ok()?;
     form.get("id").map(str::to_owned)
 }

@@ -1,14 +1,15 @@
-//! The database: the only place of the server that names sled.
+//! The database. This is the only module of the server that uses sled.
 //!
-//! Values longer than 4,000 bytes lie in several pieces, so that no page grows to the size from
-//! which sled writes it to a file of its own, which it never syncs. The first piece is under the
-//! value's key, each other one under that key, a byte that is in no text, and its number. A piece
-//! that is shorter is the last one; so is one that is longer, which earlier versions wrote.
+//! Values longer than 4,000 bytes are stored in several pieces. Otherwise a page could grow so
+//! large that sled writes it to a separate file, which sled never syncs. The first piece is stored
+//! under the value's key. The key of each later piece is the value's key, a byte that does not
+//! occur in text, and the number of the piece. A piece that is shorter than 4,000 bytes is the last
+//! one. A piece that is longer is also the last one; earlier versions wrote such pieces.
 //!
-//! sled reports damage as an error, as a panic or not at all, when it opens as well as later.
-//! [`guard`] makes one error of the first two, and goes around all that is done here. Against the
-//! third there is `head`, which changes with every write: it has the sum of all other values, from
-//! which nothing can be missing, and the number of the write, which somebody else notes, too.
+//! sled reports damage as an error, as a panic or not at all, when it opens the database or later.
+//! [`guard`] converts panics into errors, and wraps all work in this module. Unreported damage is
+//! detected with the `head`, which every write updates. It contains a checksum of all other values
+//! and the number of the write. The lock file also stores that number.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,16 +26,17 @@ use crate::hash::fnv1a;
 use crate::owner::Owner;
 use crate::private::{create_private_dir, restrict, sync_dir};
 
-/// Frozen when a database is made, so it must not follow sled's default.
+/// Fixed when a database is created, so it must not follow sled's default.
 const SEGMENT: usize = 512 * 1024;
-/// A page holds up to 17 entries and goes to a file of its own from a quarter of a segment.
+/// A page holds up to 17 entries. From a quarter of a segment on, sled writes it to a separate
+/// file.
 const PIECE: usize = 4000;
-/// Between a key and a piece's number. Keys are text, so none of them is a piece's.
+/// Separates a key from the number of a piece. Keys are text, so no key equals the key of a piece.
 const NO_TEXT: u8 = 0xff;
 const HEAD: &str = "head";
-/// The first version of records that come with a head.
+/// The first version of records that has a head.
 const HEADED: u32 = 3;
-/// How long a child that is being started may hold a copy of an open file.
+/// How long a starting child process may hold a copy of an open file.
 const LONGEST_COPY: Duration = Duration::from_secs(5);
 
 /// Values by their keys.
@@ -49,7 +51,7 @@ pub(super) struct Database {
     head: Option<Head>,
 }
 
-/// What the newest write has left.
+/// Metadata of the newest write.
 #[derive(Clone, Copy, Deserialize, Serialize)]
 struct Head {
     /// The number of that write.
@@ -59,15 +61,14 @@ struct Head {
 }
 
 impl Database {
-    /// Opens the database, and makes it if there is none.
-    /// Its files are given to the owner, if there is one.
+    /// Opens the database, creating it if necessary. Gives its files to the owner, if there is one.
     pub(super) fn open(path: PathBuf, owner: Option<Owner>) -> io::Result<Self> {
         create_private_dir(&path)?;
         restrict(&path, 0o700)?;
-        // sled follows links.
+        // sled follows symbolic links.
         owner.map_or(Ok(()), |owner| owner.check_tree(&path))?;
-        // A kill at the wrong moment leaves these behind, and sled then takes them for snapshots
-        // and never opens again.
+        // A process that is killed at the wrong moment leaves these files behind. sled then takes
+        // them for snapshots and can never open the database again.
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().ends_with(".generating") {
@@ -83,8 +84,8 @@ impl Database {
         let sled = loop {
             match config.open() {
                 Ok(sled) => break sled,
-                // No other server is at it, but a child that is being started holds a copy of the
-                // file, and sled's lock with it, until it has become another program.
+                // No other server uses the database. A starting child process holds a copy of the
+                // file, and with it sled's lock, until it calls `exec`.
                 Err(sled::Error::Io(error))
                     if error.to_string().contains("could not acquire lock")
                         && Instant::now() < deadline =>
@@ -102,7 +103,8 @@ impl Database {
             }
         }
         owner.map_or(Ok(()), |owner| owner.give_tree(&path))?;
-        // sled writes it once, never syncs it, and opens no database where it is torn.
+        // sled writes this file once and never syncs it, and cannot open a database if it is
+        // truncated.
         private_file().open(path.join("conf"))?.sync_all()?;
         sync_dir(&path)?;
         let mut database = Self { path, sled, log, head: None };
@@ -114,8 +116,8 @@ impl Database {
         Ok(database)
     }
 
-    /// Finds out whether these, which are all values, are all that were written, up to the write
-    /// with this number at least.
+    /// Checks that `values`, which are all values in the database, are complete, and that they
+    /// include the write with this number.
     pub(super) fn check(&self, values: &Values, number: u64) -> io::Result<()> {
         #[derive(Deserialize)]
         struct Version {
@@ -150,9 +152,9 @@ impl Database {
     pub(super) fn values(&self) -> io::Result<Values> {
         let mut values = Values::new();
         for entry in self.sled.iter() {
-            // sled repeats an error for ever: the first one ends this.
+            // sled repeats an error forever, so the first error ends the loop.
             let (key, value) = entry.map_err(|error| from_sled(&self.path, error))?;
-            // The pieces of a value follow its beginning, in their order.
+            // The pieces of a value follow its beginning in order.
             let (of, is_beginning) = match key.as_ref() {
                 [of @ .., NO_TEXT, _, _] => (of, false),
                 key => (key, true),
@@ -170,8 +172,8 @@ impl Database {
         Ok(values)
     }
 
-    /// Sets values, or removes them where there is `None`: all or none. Returns the number of this
-    /// write. They are on disk when this returns. After an error it is open whether they are.
+    /// Sets all values, or none; `None` removes a value. Returns the number of this write. The
+    /// values are on disk when this returns. After an error, they may or may not be on disk.
     pub(super) fn write(&mut self, values: BTreeMap<String, Option<Vec<u8>>>) -> io::Result<u64> {
         let mut head = match self.head {
             Some(head) => head,
@@ -187,7 +189,7 @@ impl Database {
             if let Some(value) = &value {
                 head.sum = head.sum.wrapping_add(hash(&key, value));
             }
-            // A value that is removed has no pieces from now on.
+            // A removed value has no pieces.
             let value = value.unwrap_or_default();
             for (number, piece) in value.chunks(PIECE).enumerate() {
                 batch.insert(piece_key(&key, number)?, piece);
@@ -199,13 +201,13 @@ impl Database {
         batch.insert(HEAD, serde_json::to_vec(&head)?);
         self.sled.apply_batch(batch).map_err(|error| from_sled(&self.path, error))?;
         self.sled.flush().map_err(|error| from_sled(&self.path, error))?;
-        // sled's flush is no fsync on Linux.
+        // On Linux, sled's flush does not call fsync.
         self.log.sync_all()?;
         self.head = Some(head);
         Ok(head.number)
     }
 
-    /// Returns the pieces of a value, none if it is not there.
+    /// Returns the pieces of a value, or none if the value does not exist.
     fn pieces(&self, key: &str) -> io::Result<Vec<sled::IVec>> {
         let mut pieces = Vec::new();
         let mut next = self.get(key.as_bytes())?;
@@ -222,8 +224,8 @@ impl Database {
     }
 }
 
-/// Lets sled work on the database at `path`, and makes an error of a panic. The database cannot be
-/// used after that.
+/// Runs `work` on the database at `path`, and converts a panic into an error. After that, the
+/// database cannot be used.
 pub(super) fn guard<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -244,14 +246,14 @@ fn sum(values: &Values) -> u64 {
     values.iter().fold(0, |sum, (key, value)| sum.wrapping_add(hash(key, value)))
 }
 
-/// Hashes a key and its value. The result is stored.
+/// Hashes a key and its value. The hash is stored, so its algorithm must not change.
 fn hash(key: &str, value: &[u8]) -> u64 {
     fnv1a(&[key.as_bytes(), &[NO_TEXT], value])
 }
 
 fn from_sled(path: &Path, error: sled::Error) -> io::Error {
     match error {
-        // What it wrote it does not find, or finds cut off.
+        // sled cannot find data that it wrote, or finds it truncated.
         sled::Error::Io(error)
             if matches!(
                 error.kind(),
@@ -277,7 +279,7 @@ fn damaged(path: &Path, what: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// A database in a directory of its own, which goes with it.
+    /// A database in a temporary directory, which is removed on drop.
     struct Temp(Database);
 
     impl Temp {
@@ -310,7 +312,7 @@ mod tests {
     #[test]
     fn values_of_any_length_take_each_others_place_and_leave_nothing() {
         let mut database = Temp::new("lengths");
-        // The second key is one that a piece's key must not be taken for.
+        // The second key must not be mistaken for the key of a piece.
         let (key, other) = ("a/a", "a/a\0\0\u{1}");
         database.set(&[(other, Some(9000))]);
         let lengths = [1, 3999, 4000, 4001, 8000, 12_001, 24_576, 8001, 4000, 1];

@@ -1,4 +1,4 @@
-//! Directories that are copied and removed as a whole.
+//! Copies and removes whole directories.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -7,14 +7,14 @@ use std::path::Path;
 use crate::fs::remove_dir_all;
 use crate::private::{create_new, create_private_dir, private, sync_dir};
 
-/// Returns options to read and write a file.
+/// Returns the options to read and write a file.
 pub(super) fn private_file() -> OpenOptions {
     let mut options = private();
     options.read(true).write(true);
     options
 }
 
-/// Removes a directory, which may not be there.
+/// Removes a directory, if it exists.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
     match remove_dir_all(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -22,12 +22,12 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Tells whether there is no more room.
+/// Returns `true` if the error means that the disk is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull)
 }
 
-/// Copies a directory with all that is in it. The copy is on disk when this returns.
+/// Copies a directory and everything in it. The copy is on disk when this returns.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     create_private_dir(to)?;
     for entry in fs::read_dir(from)? {
@@ -36,7 +36,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy(&from, &to)?;
         } else {
-            // Not `fs::copy`, which fails where modes cannot be set.
+            // `fs::copy` would fail where modes cannot be set.
             let (mut copy, _) = create_new(&to)?;
             io::copy(&mut File::open(&from)?, &mut copy)?;
             copy.sync_all()?;

@@ -1,4 +1,4 @@
-//! The lock of a data directory, in which the number of the newest change is noted.
+//! The lock file of a data directory. It also stores the number of the newest change.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -8,7 +8,7 @@ use super::files::private_file;
 use crate::owner::Owner;
 use crate::private::open_or_create;
 
-/// Held for as long as it lives.
+/// The lock, held until this is dropped.
 pub(super) struct Lock(File);
 
 impl Lock {
@@ -25,13 +25,14 @@ impl Lock {
         }
     }
 
-    /// Refuses a lock file that does not belong to the owner of the directory.
+    /// Rejects a lock file that does not belong to the owner of the directory.
     pub(super) fn check(&self, owner: Owner, dir: &Path) -> io::Result<()> {
         owner.check(&self.0, &dir.join("lock"))
     }
 
-    /// Notes that the change with this number is on disk, so that a database without it is known
-    /// for damaged. A note that is lost or too old does no harm, so it is not synced.
+    /// Stores the number of a change that is on disk, so that a database without the change is
+    /// recognised as damaged. The file is not synced, because a missing or older number does no
+    /// harm.
     pub(super) fn note(&self, number: u64) {
         let mut file = &self.0;
         let _ = file
@@ -39,7 +40,7 @@ impl Lock {
             .and_then(|_| file.write_all(format!("{number:020}\n").as_bytes()));
     }
 
-    /// Returns the number that was noted last, zero if that is not known.
+    /// Returns the stored number, or zero if it is unknown.
     pub(super) fn noted(&self) -> u64 {
         let (mut file, mut text) = (&self.0, String::new());
         let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));

@@ -3,14 +3,14 @@
 //! | file | what |
 //! | --- | --- |
 //! | `db/` (0700) | sled; one JSON record a key: `a/<e-mail>`, `k/<API key>`, `s/<session>`, `u/<user>`, `deployment`, `head` |
-//! | `db.kept.<number>/` | `db/` from before it was opened, until it has proved to be whole |
+//! | `db.kept.<number>/` | a copy of `db/` from before it was opened, until `db/` is verified |
 //! | `signing-key` (0600) | the key of all tokens, 64 hexadecimal digits |
-//! | `lock` (0600) | held for as long as a server has the directory open; the number of the newest change |
+//! | `lock` (0600) | locked while a server has the directory open; contains the number of the newest change |
 //!
-//! A record's version is its field `v`; records of a newer version are refused by name. Version 3
-//! lies in pieces of at most 4,000 bytes and comes with a `head`, see `database`. Version 2 has API
-//! keys, accounts that wait for confirmation, and custom user data, in one piece each like version
-//! 1; both are read.
+//! A record's field `v` is its version. Records of a newer version are rejected with an error that
+//! names the version. Version 3 is stored in pieces of at most 4,000 bytes, together with a `head`;
+//! see `database`. Version 2 added API keys, accounts pending confirmation, and custom user data.
+//! Versions 1 and 2 store a record in one piece; both can be read.
 
 mod database;
 mod files;
@@ -40,12 +40,12 @@ const DEPLOYMENT: &str = "deployment";
 
 pub(super) struct Disk {
     dir: PathBuf,
-    /// `None` after a failure, until the next use opens it again: sled repeats the error of a
-    /// full disk for as long as it is open.
+    /// `None` after a failure. The next use opens it again, because sled repeats the error of a
+    /// full disk until it is reopened.
     db: Option<Database>,
     /// `None` once closed.
     lock: Option<Lock>,
-    /// To whom files are given, if that is not the user of this process.
+    /// The owner that files are given to, if it is not the user of this process.
     owner: Option<Owner>,
 }
 
@@ -57,7 +57,7 @@ struct Versioned<T> {
 }
 
 impl Disk {
-    /// Opens a data directory, creating it if need be.
+    /// Opens a data directory, creating it if necessary.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         create_private_dir(dir)?;
         let lock = Lock::take(dir)?;
@@ -81,13 +81,13 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Gives the directory up, so that another server can have it.
+    /// Releases the directory, so that another server can open it.
     pub(super) fn close(&mut self) {
         self.close_database();
         self.lock = None;
     }
 
-    /// Returns the deployment's names, making `new` theirs if the directory is new.
+    /// Returns the ids of the deployment. In a new directory, stores and returns `new`.
     pub(super) fn deployment(&mut self, new: &Deployment) -> io::Result<Deployment> {
         if let Some(value) = self.with_database(|db| db.value(DEPLOYMENT))? {
             return decode(DEPLOYMENT, &value);
@@ -96,7 +96,7 @@ impl Disk {
         Ok(new.clone())
     }
 
-    /// Returns the key that signs tokens, making one if the directory is new.
+    /// Returns the key that signs tokens, creating it in a new directory.
     pub(super) fn signing_key(&self) -> io::Result<[u8; 32]> {
         let path = self.dir.join("signing-key");
         let mut text = String::new();
@@ -107,7 +107,7 @@ impl Disk {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 text = random::hex(&random::bytes::<32>()?);
-                // Whole or not at all: half a key would make every token invalid.
+                // Written atomically, because a truncated key would make every token invalid.
                 let draft = self.dir.join("signing-key.tmp");
                 let (mut file, _) = replace(&draft)?;
                 file.write_all(text.as_bytes())?;
@@ -123,7 +123,7 @@ impl Disk {
         })
     }
 
-    /// Reads everything, and finds out whether it is all there.
+    /// Reads all records, and verifies that none is missing.
     pub(super) fn tables(&mut self) -> io::Result<Tables> {
         let tables = match self.read_tables() {
             Err(error) => {
@@ -132,26 +132,27 @@ impl Disk {
             }
             Ok(tables) => tables,
         };
-        // From here on it is written to, and must never be put back.
+        // The database will be written to from here on, so the copy must never be restored.
         let (kept, draft) = (self.kept(), self.dir.join("db.tmp"));
         if kept.try_exists()? {
             rename(&kept, &draft)?;
-            // Or a power cut could bring it back after changes that are on disk.
+            // Otherwise the copy could reappear after a power failure and replace later changes.
             sync_dir(&self.dir)?;
             let _ = remove(&draft);
         }
         Ok(tables)
     }
 
-    /// Where a copy of the database is from before it was opened, until it has proved to be whole:
-    /// while sled opens one it zeroes what comes after damage. It is named by the number of the
-    /// newest change, so that it takes the place of no newer one.
+    /// The path of the copy of the database from before it was opened. It is kept until the
+    /// database is verified, because sled zeroes everything after damage while it opens a database.
+    /// The name contains the number of the newest change, so that the copy cannot replace a newer
+    /// database.
     fn kept(&self) -> PathBuf {
         let noted = self.lock.as_ref().map_or(0, Lock::noted);
         self.dir.join(format!("db.kept.{noted}"))
     }
 
-    /// Makes that copy, where there is room for it.
+    /// Creates that copy, unless the disk is too full.
     fn keep(&self) -> io::Result<()> {
         let (from, draft) = (self.dir.join("db"), self.dir.join("db.tmp"));
         if !from.try_exists()? {
@@ -168,7 +169,7 @@ impl Disk {
         }
     }
 
-    /// Takes the copy that somebody left who was killed before the database was read.
+    /// Restores the copy that a process left if it was killed before it had read the database.
     fn put_back_after_a_kill(&mut self) -> io::Result<()> {
         remove(&self.dir.join("db.tmp"))?;
         let kept = self.kept();
@@ -184,8 +185,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes the database what it was before it was opened, since it could not be read: an error,
-    /// unless the copy took the room that it needed.
+    /// Restores the database from the copy, after it could not be read. Returns the error, unless
+    /// the disk was full because of the copy.
     fn give_up(&mut self, error: io::Error) -> io::Result<()> {
         self.close_database();
         let has_copy = self.kept().try_exists()?;
@@ -220,17 +221,18 @@ impl Disk {
                 };
                 tables.apply(Change::Put(record));
             }
-            // Last, so that a newer version is named where it does this in another way.
+            // Checked last, so that the error names a newer version if that version stores its head
+            // differently.
             db.check(&values, noted)?;
             tables.find_abandoned();
             Ok(tables)
         })
     }
 
-    /// Makes the changes, all or none. They are on disk when this returns. After an error it is
-    /// open whether they are.
+    /// Makes all changes or none. They are on disk when this returns. After an error, they may or
+    /// may not be on disk.
     pub(super) fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
-        // Of several changes of one record the last one is what counts.
+        // If one record is changed more than once, the last change wins.
         let mut values = BTreeMap::new();
         for change in changes {
             let (key, value) = match change {
@@ -252,7 +254,7 @@ impl Disk {
         self.write(values)
     }
 
-    /// Tells whether memory and disk may differ, because a change failed half-way.
+    /// Returns `true` if memory and disk may differ because a change failed.
     pub(super) fn has_failed(&self) -> bool {
         self.db.is_none()
     }
@@ -265,7 +267,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Lets the database work, after opening it if need be, and closes it when that fails.
+    /// Runs `work` on the database, opening it if necessary. Closes the database if `work` fails.
     fn with_database<T>(
         &mut self,
         work: impl FnOnce(&mut Database) -> io::Result<T>,
@@ -287,7 +289,7 @@ impl Disk {
 
     fn close_database(&mut self) {
         let db = self.db.take();
-        // A damaged one may panic once more.
+        // A damaged database may panic once more.
         let _ = guard(&self.dir, || {
             drop(db);
             Ok(())
@@ -301,8 +303,8 @@ impl Drop for Disk {
     }
 }
 
-/// Returns what [`decode`] reads again. What it could not read is refused here, and not at the next
-/// start.
+/// Encodes a record so that [`decode`] can read it. A record that `decode` would reject is rejected
+/// here rather than at the next start.
 fn encode<T: DeserializeOwned + Serialize>(record: &T) -> io::Result<Vec<u8>> {
     let bytes = serde_json::to_vec(&Versioned { v: VERSION, record })?;
     match untrusted_json::from_slice::<Versioned<T>>(&bytes) {
@@ -319,7 +321,7 @@ fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> io::Result<T> {
     struct Version {
         v: u32,
     }
-    // A key can hold an e-mail address; its kind says enough.
+    // A key can contain an e-mail address, so the error names only its kind.
     let kind = key.split('/').next().unwrap_or_default();
     let invalid = |what: String| {
         io::Error::new(ErrorKind::InvalidData, format!("a record of kind {kind:?} {what}"))
@@ -374,7 +376,8 @@ mod tests {
         let added = |email| state.add_account(account(email)).unwrap();
         assert_eq!(added("a"), Registered::Done);
 
-        // A change that failed after all of it had reached the disk: nobody was told.
+        // Simulates a change that failed after all of it had reached the disk. No caller was
+        // notified.
         {
             let mut disk = state.disk();
             let disk = disk.as_mut().unwrap();
