@@ -1,5 +1,5 @@
-//! One attempt to sign in: its time, its requests to the provider, and its secrets, which no error
-//! may show.
+//! One sign-in attempt: its deadline, its requests to the provider, and its secrets, which must not
+//! appear in errors.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,13 +20,13 @@ use crate::form;
 use crate::secret::Secret;
 use crate::transport::{Method, Request, Response, Transport, UreqTransport};
 
-/// How long one request to a provider may take.
+/// The time limit of one request to a provider.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a wait looks whether it was cancelled.
+/// How often a wait checks for cancellation.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
-/// The largest response of a provider, in bytes.
+/// The maximum size of a provider's response, in bytes.
 const MAX_RESPONSE: u64 = 1024 * 1024;
 
 /// A sign-in in progress.
@@ -34,9 +34,9 @@ pub(super) struct Attempt<'a> {
     pub(super) sign_in: &'a SignIn,
     pub(super) deadline: Deadline,
     transport: UreqTransport,
-    /// The issuer, as errors name it.
+    /// The issuer, as shown in errors.
     provider: String,
-    /// What was sent to the provider, which may send it back in its errors.
+    /// Secrets that were sent to the provider and that it may repeat in its errors.
     secrets: Vec<Secret>,
 }
 
@@ -52,19 +52,19 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Returns a new random secret, for a URL: 256 bits.
+    /// Returns a new random secret of 256 bits that is safe in a URL.
     pub(super) fn secret(&mut self) -> Result<Secret> {
         let secret = super::random::secret()?;
         self.keep_quiet(&secret);
         Ok(secret)
     }
 
-    /// Keeps a secret out of the errors of this attempt.
+    /// Excludes a secret from the errors of this attempt.
     pub(super) fn keep_quiet(&mut self, secret: &Secret) {
         self.secrets.push(secret.clone());
     }
 
-    /// Returns the provider's endpoints, asking for its discovery document if need be.
+    /// Returns the provider's endpoints, from its discovery document if necessary.
     pub(super) fn endpoints(&self) -> Result<Endpoints> {
         let issuer = match &self.sign_in.source {
             super::Source::Discovery(issuer) => issuer,
@@ -86,7 +86,8 @@ impl<'a> Attempt<'a> {
     /// Posts a form with this client's id and secret.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] or the end of the time; inside, that no response came.
+    /// The outer error is [`Error::Cancelled`] or an expired deadline; the inner error says that no
+    /// response arrived.
     pub(super) fn post(
         &self,
         endpoints: &Endpoints,
@@ -135,7 +136,7 @@ impl<'a> Attempt<'a> {
             issuers: &endpoints.issuers,
             client_id: &self.sign_in.client_id,
             nonce: nonce.map(Secret::expose),
-            // The clock here may be wrong; who signs the token also knows the time.
+            // The local clock may be wrong, so prefer the provider's `Date` header.
             now: date.unwrap_or_else(now),
         };
         id_token::check(&tokens.id_token, &expected).map_err(|reason| {
@@ -154,7 +155,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Returns the error for a refusal in the provider's words.
+    /// Returns the error for a refusal, with the provider's code and description.
     pub(super) fn refused(&self, code: &str, description: &str) -> Error {
         let reason = self.without_secrets(description.to_owned());
         let code = self.without_secrets(code.to_owned());
@@ -165,13 +166,13 @@ impl<'a> Attempt<'a> {
         SignInError::new(kind, &self.provider, self.without_secrets(reason.into())).into()
     }
 
-    /// Returns the error for a token request that was sent without a whole response.
+    /// Returns the error for a token request that was sent but got no complete response.
     pub(super) fn lost(&self, error: TransportError) -> Error {
         let reason = "the response was lost";
         SignInError::new(Kind::ResponseLost, &self.provider, reason).because(error).into()
     }
 
-    /// Logs how the provider's part ended.
+    /// Logs the outcome of the exchange with the provider.
     pub(super) fn note<T>(&self, outcome: &Result<T>) {
         match outcome {
             Ok(_) => note!(debug, "signed in with {}", self.provider),
@@ -179,7 +180,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Returns an error if the time is up or the sign-in was cancelled.
+    /// Returns an error if the deadline has passed or the sign-in was cancelled.
     pub(super) fn check(&self) -> Result<()> {
         if !self.deadline.has_passed() {
             return Ok(());
@@ -190,7 +191,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Sleeps, unless the time is up or the sign-in was cancelled meanwhile.
+    /// Sleeps; returns an error if the deadline passes or the sign-in is cancelled meanwhile.
     pub(super) fn sleep(&self, duration: Duration) -> Result<()> {
         let end = Deadline::after(duration);
         loop {
@@ -205,7 +206,7 @@ impl<'a> Attempt<'a> {
 
     fn request(&self, method: Method, url: String) -> Request {
         let deadline = self.deadline.at_most(REQUEST_LIMIT);
-        // A connection that was idle while the person signed in may be dead.
+        // An idle connection may have been closed while the person signed in.
         Request { fresh: true, ..Request::new(method, url, deadline, MAX_RESPONSE) }
     }
 
@@ -218,7 +219,7 @@ impl<'a> Attempt<'a> {
         Ok(sent)
     }
 
-    /// Returns a text of the provider, unless it repeats a secret.
+    /// Returns a text from the provider, or a placeholder if it repeats a secret.
     fn without_secrets(&self, text: String) -> String {
         let repeats =
             |secret: &Secret| !secret.expose().is_empty() && text.contains(secret.expose());
@@ -230,7 +231,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Source: RFC 6749, section 2.3.1: each part is encoded as in a form.
+/// Encodes a client id and a secret for HTTP Basic.
+///
+/// Source: RFC 6749, section 2.3.1: each part is form-encoded.
 fn basic(client_id: &str, secret: &Secret) -> Secret {
     let mut pair = String::new();
     form::encode_into(&mut pair, client_id);
@@ -240,7 +243,7 @@ fn basic(client_id: &str, secret: &Secret) -> Secret {
     Secret::new(STANDARD.encode(pair.expose()))
 }
 
-/// Returns the time here, in seconds since the epoch.
+/// Returns the local time, in seconds since the epoch.
 fn now() -> i64 {
     milliseconds(SystemClock.now().duration_since(UNIX_EPOCH).unwrap_or_default()) / 1000
 }

@@ -1,5 +1,5 @@
-//! One connection to the listener: bounded in bytes and in time, never blocking, answered once and
-//! closed.
+//! One connection to the listener: non-blocking, with limits on bytes and time, closed after one
+//! response.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::page;
 use super::request::{self, Address, MAX_BODY, MAX_HEAD, Parsed};
 
-/// How long a connection may take, from its acceptance to its end.
+/// The maximum lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(2);
 
-/// How many bytes are read of one connection before the others get their turn.
+/// How many bytes one turn reads from a connection before the other connections are served.
 const TURN: usize = 128 * 1024;
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(super) struct Connection {
     stream: TcpStream,
     ends_at: Instant,
@@ -22,29 +22,29 @@ pub(super) struct Connection {
 }
 
 enum State {
-    /// What has arrived of the request.
+    /// The bytes of the request so far.
     Reading(Vec<u8>),
-    /// What is left to send of the response.
+    /// The response, and how many of its bytes have been sent.
     Writing(Vec<u8>, usize),
-    /// The response was sent. What still arrives is discarded, since closing a connection with
-    /// unread bytes resets it, and a reset may discard the response at the other end.
+    /// The response was sent. Further input is read and discarded: closing a socket with unread
+    /// bytes sends a reset, and the peer may then discard the response.
     Draining,
 }
 
-/// What a turn of a connection came to.
+/// The result of one turn of a connection.
 pub(super) enum Turn {
-    /// Nothing moved.
+    /// No bytes were transferred.
     Idle,
-    /// Something moved.
+    /// Bytes were transferred.
     Active,
-    /// A request to the callback arrived: its parameters, still encoded.
+    /// A request to the callback arrived. The parameters are still encoded.
     Callback(String),
-    /// The connection has ended.
+    /// The connection is finished.
     Over,
 }
 
 impl Connection {
-    /// Takes over a stream. `None` if it is broken already.
+    /// Takes ownership of a stream. Returns `None` if the stream is broken.
     pub(super) fn new(stream: TcpStream, now: Instant) -> Option<Self> {
         stream.set_nonblocking(true).ok()?;
         // The response is one small write.
@@ -52,7 +52,7 @@ impl Connection {
         Some(Self { stream, ends_at: now + LIFETIME, state: State::Reading(Vec::new()) })
     }
 
-    /// Reads and writes what is possible without waiting.
+    /// Reads and writes as much as possible without blocking.
     pub(super) fn turn(&mut self, address: &Address, now: Instant) -> Turn {
         if now >= self.ends_at {
             return Turn::Over;
@@ -64,12 +64,12 @@ impl Connection {
         }
     }
 
-    /// Sends a response that ends the connection.
+    /// Queues a response, which ends the connection.
     pub(super) fn respond(&mut self, response: Vec<u8>) {
         self.state = State::Writing(response, 0);
     }
 
-    /// Returns the stream, for a response that comes later.
+    /// Returns the stream, for a response that is sent later.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream
     }
@@ -78,10 +78,10 @@ impl Connection {
         let State::Reading(bytes) = &mut self.state else { return Turn::Idle };
         let (mut turn, mut has_ended) = (Turn::Idle, false);
         let mut chunk = [0; 8 * 1024];
-        // Enough for the largest request, and one byte to see that it is too large.
+        // The maximum request size, plus one byte to detect larger requests.
         while bytes.len() <= MAX_HEAD + MAX_BODY + 4 {
             match self.stream.read(&mut chunk) {
-                // The other end may wait for the response all the same.
+                // The peer closed its sending side but may still wait for the response.
                 Ok(0) => {
                     has_ended = true;
                     break;
@@ -141,27 +141,28 @@ impl Connection {
     }
 }
 
-/// The connection of the browser that brought the response: it gets a page once it is known what
-/// became of the sign-in, or the page of a failure when it is dropped before.
+/// The connection of the browser that delivered the response. It receives a page when the outcome
+/// of the sign-in is known, or the failure page if this is dropped before.
 pub(super) struct Held {
     stream: Option<TcpStream>,
     unless_shown: Vec<u8>,
 }
 
 impl Held {
-    /// Holds a connection. There is none if the redirect URL was pasted.
+    /// Holds a connection, or `None` if the redirect URL was pasted.
     pub(super) fn new(stream: Option<TcpStream>, unless_shown: Vec<u8>) -> Self {
         Self { stream, unless_shown }
     }
 
-    /// Sends a response, and closes the connection. The browser may be gone; then nothing happens.
+    /// Sends a response and closes the connection. Errors are ignored, because the browser may be
+    /// gone.
     pub(super) fn show(mut self, response: &[u8]) {
         self.send(response);
     }
 
     fn send(&mut self, response: &[u8]) {
         let Some(mut stream) = self.stream.take() else { return };
-        // It fits into the buffer of any socket, so this does not wait.
+        // The response fits into any socket buffer, so this does not block.
         let _ = stream.set_nonblocking(false);
         let _ = stream.set_write_timeout(Some(LIFETIME));
         let _ = stream.write_all(response);

@@ -1,8 +1,8 @@
-//! Sign-in on another device: the person enters a code there, and this program asks the provider
+//! The device flow: the person enters a code on another device, and this program polls the provider
 //! until that is done.
 //!
-//! Source: RFC 8628 (device authorization grant); Google's page on limited-input devices for the
-//! name `verification_url`.
+//! Source: RFC 8628 (device authorization grant). The name `verification_url` is from Google's page
+//! on limited-input devices.
 
 use std::time::Duration;
 
@@ -17,39 +17,39 @@ use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind, Transpor
 use crate::secret::Secret;
 use crate::transport::Response;
 
-/// How often the provider is asked, unless it says otherwise.
+/// The polling interval in seconds if the provider does not set one.
 const INTERVAL: f64 = 5.0;
 
-/// The bounds of what it may say, in seconds.
+/// The bounds of the provider's interval, in seconds.
 const INTERVALS: (f64, f64) = (1.0, 600.0);
 
-/// How much longer to wait each time when it is asked too often.
+/// How much the interval grows with each `slow_down` response.
 const SLOWER: Duration = Duration::from_secs(5);
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// The longest code that a person is asked to enter.
+/// The maximum length of a user code.
 const MAX_USER_CODE: usize = 64;
 
-/// What to show the person who signs in on another device.
+/// The code to show to the person who signs in on another device.
 ///
-/// Show the name of your program beside it, and tell people to enter only codes that they asked
-/// for: an attacker who makes a person enter a code is signed in as that person.
+/// Show the name of your program beside it, and ask people to enter only codes that they requested:
+/// an attacker who makes a person enter a code is signed in as that person.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeviceCode {
     /// The code to enter.
     pub user_code: String,
-    /// The address of the page to enter it on: https.
+    /// The URL of the page to enter the code on (https).
     pub verification_uri: String,
-    /// The address of a page that knows the code already, for a QR code, if the provider has one.
+    /// The URL of a page with the code already filled in, for a QR code, if the provider has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification_uri_complete: Option<String>,
-    /// How long the code can be used, in whole seconds.
+    /// The lifetime of the code, in whole seconds.
     pub expires_in: u64,
 }
 
-/// The provider's response to the request for a code.
+/// The parsed device authorization response.
 struct Authorization {
     code: DeviceCode,
     device_code: Secret,
@@ -81,7 +81,7 @@ fn wait(attempt: &mut Attempt<'_>) -> Result<ProviderTokens> {
                 None => return attempt.accept(&endpoints, &response, None),
                 Some(refused) => interval = next(attempt, refused, interval)?,
             },
-            // Asking once more does no harm: only the response says that the code is used up.
+            // Polling again is harmless: if the code has been used up, the response says so.
             Err(error) if Error::from(error.clone()).is_retryable() => interval = slower(interval),
             Err(error) => return Err(error.into()),
         }
@@ -109,7 +109,7 @@ fn slower(interval: Duration) -> Duration {
     interval.saturating_mul(2).min(Duration::from_secs_f64(INTERVALS.1))
 }
 
-/// Asks for a code.
+/// Requests a device code.
 ///
 /// Source: RFC 8628, sections 3.1 and 3.2.
 fn authorize(attempt: &Attempt<'_>, endpoints: &Endpoints) -> Result<Authorization> {

@@ -1,5 +1,6 @@
-//! What is known of an identity provider: its endpoints and how it wants to be asked. Preset for
-//! Google, read from a provider's discovery document, or given by the program.
+//! The metadata of an identity provider: its endpoints, its issuer names and the client
+//! authentication method. Preset for Google, parsed from a discovery document, or set by the
+//! program.
 
 use serde::Deserialize;
 
@@ -7,10 +8,10 @@ use super::tokens::object;
 use crate::base_url::BaseUrl;
 use crate::transport::Response;
 
-/// Where discovery documents are, below the issuer.
+/// The path of discovery documents below the issuer.
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
-/// The endpoints of an identity provider, for one that has no discovery document.
+/// The endpoints of an identity provider that has no discovery document.
 ///
 /// # Examples
 ///
@@ -26,30 +27,30 @@ const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 /// ```
 #[derive(Clone, Debug)]
 pub struct Endpoints {
-    /// Names of the provider, each as good as the others. The first is the one to show.
+    /// Equivalent issuer names. The first one is shown in messages.
     pub(super) issuers: Vec<String>,
     pub(super) authorization: Option<String>,
     pub(super) token: String,
     pub(super) device_authorization: Option<String>,
     pub(super) client_auth: ClientAuth,
-    /// Whether the provider can send its response as a form.
+    /// `true` if the provider supports the response mode `form_post`.
     pub(super) has_form_post: bool,
-    /// Whether the provider promises to name itself in the response (RFC 9207).
+    /// `true` if the provider promises its issuer in the response (RFC 9207).
     pub(super) promises_issuer: bool,
 }
 
-/// How a client shows its secret.
+/// How a client authenticates with its secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ClientAuth {
     Basic,
     Body,
-    /// The provider accepts no secret, only methods that are not supported here.
+    /// The provider accepts only methods that keyfob does not support.
     Unsupported,
 }
 
 impl Endpoints {
-    /// Creates the endpoints of a provider: its issuer, exactly as its ID tokens name it, its
-    /// authorization endpoint and its token endpoint.
+    /// Creates the endpoints of a provider from its issuer, its authorization endpoint and its
+    /// token endpoint. `issuer` must match the `iss` claim of its ID tokens exactly.
     pub fn new(
         issuer: impl Into<String>,
         authorization_endpoint: impl Into<String>,
@@ -81,6 +82,8 @@ impl Endpoints {
         self
     }
 
+    /// Returns the endpoints of Google.
+    ///
     /// Source: accounts.google.com's discovery document, and Google's page on desktop apps.
     pub(super) fn google() -> Self {
         Self {
@@ -97,10 +100,10 @@ impl Endpoints {
         }
     }
 
-    /// Reads a discovery document.
+    /// Parses a discovery document.
     ///
     /// # Errors
-    /// With what is wrong with it.
+    /// Returns what is wrong with the document.
     ///
     /// Source: OpenID Connect Discovery 1.0, sections 3 and 4.3; RFC 8414, section 2; RFC 8628,
     /// section 4; RFC 9207, section 3.
@@ -156,10 +159,10 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Checks that everything is asked over TLS, or on this machine.
+    /// Checks that every endpoint uses https or is on this machine.
     ///
     /// # Errors
-    /// With what is wrong.
+    /// Returns what is wrong.
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { authorization, token, device_authorization, .. } = self;
         for (name, url) in [
@@ -173,7 +176,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Returns the name of the provider, to be shown.
+    /// Returns the issuer name to show in messages.
     pub(super) fn issuer(&self) -> &str {
         self.issuers.first().map_or("the provider", String::as_str)
     }
@@ -182,7 +185,7 @@ impl Endpoints {
 /// Returns the URL of a provider's discovery document.
 ///
 /// # Errors
-/// With what is wrong with the issuer.
+/// Returns what is wrong with the issuer.
 pub(super) fn discovery_url(issuer: &str) -> Result<String, String> {
     if issuer.contains('?') {
         return Err("it has a query".to_owned());

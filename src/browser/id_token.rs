@@ -1,33 +1,33 @@
-//! What an ID token must say before it is passed on: who issued it, for whom, until when, and for
-//! which sign-in.
+//! Checks the claims of an ID token before it is passed on: issuer, audience, expiry and nonce.
 //!
-//! Pure. The signature is not checked here. The token came from the token endpoint itself, over TLS
-//! unless the provider is on this machine, which OpenID Connect Core accepts in its place (section
-//! 3.1.3.7, step 6); the backend checks the signature.
+//! These functions do no I/O. The signature is not checked here. The token came from the token
+//! endpoint over TLS (or plain http if the provider is on this machine), which OpenID Connect Core
+//! accepts in place of a signature check (section 3.1.3.7, step 6). The backend checks the
+//! signature.
 
 use serde_json::{Map, Value};
 
 use crate::secret::Secret;
 use crate::{token, untrusted_json};
 
-/// How far the clocks of provider and program may be apart, in seconds.
+/// The tolerated clock difference between provider and program, in seconds.
 const LEEWAY: f64 = 60.0;
 
-/// What the token must say.
+/// The expected claims.
 pub(super) struct Expected<'a> {
-    /// Names of the provider, each as good as the others.
+    /// Equivalent issuer names of the provider.
     pub(super) issuers: &'a [String],
     pub(super) client_id: &'a str,
-    /// The nonce of the authorization request; the device flow has none.
+    /// The nonce of the authorization request. The device flow has none.
     pub(super) nonce: Option<&'a str>,
-    /// The time by the provider's clock, in seconds since the epoch.
+    /// The provider's time, in seconds since the epoch.
     pub(super) now: i64,
 }
 
 /// Checks a token.
 ///
 /// # Errors
-/// With what is wrong, in words that show nothing of the token but its issuer.
+/// Returns what is wrong. The text reveals nothing of the token except its issuer.
 ///
 /// Source: OpenID Connect Core, sections 2 and 3.1.3.7.
 pub(super) fn check(token: &Secret, expected: &Expected<'_>) -> Result<(), String> {

@@ -1,5 +1,5 @@
-//! Redirect URLs that arrive by another way than the listener: pasted by a person whose browser
-//! runs on another machine.
+//! Redirect URLs that do not arrive through the listener: a person pastes them if the browser runs
+//! on another machine.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +7,7 @@ use super::loopback::has_state;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
-/// The sign-ins that wait, and what was submitted for each.
+/// The pending sign-ins, and the parameters submitted for each.
 #[derive(Default)]
 pub(super) struct Inbox(Mutex<Vec<Entry>>);
 
@@ -16,7 +16,7 @@ struct Entry {
     parameters: Option<Secret>,
 }
 
-/// A sign-in that waits, as long as this is not dropped.
+/// A pending sign-in. Dropping it removes it from the inbox.
 pub(super) struct Waiting<'a> {
     inbox: &'a Inbox,
     state: Secret,
@@ -28,10 +28,11 @@ impl Inbox {
         Waiting { inbox: self, state: state.clone() }
     }
 
-    /// Delivers a redirect URL to the sign-in that it belongs to.
+    /// Delivers a redirect URL to the sign-in with its state.
     ///
     /// # Errors
-    /// [`Error::Config`] if it belongs to none. The text is not shown: a code may be in it.
+    /// [`Error::Config`] if no pending sign-in has that state. The error does not repeat the text,
+    /// which may contain a code.
     pub(super) fn submit(&self, url: &str) -> Result<()> {
         let url = url.trim();
         let query = url.split_once('?').map_or(url, |(_, query)| query);
@@ -56,7 +57,7 @@ impl Inbox {
 }
 
 impl Waiting<'_> {
-    /// Returns what was submitted.
+    /// Takes the submitted parameters, if any.
     pub(super) fn take(&self) -> Option<String> {
         let mut entries = self.inbox.lock();
         let entry = entries.iter_mut().find(|entry| entry.state == self.state)?;

@@ -1,4 +1,4 @@
-//! Starts a browser: what `$BROWSER` names first, then what the desktop has.
+//! Starts a browser: the programs in `$BROWSER` first, then the desktop's default browser.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,26 +9,26 @@ use std::time::{Duration, Instant};
 use super::Callback;
 use crate::diagnostics::note;
 
-/// A program that is still running after this time has started.
+/// A program that still runs after this time counts as started.
 const STARTED: Duration = Duration::from_millis(500);
 
-/// What separates the programs in `$BROWSER`.
+/// The separator between programs in `$BROWSER`.
 const SEPARATOR: char = if cfg!(windows) { ';' } else { ':' };
 
-/// How the URL gets into a browser.
+/// How to open the URL.
 #[derive(Clone, Default)]
 pub(super) enum Open {
-    /// The browser of this desktop.
+    /// Use the browser of this desktop.
     #[default]
     System,
-    /// A person opens it.
+    /// Start no browser; a person opens the URL.
     Nothing,
-    /// The program's own way.
+    /// Call a function of the program.
     With(Callback<str>),
 }
 
 impl Open {
-    /// Starts a browser, best effort: the person sees the URL in any case. Returns at once.
+    /// Starts a browser in the background, best effort. The person sees the URL in any case.
     pub(super) fn start(&self, url: &str) {
         match self {
             Self::Nothing => {}
@@ -58,11 +58,12 @@ impl fmt::Debug for Open {
     }
 }
 
-/// Returns `true` if a browser may be started on this machine where the person sees it.
+/// Returns `true` if a browser can be started on this machine and the person would see it.
 ///
-/// That is if `$BROWSER` is set, or unless this is an SSH connection or, on Linux and the BSDs, a
-/// session without a display. Without one, a sign-in starts no browser: the person opens the URL
-/// elsewhere and pastes the redirect URL ([`SignIn::submit_redirect`](super::SignIn::submit_redirect)).
+/// This is the case if `$BROWSER` is set. Otherwise the result is `false` for an SSH connection
+/// and, on Linux and the BSDs, for a session without a display. If the result is `false`, a sign-in
+/// does not start a browser: the person opens the URL elsewhere and pastes the redirect URL
+/// ([`SignIn::submit_redirect`](super::SignIn::submit_redirect)).
 pub fn can_open_browser() -> bool {
     is_desktop(|name| std::env::var_os(name))
 }
@@ -75,7 +76,7 @@ fn is_desktop(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     if ["SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY"].iter().any(is_set) {
         return false;
     }
-    // Everywhere else a desktop needs no variable. Windows opens what WSL asks it to.
+    // Other systems need no variable for a desktop. WSL opens URLs in Windows.
     let has_displays = cfg!(all(unix, not(target_os = "macos")));
     !has_displays || ["DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"].iter().any(is_set)
 }
@@ -87,7 +88,7 @@ fn start_named(named: &OsString, url: &str) -> bool {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         #[cfg(unix)]
         {
-            // Ctrl-C in the terminal is for this program alone.
+            // Do not pass Ctrl-C from the terminal to the browser.
             use std::os::unix::process::CommandExt;
             command.process_group(0);
         }
@@ -95,8 +96,8 @@ fn start_named(named: &OsString, url: &str) -> bool {
     })
 }
 
-/// Returns `true` if a program runs on, or has done its work. This thread then lives as long as
-/// the program, which leaves no zombie behind.
+/// Returns `true` if a program is still running or has exited with success. If it is running, this
+/// thread waits for it, so that no zombie remains.
 fn has_started(mut program: Child) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < STARTED {
@@ -110,11 +111,11 @@ fn has_started(mut program: Child) -> bool {
     true
 }
 
-/// Returns the commands of `$BROWSER`: programs with arguments, in which `%s` is the URL; without
-/// it the URL is the last argument. No shell is asked.
+/// Returns the commands in `$BROWSER`: programs with arguments, in which `%s` is replaced by the
+/// URL. Without `%s` the URL is the last argument. No shell is used.
 fn commands<'a>(named: &'a str, url: &'a str) -> impl Iterator<Item = Command> + 'a {
     named.split(SEPARATOR).filter_map(move |entry| {
-        // The path of a program may have spaces in it.
+        // The path of a program may contain spaces.
         let is_path = std::path::Path::new(entry).is_file();
         let words = if is_path { entry.split('\0') } else { entry.split(' ') };
         let mut words = words.filter(|word| !word.is_empty());

@@ -1,9 +1,10 @@
-//! The listener that the browser is redirected to: on this machine only, bounded, without threads.
+//! The listener that receives the redirect from the browser: on this machine only, with limits, and
+//! without threads of its own.
 //!
-//! It is polled by the thread that waits, so it ends with the call, whatever ends that: a result, a
-//! deadline, a cancellation or a panic. Any local program can connect to it and any web page can
-//! send it requests; nothing but the state of the sign-in, which only the browser learns, makes a
-//! request count.
+//! The waiting thread polls the listener, so the listener is closed when the call ends: with a
+//! result, a deadline, a cancellation or a panic. Any local program can connect to it, and any web
+//! page can send requests to it. A request counts only if it carries the state of the sign-in,
+//! which only the browser receives.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,30 +15,30 @@ use super::connection::{Connection, Turn};
 use super::page;
 use super::request::{Address, Refusal};
 
-/// So many connections are served at a time; a new one replaces the oldest.
+/// The maximum number of connections; a new one replaces the oldest.
 const MAX_CONNECTIONS: usize = 128;
 
-/// So many connections are accepted before those that there are get their turn.
+/// How many connections are accepted before the existing ones are served.
 const BURST: usize = 64;
 
-/// How often another free port is tried if the one that IPv4 got is in use on IPv6.
+/// How many more free ports to try if the port chosen for IPv4 is in use on IPv6.
 const ATTEMPTS: usize = 16;
 
-/// The host of the redirect URL, as it is registered with the provider.
+/// The host of the redirect URL, as registered with the provider.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum RedirectHost {
-    /// `http://127.0.0.1`, as RFC 8252 recommends. The default.
+    /// `http://127.0.0.1`, as RFC 8252 recommends. This is the default.
     #[default]
     Ipv4,
     /// `http://[::1]`.
     Ipv6,
-    /// `http://localhost`, for providers that accept nothing else. The listener is on 127.0.0.1 and,
-    /// where there is IPv6, on ::1, since a browser may use either.
+    /// `http://localhost`, for providers that accept no address. keyfob listens on 127.0.0.1 and,
+    /// if IPv6 is available, on ::1, because a browser may use either.
     Localhost,
 }
 
-/// Listens for the browser.
+/// Listens for the redirect.
 pub(super) struct Listener {
     sockets: Vec<TcpListener>,
     connections: VecDeque<Connection>,
@@ -45,18 +46,18 @@ pub(super) struct Listener {
     redirect_uri: String,
 }
 
-/// What a poll came to.
+/// The result of one poll.
 pub(super) enum Poll<T> {
-    /// The response to the sign-in, and the connection that brought it.
+    /// The response to the sign-in, and its connection.
     Found(T, Connection),
-    /// Nothing moved.
+    /// No bytes were transferred.
     Idle,
-    /// Something moved.
+    /// Connections were accepted or bytes were transferred.
     Active,
 }
 
 impl Listener {
-    /// Listens on the first of these ports that is free; 0 is any.
+    /// Listens on the first free port of these; 0 stands for any free port.
     pub(super) fn bind(host: RedirectHost, ports: &[u16], path: &str) -> io::Result<Self> {
         let mut failure = None;
         for port in ports {
@@ -78,7 +79,7 @@ impl Listener {
         if port == 80 {
             hosts.push(name.to_owned());
         }
-        // A URL without a path is requested as `/`.
+        // Browsers request a URL without a path as `/`.
         let wanted = if path.is_empty() { "/" } else { path };
         Self {
             sockets,
@@ -92,7 +93,7 @@ impl Listener {
         &self.redirect_uri
     }
 
-    /// Serves all connections as far as that needs no waiting. `judge` looks at the parameters of
+    /// Serves all connections as far as possible without blocking. `judge` checks the parameters of
     /// each request to the callback.
     pub(super) fn poll<T>(&mut self, mut judge: impl FnMut(&str) -> Result<T, Refusal>) -> Poll<T> {
         let now = Instant::now();
@@ -134,10 +135,10 @@ impl Listener {
                         }
                         self.connections.extend(Connection::new(stream, now));
                     }
-                    // One that was reset before it was accepted says nothing about the next.
+                    // The connection was reset before it was accepted; the next one may be fine.
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    // Out of file descriptors, say: the next poll tries again.
+                    // For example, no file descriptors are left: the next poll tries again.
                     Err(_) => break,
                 }
             }
@@ -146,7 +147,7 @@ impl Listener {
     }
 }
 
-/// Listens on a port, on the addresses that the host has.
+/// Listens on a port, on every address of the host.
 fn sockets(host: RedirectHost, port: u16) -> io::Result<(Vec<TcpListener>, u16)> {
     let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -159,14 +160,15 @@ fn sockets(host: RedirectHost, port: u16) -> io::Result<(Vec<TcpListener>, u16)>
                 let (first, chosen) = listen(v4, port)?;
                 match listen(v6, chosen) {
                     Ok((second, _)) => return Ok((vec![first, second], chosen)),
-                    // Another program has it, and browsers that prefer IPv6 would go there.
+                    // Another program uses this port on IPv6; a browser that prefers IPv6 would
+                    // reach that program.
                     Err(error) if error.kind() == ErrorKind::AddrInUse => {
                         if port != 0 || attempt == ATTEMPTS {
                             return Err(error);
                         }
                         attempt += 1;
                     }
-                    // There is no IPv6 here, so `localhost` is IPv4.
+                    // IPv6 is not available, so `localhost` is IPv4.
                     Err(_) => return Ok((vec![first], chosen)),
                 }
             }

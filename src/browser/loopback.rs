@@ -1,4 +1,5 @@
-//! Sign-in in the browser of this machine: authorization code with PKCE, redirected to a listener.
+//! The loopback flow: authorization code with PKCE, in a browser that is redirected to a listener
+//! on this machine.
 //!
 //! Source: RFC 8252 (native apps), RFC 7636 (PKCE), RFC 9207 (issuer of the response), OpenID
 //! Connect Core section 3.1.
@@ -18,14 +19,14 @@ use crate::error::{Error, Result, SignInError, SignInErrorKind as Kind};
 use crate::form::{self, Parameters};
 use crate::secret::Secret;
 
-/// How soon the listener is looked at again after it had something to do.
+/// The initial polling interval of the listener, and the interval after activity.
 const BUSY: Duration = Duration::from_millis(1);
 
 /// The secrets of one authorization request.
 struct Request {
     state: Secret,
     nonce: Secret,
-    /// Shows the token endpoint that the code and the request belong together (PKCE).
+    /// Proves to the token endpoint that the code belongs to this request (PKCE).
     verifier: Secret,
 }
 
@@ -50,7 +51,7 @@ pub(super) fn run<T>(
 
     let mut wait = BUSY;
     let (response, held) = loop {
-        // A request that was sent before the time was up counts.
+        // Poll before checking the deadline, so that a request that arrived in time counts.
         let poll = listener.poll(|parameters| judge(&attempt, &endpoints, &request, parameters));
         match poll {
             Poll::Found(response, connection) => break (response, Some(connection.into_stream())),
@@ -63,7 +64,7 @@ pub(super) fn run<T>(
         attempt.check()?;
         std::thread::sleep(wait);
     };
-    // Nothing but the browser that brought the response is served from here on.
+    // From here on only the browser that delivered the response is served.
     drop((listener, pasted));
     let page = &sign_in.page;
     let held = Held::new(held, page.response(Outcome::Failure("")));
@@ -128,8 +129,8 @@ fn authorization_url(
     Ok(format!("{endpoint}{separator}{query}"))
 }
 
-/// Decides whether a request to the callback is the response to this sign-in: only a request with
-/// its state counts, whatever else it says.
+/// Decides whether a request to the callback is the response to this sign-in. Only a request with
+/// the right state counts, regardless of its other parameters.
 fn judge(
     attempt: &Attempt<'_>,
     endpoints: &Endpoints,
@@ -145,7 +146,7 @@ fn judge(
     }
 }
 
-/// Returns `true` if the one state among the parameters is this one.
+/// Returns `true` if there is exactly one `state` parameter and it equals `state`.
 pub(super) fn has_state(parameters: &str, state: &Secret) -> bool {
     let mut states = form::values(parameters, "state");
     match (states.next(), states.next()) {
@@ -154,7 +155,7 @@ pub(super) fn has_state(parameters: &str, state: &Secret) -> bool {
     }
 }
 
-/// Reads the response, which has the right state: the code, or why there is none.
+/// Parses a response with the right state. Returns the code, or the provider's error.
 fn respond(attempt: &Attempt<'_>, endpoints: &Endpoints, parameters: &str) -> Result<Secret> {
     let invalid = |reason: &str| attempt.failure(Kind::InvalidResponse, reason);
     let parameters = Parameters::parse(parameters).map_err(invalid)?;
@@ -178,7 +179,7 @@ fn respond(attempt: &Attempt<'_>, endpoints: &Endpoints, parameters: &str) -> Re
     }
 }
 
-/// Exchanges the code for tokens: once, whatever happens.
+/// Exchanges the code for tokens. The code is sent only once, even if the response is lost.
 ///
 /// Source: RFC 6749, section 4.1.3; RFC 7636, section 4.5.
 fn redeem(

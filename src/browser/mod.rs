@@ -1,8 +1,8 @@
-//! Sign-in with Google or any OpenID Connect provider: in the person's own browser, or on another
+//! Sign-in with Google or any OpenID Connect provider, in a browser on this machine or on another
 //! device.
 //!
-//! A [`SignIn`] describes how. [`Session::sign_in`](crate::Session::sign_in) opens the browser,
-//! waits for the person, and logs in with what the provider returned:
+//! A [`SignIn`] holds the settings. [`Session::sign_in`](crate::Session::sign_in) opens the
+//! browser, waits until the person has signed in, and logs in with the ID token from the provider:
 //!
 //! ```no_run
 //! use keyfob::browser::{Page, SignIn};
@@ -18,25 +18,25 @@
 //! # }
 //! ```
 //!
-//! [`SignIn::loopback`] and [`SignIn::device`] return the tokens alone, for
-//! [`Session::log_in`](crate::Session::log_in) and [`User::link`](crate::User::link). The manual
-//! has a complete program, and what has to be registered with the provider: page
-//! [`browser`](crate::manual::guide::browser).
+//! [`SignIn::loopback`] and [`SignIn::device`] only return the tokens, for
+//! [`Session::log_in`](crate::Session::log_in) and [`User::link`](crate::User::link). The page
+//! [`browser`](crate::manual::guide::browser) of the manual has a complete program and describes
+//! how to register the client with the provider.
 //!
 //! # What is checked
 //!
-//! - The response counts only with the state of this sign-in: 256 random bits that nobody but the
-//!   browser learns. Everything else that arrives at the listener is refused, and the wait goes on.
-//! - The code can be redeemed only with a secret that never leaves this program (PKCE, S256), and
+//! - keyfob accepts a response only if it carries the `state` of this sign-in: 256 random bits that
+//!   only the browser receives. The listener rejects every other request and continues to wait.
+//! - The code can be redeemed only with a secret that never leaves this program (PKCE, S256).
 //!   keyfob redeems it once.
-//! - The response and the ID token name the issuer that was asked; the token is for this client,
-//!   has not expired, and carries the nonce of this sign-in.
-//! - Every endpoint is https, or on this machine. Redirects of the provider's endpoints are not
-//!   followed.
+//! - The response and the ID token must name the expected issuer. The ID token must be issued for
+//!   this client, must not have expired, and must carry the nonce of this sign-in.
+//! - Every endpoint must use https or be on this machine. keyfob does not follow redirects from the
+//!   provider's endpoints.
 //!
-//! The signature of the ID token is not checked here, since the token came from the token endpoint
-//! over TLS. The backend checks it. A provider on this machine that is asked by plain http is
-//! trusted like any program on this machine.
+//! keyfob does not check the signature of the ID token, because the token comes from the token
+//! endpoint over TLS. The backend checks the signature. A provider on this machine may use plain
+//! http; keyfob trusts it like any other program on this machine.
 
 mod attempt;
 mod connection;
@@ -73,16 +73,17 @@ use crate::error::{Error, Printable, Result};
 use crate::secret::Secret;
 use crate::transport::UreqTransport;
 
-/// How long a sign-in may take (5 min), unless [`SignIn::deadline`] says otherwise.
+/// The default time limit of a sign-in (5 min); see [`SignIn::deadline`].
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(300);
 
-/// What a scope is made of; the space between them is ours.
+/// The characters allowed in a scope; keyfob joins scopes with spaces.
 const SCOPE: &str = "scopes are printable ASCII without spaces, quotes and backslashes";
 
-/// Describes a sign-in with an identity provider. It can be used any number of times, also at the
-/// same time; clones share what [`submit_redirect`](Self::submit_redirect) delivers.
+/// The settings of a sign-in with an identity provider. A `SignIn` can be used any number of times,
+/// even concurrently. Clones share the redirect URLs from
+/// [`submit_redirect`](Self::submit_redirect).
 ///
-/// `Debug` shows no client secret.
+/// `Debug` does not show the client secret.
 #[derive(Clone)]
 #[must_use = "nobody signs in until it is passed to `Session::sign_in`, or `loopback` or `device` is called"]
 pub struct SignIn {
@@ -107,13 +108,13 @@ pub struct SignIn {
     inbox: Arc<Inbox>,
 }
 
-/// A function of the program.
+/// A callback provided by the program.
 type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
-/// Where the endpoints come from.
+/// The source of the endpoints.
 #[derive(Clone, Debug)]
 enum Source {
-    /// From the discovery document of this issuer.
+    /// The discovery document of this issuer.
     Discovery(String),
     Endpoints(Endpoints),
 }
@@ -132,14 +133,15 @@ impl SignIn {
     /// input devices* for [`device`](Self::device)). The backend's provider is `oauth2-google`,
     /// which must accept this client id.
     ///
-    /// Google gives such a client a secret that has to be set ([`client_secret`](Self::client_secret)).
+    /// Google issues a secret for such a client; set it with
+    /// [`client_secret`](Self::client_secret).
     pub fn google(client_id: impl Into<String>) -> Self {
         Self::new(Source::Endpoints(Endpoints::google()), Provider::Google, client_id.into())
     }
 
-    /// Creates a sign-in with an OpenID Connect provider, by its issuer, such as
-    /// `https://id.example.org`. Its endpoints come from its discovery document. The backend's
-    /// provider is `custom-token`.
+    /// Creates a sign-in with the OpenID Connect provider at `issuer`, such as
+    /// `https://id.example.org`. keyfob reads the endpoints from its discovery document. The
+    /// backend's provider is `custom-token`.
     pub fn oidc(issuer: impl Into<String>, client_id: impl Into<String>) -> Self {
         Self::new(Source::Discovery(issuer.into()), Provider::Jwt, client_id.into())
     }
@@ -174,28 +176,29 @@ impl SignIn {
         }
     }
 
-    /// Asks another issuer, by its discovery document: a test identity provider in place of Google,
-    /// say.
+    /// Uses another issuer, such as a test identity provider in place of Google. keyfob reads its
+    /// discovery document.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.source = Source::Discovery(issuer.into());
         self
     }
 
-    /// Sets the backend's provider that the ID token is for: [`Provider::Google`],
+    /// Sets the backend's provider that receives the ID token: [`Provider::Google`],
     /// [`Provider::Apple`] or [`Provider::Jwt`].
     pub fn backend_provider(mut self, provider: Provider) -> Self {
         self.backend_provider = provider;
         self
     }
 
-    /// Sets the client secret. It is sent to the token endpoint in the way that the provider asks
-    /// for. Everyone who has the program can extract it, so a provider must not rely on it.
+    /// Sets the client secret. keyfob sends it to the token endpoint with the method that the
+    /// provider requires. Anyone who has the program can extract the secret, so a provider must not
+    /// rely on it.
     pub fn client_secret(mut self, secret: impl Into<Secret>) -> Self {
         self.client_secret = Some(secret.into());
         self
     }
 
-    /// Sets the scopes to ask for, `openid` among them. Defaults to `openid`, `email` and
+    /// Sets the scopes to request, which must include `openid`. Defaults to `openid`, `email` and
     /// `profile`.
     pub fn scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
         self.scopes = scopes.into_iter().map(Into::into).collect();
@@ -208,13 +211,13 @@ impl SignIn {
         self
     }
 
-    /// Listens on this port, for a provider that compares the port of the redirect URL. Defaults to
-    /// a free one.
+    /// Listens on this port, for a provider that checks the port of the redirect URL. Defaults to
+    /// any free port.
     pub fn port(self, port: u16) -> Self {
         self.ports([port])
     }
 
-    /// Listens on the first of these ports that is free.
+    /// Listens on the first free port of these.
     pub fn ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.ports = ports.into_iter().collect();
         self
@@ -226,61 +229,64 @@ impl SignIn {
         self
     }
 
-    /// Sets the path of the redirect URL. Defaults to `/callback`; empty for a URL that ends with
-    /// the port.
+    /// Sets the path of the redirect URL. Defaults to `/callback`. With an empty path the URL ends
+    /// with the port.
     pub fn redirect_path(mut self, path: impl Into<String>) -> Self {
         self.redirect_path = path.into();
         self
     }
 
-    /// Asks the provider to send its response as a form, which keeps the code out of the browser's
-    /// history. A provider must list `form_post` among its response modes. A redirect URL cannot be
-    /// pasted then, since there is no code in it. Defaults to the query of the redirect URL.
+    /// Requests the provider's response as a form POST, which keeps the code out of the browser's
+    /// history. The provider must list `form_post` among its response modes. A redirect URL cannot
+    /// be pasted in this mode, because it contains no code. By default the response is in the query
+    /// of the redirect URL.
     pub fn form_post(mut self, form_post: bool) -> Self {
         self.form_post = form_post;
         self
     }
 
-    /// Accepts a response that names no issuer although the discovery document promises one, as
-    /// some versions of Keycloak send it. An issuer that is named must be right in any case.
+    /// Accepts a response without an issuer even if the discovery document promises one, as some
+    /// versions of Keycloak send it. If the response names an issuer, it must match in any case.
     pub fn allow_missing_issuer(mut self, allow: bool) -> Self {
         self.allow_missing_issuer = allow;
         self
     }
 
-    /// Sets the texts of the page that the browser shows at the end.
+    /// Sets the texts of the page that the browser shows after the sign-in.
     pub fn page(mut self, page: Page) -> Self {
         self.page = page;
         self
     }
 
-    /// Calls `show` with the URL to open, before a browser is started. Defaults to a line on
-    /// standard error. The sign-in waits for it to return.
+    /// Calls `show` with the URL to open, before keyfob starts a browser. The sign-in continues
+    /// when `show` returns. By default keyfob prints a line to standard error.
     pub fn on_url(mut self, show: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.on_url = Some(Arc::new(show));
         self
     }
 
-    /// Calls `show` with the code to enter on another device. Defaults to a line on standard error.
+    /// Calls `show` with the code to enter on another device. By default keyfob prints a line to
+    /// standard error.
     pub fn on_code(mut self, show: impl Fn(&DeviceCode) + Send + Sync + 'static) -> Self {
         self.on_code = Some(Arc::new(show));
         self
     }
 
-    /// Opens the URL in this way. Defaults to what `$BROWSER` names, then the browser of the
-    /// desktop, where there is one ([`can_open_browser`]).
+    /// Opens the URL with this function. By default keyfob starts the first usable program in
+    /// `$BROWSER`, or otherwise the default browser of the desktop, if there is one
+    /// ([`can_open_browser`]).
     pub fn open_with(mut self, open: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.open = Open::With(Arc::new(open));
         self
     }
 
-    /// Starts no browser: the person opens the URL.
+    /// Does not start a browser; the person opens the URL.
     pub fn open_nothing(mut self) -> Self {
         self.open = Open::Nothing;
         self
     }
 
-    /// Sets how long the person may take. Defaults to [`DEFAULT_DEADLINE`].
+    /// Sets the time limit of the sign-in. Defaults to [`DEFAULT_DEADLINE`].
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -292,8 +298,8 @@ impl SignIn {
         self
     }
 
-    /// Asks the provider through this transport: another proxy, other root certificates. Defaults
-    /// to [`UreqTransport::new`].
+    /// Sends the requests to the provider through this transport, for another proxy or other root
+    /// certificates. Defaults to [`UreqTransport::new`].
     pub fn transport(mut self, transport: UreqTransport) -> Self {
         self.transport = Some(transport);
         self
@@ -301,21 +307,22 @@ impl SignIn {
 
     /// Signs a person in with the browser, and returns the provider's tokens.
     ///
-    /// Listens on this machine, shows the URL, opens the browser, waits for its response and
-    /// exchanges that for the tokens. The browser then shows that the person can return to the
-    /// program, or that the sign-in failed and why. Blocks until then, at most for the
-    /// [deadline](Self::deadline); the listener is gone when this returns.
+    /// Listens on this machine, shows the URL, opens the browser, waits for the response and
+    /// exchanges its code for the tokens. The browser then shows that the person can return to the
+    /// program, or why the sign-in failed. Blocks for the [deadline](Self::deadline) at most. The
+    /// listener is closed when this returns.
     ///
     /// # Errors
-    /// [`Error::SignIn`] with the kind of the failure; [`Error::Transport`] if the provider could
-    /// not be reached; [`Error::Cancelled`]; [`Error::Config`] if a setting cannot be used.
+    /// [`Error::SignIn`] with the kind of failure. [`Error::Transport`] if the provider is
+    /// unreachable. [`Error::Cancelled`] if the sign-in was cancelled. [`Error::Config`] if a
+    /// setting is invalid.
     pub fn loopback(&self) -> Result<ProviderTokens> {
         loopback::run(self, self.limit(), Outcome::Returned, Ok)
     }
 
     /// Signs a person in with the browser, and calls `then` with the tokens while the browser
-    /// waits: the page shows whether that succeeded, and why not. For
-    /// [`User::link`](crate::User::link), say:
+    /// waits. The page shows whether `then` succeeded, or why it failed. For example, for
+    /// [`User::link`](crate::User::link):
     ///
     /// ```no_run
     /// # use keyfob::{User, browser::SignIn};
@@ -325,30 +332,32 @@ impl SignIn {
     /// ```
     ///
     /// # Errors
-    /// As [`loopback`](Self::loopback), and those of `then`.
+    /// The errors of [`loopback`](Self::loopback), and the errors of `then`.
     pub fn loopback_then<T>(&self, then: impl FnOnce(ProviderTokens) -> Result<T>) -> Result<T> {
         self.loopback_within(self.limit(), then)
     }
 
     /// Signs a person in on another device, and returns the provider's tokens.
     ///
-    /// Shows a code, and asks the provider, as often as that allows, until the person has entered
-    /// it on another device. Blocks until then, at most for the [deadline](Self::deadline).
+    /// Shows a code, and polls the provider at the interval that it allows until the person has
+    /// entered the code on another device. Blocks for the [deadline](Self::deadline) at most.
     ///
-    /// Use this only when the person asked for it. Someone who makes another person enter a code is
-    /// signed in as that person, and neither the provider nor this program can tell.
+    /// Use this only when the person asked for it. An attacker who makes another person enter a
+    /// code is signed in as that person, and neither the provider nor this program can detect it.
     ///
     /// # Errors
-    /// As [`loopback`](Self::loopback). [`Error::Config`] if the provider has no such flow.
+    /// The errors of [`loopback`](Self::loopback). [`Error::Config`] if the provider does not
+    /// support the device flow.
     pub fn device(&self) -> Result<ProviderTokens> {
         device::run(self, self.limit())
     }
 
-    /// Delivers the redirect URL that a person has copied from a browser on another machine to the
-    /// sign-in that waits for it. Call this from another thread than the one that waits.
+    /// Passes the redirect URL that a person has copied from a browser on another machine to the
+    /// sign-in that waits for it. Call this from a different thread than the one that waits.
     ///
     /// # Errors
-    /// [`Error::Config`] if no sign-in of this `SignIn` waits for this URL. The wait goes on.
+    /// [`Error::Config`] if no sign-in of this `SignIn` waits for this URL. The sign-in continues
+    /// to wait.
     pub fn submit_redirect(&self, url: &str) -> Result<()> {
         self.inbox.submit(url)
     }
@@ -357,12 +366,12 @@ impl SignIn {
         &self.cancel
     }
 
-    /// Returns the deadline of one sign-in that begins now.
+    /// Returns the deadline of a sign-in that starts now.
     pub(crate) fn limit(&self) -> Deadline {
         Deadline::after(self.limit).with_cancel(&self.cancel)
     }
 
-    /// Signs a person in as [`loopback_then`](Self::loopback_then) does, within another deadline.
+    /// Like [`loopback_then`](Self::loopback_then), with another deadline.
     pub(crate) fn loopback_within<T>(
         &self,
         deadline: Deadline,
@@ -388,7 +397,7 @@ impl SignIn {
         }
     }
 
-    /// Checks the settings.
+    /// Validates the settings.
     fn check(&self) -> Result<()> {
         if let Source::Endpoints(endpoints) = &self.source {
             endpoints.check().map_err(|reason| Error::config("the provider", reason))?;
@@ -429,7 +438,7 @@ impl SignIn {
     }
 }
 
-/// Returns `true` for parameters that are not the program's to set.
+/// Returns `true` for parameters that keyfob sets itself and the program must not set.
 fn is_own(name: &str) -> bool {
     const OWN: [&str; 14] = [
         "client_assertion",
@@ -450,7 +459,7 @@ fn is_own(name: &str) -> bool {
     name.is_empty() || OWN.contains(&name)
 }
 
-/// Browsers change other paths before they request them.
+/// Returns `true` if browsers request this path unchanged.
 fn is_redirect_path(path: &str) -> bool {
     let is_segment = |segment: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
@@ -463,7 +472,7 @@ fn is_redirect_path(path: &str) -> bool {
     }
 }
 
-/// Prints a line for the person in front of the program, best effort.
+/// Prints a line to standard error, best effort.
 fn print(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

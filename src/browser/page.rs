@@ -1,7 +1,8 @@
-//! What the listener sends: a page for the person at the end, and short refusals for anything else.
+//! The HTTP responses of the listener: a page for the person after the sign-in, and short refusals
+//! for all other requests.
 //!
-//! The page runs no script, loads nothing, sends its address nowhere and is not stored: the address
-//! holds a code.
+//! The page runs no script, loads nothing, sends no referrer and is not cached, because its URL
+//! contains a code.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,9 +10,9 @@ use ring::digest;
 
 use super::request::Refusal;
 
-/// The texts of the page that the browser shows at the end.
+/// The texts of the page that the browser shows after the sign-in.
 ///
-/// Every text is plain: what looks like HTML is shown as it is.
+/// All texts are plain text; HTML in them is escaped.
 ///
 /// # Examples
 ///
@@ -30,26 +31,26 @@ pub struct Page {
     failure: Text,
 }
 
-/// A heading and what stands below it.
+/// A heading and a body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Text {
     heading: String,
     body: String,
 }
 
-/// What the page reports.
+/// The outcome that the page reports.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
-    /// It failed, and this is why.
+    /// The sign-in or the login failed for this reason.
     Failure(&'a str),
-    /// The provider's part succeeded; the program does the rest.
+    /// The provider's part succeeded; the program continues.
     Returned,
     /// The person is logged in.
     Success,
 }
 
 impl Page {
-    /// Creates a page with texts in English that name the program.
+    /// Creates a page with English texts that name the program.
     pub fn new(program: impl Into<String>) -> Self {
         let program = program.into();
         let text = |heading: String, body: &str| Text { heading, body: body.to_owned() };
@@ -79,22 +80,21 @@ impl Page {
         self
     }
 
-    /// Sets what is shown once the person is logged in
-    /// ([`Session::sign_in`](crate::Session::sign_in),
+    /// Sets the text for a login that succeeded ([`Session::sign_in`](crate::Session::sign_in),
     /// [`SignIn::loopback_then`](super::SignIn::loopback_then)).
     #[must_use]
     pub fn success(self, heading: impl Into<String>, body: impl Into<String>) -> Self {
         Self { success: Text { heading: heading.into(), body: body.into() }, ..self }
     }
 
-    /// Sets what is shown if the sign-in or the log-in failed. The reason is shown below it.
+    /// Sets the text for a sign-in or login that failed. The page shows the reason below it.
     #[must_use]
     pub fn failure(self, heading: impl Into<String>, body: impl Into<String>) -> Self {
         Self { failure: Text { heading: heading.into(), body: body.into() }, ..self }
     }
 
-    /// Sets what is shown after [`SignIn::loopback`](super::SignIn::loopback), when it is the
-    /// program's turn.
+    /// Sets the text for [`SignIn::loopback`](super::SignIn::loopback), when the program continues
+    /// with the tokens.
     #[must_use]
     pub fn returned(self, heading: impl Into<String>, body: impl Into<String>) -> Self {
         Self { returned: Text { heading: heading.into(), body: body.into() }, ..self }
@@ -142,7 +142,7 @@ impl Default for Page {
     }
 }
 
-/// Returns the HTTP response to a request that does not count.
+/// Returns the HTTP response to a rejected request.
 pub(super) fn refusal(refusal: Refusal) -> Vec<u8> {
     let status = match refusal.status {
         404 => "404 Not Found",
@@ -170,8 +170,9 @@ fn response(status: &str, media_type: &str, fields: &str, body: &str) -> Vec<u8>
     .into_bytes()
 }
 
-/// Escapes a text for an element or a quoted attribute. Texts of the program may need joiners and
-/// marks of direction; in those of a provider, errors have escaped them.
+/// Escapes a text for an element or a quoted attribute. Joiners and direction marks stay, because
+/// texts of the program may need them; in a provider's texts, the error type has already escaped
+/// them.
 fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for character in text.chars() {
@@ -188,7 +189,7 @@ fn escaped(text: &str) -> String {
     html
 }
 
-/// Colours have a contrast of 7 to 1 and more, in both schemes.
+/// The contrast of all colours is at least 7 to 1, in both schemes.
 const STYLE: &str = "\
 :root{color-scheme:light dark;font:100%/1.5 system-ui,sans-serif;\
 --back:#f4f5f7;--card:#fff;--text:#1c1f24;--soft:#4a4f57;--line:#d5d9e0;--mark:#3d5a80}\

@@ -1,4 +1,4 @@
-//! Secrets that nobody can guess, and the hash of one that may be seen (PKCE, RFC 7636).
+//! Random secrets, and the code challenge of a verifier (PKCE, RFC 7636).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,12 +19,12 @@ pub(super) fn secret() -> Result<Secret> {
     Ok(secret)
 }
 
-/// Returns the code challenge of a verifier, method S256.
+/// Returns the S256 code challenge of a verifier.
 pub(super) fn challenge(verifier: &Secret) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.expose().as_bytes()))
 }
 
-/// Compares two texts in a time that does not depend on where they differ.
+/// Compares two texts in constant time.
 pub(super) fn same(one: &str, other: &str) -> bool {
     let differs = one.bytes().zip(other.bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));
     one.len() == other.len() && std::hint::black_box(differs) == 0

@@ -1,50 +1,51 @@
-//! Parses what arrives at the listener: one HTTP request of a browser, or bytes of anything else on
-//! this machine.
+//! Parses the bytes that arrive at the listener: an HTTP request from a browser, or arbitrary bytes
+//! from another local program.
 //!
-//! Pure. It accepts the least that browsers send: `GET` and form `POST` to one path, with a `Host`
-//! that is the listener's own. Everything else has a status to be answered with.
+//! These functions do no I/O. They accept only what browsers send: `GET` and form `POST` to one
+//! path, with the listener's own `Host`. Every other request is refused with a status.
 //!
-//! Source: RFC 9112, sections 2 to 6; where it leaves a choice, this takes the stricter one.
+//! Source: RFC 9112, sections 2 to 6. Where the RFC leaves a choice, the parser takes the stricter
+//! one.
 
-/// The largest head, in bytes.
+/// The maximum size of the request head, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
-/// The largest body, in bytes.
+/// The maximum size of the request body, in bytes.
 pub(super) const MAX_BODY: usize = 64 * 1024;
 
-/// More header fields than this are refused.
+/// The maximum number of header fields.
 const MAX_FIELDS: usize = 100;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Where requests must go.
+/// The expected destination of requests.
 #[derive(Debug)]
 pub(super) struct Address {
-    /// What `Host` may say, in lower case. A page of another origin that resolves its own name to
-    /// this machine (DNS rebinding) sends that name.
+    /// The accepted values of `Host`, in lower case. A page of another origin whose name resolves
+    /// to this machine (DNS rebinding) sends that name instead.
     pub(super) hosts: Vec<String>,
     /// The path of the callback.
     pub(super) path: String,
 }
 
-/// What the bytes of a connection are so far.
+/// The state of a request after the bytes so far.
 pub(super) enum Parsed {
     /// The parameters of a request to the callback, still encoded.
     Callback(String),
-    /// Not a whole request yet.
+    /// The request is not complete yet.
     Incomplete,
-    /// Something to be refused.
+    /// The request is refused.
     Refused(Refusal),
 }
 
-/// How a request is refused.
+/// The status and reason of a refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) reason: &'static str,
 }
 
-/// The parts of a head that matter.
+/// The relevant parts of a request head.
 struct Head<'a> {
     method: &'a str,
     target: &'a str,
@@ -53,7 +54,7 @@ struct Head<'a> {
     content_length: Option<&'a str>,
 }
 
-/// Parses the bytes that a connection has sent.
+/// Parses the bytes that a connection has received.
 pub(super) fn parse(bytes: &[u8], address: &Address) -> Parsed {
     match callback(bytes, address) {
         Ok(Some(parameters)) => Parsed::Callback(parameters),
@@ -63,7 +64,7 @@ pub(super) fn parse(bytes: &[u8], address: &Address) -> Parsed {
 }
 
 fn callback(bytes: &[u8], address: &Address) -> Result<Option<String>, (u16, &'static str)> {
-    // A TLS handshake, say: no need to wait for more of it.
+    // Reject early, for example a TLS handshake, without waiting for more bytes.
     if bytes.first().is_some_and(|byte| !byte.is_ascii_uppercase()) {
         return Err((400, "this is not an HTTP request"));
     }
@@ -117,7 +118,7 @@ impl<'a> Head<'a> {
                 return Err((431, "there are too many header fields"));
             }
             let (name, value) = line.split_once(':').ok_or(MALFORMED)?;
-            // A space would be a folded line or a name that others read differently.
+            // A space would be a folded line, or a name that other parsers read differently.
             let is_name =
                 |byte: u8| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte);
             if name.is_empty() || !name.bytes().all(is_name) || value.contains(is_control) {
@@ -139,7 +140,7 @@ impl<'a> Head<'a> {
         Ok(Self { method, target, host, content_type, content_length })
     }
 
-    /// Returns the form body, once it has arrived.
+    /// Returns the form body, or `None` if it has not fully arrived.
     fn form(&self, body: &[u8]) -> Result<Option<String>, (u16, &'static str)> {
         let length = self.content_length.ok_or((411, "a Content-Length is required"))?;
         if length.is_empty() || !length.bytes().all(|digit| digit.is_ascii_digit()) {

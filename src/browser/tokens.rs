@@ -1,4 +1,4 @@
-//! What a provider returns at the end of a sign-in, and what becomes of it.
+//! The tokens of a sign-in, and the parser for responses of a token endpoint.
 
 use std::fmt;
 
@@ -19,8 +19,8 @@ pub struct ProviderTokens {
 }
 
 impl ProviderTokens {
-    /// Returns the credentials to log in with ([`Session::log_in`](crate::Session::log_in)) or to
-    /// link ([`User::link`](crate::User::link)): the ID token, for the provider that
+    /// Returns the credentials for [`Session::log_in`](crate::Session::log_in) or
+    /// [`User::link`](crate::User::link): the ID token, for the backend's provider that
     /// [`SignIn`](super::SignIn) names.
     pub fn credentials(&self) -> Credentials {
         match self.backend_provider {
@@ -30,20 +30,19 @@ impl ProviderTokens {
         }
     }
 
-    /// Returns the ID token. It was checked for issuer, audience, expiry and nonce, and its
-    /// signature was not; see the [module](super#what-is-checked).
+    /// Returns the ID token. Its issuer, audience, expiry and nonce were checked, but its signature
+    /// was not; see the [module](super#what-is-checked).
     pub fn id_token(&self) -> &Secret {
         &self.id_token
     }
 
-    /// Returns the provider's own access token, if it sent one: for the provider's APIs, or for a
-    /// backend that accepts it in place of the ID token.
+    /// Returns the provider's own access token, if it sent one. Use it for the provider's APIs, or
+    /// for a backend that accepts it in place of the ID token.
     pub fn access_token(&self) -> Option<&Secret> {
         self.access_token.as_ref()
     }
 
-    /// Returns the provider's own refresh token, if it sent one. keyfob does not store it and never
-    /// uses it.
+    /// Returns the provider's own refresh token, if it sent one. keyfob neither stores nor uses it.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }
@@ -57,27 +56,27 @@ impl fmt::Debug for ProviderTokens {
     }
 }
 
-/// Reads the JSON object that a provider sent. To serde, a list of the fields would be one, too.
+/// Parses a JSON object from a provider. Rejects arrays, which serde would accept as structs.
 pub(super) fn object<T: for<'de> Deserialize<'de>>(response: &Response) -> Option<T> {
     let is_object = response.body().trim_ascii_start().starts_with(b"{");
     if is_object { untrusted_json::from_slice(response.body()).ok() } else { None }
 }
 
-/// What a token endpoint responded.
+/// The response of a token endpoint.
 pub(super) enum TokenResponse {
     Tokens {
         id_token: Secret,
         access_token: Option<Secret>,
         refresh_token: Option<Secret>,
     },
-    /// An error code of OAuth, and the provider's words.
+    /// An OAuth error code, and the provider's description.
     Refused {
         code: String,
         description: String,
     },
-    /// It cannot respond now.
+    /// The provider is temporarily unavailable.
     Unavailable(String),
-    /// Nothing that can be used, and what is wrong with it.
+    /// An invalid response, and what is wrong with it.
     Invalid(String),
 }
 
@@ -107,7 +106,7 @@ impl TokenResponse {
         }
     }
 
-    /// Returns what is wrong with a response that is no success.
+    /// Returns what is wrong with an unsuccessful response, or `None` if it succeeded.
     pub(super) fn refused(response: &Response) -> Option<Self> {
         #[derive(Deserialize)]
         struct Refusal {
@@ -121,7 +120,7 @@ impl TokenResponse {
                 Some(Self::Unavailable(format!("{} (status {status})", refusal.error)))
             }
             (429 | 500.., None) => Some(Self::Unavailable(format!("status {status}"))),
-            // Some providers send an error with the status of a success.
+            // Some providers send an error with a success status.
             (200 | 400..500, Some(Refusal { error, error_description })) => {
                 let description = error_description.unwrap_or_default();
                 Some(Self::Refused { code: error, description })

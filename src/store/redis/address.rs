@@ -1,4 +1,4 @@
-//! The address of a Redis server and the account to use there, as a URL names them.
+//! Parses a Redis URL into the server's address and the account.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::secret::Secret;
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Address {
     pub(super) host: String,
@@ -14,14 +14,14 @@ pub(super) struct Address {
     pub(super) tls: bool,
 }
 
-/// What a server wants to know before it answers.
+/// The account to authenticate with.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
 }
 
-/// Everything that a URL says.
+/// The parts of a URL.
 #[derive(Clone, Debug)]
 pub(super) struct RedisUrl {
     pub(super) address: Address,
@@ -30,8 +30,8 @@ pub(super) struct RedisUrl {
 }
 
 impl RedisUrl {
-    /// Reads `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, or the same with `rediss` for TLS.
-    /// The error does not repeat the URL, which may hold a password.
+    /// Parses `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, or the same with `rediss` for
+    /// TLS. The error does not repeat the URL, which may contain a password.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         const EXPECTED: &str = "expected redis://HOST:PORT/DATABASE, or rediss:// for TLS";
         let (scheme, rest) = url.split_once("://").ok_or(EXPECTED)?;
@@ -40,7 +40,7 @@ impl RedisUrl {
             "rediss" => true,
             _ => return Err(EXPECTED.to_owned()),
         };
-        // The redis crate reads `rediss` only with a TLS feature of its own, which is not used.
+        // The redis crate accepts `rediss` only with its own TLS feature, which is not enabled.
         let url = ::redis::parse_redis_url(&format!("redis://{rest}")).ok_or(EXPECTED)?;
         if url.query().is_some() || url.fragment().is_some() {
             return Err(format!("{EXPECTED}, and nothing behind it"));

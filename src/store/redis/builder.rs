@@ -1,4 +1,4 @@
-//! The settings of a [`RedisStore`].
+//! The builder of a [`RedisStore`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -20,10 +20,10 @@ use crate::secret::Secret;
 use crate::store::EncryptionKey;
 use crate::store::encryption::{EncryptionMode, RecordCodec};
 
-/// How long opening may wait for the server, if it has to ask.
+/// The time limit of [`RedisStoreBuilder::open`], if it has to ask the server.
 const OPEN: Duration = Duration::from_secs(60);
 
-/// The longest namespace, in bytes.
+/// The maximum length of a namespace, in bytes.
 const LONGEST_NAMESPACE: usize = 256;
 
 /// Builds a [`RedisStore`]; see [`RedisStore::builder`].
@@ -45,7 +45,7 @@ pub struct RedisStoreBuilder {
     on_rollback: OnRollback,
 }
 
-/// How values are written.
+/// How values are stored.
 enum Protection {
     Key(EncryptionKey),
     Plaintext,
@@ -71,35 +71,35 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// Sets the name under which everything is kept. Required: programs that use the same name
-    /// share users and tokens, so each app on each backend needs a name of its own.
+    /// Sets the namespace, the prefix of all keys. Required. Programs with the same namespace share
+    /// users and tokens, so use a separate namespace for each app on each backend.
     ///
-    /// Visible ASCII without `{`, `}`, `*`, `?`, `[`, `]` and `\`, at most 256 bytes. All keys begin
-    /// with `{NAMESPACE}:`.
+    /// A namespace is visible ASCII without `{`, `}`, `*`, `?`, `[`, `]` and `\`, and has at most
+    /// 256 bytes. All keys begin with `{NAMESPACE}:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Encrypts records, events and the location on this machine, with a key that all machines
-    /// share. User ids are not encrypted.
+    /// Encrypts records, events and the location with a key that all machines share. Encryption
+    /// happens on this machine. User ids are not encrypted.
     ///
-    /// A [key file](EncryptionKey::from_file) that does not exist is created if nothing was stored
-    /// in the namespace yet; copy it to the other machines. [`EncryptionKey::key_file`] is `key` in
-    /// the default data directory. A key in a keyring has to exist.
+    /// A [key file](EncryptionKey::from_file) that does not exist is created if the namespace is
+    /// still empty; copy it to the other machines. [`EncryptionKey::key_file`] is the file `key` in
+    /// the default data directory. A key in a keyring must already exist.
     pub fn encryption(mut self, key: EncryptionKey) -> Self {
         self.protection = Some(Protection::Key(key));
         self
     }
 
-    /// Stores tokens and profiles unencrypted: anybody who can read the server's memory, its files, its
-    /// replicas or its backups can act as the users.
+    /// Stores tokens and profiles unencrypted. Anyone who can read the server's memory, files,
+    /// replicas or backups can act as the users.
     pub fn plaintext(mut self) -> Self {
         self.protection = Some(Protection::Plaintext);
         self
     }
 
-    /// Logs in to the server as this user of its ACL. Defaults to the user in the URL, or to the
+    /// Authenticates to the server as this ACL user. Defaults to the user in the URL, or to the
     /// server's default user.
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
@@ -112,12 +112,13 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Asks Redis Sentinel where the primary of `service` is, whenever a connection is opened. The
+    /// Finds the primary of `service` through Redis Sentinel each time a connection is opened. The
     /// URL of the builder and `others` then name sentinels.
     ///
-    /// Each sentinel gets the account in its own URL. The primary gets [`username`](Self::username)
-    /// and [`password`](Self::password), or else the account in the builder's URL, whose scheme and
-    /// database it has too.
+    /// keyfob authenticates to each sentinel with the account in that sentinel's URL. It
+    /// authenticates to the primary with [`username`](Self::username) and
+    /// [`password`](Self::password), or otherwise with the account in the builder's URL. The
+    /// primary also uses the scheme and the database of that URL.
     pub fn sentinel<T: Into<String>>(
         mut self,
         service: impl Into<String>,
@@ -127,80 +128,82 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Trusts these certificates of authorities, in PEM, in place of Mozilla's. For `rediss://`.
+    /// Trusts these root certificates, in PEM, in place of Mozilla's. For `rediss://`.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.roots = Some(pem.into());
         self
     }
 
-    /// Shows this certificate chain and proves it with its private key, both in PEM. For `rediss://`
-    /// and servers with `tls-auth-clients yes`.
+    /// Authenticates with this client certificate chain and its private key, both in PEM. For
+    /// `rediss://` and servers with `tls-auth-clients yes`.
     pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: Secret) -> Self {
         self.tls.client = Some((chain.into(), key));
         self
     }
 
-    /// Waits after each commit until this many replicas have received it, for at most a second.
+    /// Waits after each commit until this many replicas have received it, at most for a second.
     /// Defaults to 0.
     ///
-    /// If too few have, the commit is made and reported as
-    /// [`Unconfirmed`](crate::StoreErrorKind::Unconfirmed): the session goes on, keeps new tokens in
-    /// memory, and stores them again with its next commits.
+    /// If fewer replicas have received it, the commit still takes effect and is reported as
+    /// [`Unconfirmed`](crate::StoreErrorKind::Unconfirmed). The session continues, keeps new tokens
+    /// in memory, and stores them again with its next commits.
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// Sets how long a refresh lock outlives a machine that has died with it. Defaults to 10 s, at
-    /// least 100 ms. A lock that is held is renewed every third of it.
+    /// Sets how long a refresh lock outlives a machine that crashes while it holds the lock.
+    /// Defaults to 10 s, at least 100 ms. The holder renews the lock every third of this time.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Sets how many connections are open at most, besides one that renews locks and one that
-    /// listens. Defaults to 8, at least 2.
+    /// Sets the maximum number of connections, not including one that renews locks and one that
+    /// listens for commits. Defaults to 8, at least 2.
     pub fn pool(mut self, connections: usize) -> Self {
         self.pool = connections;
         self
     }
 
-    /// Sets how long a copy of a record in this process counts as the newest. Defaults to 1 s; zero
-    /// asks the server for each call.
+    /// Sets how long a copy of a record in this process counts as current. Defaults to 1 s. With
+    /// zero, each call asks the server.
     ///
-    /// A log-out on another machine is noticed after this time at the latest. While the server does
-    /// not answer, copies of users with tokens are used however old they are.
+    /// A logout on another machine is noticed after this time at the latest. While the server is
+    /// unreachable, copies of users with tokens are used regardless of their age.
     pub fn local_copies(mut self, lifetime: Duration) -> Self {
         self.local_copies = lifetime;
         self
     }
 
-    /// Sets how often the server is asked for events while a program listens for them. Defaults to
-    /// 1 s, at least 10 ms.
+    /// Sets how often keyfob polls the server for events while a program listens for them. Defaults
+    /// to 1 s, at least 10 ms.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
         self
     }
 
-    /// Publishes commits, and hears of those of other machines at once while a program listens for
-    /// events. Defaults to `false`. The account needs the permission for the channel
-    /// `{NAMESPACE}:commits`.
+    /// Publishes commits, and receives the commits of other machines without a delay while a
+    /// program listens for events. Defaults to `false`. The account needs permission for the
+    /// channel `{NAMESPACE}:commits`.
     pub fn publish_subscribe(mut self, on: bool) -> Self {
         self.publish_subscribe = on;
         self
     }
 
-    /// Says what to do when the server has lost commits. Defaults to [`OnRollback::Refuse`].
+    /// Sets the reaction to a server that has lost commits. Defaults to [`OnRollback::Refuse`].
     pub fn on_rollback(mut self, on_rollback: OnRollback) -> Self {
         self.on_rollback = on_rollback;
         self
     }
 
-    /// Opens the store. Connects only if a key file has to be created; otherwise the first use does.
+    /// Opens the store. Connects only if a key file has to be created; otherwise the first use
+    /// connects.
     ///
     /// # Errors
-    /// [`Error::Config`] if a setting cannot be used or is missing; [`Error::Store`] if the key
-    /// cannot be read, or if it has to be created and the server cannot be asked whether it may be.
+    /// [`Error::Config`] if a setting is invalid or missing. [`Error::Store`] if the key cannot be
+    /// read, or if it has to be created and the server cannot be asked whether the namespace is
+    /// empty.
     pub fn open(self) -> Result<RedisStore> {
         let namespace = self.checked_namespace()?;
         self.check_limits()?;
@@ -303,7 +306,7 @@ impl RedisStoreBuilder {
 
 impl fmt::Debug for RedisStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URL, which may hold a password.
+        // Omit the URL, which may contain a password.
         f.debug_struct("RedisStoreBuilder")
             .field("namespace", &self.namespace)
             .field("replicas", &self.replicas)

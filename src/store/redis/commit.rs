@@ -1,9 +1,9 @@
-//! Commits: a lock, so that one decision is made at a time, and a fence, so that a decision that
-//! took longer than its lock changes nothing.
+//! Commits: a lock serialises decisions, and a fence stops a decision that took longer than its
+//! lock.
 //!
 //! The lock is a key that expires. The script that applies the changes checks that the lock is
-//! still held and that no other commit came in between; it does everything or nothing. It may be
-//! sent again when its answer was lost: the mark of the commit says whether it was applied.
+//! still held and that there was no other commit in between; it applies all changes or none. It can
+//! be sent again if its reply was lost: the mark of the commit shows whether it was applied.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,30 +26,29 @@ use crate::id::UserId;
 use crate::store::encryption::RecordCodec;
 use crate::store::{Change, Decide, StoreView, StoredUser, record, validate};
 
-/// How long the lock is held if its holder dies. Nothing is wrong if it takes longer: the commit is
-/// decided again.
+/// How long the lock is held if its holder crashes. If a commit takes longer, it is decided again.
 const LOCK: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest sleep between two attempts to take the lock.
+/// The minimum and maximum sleep between two attempts to acquire the lock.
 const SLEEP: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
 
-/// How long to wait for replicas.
+/// The maximum time to wait for replicas.
 const REPLICAS: Duration = Duration::from_secs(1);
 
-/// How long to try to give the lock back after a decision that changes nothing.
+/// The maximum time to release the lock after a decision without changes.
 const RELEASE: Duration = Duration::from_millis(500);
 
-/// How many commits with events are kept.
+/// How many commits keep their events.
 const EVENTS: &str = "256";
 
-/// How many users are looked at together for the one used last.
+/// How many users are read at a time to find the most recently used one.
 const USED: isize = 32;
 
-/// A commit that has the lock.
+/// A commit that holds the lock.
 struct Attempt<'a> {
     store: &'a Inner,
     limit: Limit,
-    /// The connection that took the lock. Gone after an error.
+    /// The connection that acquired the lock; `None` after an error.
     connection: RefCell<Option<Pooled<'a>>>,
     token: String,
     head: Head,
@@ -60,13 +59,13 @@ struct Attempt<'a> {
     is_over: bool,
 }
 
-/// What the script that takes the lock returns.
+/// The reply of the script that acquires the lock.
 type Begun = (Head, Option<Vec<u8>>);
 
-/// What became of the changes.
+/// The outcome of a request to apply changes.
 enum Applied {
     Yes,
-    /// Another commit came in between, or the lock was lost.
+    /// There was another commit in between, or the lock was lost.
     No,
 }
 
@@ -102,7 +101,7 @@ impl Inner {
         }
     }
 
-    /// Takes the lock; `None` if others had it until the limit.
+    /// Acquires the lock. Returns `None` if others held it until the limit.
     fn begin(&self, limit: Limit) -> Result<Option<Attempt<'_>>, StoreError> {
         let token = random_hex()?;
         let lock = LOCK.as_millis().to_string();
@@ -129,7 +128,7 @@ impl Inner {
                         records: RefCell::default(),
                         is_over: false,
                     };
-                    // From here on the lock is given back whatever happens.
+                    // From here on the lock is released in any case, when `attempt` is dropped.
                     attempt.verdict = self.judge(seen.as_ref(), &attempt.head)?;
                     attempt.codec = self.codec(&attempt.head)?;
                     attempt.location = open_location(&attempt.codec, &attempt.head)?;
@@ -137,11 +136,11 @@ impl Inner {
                 }
                 Ok(None) => pooled.put_back(),
                 Err(Failure::Broken(_)) if pooled.was_idle() => continue,
-                // The time ran out while another process had the lock.
+                // The deadline passed while another process held the lock.
                 Err(Failure::TimedOut) if was_taken && limit.pause().is_zero() => return Ok(None),
                 Err(failure) => {
                     self.pool.clear_after(&failure);
-                    // It may have been taken all the same.
+                    // The server may have granted the lock even though the reply is missing.
                     self.leases.give_back(self.keys.lock.clone(), token);
                     return Err(self.pool.error(&failure));
                 }
@@ -158,7 +157,7 @@ impl Inner {
 }
 
 impl Attempt<'_> {
-    /// Asks on the connection of this commit.
+    /// Sends a command on the connection of this commit.
     fn ask<T: ::redis::FromRedisValue>(&self, command: &::redis::Cmd) -> Result<T, StoreError> {
         let mut connection = self.connection.borrow_mut();
         let Some(mut pooled) = connection.take() else {
@@ -178,8 +177,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sends the changes, again if the answer is lost, until it is known what became of them or the
-    /// time is up.
+    /// Sends the changes. If the reply is lost, sends them again until the outcome is known or the
+    /// limit has passed.
     fn apply(&mut self, changes: &[Change]) -> Result<Applied, StoreError> {
         let keys = &self.store.keys;
         let keys: [&[u8]; 7] = [
@@ -193,7 +192,7 @@ impl Attempt<'_> {
         ];
         let (head, arguments) = self.arguments(changes)?;
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        // Whether an earlier attempt may have been applied.
+        // `true` if an earlier attempt may have been applied.
         let mut is_in_doubt = false;
         let answer = loop {
             let kept = self.connection.borrow_mut().take();
@@ -238,7 +237,7 @@ impl Attempt<'_> {
         StoreError::new(error.kind, format!("{}; the commit may have been applied", error.reason))
     }
 
-    /// Returns the head that the commit makes, and the arguments of the script.
+    /// Returns the new head and the arguments of the script.
     fn arguments(&self, changes: &[Change]) -> Result<(Head, Vec<Vec<u8>>), StoreError> {
         let before = &self.head;
         let mut head = before.clone();
@@ -293,7 +292,7 @@ impl Attempt<'_> {
         Ok((head, arguments))
     }
 
-    /// Waits for replicas and remembers a commit that was applied.
+    /// Waits for replicas, and remembers the applied commit.
     fn finish(mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let (number, since) = (self.head.number, Instant::now());
         let store = self.store;
@@ -314,13 +313,13 @@ impl Attempt<'_> {
         Err(StoreError::new(StoreErrorKind::Unconfirmed, reason))
     }
 
-    /// Waits until enough replicas have what was written on this connection, and says so in the
-    /// head. `false` if they do not say so in time.
+    /// Waits until enough replicas have received the writes of this connection, and records that in
+    /// the head. Returns `false` on a timeout.
     fn wait_for_replicas(&self, number: u64, mark: &[u8]) -> bool {
         if self.store.replicas == 0 {
             return true;
         }
-        // Zero would be for ever.
+        // `WAIT` with zero would block forever.
         let milliseconds = REPLICAS.min(self.limit.remaining()).as_millis().max(1);
         let mut wait = ::redis::cmd("WAIT");
         wait.arg(self.store.replicas).arg(milliseconds.to_string());
@@ -339,7 +338,7 @@ impl Attempt<'_> {
         true
     }
 
-    /// Gives the lock back, unless the script did.
+    /// Releases the lock, unless the script has released it.
     fn release(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;

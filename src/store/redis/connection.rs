@@ -1,9 +1,9 @@
-//! One connection to a Redis server: TCP or TLS, each read and write within the limit of the
-//! operation that it belongs to.
+//! One connection to a Redis server over TCP or TLS. Each read and write respects the limit of the
+//! current operation.
 //!
-//! The redis crate encodes commands and parses answers. It is not asked to connect: its time-outs
-//! hold for each read and each address anew, and its TLS panics in programs with two providers of
-//! cryptography.
+//! The redis crate encodes commands and parses replies, but does not connect: its timeouts apply to
+//! each read and each address separately, and its TLS panics in programs with two cryptography
+//! providers.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -21,13 +21,14 @@ use super::resolver::Resolver;
 use super::scripts::Lua;
 use crate::happy_eyeballs::Race;
 
-/// The largest answer that is read.
+/// The maximum size of a reply, in bytes.
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
 
-/// The longest that connecting takes, with all addresses of a host, and a TLS handshake after it.
+/// The maximum time to connect to any address of a host, and the maximum time of the TLS handshake
+/// after it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A connection whose server has accepted the account.
+/// An authenticated connection.
 pub(super) struct Connection {
     stream: Stream,
     parser: Parser,
@@ -39,13 +40,13 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
-/// A TCP socket that waits no longer than its limit.
+/// A TCP socket with a limit for blocking operations.
 struct Socket {
     tcp: TcpStream,
     limit: Limit,
 }
 
-/// What to connect to, and how.
+/// A server's address and the settings of a connection to it.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) address: Address,
@@ -54,17 +55,17 @@ pub(super) struct Target {
     pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
-/// What a server says that it is.
+/// The role that the server reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
     Primary,
     Replica,
-    /// The account may not ask.
+    /// The account has no permission to ask.
     Unknown,
 }
 
 impl Connection {
-    /// Connects, and proves who is there if there is an account.
+    /// Connects, and authenticates if there is an account.
     pub(super) fn open(
         target: &Target,
         resolver: &Resolver,
@@ -73,7 +74,8 @@ impl Connection {
     ) -> Result<(Self, Role), Failure> {
         let tcp = connect(&target.address, resolver, race, limit)?;
         tcp.set_nodelay(true).map_err(|error| Failure::Connect(error.kind()))?;
-        // A server without TLS may wait for the rest of what it takes for a command.
+        // A server without TLS may treat the handshake as an incomplete command and wait for the
+        // rest, so limit the handshake.
         let socket = Socket { tcp, limit: limit.at_most(CONNECT_LIMIT) };
         let stream = match &target.tls {
             None => Stream::Plain(socket),
@@ -92,12 +94,12 @@ impl Connection {
         Ok((connection, role))
     }
 
-    /// How long ago it was opened.
+    /// Returns the time since the connection was opened.
     pub(super) fn age(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// Sets the limit of everything that follows.
+    /// Sets the limit of all further operations.
     pub(super) fn within(&mut self, limit: Limit) -> &mut Self {
         match &mut self.stream {
             Stream::Plain(socket) => socket.limit = limit,
@@ -106,14 +108,14 @@ impl Connection {
         self
     }
 
-    /// Sends a command and reads its answer.
+    /// Sends a command and reads the reply.
     pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
         self.send(command)?;
         let answer = self.read()?;
         from_redis_value(answer).map_err(|_| Failure::Broken("its answer has an unexpected form"))
     }
 
-    /// Runs a script, which is sent whole only if the server does not know it yet.
+    /// Runs a script. Its code is sent only if the server does not have it cached.
     pub(super) fn run<T: FromRedisValue>(
         &mut self,
         script: &Lua,
@@ -138,7 +140,7 @@ impl Connection {
         self.write(&command.get_packed_command())
     }
 
-    /// Reads the next answer, or the next message if there are subscriptions.
+    /// Reads the next reply, or the next message of a subscription.
     pub(super) fn read(&mut self) -> Result<Value, Failure> {
         let mut stream = (&mut self.stream).take(LARGEST_ANSWER);
         match self.parser.parse_value(&mut stream) {
@@ -156,7 +158,7 @@ impl Connection {
         written.map_err(|error| Failure::of_socket(&error))
     }
 
-    /// Logs in, chooses the database and asks what the server is, in one go.
+    /// Authenticates, selects the database and requests the server's role, in one round trip.
     fn introduce(&mut self, target: &Target) -> Result<Role, Failure> {
         let mut commands = Vec::new();
         if let Some(password) = &target.account.password {
@@ -197,7 +199,7 @@ impl Connection {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that accepts the connection.
 fn connect(
     address: &Address,
     resolver: &Resolver,
@@ -251,9 +253,10 @@ impl Write for Stream {
 }
 
 impl Socket {
-    /// Waits for the first byte, and fails if a TLS server sent it or closed the connection.
+    /// Waits for the first byte. Returns an error if it is from a TLS server, or if the server
+    /// closed the connection.
     fn expect_no_tls(&mut self) -> Result<(), Failure> {
-        /// The type of the record that a TLS server sends if it receives anything but TLS.
+        /// The type of the TLS record that a server sends if it receives anything but TLS.
         ///
         /// Source: RFC 8446, section 5.1.
         const ALERT: u8 = 21;
@@ -267,7 +270,7 @@ impl Socket {
         }
     }
 
-    /// Repeats what a socket does until it is done or the limit has passed.
+    /// Repeats a socket operation until it completes or the limit has passed.
     fn patiently<T>(
         &mut self,
         set_timeout: fn(&TcpStream, Option<Duration>) -> io::Result<()>,

@@ -1,5 +1,5 @@
-//! Copies of what was read, so that a call with a fresh token asks the server only now and then,
-//! and goes on while the server is away.
+//! Copies of records in this process. A call with a fresh token rarely has to ask the server, and
+//! calls still work while the server is unreachable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::id::UserId;
 use crate::store::{Change, StoredUser};
 
-/// How many users are remembered.
+/// The maximum number of users with a copy.
 const USERS: usize = 1024;
 
-/// How long the server is not asked again, where there is a copy, after it did not answer.
+/// How long reads with a copy skip the server after it was unreachable.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The copies of one store.
@@ -23,18 +23,18 @@ pub(super) struct Copies {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The newest commit that this store knows of. What was read before it may have changed.
+    /// The newest commit that this store knows of. Copies from before it may be outdated.
     newest: u64,
     users: HashMap<UserId, Copy<Arc<StoredUser>>>,
     current: Option<Copy<UserId>>,
-    /// Until when the server counts as away.
+    /// When the server may be asked again.
     away: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Copy<T> {
     value: T,
-    /// The newest commit when it was read, and the moment when it was asked for.
+    /// The newest commit at the time of the read, and when the read was sent.
     number: u64,
     since: Instant,
 }
@@ -48,13 +48,13 @@ impl Copies {
         self.lifetime
     }
 
-    /// Returns a user's record if the copy still counts as the newest.
+    /// Returns a user's record if the copy still counts as current.
     pub(super) fn user(&self, id: &UserId) -> Option<Arc<StoredUser>> {
         let state = self.read();
         state.users.get(id).filter(|copy| self.serves(copy, &state)).map(|copy| copy.value.clone())
     }
 
-    /// Returns the current user if the copy still counts as the newest.
+    /// Returns the current user if the copy still counts as current.
     pub(super) fn current(&self) -> Option<UserId> {
         let state = self.read();
         state
@@ -64,15 +64,16 @@ impl Copies {
             .map(|copy| copy.value.clone())
     }
 
-    /// Returns the copy of a user's record for when the server does not answer: however old, if the
-    /// user has tokens in it.
+    /// Returns the copy of a user's record regardless of its age, if the user has tokens in it. For
+    /// use while the server is unreachable.
     pub(super) fn last_user(&self, id: &UserId) -> Option<Arc<StoredUser>> {
         let state = self.read();
         let copy = state.users.get(id).filter(|copy| copy.value.is_logged_in());
         copy.map(|copy| copy.value.clone())
     }
 
-    /// Returns the current user for when the server does not answer, if it has tokens in its copy.
+    /// Returns the copy of the current user if that user has tokens. For use while the server is
+    /// unreachable.
     pub(super) fn last_current(&self) -> Option<UserId> {
         let current = self.read().current.as_ref().map(|copy| copy.value.clone());
         current.filter(|current| self.last_user(current).is_some())
@@ -82,7 +83,8 @@ impl Copies {
         copy.number >= state.newest && copy.since.elapsed() < self.lifetime
     }
 
-    /// Remembers what was read: with `number` as the newest commit, asked for at `since`.
+    /// Stores a copy of a record that was requested at `since`, when `number` was the newest
+    /// commit.
     pub(super) fn note_user(
         &self,
         id: &UserId,
@@ -114,7 +116,7 @@ impl Copies {
         }
     }
 
-    /// As [`Self::note_user`] for the current user.
+    /// Like [`Self::note_user`], for the current user.
     pub(super) fn note_current(&self, current: Option<&UserId>, number: u64, since: Instant) {
         let mut state = self.write();
         state.newest = state.newest.max(number);
@@ -123,7 +125,7 @@ impl Copies {
         }
     }
 
-    /// What was read before this commit may have changed.
+    /// Marks copies from before this commit as possibly outdated.
     pub(super) fn outdate(&self, number: u64) {
         if self.read().newest < number {
             let mut state = self.write();
@@ -131,8 +133,8 @@ impl Copies {
         }
     }
 
-    /// Applies a commit of this store to the copies, which are as new as the one before it if they
-    /// are to serve on.
+    /// Applies a commit of this store to the copies. Copies that were current before the commit
+    /// stay current.
     pub(super) fn apply(&self, number: u64, changes: &[Change], since: Instant) {
         let mut state = self.write();
         let before = number.saturating_sub(1);
@@ -156,13 +158,14 @@ impl Copies {
         self.outdate(number);
     }
 
-    /// Forgets everything: the server lost commits, and the copies may be of those.
+    /// Removes all copies. Used when the server has lost commits, because the copies may include
+    /// those.
     pub(super) fn clear(&self) {
         let mut state = self.write();
         *state = State { away: state.away, ..State::default() };
     }
 
-    /// Returns `true` if the server did not answer a moment ago.
+    /// Returns `true` if the server was unreachable a moment ago.
     pub(super) fn is_away(&self) -> bool {
         self.read().away.is_some_and(|until| Instant::now() < until)
     }

@@ -1,5 +1,5 @@
-//! What can go wrong between keyfob and a Redis server, without the words of the server: its texts
-//! may repeat arguments, and arguments may be tokens.
+//! Failures between keyfob and a Redis server. They omit the server's error texts, which may repeat
+//! arguments, and arguments may be tokens.
 
 use std::io;
 
@@ -15,19 +15,19 @@ pub(super) enum Failure {
     Connect(io::ErrorKind),
     /// The server refused the request, with this code.
     Refused(&'static str),
-    /// The answer did not come in time.
+    /// The reply did not arrive in time.
     TimedOut,
     /// The TLS handshake failed.
     Tls,
-    /// The server did not answer the TLS handshake in time.
+    /// The TLS handshake did not complete in time.
     TlsTimedOut,
-    /// The server does not speak TLS.
+    /// The server does not support TLS.
     WantsNoTls,
-    /// The server closed a new connection at once, as one does that speaks TLS while the URL does not.
+    /// The server closed a new connection at once, as a TLS server does if the URL has no TLS.
     WantsTls,
 }
 
-/// The codes that errors of a server begin with. Any other code counts as `ERR`.
+/// The known codes of error replies. Any other code counts as `ERR`.
 const CODES: &[&str] = &[
     "ASK",
     "BUSY",
@@ -49,12 +49,12 @@ const CODES: &[&str] = &[
 ];
 
 impl Failure {
-    /// The failure that an error reply with this code is.
+    /// Converts the code of an error reply.
     pub(super) fn refused(code: &str) -> Self {
         Self::Refused(CODES.iter().find(|known| **known == code).copied().unwrap_or("ERR"))
     }
 
-    /// The failure that an error of a connected socket is.
+    /// Converts an error of a connected socket.
     pub(super) fn of_socket(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    /// The failure that an error in a TLS handshake is.
+    /// Converts an error of a TLS handshake.
     pub(super) fn of_handshake(error: &io::Error) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
         match (Self::of_socket(error), cause) {
@@ -72,7 +72,7 @@ impl Failure {
         }
     }
 
-    /// Returns the error of the store.
+    /// Returns the store error for this failure.
     pub(super) fn at(&self, address: &Address) -> StoreError {
         use StoreErrorKind::{Access, Busy, Damaged, Full, Io};
         let (kind, what) = match self {

@@ -1,12 +1,12 @@
-//! Whether the server still has the commits that this process has seen.
+//! Rollback detection: checks that the server still has the commits that this process has seen.
 //!
-//! Each commit has a number and a random mark. A server that lost commits (a replica was promoted
-//! that had not received them, it was restarted without its data, somebody ran `FLUSHALL`) has a
-//! lower number, another instance, or other marks under the same numbers.
+//! Each commit has a number and a random mark. A server loses commits if a replica that had not
+//! received them is promoted, if it restarts without its data, or if `FLUSHALL` is run. It then has
+//! a lower number, another instance, or other marks for the same numbers.
 //!
-//! Commits that enough replicas have acknowledged are *safe*: losing one is a rollback. Where no
-//! acknowledgement is waited for, every commit counts as safe. Losing other commits is what the
-//! acknowledgement is for: the session still has the tokens, and stores them again.
+//! A commit that enough replicas have acknowledged is *safe*; losing it is a rollback. If the store
+//! does not wait for acknowledgements, every commit counts as safe. Losing a commit that is not
+//! safe is no rollback: the session still has the tokens and stores them again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,20 +14,20 @@ use super::scripts::{Head, MARKS, mark_field};
 use crate::diagnostics::note;
 use crate::error::{StoreError, StoreErrorKind};
 
-/// What to do when the server has lost commits that this process had seen.
+/// The reaction to a server that has lost commits that this process had seen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OnRollback {
-    /// Go on with what the server has. Emits
+    /// Continue with the data that the server has, and emit
     /// [`Event::StoreRolledBack`](crate::Event::StoreRolledBack).
     Continue,
     /// Report [`StoreErrorKind::RolledBack`] until the server has the commits again or the program
-    /// is started again. This is the default.
+    /// is restarted. This is the default.
     #[default]
     Refuse,
 }
 
-/// The newest commits that this process knows of.
+/// The newest commits that this process has seen.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     instance: String,
@@ -36,18 +36,18 @@ pub(super) struct Seen {
     safe_mark: Vec<u8>,
 }
 
-/// How a head relates to what was seen before.
+/// The result of comparing a head with the commits seen before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
     Consistent,
-    /// Commits are missing, none of which was safe.
+    /// Commits are missing, but no safe ones.
     Behind,
 }
 
-/// What this process has seen of one namespace.
+/// The commits that this process has seen in one namespace.
 #[derive(Debug)]
 pub(super) struct History {
-    /// Whether acknowledgements of replicas are waited for.
+    /// `true` if the store waits for acknowledgements of replicas.
     waits: bool,
     on_rollback: OnRollback,
     state: Mutex<State>,
@@ -56,9 +56,9 @@ pub(super) struct History {
 #[derive(Debug, Default)]
 struct State {
     seen: Option<Arc<Seen>>,
-    /// How many rollbacks were accepted.
+    /// The number of accepted rollbacks.
     accepted: u64,
-    /// Whether the last one is still to be reported.
+    /// `true` if the last rollback is not reported yet.
     is_news: bool,
 }
 
@@ -77,18 +77,19 @@ impl History {
         Self { waits, on_rollback, state: Mutex::default() }
     }
 
-    /// What has been seen so far. To be asked before a request is sent: only then must the answer
-    /// contain it.
+    /// Returns the commits seen so far. Call this before sending a request: the server must still
+    /// have every commit that was seen before the request was sent.
     pub(super) fn seen(&self) -> Option<Arc<Seen>> {
         self.lock().seen.clone()
     }
 
-    /// Which mark to ask for.
+    /// Returns the field of the mark to request.
     pub(super) fn field(seen: Option<&Arc<Seen>>) -> String {
         seen.map_or_else(String::new, |seen| mark_field(seen.safe))
     }
 
-    /// Judges the head that came back, and remembers it.
+    /// Judges a head against `before`, and remembers it if it is consistent or the first one after
+    /// an accepted rollback.
     pub(super) fn judge(
         &self,
         before: Option<&Arc<Seen>>,
@@ -130,7 +131,7 @@ impl History {
         Ok(Verdict::Consistent)
     }
 
-    /// Remembers a commit of this process. It replaces what was seen of commits that were lost.
+    /// Remembers a commit of this process. After [`Verdict::Behind`] it replaces the lost commits.
     pub(super) fn note_commit(&self, head: &Head, verdict: Verdict) {
         let mut state = self.lock();
         if verdict == Verdict::Behind
@@ -141,17 +142,17 @@ impl History {
         self.remember(&mut state, head);
     }
 
-    /// Returns how many rollbacks were accepted.
+    /// Returns the number of accepted rollbacks.
     pub(super) fn rollbacks(&self) -> u64 {
         self.lock().accepted
     }
 
-    /// Returns `true` once after a rollback was accepted.
+    /// Returns `true` once after each accepted rollback.
     pub(super) fn take_news(&self) -> bool {
         std::mem::take(&mut self.lock().is_news)
     }
 
-    /// The error of a read that found nobody, where commits are missing.
+    /// Returns the error for a read without a result while commits are missing.
     pub(super) fn behind(&self, head: &Head) -> StoreError {
         let seen = self.lock().seen.as_ref().map_or(0, |seen| seen.number);
         lost_some(seen, head.number)

@@ -1,7 +1,8 @@
-//! Refresh locks: a key that expires, renewed by a thread while the lock is held.
+//! Refresh locks: keys that expire, renewed by a thread while the lock is held.
 //!
-//! A process that is stopped does not renew, so its lock goes to another one. When it wakes up it
-//! asks the server whether it still holds the lock, right before it sends the refresh request.
+//! A suspended process does not renew its lock, so another process can acquire it. After it
+//! resumes, the process asks the server whether it still holds the lock, directly before it sends
+//! the refresh request.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,13 +17,13 @@ use super::scripts::{RELEASE, RENEW};
 use crate::deadline::Deadline;
 use crate::store::Lease;
 
-/// How long the thread waits for the next lock before it ends.
+/// How long the thread waits for the next lock before it exits.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The longest that giving a lock back may take. It expires by itself if that fails.
+/// The maximum time to release a lock. If the release fails, the lock expires.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How many locks wait to be given back at most.
+/// The maximum number of orphans.
 const ORPHANS: usize = 64;
 
 /// The refresh locks that one store holds.
@@ -36,7 +37,7 @@ pub(super) struct Leases {
 #[derive(Default)]
 struct State {
     held: Vec<Arc<Entry>>,
-    /// Locks that may have been taken although the server's answer did not come.
+    /// Locks that the server may have granted although no reply arrived; they have to be released.
     orphans: Vec<Arc<Entry>>,
     is_running: bool,
     process: u32,
@@ -46,11 +47,11 @@ struct State {
 struct Entry {
     key: Vec<u8>,
     token: String,
-    /// When it was last known to be held; `None` once it is lost.
+    /// When the lock was last known to be held; `None` if it is lost.
     known: Mutex<Option<Instant>>,
 }
 
-/// Holds a lock until it is dropped.
+/// Holds a lock until dropped.
 pub(super) struct Held {
     leases: Arc<Leases>,
     entry: Arc<Entry>,
@@ -67,7 +68,7 @@ impl Leases {
         self.lease
     }
 
-    /// Keeps a lock that was taken at `since`.
+    /// Registers a lock that was requested at `since`, for renewal.
     pub(super) fn keep(
         self: &Arc<Self>,
         key: Vec<u8>,
@@ -80,8 +81,8 @@ impl Leases {
         Held { leases: Arc::clone(self), entry, deadline, process: std::process::id() }
     }
 
-    /// Gives a lock back as soon as the server answers: the request to take it was sent, and no
-    /// answer came in time.
+    /// Releases a lock in the background once the server is reachable. Used when the request for
+    /// the lock was sent and no reply arrived in time.
     pub(super) fn give_back(self: &Arc<Self>, key: Vec<u8>, token: String) {
         let entry = Arc::new(Entry { key, token, known: Mutex::new(Some(Instant::now())) });
         self.hand_over(|state| {
@@ -91,27 +92,27 @@ impl Leases {
         });
     }
 
-    /// Gives the thread something to do.
+    /// Passes work to the thread, which is started if necessary.
     fn hand_over(self: &Arc<Self>, what: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         let process = std::process::id();
         if state.process != process {
-            // The thread did not survive the fork, nor do the locks belong to the child.
+            // This is a child process after a fork. It does not have the thread, and the locks do
+            // not belong to it.
             *state = State { process, ..State::default() };
         }
         what(&mut state);
         if !state.is_running {
             let leases = Arc::clone(self);
             let thread = thread::Builder::new().name("keyfob-redis-lease".to_owned());
-            // Without a thread a lock is held for one lease, which `is_held` respects.
+            // Without a thread the lock lasts for one lease; `is_held` checks that.
             state.is_running = thread.spawn(move || leases.run()).is_ok();
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Renews all locks three times a lease, and gives orphans back, until there are neither for a
-    /// while.
+    /// Renews all locks three times a lease and releases orphans. Returns after an idle period.
     fn run(&self) {
         let mut connection = None;
         let mut idle_since = Instant::now();
@@ -140,7 +141,7 @@ impl Leases {
         }
     }
 
-    /// Tries to give an orphan back. `true` if it need not be tried again.
+    /// Tries to release an orphan. Returns `true` if no further attempt is needed.
     fn has_given_back(&self, entry: &Entry, connection: &mut Option<Connection>) -> bool {
         let limit = Limit::after(self.lease / 3);
         let Some(mut open) = connection.take().or_else(|| self.pool.open(limit).ok()) else {
@@ -197,7 +198,7 @@ impl Entry {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock is lost once it was not renewed for a whole lease.
+    /// Marks the lock as lost if it was not renewed for a whole lease.
     fn expire(&self, lease: Duration) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some_and(|known| known.elapsed() >= lease) {
@@ -207,7 +208,7 @@ impl Entry {
 }
 
 impl Lease for Held {
-    /// Asks the server: clocks that stand still while a machine sleeps say nothing.
+    /// Asks the server, because local clocks may stop while a machine is suspended.
     fn is_held(&self) -> bool {
         if self.process != std::process::id() || self.entry.known().is_none() {
             return false;

@@ -1,13 +1,13 @@
-//! How long one operation may wait for the network.
+//! The network time limit of one operation.
 
 use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 
-/// How long an operation whose deadline has passed already may take: it is tried once.
+/// The time limit of an operation whose deadline has already passed; it gets one attempt.
 const ONE_TRY: Duration = Duration::from_millis(30);
 
-/// A [`Deadline`] that leaves time for one try.
+/// A [`Deadline`] that always leaves time for one attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     deadline: Deadline,
@@ -23,25 +23,26 @@ impl Limit {
         Self::until(Deadline::after(duration))
     }
 
-    /// The nearer of this limit and the one that lies `duration` from now.
+    /// Returns the earlier of this limit and `duration` from now.
     pub(super) fn at_most(self, duration: Duration) -> Self {
         let at_least = self.at_least.min(Instant::now() + duration);
         Self { deadline: self.deadline.at_most(duration), at_least }
     }
 
-    /// Half of what is left, at most `longest`: a server that does not answer leaves time to go on
-    /// without it. One try is not cut short.
+    /// Returns a limit of half of the remaining time, at most `longest`, so that there is time left
+    /// to continue without the server. There is always enough time for one attempt.
     pub(super) fn half(self, longest: Duration) -> Self {
         self.at_most((self.remaining() / 2).max(ONE_TRY).min(longest))
     }
 
-    /// The deadline, where a shutdown or a cancellation may end it early and has not done so.
+    /// Returns the deadline if a shutdown or a cancellation can interrupt it and it has not passed.
     pub(super) fn interruptible(&self) -> Option<Deadline> {
         let is_interruptible = self.deadline.signals().next().is_some();
         Some(self.deadline).filter(|deadline| is_interruptible && !deadline.has_passed())
     }
 
-    /// Returns `true` if the deadline itself has passed, whatever is left for one try.
+    /// Returns `true` if the deadline itself has passed, even if there is time left for one
+    /// attempt.
     pub(super) fn is_late(&self) -> bool {
         self.deadline.has_passed()
     }
@@ -55,13 +56,14 @@ impl Limit {
         self.remaining().is_zero()
     }
 
-    /// How long a pause between two tries may be: the second one needs time of the deadline itself.
+    /// Returns the maximum pause between two attempts. It is zero once the deadline itself has
+    /// passed.
     pub(super) fn pause(&self) -> Duration {
         self.deadline.poll_interval()
     }
 
-    /// How long to wait before the limit is looked at again, since a session may be shut down
-    /// meanwhile. Zero once it has passed.
+    /// Returns how long to wait before checking the limit again, because a session may be shut down
+    /// meanwhile. Zero once the limit has passed.
     pub(super) fn wait(&self) -> Duration {
         let wait = self.deadline.poll_interval();
         if wait.is_zero() { self.remaining() } else { wait }

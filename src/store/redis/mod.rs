@@ -1,7 +1,8 @@
-//! A store on a Redis server, for one login on many machines. The manual's page `redis` says when
-//! to use it and how to configure the server.
+//! A store on a Redis server that several machines share. The page `redis` of the manual describes
+//! when to use it and how to configure the server.
 //!
-//! This module reads; [`commit`] writes. What is stored where is in [`scripts`].
+//! This module has the read operations and refresh locks; [`commit`] has the write operations.
+//! [`scripts`] describes the data layout.
 
 mod address;
 mod builder;
@@ -48,23 +49,24 @@ use crate::error::StoreError;
 use crate::event::Event;
 use crate::id::UserId;
 
-/// How many users are listed at once, and after how many bytes a page ends.
+/// The page size when users are listed: a maximum number of users and of bytes.
 const PAGE_USERS: &str = "256";
 const PAGE_BYTES: &str = "1048576";
 
-/// How long a reader that has a copy waits for the server.
+/// How long a read waits for the server if a copy is available.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The shortest and the longest sleep between two attempts to take a refresh lock.
+/// The minimum and maximum sleep between two attempts to acquire a refresh lock.
 const LOCK_SLEEP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(40));
 
-/// The longest that a server may take to say whether a refresh lock is free.
+/// The maximum time to wait for the server's reply to a lock request.
 const LOCK_ANSWER: Duration = Duration::from_secs(5);
 
-/// A store that any number of machines share on a Redis server.
+/// A store on a Redis server that any number of machines can share.
 ///
-/// Cloning is cheap: clones share connections, copies and everything else. The manual's page
-/// [`redis`](crate::manual::guide::redis) says when to use it, how to configure the server, and what each
+/// Cloning is cheap: clones share connections and copies. The page
+/// [`redis`](crate::manual::guide::redis) of the manual describes when to use this store, how to
+/// configure the server, and the effect of each failure.
 /// failure does.
 ///
 /// # Examples
@@ -94,7 +96,8 @@ struct Inner {
     keys: Keys,
     mode: EncryptionMode,
     replicas: u32,
-    /// Whether commits are published, and those of others heard of at once.
+    /// `true` if commits are published, and received from other processes, with publish and
+    /// subscribe.
     publishes: bool,
     poll_interval: Duration,
     history: History,
@@ -104,13 +107,13 @@ struct Inner {
     codec: Mutex<RecordCodec>,
 }
 
-/// What a script that reads returned.
+/// The reply of a read script.
 struct Answer<T> {
     head: Head,
     codec: RecordCodec,
     verdict: Verdict,
     rest: T,
-    /// When it was asked for.
+    /// When the request was sent.
     since: Instant,
 }
 
@@ -123,8 +126,8 @@ impl RedisStore {
 }
 
 impl Inner {
-    /// Runs a script that reads, whose keys begin with the head and the users, and judges what came
-    /// back.
+    /// Runs a read script and judges the head that it returns. Its first keys are the head and the
+    /// users.
     fn read<T: FromRedisValue>(
         &self,
         script: &Lua,
@@ -146,8 +149,8 @@ impl Inner {
         Ok(Answer { head, codec, verdict, rest, since })
     }
 
-    /// Checks a head: that this version can read what is there, that nothing is missing, and that
-    /// the server has what this process has seen.
+    /// Checks a head: this version supports the format, no users are missing, and the server still
+    /// has every commit that this process has seen.
     fn judge(&self, seen: Option<&Arc<history::Seen>>, head: &Head) -> Result<Verdict, StoreError> {
         if head.format > scripts::FORMAT {
             return Err(super::record::newer("this namespace", head.format));
@@ -169,7 +172,7 @@ impl Inner {
         Ok(verdict)
     }
 
-    /// Returns `true` if nothing was committed in this namespace yet.
+    /// Returns `true` if the namespace has no commits yet.
     fn is_new(&self, limit: Limit) -> Result<bool, StoreError> {
         let arguments: [&[u8]; 1] = [b""];
         let keys: [&[u8]; 2] = [&self.keys.head, &self.keys.users];
@@ -179,7 +182,7 @@ impl Inner {
         Ok(head.instance.is_empty() && head.users == 0)
     }
 
-    /// Returns what records of this namespace are written with.
+    /// Returns the codec for records of this namespace.
     fn codec(&self, head: &Head) -> Result<RecordCodec, StoreError> {
         if head.instance.is_empty() {
             return Ok(RecordCodec::default());
@@ -199,7 +202,8 @@ impl Inner {
             Verdict::Consistent => {
                 self.copies.note_user(id, user.as_ref(), answer.head.number, answer.since);
             }
-            // A log-out, or nobody, may be what was before a log-in that is lost.
+            // One of the missing commits may be a login, so a user who is logged out or absent is
+            // not reported as such.
             Verdict::Behind if user.as_ref().is_some_and(|user| user.is_logged_in()) => {}
             Verdict::Behind => return Err(self.history.behind(&answer.head)),
         }
@@ -220,7 +224,8 @@ impl Inner {
         Ok(current)
     }
 
-    /// Returns a copy, or what `read` reads; or else, if that fails, the `last` copy.
+    /// Returns `copy` if there is one, otherwise the result of `read`. If the read fails, returns
+    /// the `last` copy.
     fn copy_or<T>(
         &self,
         copy: Option<T>,
@@ -273,17 +278,17 @@ impl Inner {
             });
             let taken: Option<(Head, Option<Vec<u8>>)> = match answer {
                 Ok(taken) => taken,
-                // The time ran out while another process had the lock.
+                // The deadline passed while another process held the lock.
                 Err(Failure::TimedOut) if was_taken && limit.pause().is_zero() => return Ok(None),
                 Err(failure) => {
-                    // It may have been taken all the same.
+                    // The server may have granted the lock even though the reply is missing.
                     self.leases.give_back(key, token);
                     return Err(self.pool.error(&failure));
                 }
             };
             if let Some((head, _)) = taken {
                 let held = self.leases.keep(key, token, since, deadline);
-                // From here on copies are older than what the last holder did.
+                // From here on, copies may be older than the changes of the previous holder.
                 self.judge(seen.as_ref(), &head)?;
                 return Ok(Some(RefreshLock::leased(held)));
             }
@@ -394,7 +399,8 @@ impl Store for RedisStore {
     }
 }
 
-/// Between half of a time and the whole of it, so that those who wait do not wake up together.
+/// Returns a random time between half of `time` and `time`, so that waiting processes do not all
+/// wake up at once.
 fn jittered(time: Duration) -> Duration {
     let mut byte = [u8::MAX];
     let _ = super::encryption::random(&mut byte);

@@ -1,6 +1,7 @@
-//! Publish and subscribe: a thread hears of commits as soon as they are made.
+//! Publish and subscribe: a thread receives notifications of commits.
 //!
-//! Messages only say that there is something to read. If one is lost, the next poll finds it.
+//! A message only announces that there is something to read. If a message is lost, the next poll
+//! finds the commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,24 +15,23 @@ use super::failure::Failure;
 use super::limit::Limit;
 use super::{Inner, jittered};
 
-/// How long the thread waits before it looks whether it is still wanted.
+/// How often the thread checks whether it should stop.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// After how long without a message the server is asked whether it is there, and how long it has to
-/// answer that.
+/// The time without messages after which a `PING` is sent, and how long to wait for its reply.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The shortest and the longest pause after a failure.
+/// The minimum and maximum pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How long connecting may take.
+/// The time limit of connecting.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Ends the thread when it is dropped.
+/// Stops the thread when dropped.
 pub(super) struct Watch(Arc<AtomicBool>);
 
-/// Starts a thread that calls `notify` after commits of others. `None` if no thread could be
-/// started: then polling has to do.
+/// Starts a thread that calls `notify` after commits of other processes. Returns `None` if the
+/// thread could not be started; polling still works then.
 pub(super) fn watch(store: Arc<Inner>, notify: Box<dyn Fn() + Send + Sync>) -> Option<Watch> {
     let is_over = Arc::new(AtomicBool::new(false));
     let watch = Watch(Arc::clone(&is_over));
@@ -53,13 +53,13 @@ pub(super) fn watch(store: Arc<Inner>, notify: Box<dyn Fn() + Send + Sync>) -> O
     Some(watch)
 }
 
-/// Listens on a connection of its own until it fails.
+/// Listens on a connection of its own until that fails.
 fn listen(store: &Inner, notify: &dyn Fn(), is_over: &AtomicBool) -> Result<(), Failure> {
     let mut connection = store.pool.open(Limit::after(CONNECT))?;
     let mut subscribe = ::redis::cmd("SUBSCRIBE");
     subscribe.arg(&store.keys.channel);
     connection.send(&subscribe)?;
-    // Commits may have been made before.
+    // There may have been commits before the subscription.
     notify();
     let mut heard = Instant::now();
     let mut was_asked = false;
@@ -87,7 +87,7 @@ fn ping(connection: &mut Connection) -> Result<(), Failure> {
     connection.within(Limit::after(LOOK)).send(&::redis::cmd("PING"))
 }
 
-/// Returns the number in a message of the channel, and `None` for everything else.
+/// Returns the commit number in a message of the channel, or `None` for any other message.
 fn commit_number(message: Value) -> Option<u64> {
     let (kind, _, number): (String, Value, u64) = from_redis_value(message).ok()?;
     (kind == "message").then_some(number)

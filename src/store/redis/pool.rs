@@ -1,5 +1,5 @@
-//! Connections to the primary: found through Sentinel if need be, kept while they are good, and
-//! dropped on any error.
+//! Connections to the primary: located through Sentinel if configured, reused while they work, and
+//! closed on any error.
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,14 @@ use crate::diagnostics::note;
 use crate::error::StoreError;
 use crate::happy_eyeballs::Race;
 
-/// How long a connection is used. A new one asks the server again whether it is the primary.
+/// The maximum age of a connection. A new connection verifies again that the server is the primary.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// Where the primary is.
+/// How to locate the primary.
 pub(super) enum Primary {
-    /// At an address that does not change.
+    /// At a fixed address.
     At(Target),
-    /// Where one of these says.
+    /// At the address that one of these sentinels returns.
     Sentinel { service: String, sentinels: Vec<Target>, primary: Target },
 }
 
@@ -38,21 +38,23 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     idle: Vec<Connection>,
-    /// How many are in use.
+    /// The number of connections in use.
     used: usize,
-    /// The process that they belong to: a child must not use its parent's.
+    /// The process that owns the connections. A child process must not use those of its parent.
     process: u32,
 }
 
-/// A connection in use. It is closed when it is dropped, unless it is [put back](Self::put_back).
+/// A connection in use. Dropping it closes the connection; [`put_back`](Self::put_back) returns it
+/// to the pool.
 pub(super) struct Pooled<'a> {
     connection: Connection,
-    /// Whether it was idle before, so that it may have been dead all the time.
+    /// `true` if the connection was idle before, so it may have been closed by the server
+    /// meanwhile.
     was_idle: bool,
     slot: Slot<'a>,
 }
 
-/// The right to use one of the connections.
+/// A permit for one connection.
 struct Slot<'a>(&'a Pool);
 
 impl Pool {
@@ -67,7 +69,7 @@ impl Pool {
         }
     }
 
-    /// The address for messages: that of the primary, or that of the first sentinel.
+    /// The address to show in messages: of the primary, or of the first sentinel.
     pub(super) fn address(&self) -> &Address {
         match &self.primary {
             Primary::At(target) => &target.address,
@@ -77,13 +79,13 @@ impl Pool {
         }
     }
 
-    /// Returns the error of the store that a failure is.
+    /// Returns the store error for a failure.
     pub(super) fn error(&self, failure: &Failure) -> StoreError {
         failure.at(self.address())
     }
 
-    /// Does something on a connection, and once more on a new one if the connection was dead
-    /// already: everything that is done here may be repeated.
+    /// Runs an operation on a connection. Repeats it on a new connection if an idle one turns out
+    /// to be broken, so the operation must be repeatable.
     pub(super) fn run<T>(
         &self,
         limit: Limit,
@@ -105,7 +107,7 @@ impl Pool {
         }
     }
 
-    /// Takes an idle connection or opens one, and waits if too many are in use.
+    /// Takes an idle connection or opens one. Waits while too many are in use.
     pub(super) fn get(&self, limit: Limit) -> Result<Pooled<'_>, Failure> {
         let mut state = self.lock();
         while state.used >= self.most {
@@ -176,7 +178,7 @@ impl Pool {
         Ok((host, port))
     }
 
-    /// Closes what is idle if a failure says that the other connections are worth no more.
+    /// Closes idle connections if the failure shows that they are probably unusable.
     pub(super) fn clear_after(&self, failure: &Failure) {
         let elsewhere = matches!(failure, Failure::Refused("MASTERDOWN" | "READONLY"));
         if elsewhere
@@ -201,7 +203,7 @@ impl Pool {
 }
 
 impl Pooled<'_> {
-    /// Sets the limit of what follows and returns the connection.
+    /// Sets the limit of further operations and returns the connection.
     pub(super) fn within(&mut self, limit: Limit) -> &mut Connection {
         self.connection.within(limit)
     }
@@ -210,7 +212,7 @@ impl Pooled<'_> {
         self.was_idle
     }
 
-    /// Keeps the connection, whose last answer was read whole.
+    /// Returns the connection to the pool. Its last reply must have been read completely.
     pub(super) fn put_back(self) {
         self.slot.0.lock().idle.push(self.connection);
     }

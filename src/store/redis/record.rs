@@ -1,4 +1,4 @@
-//! How users, events and the location are written, and read again.
+//! Encoding and decoding of users, events and the location.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use crate::id::UserId;
 use crate::store::encryption::{RecordCodec, random};
 use crate::store::{RecentEvents, StoredUser, record};
 
-/// How many bytes of events are kept of one commit.
+/// The maximum size of the events of one commit, in bytes.
 const EVENT_BYTES: usize = 16 * 1024;
 
-/// How many digits a number has where it is sorted as text.
+/// How many digits a number has in keys that are sorted as text.
 const DIGITS: usize = 20;
 
-/// A number as text that sorts as the number does.
+/// Formats a number so that its text sorts like the number.
 pub(super) fn digits(number: u64) -> String {
     format!("{number:0DIGITS$}")
 }
 
-/// The name of a user in the order of `created`.
+/// Returns the name of a user in the sorted set `order`: by `created`, then by id.
 pub(super) fn order_name(created: u64, id: &UserId) -> String {
     format!("{}:{}", digits(created), id.as_str())
 }
 
-/// Returns 128 random bits as text.
+/// Returns 128 random bits as hexadecimal text.
 pub(super) fn random_hex() -> Result<String, StoreError> {
     let mut bytes = [0; 16];
     random(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
-/// Reads a user's record.
+/// Decodes a user's record.
 pub(super) fn decode_user(
     codec: &RecordCodec,
     id: &UserId,
@@ -46,7 +46,7 @@ pub(super) fn decode_user(
     Ok(Arc::new(record::decode(&record)?))
 }
 
-/// Returns the location that is remembered.
+/// Decodes the stored location.
 pub(super) fn open_location(
     codec: &RecordCodec,
     head: &Head,
@@ -58,8 +58,8 @@ pub(super) fn open_location(
     }
 }
 
-/// Returns the events of a commit as they are kept: behind its number. Events that are too long
-/// are left out, and readers are told that they missed some.
+/// Encodes the events of a commit, preceded by its number. Events that are too long are omitted;
+/// readers then see that they missed some.
 pub(super) fn encode_events(
     codec: &RecordCodec,
     number: u64,
@@ -73,7 +73,7 @@ pub(super) fn encode_events(
     Ok(entry)
 }
 
-/// Reads what [`encode_events`] returned into `recent`. What cannot be read counts as missed.
+/// Decodes an entry from [`encode_events`] into `recent`. An invalid entry sets `lagged`.
 pub(super) fn decode_events(codec: &RecordCodec, entry: &[u8], recent: &mut RecentEvents) {
     let read = || {
         let (number, sealed) = entry.split_at_checked(DIGITS)?;

@@ -1,5 +1,5 @@
-//! Looks host names up within a deadline. The system's resolver has none, so it runs on a thread;
-//! there is one such thread for each name at most.
+//! Resolves host names within a deadline. The system's resolver has no timeout, so it runs on a
+//! thread, at most one for each name.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::thread;
 use super::failure::Failure;
 use super::limit::Limit;
 
-/// The look-ups in progress, by host name.
+/// The lookups in progress, by host name.
 #[derive(Debug, Default)]
 pub(super) struct Resolver {
     lookups: Arc<Mutex<HashMap<String, Arc<Lookup>>>>,
@@ -23,7 +23,7 @@ struct Lookup {
 }
 
 impl Resolver {
-    /// Returns the addresses of a host. Waits for a look-up of the same name that is in progress.
+    /// Returns the addresses of a host. Joins a lookup of the same name if one is in progress.
     pub(super) fn resolve(
         &self,
         host: &str,
@@ -62,7 +62,7 @@ impl Resolver {
         thread::Builder::new()
             .name("keyfob-redis-dns".to_owned())
             .spawn(move || {
-                // The port says nothing here; the system wants one.
+                // `to_socket_addrs` requires a port; it is not used.
                 let found = (name.as_str(), 0).to_socket_addrs();
                 let found = found.map(|found| found.map(|address| address.ip()).collect());
                 all.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);

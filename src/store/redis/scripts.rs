@@ -1,6 +1,6 @@
-//! The scripts that the server runs, and the head that they return.
+//! The Lua scripts that the server runs, and the head that they return.
 //!
-//! All keys of a namespace have the hash tag `{NAMESPACE}`, so that they are in one slot:
+//! All keys of a namespace have the hash tag `{NAMESPACE}`, so that they are in the same slot:
 //!
 //! | key | type | holds |
 //! | --- | --- | --- |
@@ -13,7 +13,7 @@
 //! | `{N}:lock` | string | the token of the commit in progress; expires |
 //! | `{N}:refresh:ID` | string | the token of the holder of a user's refresh lock; expires |
 //!
-//! `{N}:commits` is the channel on which commits are published.
+//! Commits are published on the channel `{N}:commits`.
 
 use std::sync::LazyLock;
 
@@ -51,13 +51,13 @@ scripts! {
     RENEW: "renew.lua";
 }
 
-/// The version of this layout.
+/// The version of this data layout.
 pub(super) const FORMAT: u32 = 1;
 
-/// How many marks of commits the head holds.
+/// How many commit marks the head holds.
 pub(super) const MARKS: u64 = 64;
 
-/// Returns the field of the head that has the mark of a commit.
+/// Returns the field of the head that holds the mark of a commit.
 pub(super) fn mark_field(number: u64) -> String {
     format!("m{}", number % MARKS)
 }
@@ -93,17 +93,17 @@ impl Keys {
         }
     }
 
-    /// The key of a user's refresh lock.
+    /// Returns the key of a user's refresh lock.
     pub(super) fn refresh(&self, user: &str) -> Vec<u8> {
         format!("{}refresh:{user}", self.prefix).into_bytes()
     }
 }
 
-/// The head as a script returned it.
+/// The head, as returned by a script.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Head {
     pub(super) format: u32,
-    /// A random text that the first commit wrote. Empty if there was no commit.
+    /// A random text from the first commit, or empty if there was no commit.
     pub(super) instance: String,
     pub(super) check: Option<Vec<u8>>,
     pub(super) number: u64,
@@ -111,15 +111,15 @@ pub(super) struct Head {
     /// The newest commit that enough replicas have acknowledged.
     pub(super) safe: u64,
     pub(super) safe_mark: Vec<u8>,
-    /// The newest commit whose events are not kept any more.
+    /// The newest commit whose events are no longer kept.
     pub(super) since: u64,
-    /// How many users there must be.
+    /// The expected number of users.
     pub(super) count: u64,
     pub(super) current: Option<String>,
     pub(super) location: Option<String>,
-    /// The mark that was asked for.
+    /// The mark that was requested.
     pub(super) seen_mark: Vec<u8>,
-    /// How many users there are.
+    /// The actual number of users.
     pub(super) users: u64,
 }
 

@@ -1,4 +1,4 @@
-//! TLS settings: which certificates are trusted, and which one is shown to the server.
+//! TLS settings: the trusted certificates and the client certificate.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
-/// The settings as the builder has them.
+/// The settings from the builder.
 #[derive(Clone, Default)]
 pub(super) struct TlsSettings {
-    /// Certificates of authorities in PEM. Mozilla's are trusted if there are none.
+    /// Root certificates in PEM. If `None`, Mozilla's are trusted.
     pub(super) roots: Option<Vec<u8>>,
-    /// The certificate chain and the key that are shown to the server, in PEM.
+    /// The client certificate chain and its private key, in PEM.
     pub(super) client: Option<(Vec<u8>, Secret)>,
 }
 
@@ -24,8 +24,8 @@ impl TlsSettings {
         self.roots.is_some() || self.client.is_some()
     }
 
-    /// Returns the configuration of rustls, with ring, whatever provider the program has chosen for
-    /// itself.
+    /// Returns the rustls configuration. It uses ring, regardless of the program's default
+    /// provider.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>> {
         let refused = |what, reason: &str| Error::config(what, reason);
         let mut roots = RootCertStore::empty();
