@@ -1,4 +1,4 @@
-//! Accounts with e-mail address and password.
+//! Commands for e-mail/password accounts.
 
 use keyfob::{RequestOutcome, Session};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::input;
 use crate::output::{Output, printable};
 
-/// Where a mail is that the backend was asked for.
+/// Says where to find a mail that the backend was asked to send.
 const MAILS: &str = "; `keyfob serve` prints mails in its terminal and does not send them";
 
 pub(crate) fn register(
@@ -85,7 +85,7 @@ pub(crate) fn call_reset(
     out.result(&json, words)
 }
 
-/// Describes what the backend said about a new password.
+/// Describes the backend's response to a password reset.
 fn reset_outcome(outcome: RequestOutcome, email: &str) -> (Value, String) {
     let accepted = format!("the backend accepted the request to reset the password of {email}");
     match outcome {

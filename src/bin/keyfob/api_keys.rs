@@ -1,4 +1,4 @@
-//! `api-keys`.
+//! The commands of `api-keys`.
 
 use keyfob::{ApiKey, ApiKeyId, Session};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The command line: commands, options and their help, as clap derives them.
+//! The definition of the command line with clap: commands, options and their help.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use crate::serve::ServeArgs;
 use crate::unprintable::trim;
 use crate::usage::{self, Reason};
 
-/// The longest time that is accepted as a number of seconds: ten years.
+/// The maximum number of seconds of a time span: ten years.
 const LONGEST: u64 = 10 * 365 * 24 * 3600;
 
 /// The commands that open no session, each with the common options that it uses.
@@ -72,7 +72,7 @@ pub(crate) struct Common {
     pub(crate) json: bool,
 }
 
-/// What `--store` takes.
+/// The placeholder for the value of `--store`.
 const STORE: &str = if cfg!(feature = "redis") { "DIR|URL" } else { "DIR" };
 
 const STORE_HELP: &str = if cfg!(feature = "redis") {
@@ -234,11 +234,11 @@ pub(crate) enum Command {
     },
 }
 
-/// The help of commands after which another user may be the current user.
+/// The JSON help of commands after which another user may be the current user.
 const ENDED: &str =
     "JSON: {\"user_id\",\"current\"}, the user and who is the current user now, or null";
 
-/// The help of commands that take the pair from a mail, the only secret that is an argument.
+/// The help of commands with the token pair from a mail, the only secret in arguments.
 const PAIR: &str =
     "Other users of this machine may see arguments; the pair can be used once.\n\nJSON: {}";
 
@@ -279,7 +279,7 @@ pub(crate) struct LoginArgs {
     pub(crate) account: Account,
 }
 
-/// The options of which one is required.
+/// The heading of the login options, of which one is required.
 pub(crate) const WAYS: &str = "Ways to log in, of which one is required";
 
 /// An account that exists elsewhere. Secrets are not here: they are read from standard input.
@@ -359,10 +359,10 @@ pub(crate) struct KeyId {
 }
 
 /// Parses the arguments, without the name of the program. Returns `None` if help or the version was
-/// asked for, and has been printed.
+/// requested and has been printed.
 ///
 /// # Errors
-/// [`Failure::Usage`] with what is wrong, and where the help is.
+/// [`Failure::Usage`] with the problem, and where to find the help.
 pub(crate) fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
     let mut command = command();
     let words = iter::once(OsString::from("keyfob")).chain(arguments.iter().cloned());
@@ -396,8 +396,8 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
 }
 
 impl Command {
-    /// Describes options that have no effect without others. To `requires`, a group that excludes
-    /// what is required is enough.
+    /// Describes an option that has no effect without another one. clap's `requires` does not catch
+    /// these: it is satisfied by a group that excludes the required option.
     fn contradiction(&self) -> Option<String> {
         let account = match self {
             Self::Login(args) if args.new && !args.anonymous => {
@@ -411,7 +411,7 @@ impl Command {
     }
 }
 
-/// Returns the command line that is accepted.
+/// Returns the definition of the command line.
 pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let common: Vec<_> = command.get_arguments().cloned().collect();
@@ -425,7 +425,7 @@ pub(crate) fn command() -> clap::Command {
     })
 }
 
-/// Returns whether errors are wanted as JSON, for arguments that could not be parsed.
+/// Returns `true` if errors should be printed as JSON, for arguments that could not be parsed.
 pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
     arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
@@ -441,12 +441,12 @@ impl Common {
         or_environment(self.base_url.as_deref(), "KEYFOB_BASE_URL")
     }
 
-    /// Returns where the store is, from the option or the environment.
+    /// Returns the location of the store, from the option or the environment.
     pub(crate) fn store(&self) -> Option<PathBuf> {
         self.store.clone().or_else(|| environment("KEYFOB_STORE").map(PathBuf::from))
     }
 
-    /// Returns where the store is, if the option says so.
+    /// Returns the location of the store from the option.
     pub(crate) fn store_option(&self) -> Option<&Path> {
         self.store.as_deref()
     }
@@ -459,10 +459,10 @@ fn or_environment(option: Option<&str>, variable: &str) -> Result<Option<String>
     }
 }
 
-/// Parses a time span, fractions included.
+/// Parses a time span in seconds, including fractions.
 pub(crate) fn seconds(text: &str) -> Result<Duration, Reason> {
     match text.parse::<f64>() {
-        // NaN, infinity and everything below zero are not in this range.
+        // NaN, infinity and negative numbers are not in this range.
         Ok(seconds) if (0.0..=LONGEST as f64).contains(&seconds) => {
             Ok(Duration::from_secs_f64(seconds))
         }
@@ -470,7 +470,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, Reason> {
     }
 }
 
-/// Parses the lifetime of a token.
+/// Parses a token lifetime.
 pub(crate) fn lifetime(text: &str) -> Result<Duration, Reason> {
     match text.parse() {
         Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
@@ -624,7 +624,8 @@ mod tests {
         }
     }
 
-    /// A secret in every wrong place of every command, and what looks like a command or an option.
+    /// Puts a secret in every wrong place of every command, and text that looks like a command or
+    /// an option.
     #[test]
     fn misplaced_secrets_are_not_repeated() {
         let secret = "hunter22";

@@ -1,4 +1,5 @@
-//! Sign-in with an identity provider: the options of `login` and `link`, and what is shown meanwhile.
+//! Sign-in with an identity provider: the options of `login` and `link`, and the output during the
+//! sign-in.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -15,10 +16,10 @@ use crate::output::{Output, note, note_json};
 use crate::unprintable::trim;
 use crate::usage::Reason;
 
-/// The provider that needs no issuer.
+/// The name of the provider that needs no issuer.
 const GOOGLE: &str = "google";
 
-/// The longest line that is read as a redirect URL, in bytes.
+/// The maximum length of a redirect URL from standard input, in bytes.
 const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Sign-in in a browser.
@@ -69,20 +70,20 @@ fn port(text: &str) -> Result<u16, Reason> {
 /// A sign-in with a provider.
 #[derive(Debug)]
 pub(crate) struct BrowserLogin<'a> {
-    /// `google` or an issuer.
+    /// `google`, or an issuer.
     provider: &'a str,
     client_id: &'a str,
     options: &'a BrowserArgs,
 }
 
 impl BrowserArgs {
-    /// Returns how to sign in, if that is wanted.
+    /// Returns the sign-in settings if `--browser` was given.
     pub(crate) fn login(&self) -> Option<BrowserLogin<'_>> {
         let (provider, client_id) = (self.provider.as_deref()?, self.client_id.as_deref()?);
         Some(BrowserLogin { provider, client_id, options: self })
     }
 
-    /// Returns an option that has no effect without `--browser`, if it was given without.
+    /// Returns an option that has no effect without `--browser`, if one was given without it.
     pub(crate) fn unused(&self) -> Option<&'static str> {
         let given = [
             ("--client-id", self.client_id.is_some()),
@@ -98,12 +99,12 @@ impl BrowserArgs {
 }
 
 impl BrowserLogin<'_> {
-    /// Returns the backend's provider that the sign-in is for.
+    /// Returns the backend's provider for the sign-in.
     pub(crate) fn provider(&self) -> Provider {
         if self.provider == GOOGLE { Provider::Google } else { Provider::Jwt }
     }
 
-    /// Logs in, while the browser waits.
+    /// Logs in. The browser shows the outcome.
     pub(crate) fn log_in(
         &self,
         session: &Session,
@@ -118,7 +119,7 @@ impl BrowserLogin<'_> {
         .map_err(named)
     }
 
-    /// Links an account to a user, while the browser waits.
+    /// Links an account to a user. The browser shows the outcome.
     pub(crate) fn link(&self, user: &User, common: &Common, out: &Output) -> Result<(), Failure> {
         let sign_in = self.sign_in(common, out)?;
         let link = |tokens: ProviderTokens| user.link(&tokens.credentials());
@@ -155,7 +156,7 @@ impl BrowserLogin<'_> {
         let starts_browser = !options.no_browser && can_open_browser();
         let sign_in =
             sign_in.page(Page::new("keyfob")).on_code(move |code| show_code(code, is_json));
-        // It reads what is pasted once the URL is shown, and the sign-in waits.
+        // The reader shares the inbox with the waiting sign-in, and passes it pasted URLs.
         let reader = sign_in.clone();
         Ok(sign_in.on_url(move |url| {
             let pastes = if io::stdin().is_terminal() { is_foreground() } else { !starts_browser };
@@ -197,7 +198,7 @@ fn show_code(code: &DeviceCode, is_json: bool) {
     ));
 }
 
-/// Reads lines until one is the redirect URL that is waited for.
+/// Reads lines until one is the expected redirect URL.
 fn paste(sign_in: &SignIn, is_json: bool) {
     let mut input = io::stdin().lock();
     loop {
@@ -219,12 +220,13 @@ fn paste(sign_in: &SignIn, is_json: bool) {
     }
 }
 
-/// Returns `true` if the terminal that is standard input may be read: a command in the background
-/// would be stopped.
+/// Returns `true` if standard input may be read. Reading from a terminal would stop a background
+/// command.
 fn is_foreground() -> bool {
     #[cfg(unix)]
     {
-        // A terminal that does not control this process has no foreground for it, and stops nobody.
+        // A terminal that does not control this process has no foreground group and does not stop
+        // it.
         let group = rustix::termios::tcgetpgrp(io::stdin());
         !group.is_ok_and(|group| group != rustix::process::getpgrp())
     }
@@ -232,7 +234,7 @@ fn is_foreground() -> bool {
     true
 }
 
-/// The path is not repeated: it may be the secret itself.
+/// Reads the client secret. The error does not repeat the path, which may be the secret itself.
 fn secret(file: &Path) -> Result<Secret, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Usage(format!("the file in --client-secret-file cannot be read: {error}"))
@@ -243,7 +245,7 @@ fn secret(file: &Path) -> Result<Secret, Failure> {
     }
 }
 
-/// Names the options of the command in place of the library's settings.
+/// Replaces the names of the library's settings by the options of the command.
 fn named(error: Error) -> Failure {
     let Error::Config { what, reason } = &error else { return error.into() };
     let option = match *what {

@@ -38,9 +38,9 @@ pub(crate) fn call(
     canonical: bool,
     out: &Output,
 ) -> Result<(), Failure> {
-    // Checked to be JSON, and not parsed as anything else.
+    // The text is checked to be JSON but not parsed further.
     let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
-    // A result that is nested too deep for this is printed as it came.
+    // A result that is nested too deeply to parse is printed unchanged.
     match serde_json::from_str(result.get()) {
         Ok(value) if !canonical && !out.is_json() => out.json_line(&relaxed(value)),
         _ => out.json_line(&result),

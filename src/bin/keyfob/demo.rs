@@ -1,4 +1,4 @@
-//! Shows what keyfob does, step by step, on a backend of its own. Each step is checked.
+//! `keyfob demo`: runs the main features against a local backend, and checks each step.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ const NAME: &str = "Grace Hopper";
 const PASSWORD: &str = "correct horse battery staple";
 const ACCESS_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// How long anything may take before the demo gives up.
+/// The timeout of each wait in the demo.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the demo.
@@ -40,7 +40,7 @@ pub(crate) fn run(out: &Output) -> Result<(), Failure> {
         play(&mut story, &scratch.0)?;
         scratch.remove()
     });
-    // The directory is gone by now.
+    // The directory has been removed by now.
     story.interrupts.check()?;
     if let Err(failure) = played {
         let (step, message) = (story.steps.len(), failure.message());
@@ -225,8 +225,8 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Signs somebody in as a desktop program does. In place of a browser and a person, a thread submits
-/// the form of the provider's page and follows the redirect.
+/// Signs a person in as a desktop program does. A thread replaces the browser and the person: it
+/// submits the form of the provider's page and follows the redirect.
 fn sign_in(server: &Server, session: &Session) -> Result<User, Failure> {
     let issuer = server.test_issuer().unwrap_or_default();
     let sign_in = SignIn::google("keyfob-demo.apps.googleusercontent.com")
@@ -240,7 +240,7 @@ fn sign_in(server: &Server, session: &Session) -> Result<User, Failure> {
                 .timeout_global(Some(PATIENCE))
                 .build()
                 .into();
-            // If it fails, the sign-in runs out of time.
+            // If this fails, the sign-in times out.
             thread::spawn(move || agent.post(url).send_form([("name", NAME)]));
         });
     Ok(session.sign_in(&sign_in)?)
@@ -277,7 +277,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// Begins a step, unless the demo was interrupted during the last one.
+    /// Starts a step, unless the demo was interrupted during the previous one.
     fn step(&mut self, title: &'static str) -> Result<(), Failure> {
         self.interrupts.check()?;
         self.steps.push(title);
@@ -293,13 +293,13 @@ impl Story<'_> {
         if self.out.is_json() {
             note(line);
         } else {
-            // The demo goes on if nobody reads its output: the exit code says how it ended.
+            // Ignore write errors: the exit code still reports the outcome.
             let _ = self.out.text(line);
         }
     }
 }
 
-/// A clock that runs ahead of the machine's, for the backend and the session alike.
+/// A clock that runs ahead of the system clock, used by both the backend and the session.
 #[derive(Clone, Default)]
 struct DemoClock(Arc<AtomicU64>);
 
@@ -323,7 +323,7 @@ impl Clock for DemoClock {
     }
 }
 
-/// A directory that goes when it is dropped.
+/// A temporary directory, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -346,7 +346,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Gone already if all went well; otherwise another failure is reported.
+        // The directory is already removed on success; otherwise another failure is reported.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Why the command ends without its result, and with which exit code.
+//! Failures of the command, their messages and their exit codes.
 
 use std::error::Error as StdError;
 use std::io;
@@ -7,32 +7,32 @@ use std::path::{Path, PathBuf};
 
 use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind, TransportErrorKind};
 
-/// What the command ends with instead of a result.
+/// The reason why the command ends without a result.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Several users could be meant.
+    /// Several users match.
     Ambiguous(Vec<String>),
-    /// A step of the demo did not hold.
+    /// A step of the demo failed.
     Demo(String),
-    /// A signal asked the command to end.
+    /// A signal interrupted the command.
     Interrupted(i32),
-    /// The library said no.
+    /// The library returned an error.
     Keyfob(Error),
-    /// No user of the store is meant.
+    /// No user of the store matches.
     NoSuchUser,
-    /// The store was busy before anything was done.
+    /// The store was busy, and nothing was changed.
     NotBegun(Error),
-    /// Done here, but the backend does not know.
+    /// The local change is done, but the backend was not notified.
     NotNotified { done: String, error: Error, current: String },
-    /// Standard output cannot be written.
+    /// Standard output could not be written.
     Output(io::Error),
     /// The backend could not be started.
     Serve(Obstacle, io::Error),
-    /// The command line, the environment or standard input asks for what cannot be done.
+    /// The command line, the environment or standard input is invalid.
     Usage(String),
 }
 
-/// What a backend could not be started with.
+/// The resource that prevented the backend from starting.
 #[derive(Debug)]
 pub(crate) enum Obstacle {
     Address(SocketAddr),
@@ -40,14 +40,14 @@ pub(crate) enum Obstacle {
     Other,
 }
 
-/// How every error of the store begins.
+/// The prefix of all store errors.
 const STORE: &str = "the store cannot be used: ";
 
-/// How the advice of the library begins that names a method.
+/// The start of the library's advice that names a method.
 const RECOVER: &str = ", open the store with OnDamage::Recover";
 
 impl Failure {
-    /// Returns the exit code. An answer that makes no sense counts as a refusal.
+    /// Returns the exit code. An invalid response counts as a rejection.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Keyfob(error) | Self::NotBegun(error) | Self::NotNotified { error, .. } => {
@@ -66,10 +66,10 @@ impl Failure {
                     _ => 1,
                 }
             }
-            // The reader of the output has closed it, which is not an error.
+            // The reader closed the output, which is not an error.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Demo(_) | Self::Output(_) | Self::Serve(Obstacle::Other, _) => 1,
-            // As shells do.
+            // The same as in shells.
             Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Serve(Obstacle::Address(_), _) => 4,
             Self::Serve(Obstacle::Data(_), _) => 5,
@@ -78,7 +78,7 @@ impl Failure {
         }
     }
 
-    /// Returns the kind, for programs: one word that does not change.
+    /// Returns a stable one-word kind for programs.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Ambiguous(_) | Self::NoSuchUser => "local_state",
@@ -113,7 +113,7 @@ impl Failure {
         }
     }
 
-    /// Returns the code of the backend or of the identity provider, if it sent one.
+    /// Returns the error code from the backend or the identity provider, if there is one.
     pub(crate) fn code(&self) -> Option<&str> {
         match self.error()? {
             Error::SignIn(error) => error.code.as_deref(),
@@ -121,7 +121,7 @@ impl Failure {
         }
     }
 
-    /// Returns the message, with all causes, each once.
+    /// Returns the message with all causes, without repetitions.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Ambiguous(users) => {
@@ -159,7 +159,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Describes an error of the library, and what can be done about it here.
+/// Describes an error of the library, and what to do about it.
 fn described(error: &Error) -> String {
     let mut text = match error {
         Error::Config { what, reason } => misconfigured(what, reason),
@@ -179,11 +179,11 @@ fn described(error: &Error) -> String {
         text = text.replace("check the base URL", "check --base-url and --app-id");
     }
     if let Some(pause) = error.retry_after() {
-        // Not a moment too early.
+        // Round up, so that the next attempt is not too early.
         let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
         text.push_str(&format!("; try again in {seconds} s"));
     }
-    // The text of a store error says so itself.
+    // The text of a store error already says so.
     if error.is_ambiguous() && !matches!(error, Error::Store(_)) {
         text.push_str("; the backend may have done it nevertheless");
     }
@@ -196,9 +196,9 @@ fn is_foreign(error: &Error) -> bool {
     matches!(error, Error::Transport(error) if matches!(error.kind, Intercepted | NotABackend))
 }
 
-/// Describes a setting that cannot be used, by the option or the variable that it comes from.
+/// Describes an invalid setting by the name of its option or variable.
 fn misconfigured(what: &str, reason: &str) -> String {
-    // The advice of the library names methods.
+    // The library's advice names methods.
     let advice = [" (a program", ": set one with"];
     let reason = advice.iter().fold(reason, |reason, advice| {
         reason.split_once(advice).map_or(reason, |(reason, _)| reason)
@@ -214,7 +214,7 @@ fn misconfigured(what: &str, reason: &str) -> String {
     format!("{option} cannot be used: {reason}")
 }
 
-/// Describes damage, and what can be done about it.
+/// Describes a damaged store, and what to do about it.
 fn damaged(error: &StoreError) -> String {
     let mut error = error.clone();
     if let Some((seen, _)) = error.reason.split_once(RECOVER) {
@@ -231,7 +231,7 @@ fn damaged(error: &StoreError) -> String {
     }
 }
 
-/// Returns the directory of a store, by the path of something in it or its own.
+/// Returns the directory of a store from its own path or the path of a file in it.
 fn directory(path: &Path) -> &Path {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_inside = name.starts_with("db.") || ["generation", "snapshot"].contains(&&*name);
@@ -243,9 +243,9 @@ fn with_causes(error: &dyn StdError) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
-        // That of a store that could not be used is often another error of it.
+        // The cause of a store error is often another store error with the same prefix.
         let words = words.strip_prefix(STORE).filter(|_| text.contains(STORE)).unwrap_or(&words);
-        // Some libraries repeat their cause in their own words.
+        // Some libraries repeat the text of their cause.
         if !text.ends_with(words) {
             text = format!("{text}: {words}");
         }

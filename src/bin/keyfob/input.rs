@@ -1,4 +1,4 @@
-//! Secrets from standard input, which no list of processes and no shell history shows.
+//! Secrets from standard input, which appear in no process list and no shell history.
 
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
 
@@ -10,10 +10,10 @@ use crate::output::note;
 use crate::terminal::prompt;
 use crate::unprintable::trim;
 
-/// The longest secret that is read, in bytes.
+/// The maximum size of a secret, in bytes.
 const LIMIT: usize = 64 * 1024;
 
-/// Reads a password, byte for byte. A new one is asked for twice on a terminal.
+/// Reads a password without any changes. On a terminal, prompts twice for a new password.
 pub(crate) fn password(is_new: bool) -> Result<Secret, Failure> {
     let password = read("password", |_| false)?;
     if is_new && io::stdin().is_terminal() {
@@ -25,14 +25,14 @@ pub(crate) fn password(is_new: bool) -> Result<Secret, Failure> {
     not_empty("password", password)
 }
 
-/// Reads a key, token or code. What is around it is removed: blanks, empty lines, a byte order mark
-/// and other characters that cannot be seen. It has none of them itself.
+/// Reads a key, token or code. Removes surrounding blanks, empty lines, a byte order mark and other
+/// invisible characters, which are never part of the secret.
 pub(crate) fn token(what: &str) -> Result<Secret, Failure> {
     let secret = read(what, |line| trim(line).is_empty())?;
     not_empty(what, Secret::new(trim(secret.expose())))
 }
 
-/// Removes what is around a key from the environment.
+/// Removes the same surrounding characters from a key in the environment.
 pub(crate) fn trimmed(variable: &str, key: Secret) -> Result<Secret, Failure> {
     match trim(key.expose()) {
         "" => Err(Failure::Usage(format!("{variable} has nothing but blanks"))),
@@ -40,7 +40,7 @@ pub(crate) fn trimmed(variable: &str, key: Secret) -> Result<Secret, Failure> {
     }
 }
 
-/// Asks a question on the terminal, if there is one. Returns `None` if not.
+/// Asks a question on the terminal. Returns `None` if there is no terminal.
 pub(crate) fn confirm(question: &str) -> Option<bool> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return None;
@@ -51,8 +51,8 @@ pub(crate) fn confirm(question: &str) -> Option<bool> {
     Some(read.is_ok() && answer.trim() == "yes")
 }
 
-/// Reads a secret: without echo if standard input is a terminal, otherwise all of standard input
-/// without one line end. On a terminal, lines that are blank are skipped.
+/// Reads a secret. From a terminal, reads a line without echo and skips blank lines. Otherwise
+/// reads all of standard input, without one line end.
 fn read(what: &str, is_blank: fn(&str) -> bool) -> Result<Secret, Failure> {
     if io::stdin().is_terminal() {
         prompt(&format!("{what}: "), LIMIT, is_blank).map_err(unread)
@@ -76,7 +76,7 @@ fn unread(error: io::Error) -> Failure {
     Failure::Usage(format!("nothing can be read from the terminal: {why}"))
 }
 
-/// The echo is turned off by rpassword, and turned on again by the shell if the command is ended.
+/// rpassword turns the echo off. If the command is killed, the shell turns it on again.
 #[cfg(not(unix))]
 fn prompt(text: &str, limit: usize, is_blank: fn(&str) -> bool) -> io::Result<Secret> {
     loop {
@@ -92,7 +92,7 @@ fn prompt(text: &str, limit: usize, is_blank: fn(&str) -> bool) -> io::Result<Se
 }
 
 fn piped(what: &str, input: impl Read) -> Result<Secret, Failure> {
-    // As large as it can get, so that growing leaves no copies behind.
+    // Reserve the maximum size, because growing would leave copies of the secret in memory.
     let mut text = Vec::with_capacity(LIMIT + 1);
     input
         .take(LIMIT as u64 + 1)

@@ -1,5 +1,5 @@
-//! JSON from the command line, with the fields of objects in their order: in sort orders and in
-//! commands it counts, and serde_json's own tree sorts them by name.
+//! JSON from the command line with the original order of object fields. The order matters in sort
+//! specifications and commands, and serde_json's own map sorts fields by name.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Number;
 
-/// A value.
+/// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Json {
     Bool(bool),
@@ -61,7 +61,7 @@ impl<'de> Visitor<'de> for AnyJson {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        // In JSON there is no other float than a finite one.
+        // JSON contains only finite numbers.
         Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
     }
 

@@ -1,4 +1,4 @@
-//! `login` and `link`.
+//! The commands `login` and `link`.
 
 use keyfob::{Credentials, Provider, Session};
 use serde_json::json;
@@ -55,7 +55,7 @@ pub(crate) fn link(
     )
 }
 
-/// Reads the secret that goes with a way to log in.
+/// Reads the secret for a login method.
 fn credentials(account: Account) -> Result<Credentials, Failure> {
     Ok(match account {
         Account { email: Some(email), .. } => {
@@ -71,7 +71,7 @@ fn credentials(account: Account) -> Result<Credentials, Failure> {
         Account { google_id_token: true, .. } => {
             Credentials::google_id_token(input::token("token")?)
         }
-        // One way is required, and this is the only one that is left.
+        // One method is required, and this is the only one left.
         _ => Credentials::jwt(input::token("token")?),
     })
 }

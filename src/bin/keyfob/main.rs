@@ -1,11 +1,12 @@
-//! The `keyfob` command: users, tokens and function calls for scripts and for people, and the
-//! backend to try them on.
+//! The `keyfob` command: users, tokens and function calls on the command line and in scripts, and a
+//! backend for development and tests.
 //!
-//! Results go to standard output and everything else to standard error. Passwords, keys and the
-//! tokens of log-ins are read from standard input, or prompted for, and never taken as arguments;
-//! the token pair from a mail, which can be used once, is. Exit codes: 0 done, 1 the backend refused,
-//! 2 usage, 3 not logged in or the login has ended, 4 backend unreachable or out of time, 5 the store
-//! cannot be used.
+//! Results are written to standard output, everything else to standard error. Passwords, keys and
+//! login tokens are read from standard input or from a prompt, never from arguments. The only
+//! secret in arguments is the token pair from a mail, which can be used once.
+//!
+//! Exit codes: 0 success, 1 rejected by the backend, 2 usage error, 3 not logged in or login
+//! expired, 4 backend unreachable or timeout, 5 store unusable.
 
 mod accounts;
 mod api_keys;

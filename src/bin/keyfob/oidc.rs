@@ -1,5 +1,5 @@
-//! `--oidc ISSUER --oidc-client-id ID …` of `keyfob serve`: a client id belongs to the issuer before
-//! it.
+//! The options `--oidc ISSUER --oidc-client-id ID …` of `keyfob serve`. A client id belongs to the
+//! preceding issuer.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use keyfob::server::Oidc;
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 const ISSUER: &str = "oidc";
 const CLIENT_ID: &str = "oidc-client-id";
 
-/// The values of both options in the order in which they stand, which derived lists would lose.
+/// The values of both options in command-line order, which separate derived lists would lose.
 #[derive(Clone, Debug)]
 pub(crate) struct OidcArgs(Vec<Value>);
 

@@ -1,6 +1,6 @@
-//! What is written, and where: results to standard output, everything else to standard error.
+//! Output: results on standard output, everything else on standard error.
 //!
-//! Nothing here panics when the other side has stopped reading.
+//! These functions do not panic if the reader has closed the output.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::unprintable::is_unprintable;
 
-/// Standard output, in the form that was asked for.
+/// Standard output, in the requested format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     json: bool,
@@ -22,12 +22,12 @@ impl Output {
         Self { json }
     }
 
-    /// Returns whether JSON was asked for.
+    /// Returns `true` if JSON was requested.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Writes the result, as JSON or in words.
+    /// Writes the result, either as JSON or as text.
     pub(crate) fn result(&self, json: &impl Serialize, words: impl Display) -> Result<(), Failure> {
         if self.json { self.json_line(json) } else { self.text(&words.to_string()) }
     }
@@ -38,8 +38,8 @@ impl Output {
         self.text(&printable_json(&text.map_err(Failure::Output)?))
     }
 
-    /// Writes a text, with a line end after it unless it is empty or has one. Its line ends stay;
-    /// what else a terminal would obey is escaped.
+    /// Writes a text, and a line end unless the text is empty or ends with one. Line ends in the
+    /// text are kept; other control characters are escaped.
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
         let text = printable_lines(text);
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
@@ -52,9 +52,9 @@ impl Output {
     }
 }
 
-/// Writes a line for people to standard error.
+/// Writes a message to standard error.
 pub(crate) fn note(text: impl Display) {
-    // There is nowhere left to say that standard error is gone.
+    // If standard error is closed, there is no other place to report that.
     let _ = writeln!(io::stderr().lock(), "keyfob: {}", printable_lines(&text.to_string()));
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn note_json(value: &Value) {
     let _ = writeln!(io::stderr().lock(), "{}", printable_json(&value.to_string()));
 }
 
-/// Writes a failure to standard error, unless it is only that nobody reads on.
+/// Writes a failure to standard error, unless the only failure is that the output was closed.
 pub(crate) fn report(failure: &Failure, json: bool) {
     if failure.exit_code() == 0 {
         return;
@@ -85,21 +85,20 @@ pub(crate) fn report(failure: &Failure, json: bool) {
     let _ = writeln!(io::stderr().lock(), "{}", printable_json(&text.to_string()));
 }
 
-/// Escapes characters that a backend could have put into a text to play with the terminal or with
-/// its reader.
+/// Escapes characters with which a backend could manipulate the terminal or mislead the reader.
 pub(crate) fn printable(text: &str) -> String {
     escape(text, |character| {
         is_unprintable(character).then(|| character.escape_unicode().to_string())
     })
 }
 
-/// The same for text of several lines, whose ends stay.
+/// Like [`printable`], but keeps line ends.
 fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// Escapes the same characters in JSON, in its own way. Control characters that JSON does not
-/// escape by itself can only be blanks between its values.
+/// Escapes the same characters as JSON escapes. Control characters that are still unescaped can
+/// only be blanks between values.
 fn printable_json(json: &str) -> String {
     escape(json, |character| match character {
         '\t' | '\n' | '\r' => Some(" ".to_owned()),
@@ -112,7 +111,7 @@ fn printable_json(json: &str) -> String {
     })
 }
 
-/// Replaces the characters for which there is a replacement.
+/// Replaces the characters that have a replacement.
 fn escape(text: &str, replacement: impl Fn(char) -> Option<String>) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut escaped, character| {
         match replacement(character) {

@@ -1,4 +1,4 @@
-//! `recover`: goes on with the users that a damaged store still has.
+//! The command `recover`: continues with the users that can still be read from a damaged store.
 
 use keyfob::{Error, StoreErrorKind};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Relaxed extended JSON: plain numbers, and dates that people can read.
+//! Conversion to relaxed extended JSON, with plain numbers and readable dates.
 //!
 //! Source: the MongoDB specification "Extended JSON (v2)", relaxed format.
 
@@ -6,7 +6,7 @@ use serde_json::Number;
 
 use crate::json::Json;
 
-/// Turns canonical extended JSON into relaxed extended JSON.
+/// Converts canonical extended JSON to relaxed extended JSON.
 pub(crate) fn relaxed(value: Json) -> Json {
     match value {
         Json::List(items) => Json::List(items.into_iter().map(relaxed).collect()),
@@ -25,12 +25,12 @@ fn object(fields: Vec<(String, Json)>) -> Json {
     Json::Object(fields.into_iter().map(|(name, value)| (name, relaxed(value))).collect())
 }
 
-/// Returns what a wrapper is in relaxed format, if that is something else.
+/// Returns the relaxed form of a type wrapper, if it differs.
 fn plain(name: &str, inner: &Json) -> Option<Json> {
     if let ("$date", Json::Object(fields)) = (name, inner) {
         let [(name, Json::Text(milliseconds))] = &fields[..] else { return None };
         let milliseconds = milliseconds.parse().ok().filter(|_| name == "$numberLong")?;
-        // A date that has no text in this format stays as it is.
+        // A date outside the range of the text format is not changed.
         let date = date(milliseconds).map_or_else(|| inner.clone(), Json::Text);
         return Some(Json::Object(vec![("$date".to_owned(), date)]));
     }
@@ -38,7 +38,7 @@ fn plain(name: &str, inner: &Json) -> Option<Json> {
     let number = match name {
         "$numberInt" => text.parse::<i32>().ok()?.into(),
         "$numberLong" => text.parse::<i64>().ok()?.into(),
-        // NaN and infinity stay as they are.
+        // NaN and infinity are not changed.
         "$numberDouble" => Number::from_f64(text.parse().ok()?)?,
         _ => return None,
     };

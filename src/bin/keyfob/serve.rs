@@ -1,4 +1,4 @@
-//! `keyfob serve`: a backend in the foreground, until a signal ends it.
+//! `keyfob serve`: a backend in the foreground that runs until a signal stops it.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -24,12 +24,12 @@ use crate::output::{Output, note, printable};
 use crate::signals;
 use crate::usage::Reason;
 
-/// How many mails wait to be printed at most.
+/// The maximum number of mails in the print queue.
 const MOST_UNPRINTED: usize = 1024;
 
-/// How often the command looks for a signal.
+/// How often the command checks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the mails that were sent during a shutdown may take to be printed.
+/// The maximum time to print mails that were sent during a shutdown.
 const LAST_MAILS: Duration = Duration::from_secs(1);
 
 /// What backend to run.
@@ -84,7 +84,7 @@ pub(crate) struct ServeArgs {
     shutdown_timeout: Option<Duration>,
 }
 
-/// What the options do not say.
+/// The help text after the options.
 pub(crate) const HELP: &str = "\
 Within 15 minutes, one client address may log in anonymously 500 times, register 100 e-mail \
 addresses, and fail to log in 100 times (with a password 200 times, and 20 times for one account). \
@@ -108,10 +108,10 @@ JSON: {\"base_url\",\"app_id\"} on the first line, with --test-idp \"test_issuer
 
 /// Runs a backend until SIGINT or SIGTERM, then lets the requests in progress complete.
 pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<(), Failure> {
-    // Before anybody can know that the backend runs.
+    // Register the handlers before other processes can find out that the backend runs.
     let stop = signals::shutdown_flag().map_err(|error| Failure::Serve(Obstacle::Other, error))?;
-    // Mails are printed by a thread of their own, so that the backend goes on if nobody reads the
-    // output. Mails for which there is no room in the queue are lost.
+    // A separate thread prints mails, so that the backend is not blocked if the output is not read.
+    // Mails that do not fit into the queue are lost.
     let (queue, mails) = mpsc::sync_channel(MOST_UNPRINTED);
     let mut builder = Server::builder()
         .addr(options.addr)
@@ -202,7 +202,7 @@ pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<
     Ok(())
 }
 
-/// Prints mails until there will be no more. The channel that it returns ends then.
+/// Prints mails until the sender is dropped. The returned channel then closes.
 fn print_all(mails: Receiver<Mail>, out: Output) -> Receiver<()> {
     let (done, printed) = mpsc::channel();
     thread::spawn(move || {
@@ -214,20 +214,21 @@ fn print_all(mails: Receiver<Mail>, out: Output) -> Receiver<()> {
     printed
 }
 
-/// Says which option it was that no backend could be started with.
+/// Names the option that prevented the backend from starting.
 fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
     let text = error.to_string();
     let is_about = |what: String| text.starts_with(&what);
     let data = options.data.clone().map_or(Obstacle::Other, Obstacle::Data);
     if error.kind() != ErrorKind::InvalidInput {
-        // Neither the kind nor the text distinguishes an address from a directory; the address comes first.
+        // Neither the kind nor the text distinguishes an address from a directory, so check the
+        // address first.
         let is_free = TcpListener::bind(options.addr).is_ok();
         let obstacle = if is_free { data } else { Obstacle::Address(options.addr) };
         return Failure::Serve(obstacle, error);
     }
     match (&options.jwt_jwks, &options.data) {
         (Some(url), _) if is_about(format!("{url:?}")) => {
-            // The URL is not repeated.
+            // Do not repeat the URL.
             let reason = text.trim_start_matches(&format!("{url:?} "));
             Failure::Usage(format!("--jwt-jwks cannot be used: it {reason}"))
         }
@@ -238,11 +239,11 @@ fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
             let (_, reason) = text.split_once(": ").unwrap_or(("", &text));
             Failure::Usage(format!("--public-url cannot be used: {reason}"))
         }
-        // It belongs to another app.
+        // The data directory belongs to another app.
         (_, Some(dir)) if is_about(format!("the data directory {}", dir.display())) => {
             Failure::Serve(data, error)
         }
-        // The other options were checked before.
+        // The other options have been validated before.
         _ => Failure::Usage(format!("--app-id (or KEYFOB_APP_ID) cannot be used: {text}")),
     }
 }
@@ -265,8 +266,8 @@ fn print(mail: &Mail, out: &Output) {
     let _ = out.result(&json, words);
 }
 
-/// Reads the secret of those who sign, without one line end. The path is not repeated: it may be the
-/// secret itself.
+/// Reads the signing secret, without one line end. The error does not repeat the path, which may be
+/// the secret itself.
 fn secret(file: &Path) -> Result<Secret, Failure> {
     let cannot = |why: String| {
         Failure::Usage(format!("the file in --jwt-secret-file cannot be used: {why}"))
@@ -280,7 +281,7 @@ fn secret(file: &Path) -> Result<Secret, Failure> {
     Ok(Secret::new(secret))
 }
 
-/// How many bytes [`JwtKeys::hs256`] demands.
+/// The minimum size of a secret for [`JwtKeys::hs256`], in bytes.
 const SHORTEST_SECRET: usize = 32;
 
 fn provider() -> impl TypedValueParser<Value = AuthProvider> {

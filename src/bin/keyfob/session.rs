@@ -1,4 +1,4 @@
-//! The session that a command works on, and whom it acts as.
+//! The session of a command, and the user that the command acts as.
 
 use keyfob::store::{MemoryStore, OnDamage};
 use keyfob::{Credentials, Error, LocalState, Session, SessionBuilder, User, UserId};
@@ -9,10 +9,10 @@ use crate::failure::Failure;
 use crate::input;
 use crate::store;
 
-/// The variable whose API key some commands act with.
+/// The variable with an API key for commands that act as its user.
 const API_KEY: &str = "KEYFOB_API_KEY";
 
-/// Opens the session that the common options describe.
+/// Opens the session for the common options.
 pub(crate) fn open(common: &Common) -> Result<Session, Failure> {
     opened(common, true, OnDamage::Refuse)
 }
@@ -20,12 +20,12 @@ pub(crate) fn open(common: &Common) -> Result<Session, Failure> {
 /// Opens a session for a command about the users of the store.
 ///
 /// # Errors
-/// [`Failure::Usage`] if there is a key in the environment, which such commands do not use.
+/// [`Failure::Usage`] if the environment has an API key, which such commands do not use.
 pub(crate) fn open_stored(common: &Common) -> Result<Session, Failure> {
     stored(common, OnDamage::Refuse)
 }
 
-/// Opens a session as [`open_stored`] does, and recovers a store that is damaged.
+/// Like [`open_stored`], and recovers a damaged store.
 pub(crate) fn open_recovering(common: &Common) -> Result<Session, Failure> {
     stored(common, OnDamage::Recover)
 }
@@ -40,8 +40,8 @@ fn stored(common: &Common, on_damage: OnDamage) -> Result<Session, Failure> {
     opened(common, true, on_damage)
 }
 
-/// Opens a session whose current user a command acts as: that of the store, or the user of the key
-/// in the environment, who is stored nowhere.
+/// Opens a session for a command that acts as a user: the current user of the store, or the user of
+/// the API key in the environment, who is not stored on disk.
 pub(crate) fn open_acting(common: &Common) -> Result<Session, Failure> {
     let Some(key) = text_environment(API_KEY)? else { return open(common) };
     if common.store_option().is_some() {
@@ -82,13 +82,13 @@ pub(crate) fn current(session: &Session) -> Result<User, Failure> {
     user.ok_or_else(|| Error::from(LocalState::NoCurrentUser).into())
 }
 
-/// Returns the user that is named, by default the current user.
+/// Returns the named user, or the current user if there is no name.
 pub(crate) fn named_or_current(session: &Session, name: Option<&str>) -> Result<User, Failure> {
     name.map_or_else(|| current(session), |name| named(session, name))
 }
 
-/// Returns the user with this id, or the only one with this e-mail address or with an id that begins
-/// like this.
+/// Returns the user with this id, or the only user with this e-mail address or with an id that
+/// starts with `name`.
 pub(crate) fn named(session: &Session, name: &str) -> Result<User, Failure> {
     if let Some(user) = session.user(&UserId::new(name))? {
         return Ok(user);

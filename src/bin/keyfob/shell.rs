@@ -1,4 +1,4 @@
-//! `completions` and `man`, made from the definition of the command line.
+//! The commands `completions` and `man`, generated from the definition of the command line.
 
 use std::io;
 use std::path::Path;
@@ -11,21 +11,21 @@ use crate::args;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Where the scripts go.
+/// The locations of the scripts, for the help.
 pub(crate) const COMPLETIONS_HELP: &str = "\
 Bash:        keyfob completions bash > ~/.local/share/bash-completion/completions/keyfob
 Zsh:         keyfob completions zsh > DIR/_keyfob, where DIR is in $fpath
 Fish:        keyfob completions fish > ~/.config/fish/completions/keyfob.fish
 PowerShell:  keyfob completions powershell >> $PROFILE";
 
-/// Prints the script for a shell.
+/// Prints the completion script for a shell.
 pub(crate) fn completions(shell: Shell, out: &Output) -> Result<(), Failure> {
     let mut script = Vec::new();
     generate(shell, &mut args::command(), "keyfob", &mut script);
     out.text(&String::from_utf8_lossy(&script))
 }
 
-/// When the man pages were last changed.
+/// The date of the last change to the man pages.
 const MAN_DATE: &str = "2026-12-01";
 
 /// Prints the man page, or writes all pages to a directory.
@@ -49,13 +49,13 @@ pub(crate) fn man(dir: Option<&Path>, out: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the name and the text of a page.
+/// Returns the file name and the text of a page.
 fn page(command: Command) -> io::Result<(String, String)> {
     let source = concat!("keyfob ", env!("CARGO_PKG_VERSION"));
     let man = Man::new(command).date(MAN_DATE).source(source).manual("User Commands");
     let mut text = Vec::new();
     man.render(&mut text)?;
-    // clap_mangen breaks the line around an empty one before possible values.
+    // clap_mangen inserts line breaks around the empty line before possible values.
     let text = String::from_utf8_lossy(&text).replace("\n.br\n\n.br\n", "\n.br\n");
     Ok((man.get_filename(), text))
 }

@@ -1,4 +1,4 @@
-//! Signals that end the command, kept until it has tidied up.
+//! Signals that end the command, delayed until it has cleaned up.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::failure::Failure;
 
-/// Keeps the signals with which people and services end a program from doing so at once.
+/// Catches the usual termination signals while the command has to clean up.
 pub(crate) struct Interrupts(Vec<(i32, Arc<AtomicBool>)>);
 
 impl Interrupts {
@@ -33,7 +33,7 @@ impl Interrupts {
         Self(wanted.filter_map(register).collect())
     }
 
-    /// Fails if a signal has come.
+    /// Returns an error if a signal was received.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.0.iter().find(|(_, flag)| flag.load(Ordering::SeqCst)) {
             Some((signal, _)) => Err(Failure::Interrupted(*signal)),
@@ -42,24 +42,25 @@ impl Interrupts {
     }
 }
 
-/// Returns a flag that the first SIGINT or SIGTERM sets, for a graceful shutdown. The second one
-/// ends the process at once.
+/// Returns a flag that the first SIGINT or SIGTERM sets, for a graceful shutdown. The second signal
+/// ends the process immediately.
 ///
-/// As process 1, in a container, a process gets only those signals that it has handlers for.
+/// The handlers are also needed in a container: process 1 receives only signals that it has
+/// handlers for.
 pub(crate) fn shutdown_flag() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let is_ignored = ignored();
-    // A shell without job control lets its background processes ignore SIGINT.
+    // A shell without job control starts background processes with SIGINT ignored.
     for signal in [SIGINT, SIGTERM].into_iter().filter(|it| *it == SIGTERM || !is_ignored(*it)) {
-        // In this order: only the second signal finds the flag set.
+        // The order matters: only the second signal must find the flag set.
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&flag))?;
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
     }
     Ok(flag)
 }
 
-/// Returns which signals the process was started to ignore, by `nohup` for instance. Where the
-/// system does not say so, none.
+/// Returns a predicate for the signals that the process was started to ignore, for example by
+/// `nohup`. It is always `false` if the system does not provide this information.
 pub(crate) fn ignored() -> impl Fn(i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -67,7 +68,7 @@ pub(crate) fn ignored() -> impl Fn(i32) -> bool {
     move |signal| mask >> (signal - 1) & 1 == 1
 }
 
-/// Ends the process as the signal would have done.
+/// Ends the process with the default effect of the signal.
 pub(crate) fn end_by(signal: i32) {
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }

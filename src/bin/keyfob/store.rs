@@ -1,4 +1,4 @@
-//! Where the command keeps users: a directory, or a Redis server.
+//! The store of the command: a directory, or a Redis server.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use keyfob::{EncryptionKey, SessionBuilder};
 use crate::environment::environment;
 use crate::failure::Failure;
 
-/// Has a session keep its users where `--store` or `KEYFOB_STORE` says.
+/// Sets the store that `--store` or `KEYFOB_STORE` names.
 pub(crate) fn choose(
     builder: SessionBuilder,
     store: Option<&Path>,
@@ -22,11 +22,12 @@ pub(crate) fn choose(
 }
 
 fn on_disk(builder: SessionBuilder) -> SessionBuilder {
-    // What a program without a key keeps in the same directory stays open to it.
+    // Encrypt only new stores, so that a program without a key can still open its store in the same
+    // directory.
     builder.encryption(key().for_new_stores())
 }
 
-/// Returns the key file that the environment names, or the one in the data directory.
+/// Returns the key file in the environment, or the one in the data directory.
 fn key() -> EncryptionKey {
     match environment("KEYFOB_STORE_KEY_FILE") {
         Some(path) => EncryptionKey::from_file(path),
@@ -56,7 +57,7 @@ mod redis {
     use crate::environment::{environment, text_environment};
     use crate::failure::Failure;
 
-    /// The largest password file that is read.
+    /// The maximum size of a password file.
     const LARGEST: u64 = 64 * 1024;
 
     pub(super) fn on_redis(
@@ -86,13 +87,14 @@ mod redis {
         Ok(builder.store(store.open()?))
     }
 
-    /// `redis://USER:PASSWORD@HOST`: what is before the last `@` has a colon.
+    /// Returns `true` for `redis://USER:PASSWORD@HOST`: the part before the last `@` has a colon.
     fn has_password(url: &str) -> bool {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         rest.rsplit_once('@').is_some_and(|(account, _)| account.contains(':'))
     }
 
-    /// The namespace that the manual names: the app and its backend, spelled as sessions do.
+    /// Returns the namespace that the manual documents: the app id and the base URL, normalised as
+    /// in a session.
     fn namespace(app_id: &str, base_url: &str) -> Result<String, Failure> {
         let session = Session::builder(app_id, base_url).store(MemoryStore::new()).open()?;
         Ok(format!("{app_id}@{}", session.base_url()))

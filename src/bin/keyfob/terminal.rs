@@ -1,9 +1,9 @@
-//! Reads secrets from a terminal without echo, and restores the terminal however the prompt ends.
+//! Reads secrets from a terminal without echo, and restores the terminal in every case.
 //!
-//! After each signal that can be caught the terminal echoes again, and the signal then has its
-//! default effect. A signal that stops the process restores the terminal first; when the process
+//! After a signal that can be caught, the terminal echoes again, and then the signal has its
+//! default effect. If a signal stops the process, the terminal is restored first; when the process
 //! continues, the echo is turned off again and the prompt is repeated. SIGILL, SIGFPE and SIGSEGV
-//! are not caught: they mean a fault in the program.
+//! are not caught, because they indicate a bug in the program.
 //!
 //! A crate that only turns the echo off (rpassword) leaves it off when a signal ends the process.
 
@@ -30,11 +30,11 @@ use signal_hook::low_level::{emulate_default_handler, exit};
 
 use crate::signals::ignored;
 
-/// How long one read waits for input, in tenths of a second. Signals are looked for between reads.
+/// The timeout of a read in tenths of a second. Signals are checked between reads.
 const READ_TENTHS: u8 = 1;
 
-/// Shows `text` on the terminal that is standard input, and returns the line that is typed.
-/// Lines for which `is_blank` returns `true` are skipped.
+/// Shows `text` on the terminal that is standard input, and returns the typed line. Skips lines for
+/// which `is_blank` returns `true`.
 pub(crate) fn prompt(text: &str, limit: usize, is_blank: fn(&str) -> bool) -> io::Result<Secret> {
     let signals = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut prompt = Prompt::show(text, &signals)?;
@@ -59,7 +59,7 @@ pub(crate) fn prompt(text: &str, limit: usize, is_blank: fn(&str) -> bool) -> io
 /// The signals that end, stop or continue a process, each with a flag that its handler sets.
 struct Signals {
     flags: Vec<(i32, Arc<AtomicBool>)>,
-    /// Set while there is no prompt: signals then have their default effect at once.
+    /// Set while there is no prompt. Signals then have their default effect immediately.
     is_idle: Arc<AtomicBool>,
 }
 
@@ -69,12 +69,12 @@ static SIGNALS: LazyLock<Mutex<Signals>> = LazyLock::new(|| Mutex::new(Signals::
 impl Signals {
     fn register() -> Self {
         const LAST: i32 = if cfg!(target_os = "linux") { 64 } else { 31 };
-        /// Cannot be caught, mean a fault, or have no effect by default.
+        /// Signals that cannot be caught, indicate a bug, or have no effect by default.
         const OTHERS: [i32; 8] =
             [SIGCHLD, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSTOP, SIGURG, SIGWINCH];
         let (is_ignored, is_idle) = (ignored(), Arc::new(AtomicBool::new(true)));
         let is_wanted = |signal: &i32| !OTHERS.contains(signal) && !is_ignored(*signal);
-        // Numbers that the C library keeps for itself cannot be registered.
+        // Numbers that the C library reserves cannot be registered.
         let flag = |signal| {
             let (flag, idle) = (Arc::new(AtomicBool::new(false)), || Arc::clone(&is_idle));
             match signal {
@@ -90,13 +90,13 @@ impl Signals {
         Self { flags, is_idle }
     }
 
-    /// Returns a signal that has been caught, once.
+    /// Returns a caught signal, and clears its flag.
     fn take(&self) -> Option<i32> {
         let caught = self.flags.iter().find(|(_, flag)| flag.swap(false, Ordering::SeqCst));
         caught.map(|(signal, _)| *signal)
     }
 
-    /// Forgets that a signal was caught.
+    /// Clears the flag of a signal.
     fn clear(&self, signal: i32) {
         for (_, flag) in self.flags.iter().filter(|(number, _)| *number == signal) {
             flag.store(false, Ordering::SeqCst);
@@ -104,7 +104,7 @@ impl Signals {
     }
 }
 
-/// What a byte of input means.
+/// The meaning of an input byte.
 enum Key {
     EndOfInput,
     Enter,
@@ -116,13 +116,13 @@ enum Key {
     Restart,
 }
 
-/// A prompt on the terminal, which does not echo meanwhile.
+/// A prompt on the terminal with the echo turned off.
 struct Prompt<'a> {
     text: &'a str,
     signals: &'a Signals,
     input: File,
     output: Box<dyn Write>,
-    /// How the terminal was; `None` while it echoes.
+    /// The original terminal modes; `None` while the terminal echoes.
     saved: Option<Termios>,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Prompt<'a> {
     fn show(text: &'a str, signals: &'a Signals) -> io::Result<Self> {
         let input = stdin()?;
         let mut prompt = Self { text, signals, input, output: output()?, saved: None };
-        // What was caught after the last prompt had its effect already.
+        // Signals caught after the last prompt already had their effect.
         while signals.take().is_some() {}
         signals.is_idle.store(false, Ordering::SeqCst);
         prompt.silence()?;
@@ -142,7 +142,7 @@ impl<'a> Prompt<'a> {
         self.wait_for_foreground();
         let saved = tcgetattr(&self.input)?;
         let mut silent = saved.clone();
-        // The line is not read by the terminal driver, which would cut it off after 4,095 bytes.
+        // Without canonical mode the terminal driver does not truncate lines at 4,095 bytes.
         silent.local_modes -=
             LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::IEXTEN;
         silent.special_codes[SpecialCodeIndex::VMIN] = 0;
@@ -153,8 +153,7 @@ impl<'a> Prompt<'a> {
         self.output.flush()
     }
 
-    /// Makes the terminal what it was. [`OptionalActions::Flush`] discards what was typed and not
-    /// read.
+    /// Restores the terminal. [`OptionalActions::Flush`] discards unread input.
     fn restore(&mut self, action: OptionalActions) {
         if let Some(saved) = self.saved.take()
             && is_in_foreground(&self.input)
@@ -164,8 +163,8 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    /// Stops the process while another job has the terminal: to read from it or to set its modes
-    /// would be answered by the same signal again and again.
+    /// Stops the process while another job has the terminal. Otherwise reading or setting modes
+    /// would raise the same signal again and again.
     fn wait_for_foreground(&self) {
         while !is_in_foreground(&self.input) {
             let _ = emulate_default_handler(SIGSTOP);
@@ -180,7 +179,7 @@ impl<'a> Prompt<'a> {
             let mut byte = [0];
             match self.input.read(&mut byte) {
                 Ok(1..) => return Ok(self.key(byte[0])),
-                // The time of the read is up, or the terminal is gone.
+                // The read timed out, or the terminal is gone.
                 Ok(0) => {
                     tcgetattr(&self.input)?;
                 }
@@ -210,14 +209,14 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    /// Gives the signals that have been caught their default effect, on a terminal that echoes.
-    /// Returns `true` if the prompt was shown again after that.
+    /// Restores the echo and gives a caught signal its default effect. Returns `true` if the prompt
+    /// was shown again after that.
     fn handle_signals(&mut self) -> io::Result<bool> {
         let Some(signal) = self.signals.take() else {
             self.wait_for_foreground();
             return Ok(false);
         };
-        // The rest of a password would go to the shell.
+        // Discard the rest of a password, which the shell would receive otherwise.
         self.restore(OptionalActions::Flush);
         have_effect(signal);
         self.signals.clear(SIGCONT);
@@ -236,7 +235,8 @@ impl Drop for Prompt<'_> {
     }
 }
 
-/// Returns only from signals that stop or continue the process, once it continues.
+/// Gives a signal its default effect. Returns only after signals that stop or continue the process,
+/// once it continues.
 fn have_effect(signal: i32) {
     match signal {
         SIGCONT => {}
@@ -262,8 +262,8 @@ fn stdin() -> io::Result<File> {
     Ok(own.into())
 }
 
-/// Returns where a person sees the prompt: standard error, the controlling terminal, or else the
-/// terminal that is standard input.
+/// Returns the output for the prompt: standard error if it is a terminal, otherwise the controlling
+/// terminal, otherwise the terminal that is standard input.
 fn output() -> io::Result<Box<dyn Write>> {
     if io::stderr().is_terminal() {
         return Ok(Box::new(io::stderr()));
@@ -280,7 +280,7 @@ struct Line {
 
 impl Line {
     fn new(limit: usize) -> Self {
-        // As large as it can get, so that growing leaves no copies behind.
+        // Reserve the maximum size, because growing would leave copies of the secret in memory.
         Self { bytes: Vec::with_capacity(limit), limit }
     }
 
@@ -297,7 +297,7 @@ impl Line {
         std::str::from_utf8(&self.bytes).is_ok_and(is_blank)
     }
 
-    /// Removes the last character, all its bytes.
+    /// Removes the last character with all its bytes.
     fn erase_character(&mut self) {
         let is_start = |byte: &u8| byte & 0xc0 != 0x80;
         self.erase_to(self.bytes.iter().rposition(is_start).unwrap_or_default());

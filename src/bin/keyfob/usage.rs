@@ -1,7 +1,7 @@
-//! What is said about a command line that cannot be used.
+//! Messages for invalid command lines.
 //!
-//! Nothing that was typed is repeated unless it is the name of an option of this command: it may be a
-//! secret in the wrong place.
+//! A message repeats only names of this command's options, because any other argument may be a
+//! misplaced secret.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::failure::Failure;
 
-/// Why a value cannot be used, without the value.
+/// Why a value is invalid, without the value.
 #[derive(Debug)]
 pub(crate) struct Reason(Cow<'static, str>);
 
@@ -31,7 +31,7 @@ impl fmt::Display for Reason {
 
 impl StdError for Reason {}
 
-/// Describes an error of the parser, and says where the help is.
+/// Describes an error of the parser, and where to find the help.
 pub(crate) fn failure(
     error: &clap::Error,
     keyfob: &mut Command,
@@ -51,8 +51,8 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Returns the command that the error is about: the one whose usage it has, or else the one that
-    /// the arguments begin with.
+    /// Returns the command that the error is about: the command in its usage text, or otherwise the
+    /// command that the arguments start with.
     fn command(&self, arguments: &[OsString]) -> &'a Command {
         let words: Vec<_> = match self.error.get(ContextKind::Usage) {
             Some(ContextValue::StyledStr(usage)) => {
@@ -87,7 +87,7 @@ impl<'a> Names<'a> {
                 Some(options) => format!("choose one of {options}"),
                 None => format!("{option} is missing"),
             },
-            // The second one is about a command that has only commands.
+            // The second kind is for a command that only has subcommands.
             ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                 format!("a command is missing{}", listed(command))
             }
@@ -101,7 +101,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Describes an argument that is not expected.
+    /// Describes an unexpected argument.
     fn surplus(&self, command: &Command, arguments: &[OsString]) -> String {
         let texts = self.texts(ContextKind::InvalidArg);
         let text = texts.first().map_or("", String::as_str);
@@ -123,7 +123,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Says where an argument is that is not repeated.
+    /// Describes the position of an argument without repeating it.
     fn unknown(&self, what: &str, arguments: &[OsString]) -> String {
         let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
         let text = kinds.into_iter().flat_map(|kind| self.texts(kind)).next();
@@ -150,12 +150,12 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Returns why a value cannot be used, if that was said by a parser of this command.
+    /// Returns why a value is invalid, if a parser of this command rejected it.
     fn reason(&self) -> Option<&Reason> {
         self.error.source()?.downcast_ref()
     }
 
-    /// Returns names that come from the definition of the command, without the names of values.
+    /// Returns names from the definition of the command, without the names of values.
     fn known(&self, kind: ContextKind) -> Vec<String> {
         self.texts(kind).iter().map(|name| without_value(name)).collect()
     }
@@ -169,7 +169,8 @@ impl<'a> Names<'a> {
     }
 }
 
-/// `--email <E>` is `--email`, `<NAME>` is `NAME`, `<--a|--b <B>>` is one of `--a`, `--b`.
+/// Removes the names of values: `--email <E>` becomes `--email`, `<NAME>` becomes `NAME`, and
+/// `<--a|--b <B>>` becomes one of `--a`, `--b`.
 fn without_value(name: &str) -> String {
     match name.strip_prefix('<').and_then(|name| name.strip_suffix('>')) {
         Some(group) if group.starts_with('-') => {
@@ -182,13 +183,13 @@ fn without_value(name: &str) -> String {
     }
 }
 
-/// Returns whether any command has an option of this name.
+/// Returns `true` if any command has an option with this name.
 fn is_option(command: &Command, name: &str) -> bool {
     command.get_arguments().any(|argument| argument.get_long() == Some(name))
         || command.get_subcommands().any(|command| is_option(command, name))
 }
 
-/// Lists the commands of a command, or some if it has many.
+/// Lists the subcommands of a command, or some of them if there are many.
 fn listed(command: &Command) -> String {
     let names: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
     let names: Vec<_> = names.into_iter().filter(|name| *name != "help").collect();

@@ -15,7 +15,7 @@ pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;
     let (state, identities, profile) = (user.state()?, user.identities()?, user.profile()?);
     let custom_data = match user.custom_data::<Box<RawValue>>() {
-        // Logged out by somebody else between the lines above and this one.
+        // Another process logged the user out after the lines above.
         Err(Error::LocalState(_)) => None,
         custom_data => custom_data?,
     };
@@ -138,8 +138,8 @@ pub(crate) fn delete(
     ended(session, &user, &format!("{shown} is deleted"), out)
 }
 
-/// Distinguishes "nothing happened" from "done here, and the backend was not notified". The store
-/// comes first: what fails after it concerns the backend.
+/// Distinguishes "nothing was changed" from "done here, but the backend was not notified". The
+/// store is changed first, so a later failure concerns the backend.
 fn finished(
     session: &Session,
     result: keyfob::Result<()>,
@@ -156,7 +156,7 @@ fn finished(
     }
 }
 
-/// Says what was done with a user, and who is the current user now.
+/// Reports the change to a user, and the current user after it.
 fn ended(session: &Session, user: &User, done: &str, out: &Output) -> Result<(), Failure> {
     let current = session.current_user()?;
     out.result(
@@ -179,8 +179,7 @@ fn providers(identities: &[Identity]) -> Vec<&str> {
     providers
 }
 
-/// Returns how a user is shown to people: the e-mail address or the name if there is one, and the
-/// id.
+/// Returns a display text for a user: the e-mail address or the name, if there is one, and the id.
 pub(crate) fn shown(user: &User) -> String {
     user.profile().map_or_else(|_| printable(user.id().as_str()), |profile| label(user, &profile))
 }
