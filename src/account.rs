@@ -1,4 +1,4 @@
-//! Data about users and API keys that the wire, the store and the user handle share.
+//! User and API key data shared by the wire format, the store and the user handle.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,13 +16,12 @@ pub enum UserState {
     /// The user is known here, with profile and identities, but without tokens.
     #[serde(rename = "logged-out")]
     LoggedOut,
-    /// The user is not known here any more. A handle stays in this state until the same user logs
-    /// in.
+    /// The user is no longer known here. A handle stays in this state until the same user logs in.
     #[serde(rename = "removed")]
     Removed,
 }
 
-/// Whether the backend has done what it accepted, if it says so; returned by
+/// Whether the backend has completed an accepted request, if it reports that; returned by
 /// [`EmailPassword`](crate::EmailPassword).
 ///
 /// Source: `status` in the responses of Flowerbase and of keyfob's own server. App Services returns
@@ -30,11 +29,11 @@ pub enum UserState {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// The backend has done it.
+    /// The backend has completed the request.
     Done,
-    /// It is not done yet: the address or the new password has to be confirmed first.
+    /// The request is not complete: the address or the new password has to be confirmed first.
     Pending,
-    /// The backend accepted the request and does not say whether it was done.
+    /// The backend accepted the request and does not report whether it is complete.
     Unknown,
 }
 
@@ -62,8 +61,8 @@ pub struct ApiKey {
     pub is_enabled: bool,
 }
 
-/// What the backend knows about a user: name, e-mail address, and whatever else the providers
-/// supply; returned by [`User::profile`](crate::User::profile).
+/// A user's profile on the backend: name, e-mail address, and other fields that the providers
+/// supply. Returned by [`User::profile`](crate::User::profile).
 ///
 /// # Examples
 ///
@@ -96,7 +95,7 @@ pub struct Profile {
 }
 
 impl UserState {
-    /// Returns the state as it is printed: `logged-in`, `logged-out`, `removed`.
+    /// Returns the state as text: `logged-in`, `logged-out` or `removed`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LoggedIn => "logged-in",
@@ -122,7 +121,7 @@ impl Profile {
         &self.data
     }
 
-    /// Returns the kind of user, such as `normal` or `server`, if the backend names one.
+    /// Returns the kind of user, such as `normal` or `server`, if the backend sent it.
     pub fn kind(&self) -> Option<&str> {
         self.kind.as_deref()
     }
@@ -157,22 +156,22 @@ impl Profile {
         self.text(&["gender"])
     }
 
-    /// Returns the birthday, as the provider writes it.
+    /// Returns the birthday, in the provider's format.
     pub fn birthday(&self) -> Option<&str> {
         self.text(&["birthday", "birthDay"])
     }
 
-    /// Returns the lower end of the age range, as the provider writes it.
+    /// Returns the lower end of the age range, in the provider's format.
     pub fn min_age(&self) -> Option<&str> {
         self.text(&["min_age", "minAge"])
     }
 
-    /// Returns the upper end of the age range, as the provider writes it.
+    /// Returns the upper end of the age range, in the provider's format.
     pub fn max_age(&self) -> Option<&str> {
         self.text(&["max_age", "maxAge"])
     }
 
-    /// Returns the first of the spellings that holds text: the SDKs never agreed on them.
+    /// Returns the first of the keys that holds text: the spelling differs between SDKs.
     fn text(&self, keys: &[&str]) -> Option<&str> {
         keys.iter().find_map(|key| self.data.get(*key)?.as_str())
     }

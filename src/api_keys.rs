@@ -1,4 +1,4 @@
-//! A user's API keys, with which machines log in as the user.
+//! A user's API keys. A machine can log in as the user with such a key.
 
 use crate::account::ApiKey;
 use crate::error::{Error, Result, ServerErrorCode};
@@ -12,9 +12,12 @@ use crate::wire::{self, Route};
 /// key as the user who created it.
 ///
 /// Each call blocks for one request, within the session's deadline. All calls can return these
-/// errors: [`Error::LocalState`] if the user is not logged in; [`Error::LoginEnded`] if the backend
-/// ended the login (these calls carry the refresh token); [`Error::Server`] if it refused
-/// otherwise; [`Error::Transport`] if no usable response came back.
+/// errors:
+///
+/// - [`Error::LocalState`] if the user is not logged in.
+/// - [`Error::LoginEnded`] if the backend ended the login (these calls carry the refresh token).
+/// - [`Error::Server`] if the backend refused otherwise.
+/// - [`Error::Transport`] if no usable response was received.
 ///
 /// # Examples
 ///
@@ -57,14 +60,14 @@ impl<'a> ApiKeys<'a> {
         Self { user }
     }
 
-    /// Creates a key, and returns it with its secret. This is the only time that the backend
-    /// returns the secret; log in with it by [`Credentials::api_key`](crate::Credentials::api_key).
+    /// Creates a key and returns it with its secret. The backend returns the secret only this once.
+    /// Log in with it through [`Credentials::api_key`](crate::Credentials::api_key).
     ///
     /// # Errors
     /// Code `InvalidParameter` if the name has characters other than ASCII letters, digits, `_` and
     /// `-`; [`ApiKeyAlreadyExists`](ServerErrorCode::ApiKeyAlreadyExists) if the name is taken. If
-    /// the error [`is_ambiguous`](Error::is_ambiguous), the key may have been created, and nobody
-    /// knows its secret: delete the key that has this name in [`ApiKeys::list`].
+    /// the error [`is_ambiguous`](Error::is_ambiguous), the key may have been created, but its
+    /// secret is lost: delete the key that has this name in [`ApiKeys::list`].
     ///
     /// # Examples
     ///
@@ -92,7 +95,7 @@ impl<'a> ApiKeys<'a> {
     /// Returns the user's keys, without their secrets.
     ///
     /// # Errors
-    /// Those of all calls, see [`ApiKeys`].
+    /// The errors of all calls; see [`ApiKeys`].
     ///
     /// # Examples
     ///
@@ -119,10 +122,10 @@ impl<'a> ApiKeys<'a> {
         wire::api_keys(self.send(&Route::list_api_keys())?.body())
     }
 
-    /// Returns a key, or `None` if the user has none with this id.
+    /// Returns a key, or `None` if the user has no key with this id.
     ///
     /// # Errors
-    /// Those of all calls, see [`ApiKeys`].
+    /// The errors of all calls; see [`ApiKeys`].
     ///
     /// # Examples
     ///
@@ -152,7 +155,7 @@ impl<'a> ApiKeys<'a> {
         }
     }
 
-    /// Allows log-ins with a key again; does nothing if the key is already enabled.
+    /// Enables log-ins with a key; does nothing if the key is already enabled.
     ///
     /// # Errors
     /// Code `ApiKeyNotFound` if the user has no such key.
@@ -183,7 +186,7 @@ impl<'a> ApiKeys<'a> {
         self.send(&Route::enable_api_key(id, true)).map(|_| ())
     }
 
-    /// Refuses log-ins with a key from now on. Users who logged in with it earlier stay logged in.
+    /// Disables log-ins with a key. Users who logged in with it earlier stay logged in.
     ///
     /// # Errors
     /// Code `ApiKeyNotFound` if the user has no such key.
@@ -219,7 +222,8 @@ impl<'a> ApiKeys<'a> {
     /// Deletes a key. If the user has no such key, this succeeds.
     ///
     /// # Errors
-    /// Those of all calls, see [`ApiKeys`]; status 403 for the key that the user is logged in with.
+    /// The errors of all calls; see [`ApiKeys`]. Status 403 for the key that the user is logged in
+    /// with.
     ///
     /// # Examples
     ///
@@ -256,7 +260,7 @@ impl<'a> ApiKeys<'a> {
     }
 }
 
-/// Rejects an id that is the path of the list of keys.
+/// Rejects an empty id: its path would be that of the key list.
 fn check(id: &ApiKeyId) -> Result<()> {
     match id.as_str() {
         "" => Err(Error::config("the id of the API key", "it is empty")),
@@ -264,8 +268,8 @@ fn check(id: &ApiKeyId) -> Result<()> {
     }
 }
 
-/// Returns `true` if the backend itself says that the user has no such key. Any other 404 may come
-/// from a proxy, or from a backend without API keys.
+/// Returns `true` if the backend itself reports that the user has no such key. Any other 404 may
+/// come from a proxy, or from a backend without API keys.
 fn is_unknown(error: &Error) -> bool {
     error.status() == Some(404) && error.server_code() == Some(&ServerErrorCode::ApiKeyNotFound)
 }

@@ -1,11 +1,11 @@
-//! Base URLs, validated and normalised once, so that two spellings of a URL have one origin and one
-//! store.
+//! Base URLs, validated and normalised, so that two spellings of a URL have the same origin and the
+//! same store.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An origin and an optional path before the paths of the protocol, without a slash at the end. Two
-/// equivalent URLs have equal values.
+/// An origin and an optional path that precedes the paths of the protocol, without a trailing
+/// slash. Equivalent URLs have equal values.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct BaseUrl(String);
 
@@ -13,7 +13,7 @@ impl BaseUrl {
     /// Parses a URL. Plain http is allowed only for loopback, unless `insecure` is set.
     ///
     /// # Errors
-    /// What is wrong, and what is expected.
+    /// A description of the problem and of the expected form.
     pub(crate) fn parse(text: &str, insecure: bool) -> Result<Self, String> {
         let expected = "expected something like https://example.org";
         if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
@@ -51,7 +51,7 @@ impl BaseUrl {
         Ok(Self(format!("{scheme}://{host}{port}{path}")))
     }
 
-    /// Returns the URL of a path, which begins with a slash.
+    /// Returns the URL of a path, which must begin with a slash.
     pub(crate) fn join(&self, path: &str) -> String {
         [&*self.0, path].concat()
     }
@@ -60,7 +60,7 @@ impl BaseUrl {
         self.0.starts_with("https:")
     }
 
-    /// Returns the default URL of websockets, which has the same host and path.
+    /// Returns the default URL for WebSockets, with the same host and path.
     pub(crate) fn websocket(&self) -> String {
         format!("ws{}", &self.0["http".len()..])
     }
@@ -76,8 +76,8 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Returns the normalised scheme, host and port of an absolute http URL. `None` if the URL has a user
-/// name or no valid host.
+/// Returns the normalised scheme, host and port of an absolute http or https URL. `None` if the URL
+/// has a user name or no valid host.
 pub(crate) fn origin(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
@@ -86,14 +86,14 @@ pub(crate) fn origin(url: &str) -> Option<String> {
     Some(format!("{scheme}://{host}{port}"))
 }
 
-/// Returns `true` if a host of a URL is this machine: a name or an address, in brackets or not.
+/// Returns `true` if a URL's host is this machine: a name or an address, with or without brackets.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Returns a normalised host, with its port unless that is the default of the scheme.
+/// Returns the normalised host, and the port unless it is the default of the scheme.
 ///
 /// Source: RFC 3986, section 6.2.
 fn normal_authority(scheme: &str, authority: &str) -> Option<(String, String)> {
@@ -119,13 +119,13 @@ fn normal_host(host: &str) -> Option<String> {
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().ok().map(|address| format!("[{address}]"));
     }
-    // A dot at the end only marks the name as fully qualified.
+    // A trailing dot only marks the name as fully qualified.
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
     if !host.split('.').all(|label| !label.is_empty() && label.bytes().all(allowed)) {
         return None;
     }
-    // No name ends in a number: systems parse such a host as an address, in many forms.
+    // A DNS name does not end in a number: systems parse such a host as an address, in many forms.
     let last = host.rsplit('.').next()?;
     let is_number = last.bytes().all(|digit| digit.is_ascii_digit()) || last.starts_with("0x");
     if is_number && host.parse::<Ipv4Addr>().is_err() {
@@ -134,8 +134,8 @@ fn normal_host(host: &str) -> Option<String> {
     Some(host)
 }
 
-/// Returns a normalised path: escapes in upper case and only where they are needed, `.` and `..`
-/// resolved, no slash at the end. `None` if it has characters that are invalid in a URL.
+/// Returns a normalised path: escapes in upper case and only where needed, `.` and `..` resolved,
+/// no trailing slash. `None` if it has characters that are invalid in a URL.
 fn normal_path(path: &str) -> Option<String> {
     let mut plain = String::with_capacity(path.len());
     let mut bytes = path.bytes();

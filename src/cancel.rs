@@ -1,4 +1,4 @@
-//! Cancellation: one flag that a program sets from any thread, and that waits look at.
+//! Cancellation: a flag that a program sets from any thread and that waiting calls check.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Cancels calls from another thread; see [`Session::with_cancel`](crate::Session::with_cancel).
 ///
-/// Clones are one token. A token that was cancelled stays cancelled: create a new one for the next
-/// call.
+/// Clones share one state. A cancelled token stays cancelled: create a new one for the next call.
 ///
 /// # Examples
 ///
@@ -31,14 +30,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct CancelToken(Arc<Flag>);
 
-/// Owns a place while a token has clones.
+/// Owns a place as long as the token has clones.
 struct Flag(Signal);
 
-/// What a wait looks at. It is given once the token was cancelled, or has no clones left.
+/// What a waiting call checks. The signal is given when the token is cancelled, or when its last
+/// clone is dropped.
 ///
-/// A [`Deadline`](crate::Deadline) is `Copy` and holds signals, so the place that a signal looks at
-/// is never freed. Places are used again, in a later round: there are as many as there were ever
-/// tokens at a time.
+/// A [`Deadline`](crate::Deadline) is `Copy` and holds signals, so the place that a signal points
+/// to is never freed. Places are reused with a higher round number. Their number is the highest
+/// number of tokens that existed at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Signal {
     place: &'static Place,
@@ -48,7 +48,7 @@ pub(crate) struct Signal {
 #[derive(Default)]
 struct Place {
     round: AtomicU64,
-    /// Who waits for the signal of this round.
+    /// The waits for the signal of this round.
     waits: Mutex<Waits>,
 }
 
@@ -58,16 +58,16 @@ struct Waits {
     wakers: Vec<(u64, Waker)>,
 }
 
-/// Ends a wait, from the thread that gives the signal.
+/// Ends a wait; called by the thread that gives the signal.
 type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// A wait that a signal ends, until this is dropped.
+/// A registered wait that a signal ends. Dropping this unregisters it.
 pub(crate) struct Waking {
     place: &'static Place,
     number: u64,
 }
 
-/// Places that no token uses now.
+/// Places that are currently unused.
 static FREE: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
 impl CancelToken {
@@ -78,7 +78,7 @@ impl CancelToken {
         Self(Arc::new(Flag(Signal { place, round: place.round.load(Ordering::SeqCst) })))
     }
 
-    /// Cancels the calls that use this token, those in progress and those to come. Returns at once.
+    /// Cancels all calls that use this token, including later ones. Returns at once.
     pub fn cancel(&self) {
         self.0.give();
     }
@@ -111,7 +111,7 @@ impl Flag {
         // Once only: the next round belongs to another token.
         let order = Ordering::SeqCst;
         if place.round.compare_exchange(round, round + 1, order, order).is_ok() {
-            // Under the lock: a wait that has ended is not woken afterwards.
+            // Under the lock, so that a wait that has ended is not woken afterwards.
             let mut waits = place.waits();
             waits.wakers.drain(..).for_each(|(_, wake)| wake());
         }
@@ -136,7 +136,8 @@ impl Signal {
         self.place.round.load(Ordering::SeqCst) != self.round
     }
 
-    /// Has `wake` called when the signal is given, or now if it was given.
+    /// Registers `wake`, to be called when the signal is given. Calls it now if it was already
+    /// given.
     pub(crate) fn wake(self, wake: Waker) -> Waking {
         let mut waits = self.place.waits();
         let number = waits.next;

@@ -1,4 +1,4 @@
-//! Providers, and the credentials for them.
+//! Providers and their credentials.
 
 use std::fmt;
 
@@ -11,35 +11,35 @@ use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::unprintable::trim;
 
-/// A way to log in.
+/// A log-in method.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Provider {
-    /// No account: the backend creates a user whom nobody can log in as again.
+    /// No account: the backend creates a user, and it is not possible to log in as that user again.
     Anonymous,
-    /// A key made for a user or by the operator.
+    /// A key that a user or the operator created.
     ApiKey,
     /// Sign in with Apple.
     Apple,
-    /// E-mail address and password, kept by the backend.
+    /// E-mail address and password, stored by the backend.
     EmailPassword,
     /// Facebook.
     Facebook,
-    /// A function of the app decides.
+    /// An authentication function of the app.
     Function,
     /// Google.
     Google,
-    /// A token signed by somebody the backend trusts.
+    /// A token signed by an issuer that the backend trusts.
     Jwt,
-    /// A provider this version does not know, by its name on the wire.
+    /// A provider that this version of keyfob does not know, with its name on the wire.
     Other(String),
 }
 
 /// The input of one log-in attempt, for [`Session::log_in`](crate::Session::log_in) and
 /// [`User::link`](crate::User::link). `Debug` shows the provider and no secret.
 ///
-/// Whitespace, line ends, a byte order mark and other invisible characters are removed from both
-/// ends of a key, token or code. A password is sent byte for byte.
+/// keyfob removes whitespace, line ends, a byte order mark and other invisible characters from both
+/// ends of a key, token or code. It sends a password byte for byte.
 ///
 /// # Examples
 ///
@@ -91,8 +91,8 @@ impl Provider {
 }
 
 impl Credentials {
-    /// Creates credentials to log in without an account. If an anonymous user is already logged in,
-    /// the log-in returns that user, without network; see also [`Credentials::new_anonymous`].
+    /// Creates credentials for a log-in without an account. If an anonymous user is already logged
+    /// in, the log-in returns that user, without network. See also [`Credentials::new_anonymous`].
     ///
     /// # Examples
     ///
@@ -116,7 +116,7 @@ impl Credentials {
         Self(Kind::Anonymous { reuse: true })
     }
 
-    /// Creates credentials to log in without an account, always as a new user.
+    /// Creates credentials for a log-in without an account that always creates a new user.
     ///
     /// # Examples
     ///
@@ -141,8 +141,8 @@ impl Credentials {
         Self(Kind::Anonymous { reuse: false })
     }
 
-    /// Creates credentials from an e-mail address and a password. The address must have been
-    /// registered ([`EmailPassword::register`](crate::EmailPassword::register)).
+    /// Creates credentials from an e-mail address and a password. The address must be registered
+    /// ([`EmailPassword::register`](crate::EmailPassword::register)).
     ///
     /// # Examples
     ///
@@ -166,8 +166,8 @@ impl Credentials {
         Self(Kind::EmailPassword { email: email.into(), password: password.into() })
     }
 
-    /// Creates credentials from an API key: one that a user created
-    /// ([`ApiKeys::create`](crate::ApiKeys::create)), or one that the operator created for the app.
+    /// Creates credentials from an API key that a user created
+    /// ([`ApiKeys::create`](crate::ApiKeys::create)) or that the operator created for the app.
     ///
     /// Read the key from a secret of the machine, such as an environment variable of the build
     /// system. Do not put it into the source.
@@ -216,7 +216,7 @@ impl Credentials {
         Self(Kind::Apple(trimmed(id_token)))
     }
 
-    /// Creates credentials from the access token that Facebook's own SDK returned after its log-in
+    /// Creates credentials from the access token that Facebook's own SDK returns after its log-in
     /// (`AccessToken.tokenString`).
     ///
     /// # Examples
@@ -232,7 +232,7 @@ impl Credentials {
     }
 
     /// Creates credentials from the server authorization code that Google's SDK for Android or iOS
-    /// returned (`serverAuthCode`). The backend exchanges the code with Google.
+    /// returns (`serverAuthCode`). The backend exchanges the code with Google.
     ///
     /// # Examples
     ///
@@ -248,7 +248,7 @@ impl Credentials {
 
     /// Creates credentials from an OpenID Connect ID token of Google.
     ///
-    /// A desktop program gets one through the system browser, with `Session::sign_in` (feature
+    /// A desktop program obtains one through the system browser with `Session::sign_in` (feature
     /// `browser`), which also logs in. Google's SDKs for other platforms return it as `idToken`.
     ///
     /// # Examples
@@ -263,8 +263,8 @@ impl Credentials {
         Self(Kind::GoogleIdToken(trimmed(id_token)))
     }
 
-    /// Creates credentials from a JWT of an issuer that the app is configured to trust: an OpenID
-    /// Connect provider's ID token, or a token that your own server signs.
+    /// Creates credentials from a JWT of an issuer that the app is configured to trust. This is the
+    /// ID token of an OpenID Connect provider, or a token that your own server signs.
     ///
     /// # Examples
     ///
@@ -281,10 +281,10 @@ impl Credentials {
 
     /// Creates credentials for the app's own authentication function, which receives `payload`.
     ///
-    /// The payload is anything that serialises to an object, such as a struct or a map; it is sent
-    /// as canonical extended JSON, with its fields in their order. The protocol uses the field
-    /// `options` for itself and replaces it. Values that extended JSON writes as an object, such as
-    /// numbers, dates and ids, are no payload.
+    /// The payload is any value that serialises to an object, such as a struct or a map. It is sent
+    /// as canonical extended JSON and keeps the order of its fields. The protocol reserves the
+    /// field `options`: keyfob replaces it. Values that extended JSON represents as an object, such
+    /// as numbers, dates and ids, are rejected.
     ///
     /// # Errors
     /// [`Error::Decode`] if the payload is not an object.
@@ -319,8 +319,8 @@ impl Credentials {
         object(&payload).map(|payload| Self(Kind::Function(payload)))
     }
 
-    /// Creates credentials for a provider that this version of keyfob does not know, with the
-    /// fields that the provider expects.
+    /// Creates credentials for a provider that this version of keyfob does not know. `fields` are
+    /// the fields that the provider expects.
     ///
     /// # Errors
     /// [`Error::Decode`] if the fields are not an object.
@@ -358,7 +358,7 @@ impl Credentials {
 fn object(payload: &impl Serialize) -> Result<Payload> {
     let text = ejson::to_vec(payload).map_err(|error| Error::decode("the credentials", error))?;
     match serde_json::from_slice::<Payload>(&text) {
-        // In extended JSON a number or an id is an object too.
+        // In extended JSON, numbers and ids are objects too.
         Ok(payload) if !payload.0.iter().any(|(field, _)| ejson::is_wrapper(field)) => Ok(payload),
         _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
     }
@@ -404,7 +404,7 @@ impl From<&str> for Provider {
     }
 }
 
-/// Returns a key, token or code without surrounding white space and invisible characters.
+/// Removes surrounding whitespace and invisible characters from a key, token or code.
 fn trimmed(secret: impl Into<Secret>) -> Secret {
     let secret = secret.into();
     let inner = trim(secret.expose());

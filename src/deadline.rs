@@ -1,5 +1,5 @@
-//! How long a call may take. Always real time: a test that stops the [clock](crate::Clock) must not
-//! hang with it.
+//! The deadline of a call. It always uses real time, so that a test that stops the
+//! [clock](crate::Clock) does not hang.
 
 use std::cmp::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -9,31 +9,31 @@ use crate::cancel::{CancelToken, Signal};
 use crate::clock::START;
 use crate::shutdown::Shutdown;
 
-/// The moment by which a call must be over, waits for locks included. It comes at once when the
-/// session that the call belongs to is [shut down](crate::Session::shut_down), or when the call is
-/// [cancelled](crate::Session::with_cancel): a long wait has to look at
-/// [`remaining`](Self::remaining) from time to time.
+/// The moment by which a call must end, including waits for locks. The deadline passes at once when
+/// the call's session is [shut down](crate::Session::shut_down), or when the call is
+/// [cancelled](crate::Session::with_cancel). A long wait therefore has to check
+/// [`remaining`](Self::remaining) repeatedly.
 ///
-/// Compared by the moment alone.
+/// Comparisons consider only the moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
-    /// Ends the time at once: the shutdown of the session.
+    /// The session's shutdown, at which the deadline passes at once.
     shutdown: Option<Signal>,
-    /// End the time at once: the tokens that cancel the call.
+    /// The tokens that cancel the call, at which the deadline passes at once.
     cancels: [Option<Signal>; 2],
 }
 
 impl Deadline {
-    /// Returns the deadline that lies `duration` from now. A duration beyond what the machine can
-    /// count is cut to a century.
+    /// Returns the deadline `duration` from now. A duration of more than a century counts as a
+    /// century.
     pub fn after(duration: Duration) -> Self {
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
         let now = Instant::now();
         Self::new(now.checked_add(duration.min(CENTURY)).unwrap_or(now))
     }
 
-    /// Returns a deadline that has passed: for what may be tried once and not waited for.
+    /// Returns a deadline that has passed, for an attempt that must not wait.
     pub fn passed() -> Self {
         Self::new(*START)
     }
@@ -42,7 +42,7 @@ impl Deadline {
         Self { at, shutdown: None, cancels: [None; 2] }
     }
 
-    /// Returns the time that is left, zero once it has passed or the session is shut down.
+    /// Returns the remaining time: zero if the deadline has passed or the call was interrupted.
     pub fn remaining(&self) -> Duration {
         match self.was_interrupted() {
             true => Duration::ZERO,
@@ -50,39 +50,39 @@ impl Deadline {
         }
     }
 
-    /// Tells whether the time is up.
+    /// Returns `true` if no time remains.
     pub fn has_passed(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// Returns the nearer of this deadline and the one that lies `duration` from now.
+    /// Returns the earlier of this deadline and the deadline `duration` from now.
     pub fn at_most(&self, duration: Duration) -> Self {
         Self { at: self.at.min(Self::after(duration).at), ..*self }
     }
 
-    /// Returns this deadline for a call of a session, at whose shutdown it passes.
+    /// Returns this deadline, which then also passes when the session is shut down.
     pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
         Self { shutdown: Some(shutdown.signal()), ..self }
     }
 
-    /// Returns this deadline for a call that a token cancels, beside the token that cancels it
-    /// already.
+    /// Returns this deadline, which then also passes when `token` is cancelled, in addition to an
+    /// earlier token.
     pub(crate) fn with_cancel(self, token: &CancelToken) -> Self {
         let [first, second] = self.cancels;
         Self { cancels: [Some(token.signal()), first.or(second)], ..self }
     }
 
-    /// Returns this deadline for what must not be lost when the call is cancelled.
+    /// Returns this deadline without the tokens, for work that a cancellation must not abort.
     pub(crate) fn without_cancel(self) -> Self {
         Self { cancels: [None; 2], ..self }
     }
 
-    /// Returns this deadline for what must not be lost at a shutdown or a cancellation.
+    /// Returns this deadline for work that neither a shutdown nor a cancellation must abort.
     pub(crate) fn without_shutdown(self) -> Self {
         Self::new(self.at)
     }
 
-    /// Returns `true` if there is a token that cancels the call.
+    /// Returns `true` if a token can cancel the call.
     pub(crate) fn can_be_cancelled(&self) -> bool {
         self.cancels.iter().any(Option::is_some)
     }
@@ -92,7 +92,7 @@ impl Deadline {
         self.cancels().any(Signal::is_given)
     }
 
-    /// Returns `true` if the time has ended early.
+    /// Returns `true` if a shutdown or a cancellation has ended the call early.
     pub(crate) fn was_interrupted(&self) -> bool {
         self.signals().any(Signal::is_given)
     }
@@ -101,13 +101,12 @@ impl Deadline {
         self.cancels.into_iter().flatten()
     }
 
-    /// Returns the signals that end the time at once.
+    /// Returns the signals that end the call early.
     pub(crate) fn signals(&self) -> impl Iterator<Item = Signal> {
         self.shutdown.into_iter().chain(self.cancels())
     }
 
-    /// Returns how long to sleep before looking again, where nobody wakes who is asleep at a
-    /// shutdown.
+    /// Returns how long to sleep before the next check, for waits that a signal does not wake.
     pub(crate) fn poll_interval(&self) -> Duration {
         const LONGEST: Duration = Duration::from_millis(20);
         let left = self.remaining();
@@ -115,7 +114,7 @@ impl Deadline {
     }
 }
 
-/// Waits for a message, at most so long, and not beyond the end of a call.
+/// Waits for a message, for at most `at_most` and not beyond the deadline of the call.
 pub(crate) fn receive<T>(
     messages: &Receiver<T>,
     at_most: Duration,

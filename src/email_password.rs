@@ -8,11 +8,12 @@ use crate::secret::Secret;
 use crate::session::Session;
 use crate::wire::{self, Route};
 
-/// The client for accounts that the backend keeps by e-mail address and password; returned by
+/// The client for accounts that the backend identifies by e-mail address and password; returned by
 /// [`Session::email_password`].
 ///
-/// No method needs a user or changes who is logged in. Each call blocks for one request, and for
-/// the look-up of the backend's location before the first request, within the session's deadline.
+/// No method needs a user or changes which users are logged in. Each call blocks for one request,
+/// within the session's deadline. The first request also waits for the look-up of the backend's
+/// location.
 #[derive(Debug)]
 pub struct EmailPassword<'a> {
     session: &'a Session,
@@ -25,10 +26,10 @@ impl<'a> EmailPassword<'a> {
 
     /// Registers an address with a password.
     ///
-    /// This does not log in. Log in with [`Session::log_in`] and
-    /// [`Credentials::email_password`](crate::Credentials::email_password), after the address was
-    /// confirmed if the app requires that. The backend decides which passwords it accepts; App
-    /// Services accepts 6 to 128 characters.
+    /// This does not log in. To log in, call [`Session::log_in`] with
+    /// [`Credentials::email_password`](crate::Credentials::email_password). If the app requires
+    /// confirmation, the address must be confirmed first. The backend decides which passwords it
+    /// accepts; App Services accepts 6 to 128 characters.
     ///
     /// # Errors
     /// - [`Error::Server`] with code `AccountNameInUse` if the address is already registered, or
@@ -62,8 +63,8 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::register(self.app(), email, &password.into()))
     }
 
-    /// Registers an address as [`register`](Self::register) does, and returns whether the address
-    /// can log in now or has to be confirmed first, if the backend says so.
+    /// Registers an address as [`register`](Self::register) does. Returns whether the address can
+    /// log in now or has to be confirmed first, if the backend reports that.
     ///
     /// # Errors
     /// As [`EmailPassword::register`].
@@ -101,12 +102,12 @@ impl<'a> EmailPassword<'a> {
         self.send_for_outcome(&route)
     }
 
-    /// Confirms an address with the `token` and `tokenId` from the link in the confirmation mail.
+    /// Confirms an address with the `token` and `tokenId` from the link in the confirmation e-mail.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used, older than 30 minutes, or replaced by a newer mail's; with code `UserAlreadyConfirmed`
-    /// if the address is already confirmed.
+    /// used, older than 30 minutes, or replaced by that of a newer e-mail; with code
+    /// `UserAlreadyConfirmed` if the address is already confirmed.
     ///
     /// # Examples
     ///
@@ -140,12 +141,12 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::confirm(self.app(), &token.into(), token_id))
     }
 
-    /// Asks the backend to send the confirmation mail again.
+    /// Asks the backend to send the confirmation e-mail again.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if the address is not registered, with code
     /// `UserAlreadyConfirmed` if it is already confirmed, and without a code if the app does not
-    /// confirm by mail.
+    /// confirm by e-mail.
     ///
     /// # Examples
     ///
@@ -174,8 +175,8 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::resend_confirmation(self.app(), email))
     }
 
-    /// Asks the backend to run the app's own confirmation function again, for an address that is
-    /// still pending. The function may leave the address pending.
+    /// Asks the backend to run the app's own confirmation function again, for an address whose
+    /// confirmation is pending. The function may leave the address pending.
     ///
     /// # Errors
     /// As [`EmailPassword::resend_confirmation`].
@@ -215,15 +216,15 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::retry_confirmation(self.app(), email))
     }
 
-    /// Asks the backend to send a mail with which the password can be replaced.
+    /// Asks the backend to send an e-mail with which the user can set a new password.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if the address is not registered, and without a
-    /// code if the app does not reset passwords by mail.
+    /// code if the app does not reset passwords by e-mail.
     ///
     /// # Examples
     ///
-    /// The whole way, from the forgotten password to the new one:
+    /// All steps, from the forgotten password to the new one:
     ///
     /// ```
     /// # #[cfg(feature = "server")]
@@ -257,12 +258,12 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::send_reset(self.app(), email))
     }
 
-    /// Sets a new password with the `token` and `tokenId` from the link in the reset mail; see
+    /// Sets a new password with the `token` and `tokenId` from the link in the reset e-mail; see
     /// [`send_reset`](Self::send_reset) for an example.
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserpassTokenInvalid` or `BadRequest` if the pair is wrong,
-    /// used, older than 30 minutes, or replaced by a newer mail's.
+    /// used, older than 30 minutes, or replaced by that of a newer e-mail.
     ///
     /// Source: realm-core `app.cpp`, `UsernamePasswordProviderClient::reset_password`.
     pub fn complete_reset(
@@ -275,13 +276,13 @@ impl<'a> EmailPassword<'a> {
         self.send(&Route::complete_reset(self.app(), &password, &token, token_id))
     }
 
-    /// Asks the app's own reset function to decide about a new password. The function receives
-    /// `arguments`, which is a list as for [`Functions::call`](crate::Functions::call).
+    /// Asks the app's own reset function to accept or refuse a new password. The function receives
+    /// `arguments`, a list as for [`Functions::call`](crate::Functions::call).
     ///
-    /// Returns whether the password was changed, if the backend says so. A function can leave the
-    /// old password in place until [`complete_reset`](Self::complete_reset) is called with a token
-    /// that it sends in its own way: [`RequestOutcome::Pending`]. App Services does not say which
-    /// of the two happened: [`RequestOutcome::Unknown`].
+    /// Returns whether the password was changed, if the backend reports that. A function can keep
+    /// the old password until [`complete_reset`](Self::complete_reset) is called with a token that
+    /// the function sends by other means: this returns [`RequestOutcome::Pending`]. App Services
+    /// does not report which of the two happened: this returns [`RequestOutcome::Unknown`].
     ///
     /// # Errors
     /// [`Error::Server`] with code `UserNotFound` if the address is not registered, or `BadRequest`

@@ -1,4 +1,4 @@
-//! What happened to whom, from what to what, and why.
+//! Events: changes to users, with their old and new values and their reasons.
 
 use std::time::SystemTime;
 
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::credentials::Provider;
 use crate::id::UserId;
 
-/// A change to the users of a session, made here or by another process that shares the store. The
-/// events of one user come in the order of the commits.
+/// A change to the users of a session, made in this process or by another process that shares the
+/// store. The events of one user come in the order of the commits.
 ///
 /// The manual page [`events`](crate::manual::design::events) lists which operation emits which
-/// events. Serialised, an event is an object with the field `event`.
+/// events. An event serialises to an object with the field `event`.
 ///
 /// # Examples
 ///
@@ -33,14 +33,14 @@ use crate::id::UserId;
 #[non_exhaustive]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    /// Another user, or nobody, is current now.
+    /// The current user has changed.
     CurrentUserChanged {
-        /// Who was current, if anybody.
+        /// The previous current user, if there was one.
         from: Option<UserId>,
-        /// Who is current now, if anybody.
+        /// The new current user, if there is one.
         to: Option<UserId>,
     },
-    /// An account was attached to a user, or was attached already. Identities and profile are up to
+    /// An account was attached to a user, or was already attached. Identities and profile are up to
     /// date.
     IdentityLinked {
         /// The user.
@@ -48,28 +48,30 @@ pub enum Event {
         /// The account's provider.
         provider: Provider,
     },
-    /// Events were lost: more happened than the queue or the store holds. Read the state again.
+    /// Events were lost because the queue or the store cannot hold more. Read the state again.
     Lagged,
     /// A user has logged in. Profile and identities are stored.
     LoggedIn {
         /// The user.
         user: UserId,
-        /// How.
+        /// The provider of the log-in.
         provider: Provider,
     },
-    /// A user has no tokens any more, and is still known here.
+    /// A user no longer has tokens, but is still known here.
     LoggedOut {
         /// The user.
         user: UserId,
-        /// Why.
+        /// The reason.
         reason: LogoutReason,
     },
-    /// A user's login will end soon: the refresh token has less than a week left, or a tenth of its
-    /// lifetime if that is shorter. Only another log-in replaces it. Emitted at most once a day.
+    /// A user's login will end soon: the refresh token has less than a week left, or less than a
+    /// tenth of its lifetime if that is shorter. Only another log-in replaces it. Emitted at most
+    /// once a day.
     LoginEnding {
         /// The user.
         user: UserId,
-        /// When it ends, by the backend's clock; written as whole seconds since the epoch.
+        /// When the login ends, by the backend's clock; serialised as whole seconds since the
+        /// epoch.
         #[serde(with = "seconds")]
         ends_at: SystemTime,
     },
@@ -82,47 +84,47 @@ pub enum Event {
     Removed {
         /// The user.
         user: UserId,
-        /// Why.
+        /// The reason.
         reason: RemovalReason,
     },
-    /// The database was damaged. The session goes on with the users in the snapshot: those who were
-    /// used last, as of the last commit that the snapshot has. Other users may be missing.
+    /// The database was damaged. The session continues with the users in the snapshot: the most
+    /// recently used ones, as of the last commit in the snapshot. Other users may be missing.
     StoreDamaged {
         /// Where the damaged database is kept.
         kept: String,
     },
-    /// The store has lost commits that this session had seen, because a server went back to an
+    /// The store has lost commits that this session had read, because a server returned to an
     /// earlier state. Users and tokens may be older, or missing.
     StoreRolledBack,
     /// A user has a new access token.
     TokenRefreshed {
         /// The user.
         user: UserId,
-        /// When the new token expires, by the backend's clock; written as whole seconds since the
-        /// epoch.
+        /// When the new token expires, by the backend's clock; serialised as whole seconds since
+        /// the epoch.
         #[serde(with = "seconds")]
         expires_at: SystemTime,
     },
-    /// A user's new tokens could not be stored. This process keeps them in memory and uses them;
-    /// its next commit that succeeds stores them and emits
-    /// [`TokenRefreshed`](Self::TokenRefreshed).
+    /// A user's new tokens could not be stored. This process keeps them in memory and uses them.
+    /// Its next successful commit stores them and emits [`TokenRefreshed`](Self::TokenRefreshed).
     ///
-    /// Emitted once when this begins, to listeners of this process only. If the process ends before
-    /// the tokens are stored and the backend rotates refresh tokens, the user has to log in again.
+    /// Emitted once, when the failure begins, to listeners of this process only. If the process
+    /// ends before the tokens are stored and the backend rotates refresh tokens, the user has to
+    /// log in again.
     TokensUnpersisted {
         /// The user.
         user: UserId,
-        /// Why they could not be stored.
+        /// The error that prevented storing them.
         reason: String,
     },
 }
 
-/// Why a user was logged out.
+/// The reason for a log-out.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum LogoutReason {
-    /// The program asked for it.
+    /// The program requested it.
     Requested,
     /// The backend definitely refused the refresh token: it has expired or was revoked.
     SessionEnded,
@@ -130,21 +132,21 @@ pub enum LogoutReason {
     UserDisabled,
 }
 
-/// Why a user was removed.
+/// The reason for a removal.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum RemovalReason {
-    /// An anonymous user logged out: nobody can log in as the same one again.
+    /// An anonymous user logged out: it is not possible to log in as the same user again.
     AnonymousLogout,
-    /// The user was deleted on the backend, by this program.
+    /// This program deleted the user on the backend.
     Deleted,
-    /// The program asked for it.
+    /// The program requested it.
     Requested,
 }
 
 impl Event {
-    /// Returns the user that the event is about; `None` for events about the session.
+    /// Returns the user that the event is about, or `None` for events about the session.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Self::CurrentUserChanged { .. }

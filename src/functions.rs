@@ -1,4 +1,4 @@
-//! The app's functions, called by name and run on the backend as a user.
+//! Calls the app's functions by name; they run on the backend as a user.
 
 use std::borrow::Cow;
 use std::io::{self, BufReader, Read};
@@ -16,7 +16,7 @@ use crate::untrusted_json;
 use crate::user::User;
 use crate::wire::Route;
 
-/// The client for the app's functions, called as a user; returned by [`User::functions`].
+/// The client for the app's functions, which run as one user; returned by [`User::functions`].
 #[derive(Debug)]
 pub struct Functions<'a> {
     user: &'a User,
@@ -28,7 +28,7 @@ impl<'a> Functions<'a> {
         Self { user, service: None }
     }
 
-    /// Returns the client for the functions of one of the app's services, by the service's name.
+    /// Returns the client for the functions of one of the app's services, selected by name.
     ///
     /// # Examples
     ///
@@ -67,15 +67,15 @@ impl<'a> Functions<'a> {
     /// check the arguments and the result against the function, because the backend does not
     /// publish its signature.
     ///
-    /// The result is decoded into the type that the caller names, in `let sum: i64 = …` or in
+    /// The result is decoded into the type that the caller names, as in `let sum: i64 = …` or
     /// `call::<i64>(…)`. `call::<()>` accepts any result and ignores it. `serde_json::Value`
-    /// accepts any result, with plain numbers in place of extended JSON's number wrappers. Numbers
-    /// are sent and received as extended JSON, so `i64` and `f64` keep every digit; the module
-    /// [`ejson`] has types for dates, ids, decimals and bytes.
+    /// accepts any result and has plain numbers in place of extended JSON's number wrappers.
+    /// Numbers are sent and received as extended JSON, so `i64` and `f64` keep every digit. The
+    /// module [`ejson`] has types for dates, ids, decimals and bytes.
     ///
-    /// An access token that is due is refreshed first. If the backend refuses the token all the
-    /// same, keyfob refreshes it once and sends the call once more, which is safe because a refused
-    /// call did not run. Blocks for the call, and for a refresh if it is due, within the session's
+    /// If the access token is due, keyfob refreshes it first. If the backend rejects the token,
+    /// keyfob refreshes it once and repeats the call once, which is safe because a rejected call
+    /// did not run. Blocks for the call, and for a refresh if it is due, within the session's
     /// deadline.
     ///
     /// # Errors
@@ -83,8 +83,8 @@ impl<'a> Functions<'a> {
     ///   (`FunctionNotFound`) or may not be called.
     /// - [`Error::LoginEnded`] if the backend ended the login; [`Error::LocalState`] if the user is
     ///   not logged in.
-    /// - [`Error::Transport`] if no usable response came back, if it is larger than 64 MiB, or if
-    ///   the deadline passed before a large one was decoded. If the error
+    /// - [`Error::Transport`] if no usable response was received, if the response is larger than 64
+    ///   MiB, or if the deadline passed before a large result was decoded. If the error
     ///   [`is_ambiguous`](Error::is_ambiguous), the function may have run.
     /// - [`Error::Decode`] if the result does not fit `T`. The function has run.
     /// - [`Error::Store`] if the user cannot be read or a new token cannot be stored.
@@ -122,7 +122,7 @@ impl<'a> Functions<'a> {
     /// # fn main() {}
     /// ```
     ///
-    /// Anything but a list of arguments does not compile:
+    /// Arguments that are not a list do not compile:
     ///
     /// ```compile_fail
     /// # fn example(user: keyfob::User) -> keyfob::Result<()> {
@@ -144,9 +144,9 @@ impl<'a> Functions<'a> {
         })
     }
 
-    /// Calls a function and returns its result as the text that the backend sent, without a byte
-    /// order mark, and with U+FFFD in place of unpaired surrogates, which most JSON parsers reject.
-    /// Blocks as [`Functions::call`] does.
+    /// Calls a function and returns its result as the text that the backend sent. keyfob removes a
+    /// byte order mark and replaces unpaired surrogates, which most JSON parsers reject, with
+    /// U+FFFD. Blocks as [`Functions::call`] does.
     ///
     /// # Errors
     /// As [`Functions::call`].
@@ -176,8 +176,9 @@ impl<'a> Functions<'a> {
         String::from_utf8(text).map_err(|_| Error::decode(result_of(name), "it is not UTF-8"))
     }
 
-    /// Calls a function with BSON values and returns its result as one. It keeps every BSON type,
-    /// 32-bit numbers included, and the order of fields. Blocks as [`Functions::call`] does.
+    /// Calls a function with BSON values and returns its result as a BSON value. This keeps every
+    /// BSON type, including 32-bit numbers, and the order of fields. Blocks as [`Functions::call`]
+    /// does.
     ///
     /// # Errors
     /// As [`Functions::call`].
@@ -235,12 +236,12 @@ fn result_of(name: &str) -> String {
     format!("the result of function `{name}`")
 }
 
-/// Returns a result without what no parser accepts.
+/// Repairs sequences in a result that JSON parsers reject.
 fn repaired<'a>(name: &str, body: &'a [u8]) -> Result<Cow<'a, [u8]>> {
     untrusted_json::repair(body).map_err(|reason| Error::decode(result_of(name), reason))
 }
 
-/// A large result, given out for as long as there is time.
+/// A reader of a large result that fails once the deadline has passed.
 struct Timed<'a> {
     rest: &'a [u8],
     deadline: Deadline,
@@ -255,28 +256,29 @@ impl Read for Timed<'_> {
     }
 }
 
-/// Reads a result at once, or in pieces, which costs more, if it may take longer than there is time.
+/// Parses a result at once, or, if that may take longer than the remaining time, in pieces, which
+/// is slower but can stop at the deadline.
 fn read<'a, T>(
     text: &'a [u8],
     deadline: Deadline,
     whole: impl FnOnce(&'a [u8]) -> Result<T, serde_json::Error>,
     in_pieces: impl FnOnce(BufReader<Timed<'a>>) -> Result<T, serde_json::Error>,
 ) -> Result<T, serde_json::Error> {
-    /// How many bytes are surely read in a millisecond.
+    /// A conservative parsing speed, in bytes per millisecond.
     const SPEED: usize = 4 * 1024;
     let needed = Duration::from_millis(u64::try_from(text.len() / SPEED).unwrap_or(u64::MAX));
-    // What is small is read, come what may: it is there.
+    // Small results are parsed even after the deadline: they are already in memory.
     if text.len() <= PIECE || deadline.remaining() > needed {
         return whole(text);
     }
     in_pieces(BufReader::with_capacity(PIECE, Timed { rest: text, deadline }))
 }
 
-/// How much of a result is read between two looks at the clock, in bytes.
+/// Bytes of a result that are parsed between two checks of the deadline.
 const PIECE: usize = 64 * 1024;
 
-/// The answer is there, and the function has run, but its result is not what was expected, or there
-/// was no time left to read it.
+/// Returns the error for a result that could not be parsed: it has the wrong form, or the deadline
+/// passed. The response was received, so the function has run.
 fn unreadable(session: &Session, name: &str, error: &serde_json::Error, text: &[u8]) -> Error {
     if !error.is_io() {
         return Error::decode(result_of(name), ejson::explain(error, text));

@@ -1,6 +1,6 @@
 //! Ids that the backend assigns to users, devices and API keys.
 //!
-//! They are opaque text. App Services uses 24 hexadecimal digits; other backends may not.
+//! Ids are opaque text. App Services uses 24 hexadecimal digits; other backends may not.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The id of a user: the same for every identity that is linked to it, on every device.
+/// The id of a user. It is the same for all linked identities and on every device.
 ///
 /// Cloning is cheap (one reference count).
 ///
@@ -16,16 +16,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UserId(Arc<str>);
 
-/// The id the backend gave to this device at log-in; all zeros on the wire means none.
+/// The id that the backend assigned to this device at log-in. On the wire, all zeros means no id.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct DeviceId(String);
 
-/// The id of an API key. It is no secret, and not the key.
+/// The id of an API key. It is not the key itself and not a secret.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ApiKeyId(String);
 
 impl ApiKeyId {
-    /// Wraps an id that came from [`ApiKey::id`](crate::ApiKey::id) earlier.
+    /// Creates an id from text that [`ApiKey::id`](crate::ApiKey::id) returned earlier.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
     }
@@ -37,7 +37,7 @@ impl ApiKeyId {
 }
 
 impl UserId {
-    /// Wraps an id that came from a backend, or from [`UserId::as_str`] earlier.
+    /// Creates an id from text of a backend, or from [`UserId::as_str`].
     pub fn new(id: impl AsRef<str>) -> Self {
         Self(id.as_ref().into())
     }
@@ -49,7 +49,7 @@ impl UserId {
 }
 
 impl DeviceId {
-    /// Returns the id, or `None` for the two ways of saying "none": empty, or nothing but zeros.
+    /// Returns the id, or `None` for the two representations of "none": empty, or all zeros.
     pub(crate) fn from_wire(id: &str) -> Option<Self> {
         (!id.bytes().all(|digit| digit == b'0')).then(|| Self(id.to_owned()))
     }

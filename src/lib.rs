@@ -1,11 +1,11 @@
 //! User sessions for App Services-compatible backends, as a blocking library: log people and
-//! machines in, keep them logged in, and make calls as them.
+//! machines in, keep them logged in, and send requests on their behalf.
 //!
 //! A program that acts for a user needs an access token for each request, a refresh token to get
-//! the next one, and a safe place for both. keyfob does that work for backends that speak the
-//! client protocol of MongoDB Atlas App Services, the backend of the Realm SDKs. It is meant for
-//! threaded programs, command-line tools, build scripts and small desktop utilities; no feature has
-//! an async runtime.
+//! the next one, and a safe place for both. keyfob manages them for backends that speak the client
+//! protocol of MongoDB Atlas App Services, the backend of the Realm SDKs. It is meant for threaded
+//! programs, command-line tools, build scripts and small desktop utilities. No feature adds an
+//! async runtime.
 //!
 //! ```
 //! # #[cfg(feature = "server")]
@@ -31,15 +31,15 @@
 //! # fn main() {}
 //! ```
 //!
-//! The manual's page [`getting_started`](manual::guide::getting_started) begins with a backend and
-//! a first program.
+//! The manual page [`getting_started`](manual::guide::getting_started) shows how to set up a
+//! backend and write a first program.
 //!
 //! # Concepts
 //!
 //! - A [`Session`] is the handle to one app on one backend. It is cheap to clone and may be used
-//!   from any thread. It knows the users of this device, also after a restart and without network.
-//! - A [`User`] is an account that this device knows. Its calls carry an access token that is
-//!   refreshed when it is used: once, however many threads and processes need it.
+//!   from any thread. It knows the users of this device, even after a restart and without network.
+//! - A [`User`] is an account that this device knows. Its calls carry an access token. keyfob
+//!   refreshes a token when it is used and due: once, however many threads and processes need it.
 //! - A user has one or more *identities*, each an account with a [`Provider`]. [`Credentials`] are
 //!   the input of one log-in with a provider.
 //! - One logged-in user is the *current* user. Programs with one user need only
@@ -47,7 +47,7 @@
 //! - Only a definite response of the backend ends a login. A timeout, a proxy or a server error
 //!   never does.
 //!
-//! The page [`concepts`](manual::guide::concepts) explains them, with a glossary.
+//! The page [`concepts`](manual::guide::concepts) explains these terms and has a glossary.
 //!
 //! # Where to find what
 //!
@@ -60,10 +60,10 @@
 //! | log-ins for machines | [`ApiKeys`], [`Credentials::api_key`] |
 //! | sign in with Google or OpenID Connect in the browser | [`browser`] |
 //! | listen for changes | [`Events`], [`Subscription`] |
-//! | decide what to do about an error, retry | [`Error`], [`Retry`] |
+//! | decide how to handle an error, retry | [`Error`], [`Retry`] |
 //! | test without a network | [`server`], [`store::MemoryStore`] |
-//! | choose where users are kept, encrypt them | [`store`], `EncryptionKey` |
-//! | proxies, certificates, a transport of your own | [`transport`] |
+//! | choose where users are stored, encrypt them | [`store`], `EncryptionKey` |
+//! | proxies, certificates, a custom transport | [`transport`] |
 //! | hand a user to a sync engine | [`SyncConfiguration`] |
 //! | how-tos, migration from the Realm SDKs, troubleshooting | [`manual::guide`] |
 //! | how it works, how fast it is, what changed | [`manual::design`] |
@@ -75,7 +75,7 @@
 //! | `tls` (default) | https with rustls | ureq's own |
 //! | `log` | diagnostics through the log facade | log |
 //! | `platform-verifier` | the operating system's certificate store: `UreqTransportBuilder::platform_verifier` | ureq's own |
-//! | `bson` | `bson::Bson` in and out of functions: `Functions::call_bson` | bson |
+//! | `bson` | `bson::Bson` arguments and results of functions: `Functions::call_bson` | bson |
 //! | `encryption` | users and tokens encrypted on disk: `SessionBuilder::encryption` | chacha20poly1305, getrandom |
 //! | `keyring` | the key in the operating system's keyring: `EncryptionKey::keyring` | keyring-core and a store for each system |
 //! | `browser` | sign-in in the system browser or on another device; implies `tls` | open, ring |
@@ -162,7 +162,7 @@ pub use sync::SyncConfiguration;
 pub use token::{AccessToken, RefreshToken};
 pub use user::User;
 
-// The README's programs are compiled, and run where they can be, with the tests.
+// Compiles the README's programs with the tests, and runs those that can run.
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,4 +1,4 @@
-//! Repeats calls that failed, if that may help and is harmless.
+//! Repeats failed calls if a repetition may succeed and is harmless.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -12,14 +12,16 @@ use crate::user::User;
 /// Repeats a call that failed; returned by [`Session::retry`] and [`User::retry`].
 ///
 /// A call is repeated if its error [`is_retryable`](Error::is_retryable) and is not
-/// [ambiguous](Error::is_ambiguous). An ambiguous call may have taken effect, so repeating it could
-/// do it twice; [`idempotent`](Self::idempotent) declares that this is harmless. Before each
-/// repetition `Retry` sleeps for a pause that doubles each time and is shortened by up to a half at
-/// random, or for as long as the backend asked for ([`Error::retry_after`]), whichever is longer.
+/// [ambiguous](Error::is_ambiguous). An ambiguous call may have taken effect, so a repetition could
+/// apply it twice; [`idempotent`](Self::idempotent) declares that this is harmless.
+///
+/// Before each repetition `Retry` sleeps for a pause that doubles each time, less a random part of
+/// up to a half. If the backend asked for a longer pause ([`Error::retry_after`]), `Retry` sleeps
+/// for that instead.
 ///
 /// All attempts and pauses together end within the deadline of the session
-/// ([`Session::with_deadline`]). If the next pause does not fit into it, the error is returned at
-/// once. A pause also ends when the session is shut down.
+/// ([`Session::with_deadline`]). If the next pause exceeds the remaining time, the error is
+/// returned at once. A pause also ends when the session is shut down.
 ///
 /// # Examples
 ///
@@ -71,11 +73,11 @@ pub struct Retry<'a, H> {
 }
 
 impl<'a, H: Handle> Retry<'a, H> {
-    /// How many attempts are made by default, the first included.
+    /// The default number of attempts, including the first one.
     pub const DEFAULT_ATTEMPTS: u32 = 5;
     /// The default pause before the second attempt.
     pub const DEFAULT_FIRST_PAUSE: Duration = Duration::from_millis(500);
-    /// The default limit of a pause that the backend did not ask for.
+    /// The default limit of a pause, unless the backend asked for a longer one.
     pub const DEFAULT_LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
     pub(crate) fn new(handle: &'a H) -> Self {
@@ -94,31 +96,31 @@ impl<'a, H: Handle> Retry<'a, H> {
         self
     }
 
-    /// Sets the pause before the second attempt. Each further pause is twice as long as the one
-    /// before. Defaults to 0.5 s.
+    /// Sets the pause before the second attempt. Each further pause is twice as long as the
+    /// previous one. Defaults to 0.5 s.
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
         self
     }
 
-    /// Sets the limit of pauses that the backend did not ask for. Defaults to 10 s.
+    /// Sets the limit of pauses, unless the backend asks for a longer one. Defaults to 10 s.
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
         self
     }
 
-    /// Declares that repeating the call is harmless even if the backend has already done what was
-    /// asked, so that ambiguous errors are repeated too. Defaults to `false`.
+    /// Declares that repeating the call is harmless even if the backend has already completed it.
+    /// Calls with ambiguous errors are then repeated too. Defaults to `false`.
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
         self
     }
 
-    /// Calls `call` until it succeeds, or until its error must not be repeated or cannot be helped
-    /// by repeating.
+    /// Calls `call` until it succeeds, until a repetition is not allowed or cannot help, or until
+    /// attempts or time run out.
     ///
-    /// `call` receives a handle whose deadline is the rest of the session's deadline; make the
-    /// calls with that handle. Blocks for at most the session's deadline if `call` does.
+    /// `call` receives a handle with the remaining time as its deadline; make the calls with that
+    /// handle. Blocks for at most the session's deadline if `call` does.
     ///
     /// # Errors
     /// The last error of `call`; [`Error::ShutDown`] if the session was shut down.
@@ -137,7 +139,7 @@ impl<'a, H: Handle> Retry<'a, H> {
             }
             let wait = error.retry_after().unwrap_or_default().max(with_jitter(pause));
             if wait >= deadline.remaining() {
-                // The deadline of a session that is shut down has passed, too.
+                // The deadline has also passed if the session was shut down.
                 return session.within(|_| Err(error));
             }
             let end = deadline.at_most(wait);
@@ -154,7 +156,8 @@ impl<'a, H: Handle> Retry<'a, H> {
     }
 }
 
-/// Shortens a pause by up to a half, so that programs that failed together do not retry together.
+/// Shortens a pause by up to a half at random, so that clients that failed together do not retry at
+/// the same moment.
 fn with_jitter(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(());
     pause - pause / 2 * (random as u8).into() / 255

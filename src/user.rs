@@ -1,4 +1,4 @@
-//! The [`User`] handle: what is known of a user, and what can be done as that user.
+//! The [`User`] handle: a user's state, and the calls made as that user.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,9 +22,9 @@ use crate::token::AccessToken;
 
 /// A user on this device; returned by [`Session::log_in`], [`Session::current_user`] and others.
 ///
-/// A handle consists of an id and the session. It has no state of its own but reads the session's
-/// store, so two handles never disagree, and what another thread or process did shows at once. A
-/// handle keeps its session alive. Two handles are equal if their ids are.
+/// A handle consists of an id and the session. It has no state of its own and reads the session's
+/// store. Two handles therefore never disagree, and changes by another thread or process are
+/// visible at once. A handle keeps its session alive. Two handles are equal if their ids are equal.
 #[derive(Clone)]
 pub struct User {
     session: Session,
@@ -82,8 +82,8 @@ impl User {
         }))
     }
 
-    /// Returns the accounts that are attached to the user, in the order in which they were linked,
-    /// as of the last fetch of the profile. Uses no network.
+    /// Returns the accounts that are attached to the user, in the order in which they were linked.
+    /// They are as old as the last fetch of the profile. Uses no network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
@@ -113,8 +113,8 @@ impl User {
         Ok(self.record()?.identities.clone())
     }
 
-    /// Returns the profile as of its last fetch: at log-in, or by [`User::refresh_profile`]. Uses
-    /// no network.
+    /// Returns the profile as last fetched: at log-in, or by [`User::refresh_profile`]. Uses no
+    /// network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
@@ -144,8 +144,8 @@ impl User {
     }
 
     /// Fetches the profile and the identities from the backend and stores them. Emits
-    /// [`Event::ProfileChanged`] if they have changed. Blocks for a request (two if they change
-    /// meanwhile), a refresh if it is due, and a commit.
+    /// [`Event::ProfileChanged`] if they have changed. Blocks for a request (two if the stored
+    /// profile changes during the first), a refresh if it is due, and a commit.
     ///
     /// # Errors
     /// - [`Error::LocalState`] if the user is not logged in.
@@ -179,8 +179,8 @@ impl User {
         self.session.within(|deadline| self.session.inner.refresh_profile(&self.id, deadline))
     }
 
-    /// Returns the id that the backend gave this device, if it gave one. The id stays after a
-    /// log-out. Uses no network.
+    /// Returns the id that the backend assigned to this device, or `None` if it assigned none. The
+    /// id remains after a log-out. Uses no network.
     ///
     /// # Errors
     /// [`Error::LocalState`] if the user was removed, [`Error::Store`] if the store cannot be read.
@@ -189,8 +189,8 @@ impl User {
     }
 
     /// Returns the custom user data: a document that the app attaches to a user, and that the
-    /// backend embeds in the access token. It is as old as the token. `None` if the token has none.
-    /// Uses no network.
+    /// backend embeds in the access token. It is as old as the token. Returns `None` if the token
+    /// has none. Uses no network.
     ///
     /// # Errors
     /// - [`Error::LocalState`] if the user is not logged in.
@@ -284,12 +284,13 @@ impl User {
     }
 
     /// Returns an access token that the backend will accept, and refreshes it first if it is due.
-    /// Use it for requests of your own.
+    /// Use this for your own requests.
     ///
-    /// A fresh token costs one look into the store. If the token is due, one caller waits for a
-    /// refresh, for at most 5 s; if it has expired, all callers wait for one refresh, however many
-    /// threads and processes ask. With an encrypted store, the caller who refreshed also retries
-    /// pending revocations, for at most 5 s. Emits [`Event::TokenRefreshed`] after a refresh.
+    /// A fresh token costs one read of the store. If the token is due, one caller refreshes it and
+    /// waits for at most 5 s; other callers get the token that is still valid. If the token has
+    /// expired, all callers wait for one refresh, in any number of threads and processes. With an
+    /// encrypted store, the caller that refreshed also retries pending revocations, for at most 5
+    /// s. Emits [`Event::TokenRefreshed`] after a refresh.
     ///
     /// # Errors
     /// [`Error::LoginEnded`] if the backend definitely refused the refresh token: the user is then
@@ -363,8 +364,8 @@ impl User {
         Ok(self.access_token()?.expires_at())
     }
 
-    /// Returns when the login ends by itself, by the backend's clock. After that the user has to
-    /// log in again. Uses no network.
+    /// Returns when the login expires, by the backend's clock. After that the user has to log in
+    /// again. Uses no network.
     ///
     /// # Errors
     /// As [`User::access_token`].
@@ -397,8 +398,8 @@ impl User {
     ///
     /// When this returns, the tokens have been removed from disk, even if the backend was
     /// unreachable. With an encrypted store, the refresh token is kept until the backend has been
-    /// notified. Profile and identities stay. An anonymous user is removed instead, since nobody
-    /// can log in as the same anonymous user again.
+    /// notified. Profile and identities are kept. An anonymous user is removed instead, because it
+    /// is not possible to log in as the same anonymous user again.
     ///
     /// Emits [`Event::LoggedOut`] or [`Event::Removed`]. If the user was current, emits
     /// [`Event::CurrentUserChanged`] too; the most recently used logged-in user then becomes
@@ -407,10 +408,10 @@ impl User {
     ///
     /// # Errors
     /// - [`Error::Server`] or [`Error::Transport`] if the backend could not be notified. The user
-    ///   is logged out here all the same, even if the error [`is_retryable`](Error::is_retryable):
-    ///   no token is left to notify the backend with, so its server session stays valid until it
-    ///   expires. With an encrypted store, a failure that a retry can mend is no error: keyfob
-    ///   notifies the backend with the next log-in or refresh of any user of that store.
+    ///   is logged out here nevertheless, even if the error [`is_retryable`](Error::is_retryable):
+    ///   no token is left to notify the backend with, so the server session stays valid until it
+    ///   expires. With an encrypted store, a retryable failure is not an error: keyfob notifies the
+    ///   backend with the next log-in or refresh of any user of that store.
     /// - [`Error::LocalState`] if the user was removed.
     /// - [`Error::Store`] if nothing was changed.
     ///
@@ -448,21 +449,21 @@ impl User {
     /// one, which a log-out keeps. An e-mail address has to be registered before it can be linked,
     /// and confirmed if the app requires that.
     ///
-    /// Profile and identities are fetched again. Emits [`Event::IdentityLinked`], and
-    /// [`Event::CurrentUserChanged`] if another user, or nobody, was current before. Blocks for two
-    /// requests, and for a refresh if it is due.
+    /// Profile and identities are fetched again. Emits [`Event::IdentityLinked`]. Emits
+    /// [`Event::CurrentUserChanged`] too if another user, or none, was current before. Blocks for
+    /// two requests, a refresh if it is due, and a commit.
     ///
     /// # Errors
     /// - [`Error::LocalState`] for anonymous credentials, or if the user is not logged in. If the
-    ///   user logs out during the call, the account may be linked all the same.
+    ///   user logs out during the call, the account may be linked nevertheless.
     /// - [`Error::Server`] if the backend refused; [`Error::link_refusal`] says what the refusal
     ///   means.
     /// - [`Error::Decode`] if the backend does not support linking and logged in as the other user
-    ///   instead; keyfob ends that log-in.
+    ///   instead; keyfob revokes that log-in.
     ///
     /// If the account was linked and only the new profile could not be fetched, the error [is
-    /// ambiguous](Error::is_ambiguous), except [`Error::Decode`], whose text says that the backend
-    /// had done what was asked.
+    /// ambiguous](Error::is_ambiguous). [`Error::Decode`] is the exception: its text says that the
+    /// backend has completed the request.
     ///
     /// # Examples
     ///

@@ -1,13 +1,13 @@
-//! What time it is at the backend, by whose clock tokens expire.
+//! The backend's time, which decides when tokens expire.
 //!
-//! The wall clock here may be wrong, be set while nobody looks, and goes on while the machine
-//! sleeps. The monotonic clock is never set, and may stand still while the machine sleeps. Each
-//! token that comes tells what the backend's clock says; both clocks are held against that, and
-//! whichever is further on since then is believed: an hour too far costs a refresh, an hour too
-//! little would send tokens that have expired. A wall clock that was caught being set forward is
-//! not believed for an hour, so that one that is set again and again costs one refresh an hour.
+//! The local wall clock may be wrong, may be set at any time, and advances while the machine
+//! sleeps. The monotonic clock is never set, and may stop while the machine sleeps. Each new token
+//! carries the backend's time, and keyfob compares both clocks with it. Later keyfob uses the clock
+//! that has advanced further since: an hour too much costs one refresh, but an hour too little
+//! would send expired tokens. If the wall clock is found to have been set forward, keyfob ignores
+//! it for an hour, so that a clock that is set repeatedly costs one refresh an hour.
 //!
-//! All times are milliseconds; those of a wall clock since the epoch.
+//! All times are in milliseconds; wall-clock times count from the epoch.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -17,31 +17,31 @@ use crate::token::Claims;
 use crate::transport::Response;
 use crate::wire;
 
-/// Whole seconds in tokens, and what a server may spend before it answers.
+/// Tolerance for whole seconds in tokens and for the time a server takes to respond.
 const NOISE: i64 = 2_000;
 
-/// Clocks that differ by more than this have been set, or have slept.
+/// A larger difference between the clocks means that one was set or the machine slept.
 const SET: i64 = 60_000;
 
-/// For how long a wall clock that was set forward is not believed.
+/// How long a wall clock that was set forward is ignored.
 const DISTRUST: i64 = 3_600_000;
 
-/// Nothing was heard from the backend yet.
+/// The backend's time is not known yet.
 const UNKNOWN: i64 = i64::MIN;
 
-/// One look at both clocks.
+/// A reading of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClockReading {
     wall: i64,
     monotonic: i64,
 }
 
-/// What this process has heard of the backend's clock.
+/// What this process knows about the backend's clock.
 #[derive(Debug)]
 pub(super) struct BackendClock {
-    /// How far the backend's clock is ahead of the monotonic one.
+    /// The backend's clock minus the monotonic clock.
     ahead: AtomicI64,
-    /// Until when, by the monotonic clock, the wall clock is not believed.
+    /// Until when the wall clock is ignored, by the monotonic clock.
     distrust: AtomicI64,
 }
 
@@ -50,13 +50,13 @@ impl BackendClock {
         Self { ahead: AtomicI64::new(UNKNOWN), distrust: AtomicI64::new(UNKNOWN) }
     }
 
-    /// Returns the backend's time by the monotonic clock, if it was heard.
+    /// Returns the backend's time by the monotonic clock, if it is known.
     fn by_monotonic(&self, now: ClockReading) -> Option<i64> {
         let ahead = self.ahead.load(Ordering::Relaxed);
         (ahead != UNKNOWN).then(|| now.monotonic.saturating_add(ahead))
     }
 
-    /// Returns the backend's time, where its clock was `skew` ahead of the wall clock.
+    /// Returns the backend's time. `skew` is the backend's clock minus the wall clock.
     fn at(&self, now: ClockReading, skew: i64) -> i64 {
         let by_wall = now.wall.saturating_add(skew);
         match self.by_monotonic(now) {
@@ -66,8 +66,8 @@ impl BackendClock {
         }
     }
 
-    /// Learns from a token that was minted between two moments, and returns the skew. `known` is
-    /// what the skew was taken for before.
+    /// Learns from a token that was issued between two clock readings, and returns the new skew.
+    /// `known` is the previous skew.
     fn learn(
         &self,
         claims: &Claims,
@@ -78,7 +78,7 @@ impl BackendClock {
         let minted = claims.issued_at.saturating_mul(1000).saturating_add(500);
         if let Some(known) = known {
             let by_wall = sent.wall.saturating_add(known);
-            // A program that has just begun has nothing else to hold the wall clock against.
+            // A new process has no other reference to compare the wall clock with.
             let by_monotonic = self.by_monotonic(sent).unwrap_or(minted);
             let is_ahead = by_wall.saturating_sub(by_monotonic) > SET;
             if is_ahead && minted.abs_diff(by_monotonic) < minted.abs_diff(by_wall) {
@@ -97,14 +97,14 @@ impl Inner {
         ClockReading { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
     }
 
-    /// Returns what the backend's clock shows at a moment, as far as it is known. `skew` is what is
+    /// Returns the backend's time at a clock reading, as far as it is known. `skew` is the one
     /// stored with a token.
     pub(super) fn backend_time(&self, now: ClockReading, skew: i64) -> i64 {
         self.time.at(now, skew)
     }
 
-    /// Learns what the backend's clock says from a token that was asked for at `sent` and has just
-    /// come, and returns the skew to store with it. `known` is what was stored before.
+    /// Learns the backend's time from a token that was requested at `sent` and has just been
+    /// received. Returns the skew to store with it. `known` is the stored skew.
     pub(super) fn record_token_time(
         &self,
         claims: &Claims,
@@ -114,8 +114,8 @@ impl Inner {
         self.time.learn(claims, sent, self.moment(), known)
     }
 
-    /// Learns what the backend's clock says from an answer with a date, unless a token has told
-    /// already: a token that was found in the store says nothing of how the clocks were set since.
+    /// Learns the backend's time from the date of a response, unless a new token has provided it. A
+    /// token from the store does not count: the clocks may have been set since.
     pub(super) fn record_date_header(&self, answer: &Response) {
         if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
             && let Some(date) = wire::backend_answered_at(answer)
@@ -125,9 +125,9 @@ impl Inner {
         }
     }
 
-    /// Tells whether a token's own time is surely over: by all that is known here, and by the date
-    /// of the backend's answer if it has one. A wall clock alone is never sure: one that is wrong
-    /// must not end a login.
+    /// Returns `true` if a token has certainly expired: by all clocks known here, and by the date
+    /// of the backend's response if it has one. The wall clock alone is not sufficient: a wrong
+    /// clock must not end a login.
     pub(super) fn has_definitely_expired(
         &self,
         claims: &Claims,
@@ -137,7 +137,7 @@ impl Inner {
         let now = self.moment();
         let by_wall = now.wall.saturating_add(skew);
         let time = match (wire::answered_at(answer), self.time.by_monotonic(now)) {
-            // The monotonic clock may have slept for weeks.
+            // The monotonic clock may have stopped for weeks while the machine slept.
             (Some(date), by_monotonic) => date.min(by_wall.max(by_monotonic.unwrap_or(by_wall))),
             (None, Some(by_monotonic)) => by_wall.min(by_monotonic),
             (None, None) => return false,
@@ -146,17 +146,19 @@ impl Inner {
     }
 }
 
-/// Estimates how far the backend's clock is ahead of the wall clock here, from what it said between
-/// two moments. Within the noise of whole seconds and a slow network they count as equal.
+/// Estimates the backend's clock minus the local wall clock, from the time in a token that was
+/// issued between two clock readings. Differences within whole seconds and network delays count as
+/// zero.
 fn skew(said: i64, sent: ClockReading, received: ClockReading) -> i64 {
     let took = received.monotonic.saturating_sub(sent.monotonic).max(0);
     let shown = received.wall.saturating_sub(sent.wall);
     let middle = if shown < took.saturating_sub(NOISE) {
-        // The clock was set back meanwhile. What counts is what it shows now.
+        // The clock was set back during the request. Use the time that it shows now.
         received.wall.saturating_sub(took / 2)
     } else if shown > took.saturating_add(NOISE) {
-        // It was set forward, or the machine slept with the answer at its door. Taking the token
-        // for too old costs a refresh, taking it for too young would send it when it is over.
+        // The clock was set forward, or the machine slept before it read the response. If the token
+        // is taken for too old, this costs a refresh; if it is taken for too new, it would be sent
+        // after it expired.
         sent.wall.saturating_add(took / 2)
     } else {
         i64::midpoint(sent.wall, received.wall)

@@ -1,4 +1,4 @@
-//! What a session needs to know, and what it takes for granted otherwise.
+//! The settings of a session, and their defaults.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -93,8 +93,8 @@ impl SessionBuilder {
     /// Sets whether plain http to other machines is allowed. Defaults to `false`; plain http to
     /// this machine is always allowed.
     ///
-    /// With plain http, anybody on the way between the two machines can read passwords and tokens,
-    /// and can act as these users.
+    /// With plain http, an attacker on the network path between the two machines can read passwords
+    /// and tokens, and can act as these users.
     ///
     /// # Examples
     ///
@@ -114,37 +114,37 @@ impl SessionBuilder {
     }
 
     /// Sets the name and the version of the application, which the backend records with the device
-    /// at log-in. Both default to empty texts.
+    /// at log-in. Both default to empty strings.
     pub fn app_info(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.app_info = Device { app_name: name.into(), app_version: version.into() };
         self
     }
 
-    /// Sets the clock that tokens are judged by, for tests. Defaults to [`SystemClock`].
+    /// Sets the clock that keyfob uses to judge tokens, for tests. Defaults to [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Box::new(clock);
         self
     }
 
-    /// Sets the directory below which users and tokens are stored. The first commit creates it,
-    /// with its parents, for the owner alone.
+    /// Sets the directory under which users and tokens are stored. The first commit creates it and
+    /// its parents, accessible only to the owner.
     ///
     /// Defaults to `keyfob` in the platform's directory for application data: `$XDG_DATA_HOME` or
     /// `~/.local/share`, `~/Library/Application Support`, or `%LOCALAPPDATA%`. Apps and backends
-    /// have directories of their own below it, so different apps may share one data directory.
+    /// have their own directories below it, so different apps may share one data directory.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self
     }
 
-    /// Sets how long each call may take, with everything that it includes. Defaults to 60 s.
+    /// Sets how long each call may take, including everything that it does. Defaults to 60 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Encrypts everything that is stored in the data directory with this key. By default users and
-    /// tokens are stored unencrypted.
+    /// Encrypts everything stored in the data directory with this key. By default users and tokens
+    /// are stored unencrypted.
     ///
     /// An unencrypted store is encrypted when the session is opened; see
     /// [`SledStore::open_sealed`]. From then on it cannot be opened without the key.
@@ -167,9 +167,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Sets whether keyfob asks the backend for the host that requests should be sent to. Turn it
-    /// off if a reverse proxy serves the protocol under another name than the backend's own.
-    /// Defaults to `true`.
+    /// Sets whether keyfob asks the backend which host to send requests to. Turn this off if a
+    /// reverse proxy serves the protocol under a name other than the backend's own. Defaults to
+    /// `true`.
     pub fn location_lookup(mut self, lookup: bool) -> Self {
         self.location_lookup = lookup;
         self
@@ -181,9 +181,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Sets another place for users and tokens than a data directory: a
-    /// [`MemoryStore`](crate::store::MemoryStore), a `RedisStore` (feature `redis`), or a store of
-    /// your own.
+    /// Stores users and tokens in `store` instead of a data directory. This can be a
+    /// [`MemoryStore`](crate::store::MemoryStore), a `RedisStore` (feature `redis`), or a custom
+    /// store.
     ///
     /// # Examples
     ///
@@ -201,8 +201,9 @@ impl SessionBuilder {
         self
     }
 
-    /// Sets how requests are sent: with [other settings](UreqTransport::builder) for proxies and
-    /// certificates, or with a transport of your own. Defaults to [`UreqTransport::new`].
+    /// Sets how requests are sent: a [`UreqTransport`] with [other
+    /// settings](UreqTransport::builder) for proxies and certificates, or a custom transport.
+    /// Defaults to [`UreqTransport::new`].
     ///
     /// # Examples
     ///
@@ -227,7 +228,7 @@ impl SessionBuilder {
     /// files and directories.
     ///
     /// # Errors
-    /// - [`Error::Config`] if the app id, the base URL, or the proxy that the environment names for
+    /// - [`Error::Config`] if the app id, the base URL, or the proxy that the environment sets for
     ///   it cannot be used; if there is no data directory or its path is empty; or if both a store
     ///   and an encryption key were given.
     /// - [`Error::Store`] if the store cannot be opened.
@@ -310,7 +311,7 @@ impl SessionBuilder {
 
 impl fmt::Debug for SessionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the base URL, which nobody has looked at yet: a password may be in it.
+        // Omits the base URL: it is not validated yet and may contain a password.
         f.debug_struct("SessionBuilder")
             .field("app_id", &self.app_id)
             .field("data_dir", &self.data_dir)
@@ -319,7 +320,7 @@ impl fmt::Debug for SessionBuilder {
     }
 }
 
-/// The directory of one app on one backend: readable, and never another one's.
+/// Returns the directory of one app on one backend. The name is readable, and unique to the pair.
 fn app_dir(root: &Path, app_id: &str, app: &str) -> PathBuf {
     const READABLE: usize = 64;
     let mut name = wire::segment(app_id);

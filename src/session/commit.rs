@@ -1,4 +1,4 @@
-//! Commits: what the caller decides, with unpersisted tokens and a new location stored along.
+//! Commits: the caller's changes, together with unpersisted tokens and a new location.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::id::UserId;
 use crate::store::{Change, StoreView, StoredUser};
 use crate::token::RefreshToken;
 
-/// What a commit stores beside the changes of its caller.
+/// The data that a commit stores in addition to its caller's changes.
 #[derive(Default)]
 struct Extra {
     tokens: HashMap<UserId, UnpersistedTokens>,
     location: Option<Arc<Location>>,
     /// Rotated refresh tokens whose login has ended, to be revoked.
     orphans: Vec<RefreshToken>,
-    /// The records with tokens, the caller's included, each with the one that it replaces.
+    /// The records with tokens, including the caller's, each with the record that it replaces.
     logged_in: Vec<(Option<Arc<StoredUser>>, StoredUser)>,
 }
 
-/// The view of a store, with unpersisted tokens in the records.
+/// The view of a store in which the records have their unpersisted tokens.
 struct RenewedView<'a> {
     stored: &'a dyn StoreView,
     tokens: &'a HashMap<UserId, UnpersistedTokens>,
 }
 
 impl Inner {
-    /// Commits what `decide` returns for the newest state, and returns its value. If it returns an
-    /// error, nothing is changed.
+    /// Commits the changes that `decide` returns for the newest state, and returns its value. If
+    /// `decide` returns an error, nothing is changed.
     pub(super) fn commit<T>(
         &self,
         deadline: Deadline,
@@ -41,7 +41,7 @@ impl Inner {
         self.commit_with(None, deadline, decide)
     }
 
-    /// As [`commit`](Self::commit); stores new tokens of a user as well, which the decision sees.
+    /// As [`commit`](Self::commit), and also stores new tokens of a user; `decide` sees them.
     pub(super) fn commit_with<T>(
         &self,
         new: Option<&UnpersistedTokens>,
@@ -66,7 +66,7 @@ impl Inner {
         });
         match committed {
             Ok(_) => self.unpersisted.remove(&extra.tokens, extra.orphans),
-            // The changes are made, and would not survive a failure of the store yet.
+            // The changes are applied but may still be lost if the store fails.
             Err(error) if error.kind == StoreErrorKind::Unconfirmed => {
                 let error = Error::from(error);
                 for (before, record) in extra.logged_in {
@@ -86,8 +86,7 @@ impl Inner {
         })
     }
 
-    /// Returns the changes of a commit: unpersisted tokens, what its caller decided, and the
-    /// location.
+    /// Returns the changes of a commit: unpersisted tokens, the caller's changes, and the location.
     fn add_extra(
         &self,
         extra: &mut Extra,
@@ -117,7 +116,7 @@ impl Inner {
         Ok(changes)
     }
 
-    /// The changes that store new tokens.
+    /// Returns the changes that store new tokens.
     fn renewal(&self, mut record: Box<StoredUser>, is_new: bool) -> Vec<Change> {
         let mut events = Vec::new();
         if let Some(token) = record.access_token.as_ref().filter(|_| is_new) {

@@ -8,17 +8,17 @@ use std::time::Instant;
 use crate::event::Event;
 use crate::id::UserId;
 
-/// How many events wait for one listener; beyond that it gets [`Event::Lagged`] in their place.
+/// Maximum number of events in a listener's queue. After that, the listener gets [`Event::Lagged`].
 const QUEUE: usize = 1024;
 
-/// The events that wait for one listener.
+/// The undelivered events of one listener.
 pub(super) struct Queue {
-    /// Events of commits up to this one happened before the listener came.
+    /// The number of the last commit before the listener subscribed.
     pub(super) since: AtomicU64,
     of: Option<UserId>,
     state: Mutex<QueueState>,
     filled: Condvar,
-    /// A listener has returned from a call.
+    /// Notified when a listener has returned from a call.
     returned: Condvar,
 }
 
@@ -26,14 +26,14 @@ pub(super) struct Queue {
 struct QueueState {
     events: VecDeque<Event>,
     closed: bool,
-    /// How many events were taken.
+    /// The number of events taken so far.
     taken: u64,
-    /// Whether a listener is being called with the last of them.
+    /// Set while the listener handles the last event that it took.
     is_called: bool,
 }
 
 impl Queue {
-    /// A queue for what concerns a user, or everything, after the commit with this number.
+    /// Creates a queue for all events, or those of a user, after the commit with this number.
     pub(super) fn new(since: u64, of: Option<UserId>) -> Self {
         Self {
             since: since.into(),
@@ -74,7 +74,8 @@ impl Queue {
         }
     }
 
-    /// Takes the next event; waits for it until `until`, for ever without.
+    /// Removes and returns the next event. Waits for it until `until`, or without a limit if
+    /// `until` is `None`.
     pub(super) fn take(&self, until: Option<Instant>) -> Option<Event> {
         let mut state = self.lock();
         state.is_called = false;
@@ -92,8 +93,8 @@ impl Queue {
         }
     }
 
-    /// Waits until a listener has returned from its calls with the events that are here now; `false`
-    /// if the time is up before.
+    /// Waits until the listener has returned from its calls for all events that are in the queue
+    /// now. Returns `false` if the time runs out first.
     pub(super) fn wait_for_calls(&self, until: Option<Instant>) -> bool {
         let mut state = self.lock();
         let last = state.taken + state.events.len() as u64;
@@ -106,19 +107,19 @@ impl Queue {
         true
     }
 
-    /// Lets the listener end after what is here.
+    /// Closes the queue; the listener still gets the remaining events.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
     }
 
-    /// Lets the listener end now.
+    /// Closes the queue and drops the remaining events.
     pub(super) fn abandon(&self) {
         self.lock().events.clear();
         self.close();
     }
 
-    /// Returns `true` if it is closed and everything was taken.
+    /// Returns `true` if the queue is closed and empty.
     pub(super) fn has_ended(&self) -> bool {
         let state = self.lock();
         state.closed && state.events.is_empty()
@@ -129,7 +130,7 @@ impl Queue {
     }
 }
 
-/// Waits until it is woken; nothing if the time was up before.
+/// Waits for a notification. Returns `None` if `until` has passed.
 pub(super) fn wait_until<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

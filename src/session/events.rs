@@ -1,9 +1,10 @@
-//! Who hears of what happened: the hub of a session, and the two ways to listen.
+//! Event dispatch: the dispatcher of a session and its two receivers, an iterator and a callback.
 //!
-//! One dispatcher thread per session, started by the first listener and ended with the last, reads
-//! the store's recent events, after a commit here at once and otherwise ten times a second, which
-//! is how events of other processes arrive. It puts them into the listeners' queues and never calls
-//! anybody, so a listener that is stuck or panics holds up nobody but itself.
+//! Each session has one dispatcher thread. The first listener starts it, and it ends with the last
+//! one. It reads the store's recent events: at once after a commit in this process, otherwise ten
+//! times a second, which is how it finds events of other processes. It puts them into the
+//! listeners' queues and calls no listener itself, so a listener that blocks or panics delays no
+//! other.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use crate::event::Event;
 use crate::id::UserId;
 use crate::store::{RecentEvents, Store};
 
-/// The longest that the dispatcher waits for the store.
+/// Maximum time that the dispatcher waits for the store.
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The listeners of a session.
@@ -34,28 +35,29 @@ struct State {
     running: bool,
     woken: bool,
     closed: bool,
-    /// How often somebody asked for what is committed by now, and which of these were delivered.
+    /// The number of requests to deliver everything committed so far, and the last one that was
+    /// served.
     asked: u64,
     delivered: u64,
-    /// Whether the dispatcher of a closed session has ended.
+    /// Set when the dispatcher of a closed session has ended.
     ended: bool,
 }
 
-/// How far the dispatcher has come, and in which store's life.
+/// The dispatcher's position: the number of the last commit it read, and the store instance.
 struct Seen {
     number: u64,
     life: u64,
-    /// Whether a rollback of the store was reported.
+    /// Set when a rollback of the store was reported.
     rolled_back: bool,
 }
 
-/// The events of a session or a user from now on: a blocking iterator that ends with the session;
-/// returned by [`Session::events`](crate::Session::events) and
+/// The events of a session or a user from now on: a blocking iterator that ends with the session.
+/// Returned by [`Session::events`](crate::Session::events) and
 /// [`User::changes`](crate::User::changes).
 ///
 /// Events are emitted after the change is on disk. They include changes by other processes that
-/// share the store, within a tenth of a second. Up to 1,024 events wait in a queue; if more happen
-/// before they are taken, [`Event::Lagged`] takes the place of the others. Dropping the iterator
+/// share the store, within a tenth of a second. The queue holds up to 1,024 events. If it
+/// overflows, one [`Event::Lagged`] replaces the events that do not fit. Dropping the iterator
 /// unsubscribes.
 ///
 /// # Examples
@@ -87,8 +89,8 @@ pub struct Events {
     queue: Arc<Queue>,
 }
 
-/// Keeps a listener subscribed; dropping it unsubscribes. A call that is in progress then goes on,
-/// and events that still wait are not delivered: [`drain`](Self::drain) waits for both. Returned by
+/// Keeps a listener subscribed; dropping it unsubscribes. A call in progress then continues, and
+/// queued events are not delivered: [`drain`](Self::drain) waits for both. Returned by
 /// [`Session::subscribe`](crate::Session::subscribe) and
 /// [`User::subscribe`](crate::User::subscribe).
 #[must_use = "dropping it unsubscribes the listener"]
@@ -102,28 +104,28 @@ impl EventDispatcher {
         Arc::new(Self { state: Mutex::default(), wake: Condvar::new() })
     }
 
-    /// Says that something was committed here.
+    /// Wakes the dispatcher after a commit in this process.
     pub(crate) fn wake(&self) {
         self.lock().woken = true;
         self.wake.notify_all();
     }
 
-    /// Ends all iterators and the dispatcher: the last handle of the session is gone, or it was
-    /// shut down.
+    /// Ends all iterators and the dispatcher. Called when the last handle of the session is dropped
+    /// and at a shutdown.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         if state.closed {
             return;
         }
         state.closed = true;
-        // The dispatcher still delivers what was committed, and closes the queues then.
+        // The dispatcher still delivers what was committed, and then closes the queues.
         if !state.running {
             state.end(true);
         }
         self.wake.notify_all();
     }
 
-    /// Subscribes to everything, or to what concerns one user, that is committed from now on.
+    /// Subscribes to all events that are committed from now on, or to those of one user.
     pub(crate) fn events(
         self: &Arc<Self>,
         store: &Arc<dyn Store>,
@@ -172,7 +174,7 @@ impl EventDispatcher {
         }
     }
 
-    /// Waits until what is committed by now is in the queues; `false` if the time is up before.
+    /// Waits until everything committed so far is in the queues. Returns `false` on timeout.
     fn catch_up(&self, until: Option<Instant>) -> bool {
         let mut state = self.lock();
         state.asked += 1;
@@ -188,9 +190,9 @@ impl EventDispatcher {
         state.delivered >= asked
     }
 
-    /// Puts what is new into the queues; `false` if the store cannot be read.
+    /// Puts new events into the queues. Returns `false` if the store cannot be read.
     fn deliver(&self, store: &dyn Store, seen: &mut Seen) -> bool {
-        // A store that cannot be read now is read later; the commits are not lost.
+        // If the store cannot be read now, the next attempt reads the same commits.
         let deadline = Deadline::after(STORE_DEADLINE);
         let recent = match store.recent(Some(seen.number), deadline) {
             Ok(recent) => recent,
@@ -203,7 +205,8 @@ impl EventDispatcher {
                 return false;
             }
         };
-        // Another store is in this place, and its numbers say nothing about those before.
+        // Another store is at this path: its commit numbers cannot be compared with the earlier
+        // ones.
         let replaced = recent.instance != seen.life || recent.number < seen.number;
         if recent.number == seen.number && !replaced {
             return true;
@@ -226,7 +229,7 @@ impl EventDispatcher {
         true
     }
 
-    /// Notifies the listeners of this process alone.
+    /// Sends an event to the listeners of this process only.
     pub(super) fn push_to_all(&self, event: &Event) {
         for queue in self.queues() {
             queue.push(event);
@@ -237,8 +240,8 @@ impl EventDispatcher {
         self.lock().queues.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Waits for a reason to look, and returns how often somebody had asked by then; nothing once
-    /// nobody listens any more.
+    /// Waits until there is a reason to read the store. Returns the number of requests so far, or
+    /// `None` if there are no listeners left or the session is closed.
     fn wait(&self, poll: Duration) -> Option<u64> {
         let state = self.lock();
         let (mut state, _) = self
@@ -257,7 +260,7 @@ impl EventDispatcher {
 }
 
 impl State {
-    /// Closes the queues, which have everything or will never have it.
+    /// Closes the queues: they have all events, or the missing ones can no longer be delivered.
     fn end(&mut self, delivered: bool) {
         self.ended = true;
         if delivered {
@@ -270,9 +273,9 @@ impl State {
 }
 
 impl Events {
-    /// Waits until all events of commits that were made before this call are in the queue, at most
-    /// this long: then [`try_next`](Self::try_next) returns them, one after the other. Returns `false`
-    /// if the time is up before, because the store cannot be read.
+    /// Waits for at most `timeout` until the events of all commits made before this call are in the
+    /// queue. [`try_next`](Self::try_next) then returns them one by one. Returns `false` if the
+    /// timeout passes first, because the store cannot be read.
     ///
     /// # Examples
     ///
@@ -302,7 +305,7 @@ impl Events {
         self.hub.catch_up(Instant::now().checked_add(timeout))
     }
 
-    /// Returns the next event if there is one now. Does not block.
+    /// Returns the next event, or `None` if the queue is empty. Does not block.
     ///
     /// # Examples
     ///
@@ -330,8 +333,8 @@ impl Events {
         self.queue.has_ended()
     }
 
-    /// Waits for the next event, for at most `timeout`. Returns `None` if no event came by then,
-    /// and at once if [no more](Self::has_ended) will come.
+    /// Waits for the next event, for at most `timeout`. Returns `None` if none came in that time,
+    /// and at once if [the events have ended](Self::has_ended).
     ///
     /// # Examples
     ///
@@ -370,7 +373,7 @@ impl Events {
             .name("keyfob-listener".to_owned())
             .spawn(move || {
                 for event in self {
-                    // Its panic was reported by the panic hook, and the next event is another one.
+                    // The panic hook has reported the panic; continue with the next event.
                     let _ = catch_unwind(AssertUnwindSafe(|| listener(&event)));
                 }
             })
@@ -388,19 +391,19 @@ fn no_thread(error: std::io::Error) -> Error {
 impl Iterator for Events {
     type Item = Event;
 
-    /// Waits for the next event, without limit; `None` once the session has ended.
+    /// Waits for the next event, without a timeout. Returns `None` once the session has ended.
     fn next(&mut self) -> Option<Event> {
         self.queue.take(None)
     }
 }
 
 impl Subscription {
-    /// Waits until the listener has returned from its calls with all events of commits that were made
-    /// before this call, at most this long. Call this at the end of a program: the listener's thread
-    /// ends with the program.
+    /// Waits for at most `timeout` until the listener has returned from its calls for the events of
+    /// all commits made before this call. Call this at the end of a program, because the listener's
+    /// thread ends with the program.
     ///
-    /// Returns `false` if the time is up before: the listener is slow, or the store cannot be read. In
-    /// the listener itself this waits for nothing but the end of the time.
+    /// Returns `false` if the timeout passes first: the listener is slow, or the store cannot be
+    /// read. Do not call this in the listener itself: it would only wait for the timeout.
     ///
     /// # Examples
     ///

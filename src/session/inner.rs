@@ -1,5 +1,5 @@
-//! What all handles of a session share, and the ways to send a route: with the access token, with
-//! the refresh token, or with none. All of them go through [`Inner::send`].
+//! The state that all handles of a session share, and the methods that send a route: with the
+//! access token, with the refresh token, or with neither. All of them call [`Inner::send`].
 
 use std::collections::HashMap;
 use std::io;
@@ -28,12 +28,12 @@ use crate::token::AccessToken;
 use crate::transport::{Response, Transport};
 use crate::wire::{self, Bearer, Device, Route};
 
-/// A session's shared state. No lock in here is held while the network or a listener is waited for.
+/// A session's shared state. No lock in here is held during network requests or calls of listeners.
 pub(crate) struct Inner {
     pub(crate) app_id: String,
     pub(super) base_url: BaseUrl,
     pub(super) insecure_http: bool,
-    /// Whether the backend may be asked where it is; behind some proxies it must not.
+    /// Set if keyfob may ask the backend for its location. Behind some proxies it must not.
     pub(super) asks_location: bool,
     pub(super) device: Device,
     pub(crate) store: Arc<dyn Store>,
@@ -41,20 +41,20 @@ pub(crate) struct Inner {
     pub(super) clock: Box<dyn Clock>,
     pub(super) time: BackendClock,
     pub(super) hub: Arc<EventDispatcher>,
-    /// Where the backend is, once that is known.
+    /// The backend's location, once known.
     pub(super) location: RwLock<Option<Arc<Location>>>,
-    /// Whether it took all the time of a call, so that the next one asks again.
+    /// Set when a request to the location used all the time of its call; the next call asks again.
     pub(super) location_is_doubted: AtomicBool,
     pub(super) location_lookups: SingleFlight<(), Result<Arc<Location>>>,
-    /// Until when nobody asks again, by the monotonic clock, since somebody did.
+    /// End of the pause after a new look-up of the location, by the monotonic clock.
     pub(super) relocated: Mutex<Option<Duration>>,
-    /// Where the files of this app are, if they are anywhere.
+    /// The directory of this app's files, if the store has one.
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: SingleFlight<UserId, RefreshOutcome>,
     pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
-    /// Access tokens that the backend refused and that were not replaced yet.
+    /// Access tokens that the backend rejected and that were not replaced yet.
     pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,
-    /// Whether there may be any of those.
+    /// Fast check: `refused` may be non-empty.
     pub(super) has_refused: AtomicBool,
     pub(super) unpersisted: Unpersisted,
     /// Fast check: the store may hold pending revocations.
@@ -70,7 +70,7 @@ impl Inner {
         self.base_url.as_str()
     }
 
-    /// Ends what waits, and everything that begins later.
+    /// Ends all waiting calls and all later ones.
     pub(super) fn shut_down(&self) {
         note!(debug, "shutting the session down");
         self.shutdown.begin();
@@ -78,24 +78,24 @@ impl Inner {
         self.transport.shut_down();
     }
 
-    /// Runs work on a thread of its own, for which a call that is cancelled does not wait.
+    /// Runs work on its own thread, so that a cancelled call need not wait for it.
     pub(super) fn run_apart(&self, work: impl FnOnce(&Self) + Send + 'static) -> io::Result<()> {
         let Some(inner) = self.this.upgrade() else { return Ok(()) };
         let thread = thread::Builder::new().name("keyfob-background".to_owned());
         thread.spawn(move || work(&inner)).map(drop)
     }
 
-    /// Subscribes to everything, or to what concerns one user.
+    /// Subscribes to all events, or to those of one user.
     pub(crate) fn events(&self, of: Option<UserId>, deadline: Deadline) -> Result<Events> {
         self.hub.events(&self.store, of, deadline)
     }
 
-    /// Returns the time by the wall clock here, in milliseconds since the epoch.
+    /// Returns the local wall-clock time, in milliseconds since the epoch.
     pub(super) fn now(&self) -> i64 {
         milliseconds(self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// Returns a user's record, with unpersisted tokens in it.
+    /// Returns a user's record, including unpersisted tokens.
     pub(crate) fn user(
         &self,
         user: &UserId,
@@ -119,7 +119,7 @@ impl Inner {
         logged_in(user, self.user(user, deadline)?)
     }
 
-    /// As [`logged_in`](Self::logged_in), before a request: stores unpersisted tokens first, best
+    /// As [`logged_in`](Self::logged_in), before a request: first stores unpersisted tokens, best
     /// effort.
     pub(crate) fn logged_in_for_request(
         &self,
@@ -130,9 +130,9 @@ impl Inner {
         self.logged_in(user, deadline)
     }
 
-    /// Sends a route that carries the user's access token, and returns the answer if it is a
-    /// success. A token that is due is refreshed first; one that the backend refuses all the same
-    /// is refreshed once, and the request is replayed once.
+    /// Sends a route with the user's access token, and returns the response if it is a success. A
+    /// due token is refreshed first. If the backend rejects the token, it is refreshed once and the
+    /// request is repeated once.
     pub(crate) fn send_as(
         &self,
         user: &UserId,
@@ -150,8 +150,8 @@ impl Inner {
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
 
-    /// Sends a route that carries the user's refresh token, and returns the answer if it is a
-    /// success. A refusal of the token ends the login, as it does when refreshing.
+    /// Sends a route with the user's refresh token, and returns the response if it is a success. If
+    /// the backend refuses the token, the login ends, as in a refresh.
     pub(crate) fn send_with_refresh_token(
         &self,
         user: &UserId,
@@ -180,7 +180,7 @@ impl Inner {
         }
     }
 
-    /// Sends a route that carries no token, and returns the answer if it is a success.
+    /// Sends a route without a token, and returns the response if it is a success.
     pub(crate) fn send_plain(&self, route: &Route, deadline: Deadline) -> Result<Response> {
         debug_assert_eq!(route.bearer, Bearer::None);
         success(route, self.send(route, None, deadline)?)
@@ -189,7 +189,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // No later call of this session can do it.
+        // No later call of this session can store them.
         self.persist_all(Deadline::after(LAST_LIMIT));
         self.hub.close();
     }

@@ -1,4 +1,4 @@
-//! Where the backend is: what it says itself, and what is done when that does not hold any more.
+//! The backend's location: looking it up, and replacing it when it no longer works.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -14,26 +14,27 @@ use crate::error::{Error, Result};
 use crate::store::{Change, StoreView};
 use crate::wire::{self, Route};
 
-/// How long a location that did not hold is not asked for again, and how long the base URL serves
-/// when the backend could not say where it is.
+/// How long a location that failed is not looked up again, and how long the base URL is used when
+/// the backend could not report a location.
 const REST: Duration = Duration::from_secs(10);
 
-/// Where the backend is.
+/// Where to send requests.
 #[derive(Debug)]
 pub(super) struct Location {
     pub(super) host: BaseUrl,
-    /// What the backend said, as the store remembers it; nothing if it does not know the question.
+    /// The backend's response, as stored. `None` if the backend does not support the look-up.
     said: Option<String>,
-    /// Where sync engines connect.
+    /// The URL that sync engines connect to.
     pub(super) websocket: String,
-    /// Until when this serves, by the monotonic clock, where the backend was not able to say.
+    /// Until when this is used, by the monotonic clock. Set if the backend could not report a
+    /// location.
     until: Option<Duration>,
-    /// Whether it was asked for here and no commit has stored it yet.
+    /// Set when the location was looked up by this process and is not stored yet.
     is_news: AtomicBool,
 }
 
 impl Location {
-    /// Returns the change that stores it, unless the store has it.
+    /// Returns the change that stores the location, or `None` if it is already stored.
     pub(super) fn change(&self, stored: &dyn StoreView) -> Option<Change> {
         (stored.location() != self.said).then(|| Change::Location(self.said.clone()))
     }
@@ -44,14 +45,14 @@ impl Location {
 }
 
 impl Inner {
-    /// Returns where the backend is: as it was learned in this process, as the store remembers it,
-    /// or as the backend says now, in this order.
+    /// Returns the location: from this process's memory, from the store, or from the backend, in
+    /// this order.
     pub(super) fn location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         loop {
             if let Some(known) = self.known_location() {
                 let doubted = &self.location_is_doubted;
                 if doubted.load(Ordering::Relaxed) && doubted.swap(false, Ordering::Relaxed) {
-                    // It may be right all the same, and the base URL no better.
+                    // The location may still be right, and the base URL may not work either.
                     let soon = deadline.at_most(deadline.remaining() / 4);
                     return Ok(self.relocate(&known.host, soon).unwrap_or(known));
                 }
@@ -77,7 +78,7 @@ impl Inner {
                     return found;
                 }
                 Role::Follower(lookup) => match lookup.wait(deadline) {
-                    // Whoever asked had less time than this caller has.
+                    // The leader had less time than this caller has.
                     WaitResult::Done(Err(error))
                         if error.is_timeout() && !deadline.has_passed() => {}
                     WaitResult::Done(found) => return found,
@@ -90,14 +91,13 @@ impl Inner {
         }
     }
 
-    /// Returns `true` if no backend has ever said, when asked, that it is there.
+    /// Returns `true` if no backend has ever confirmed its location in response to a look-up.
     pub(super) fn is_doubtful(&self, location: &Location) -> bool {
         self.asks_location && location.said.is_none()
     }
 
-    /// Asks the backend once more where it is, since `wrong` is no place for it. Returns where it
-    /// is if that is another place. Nobody asks for a while after that, however many find it
-    /// wrong.
+    /// Looks the location up again, because `wrong` does not work. Returns the new location if it
+    /// differs. Further look-ups are skipped for a while, however many callers ask for one.
     pub(super) fn relocate(&self, wrong: &BaseUrl, deadline: Deadline) -> Option<Arc<Location>> {
         if !self.asks_location {
             return None;
@@ -109,7 +109,7 @@ impl Inner {
         let elsewhere = |found: &Arc<Location>| found.host != *wrong;
         let found = match self.location_lookups.join(&()) {
             Role::Leader(lead) => {
-                // Somebody else may have asked between the answer and here.
+                // Another thread may have looked it up since the response.
                 if let Some(known) = self.known_location().filter(elsewhere) {
                     lead.done(Ok(known.clone()));
                     return Some(known);
@@ -122,7 +122,7 @@ impl Inner {
                 *rests = Some(now.saturating_add(REST));
                 drop(rests);
                 let found = self.look_up_location(deadline);
-                // What was left of a call's time may have been too little.
+                // The rest of a call's time may have been too short.
                 let is_late = found.as_ref().is_err_and(Error::is_timeout);
                 self.location_is_doubted.store(is_late, Ordering::Relaxed);
                 if let Ok(found) = &found {
@@ -158,14 +158,14 @@ impl Inner {
         self.known_location().filter(|known| known.is_news.load(Ordering::Relaxed))
     }
 
-    /// Remembers it here, and has the next commit store it if it is news and has no end.
+    /// Remembers a location. If it is new and does not expire, the next commit stores it.
     fn remember_location(&self, location: &Arc<Location>, is_news: bool) {
         location.is_news.store(is_news && location.until.is_none(), Ordering::Relaxed);
         *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
     }
 
-    /// Asks the backend where it is. A backend that does not know the question, or cannot answer it
-    /// now, is where it is.
+    /// Asks the backend for its location. If the backend does not support the look-up or cannot
+    /// respond now, its location is the base URL.
     fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
         let answer = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
@@ -180,7 +180,7 @@ impl Inner {
         Ok(Arc::new(self.at_base_url(matches!(error.status, 404 | 405 | 501))))
     }
 
-    /// A location is followed only to where tokens are as safe as at the configured base URL.
+    /// Accepts a location only if tokens are as safe there as at the configured base URL.
     fn trusted(&self, said: String) -> Location {
         let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(false) };
         let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();

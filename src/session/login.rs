@@ -1,8 +1,8 @@
-//! Logging in and out, linking, switching, removing and deleting: what each of them commits.
+//! Commits of log-in, log-out, linking, switching, removal and deletion.
 //!
-//! Who is current when the current user leaves: of the users who are logged in, the one who was
-//! used last, that is, logged in, linked or was switched to; nobody, if there is none. The rule is applied
-//! in the commit that makes the current user leave, so it holds after a restart as well.
+//! When the current user is logged out or removed, the most recently used logged-in user becomes
+//! current, or none if no user is logged in. A user is used by logging in, by linking and by
+//! switching. The same commit applies this rule, so it also holds after a restart.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::token::RefreshToken;
 use crate::wire::{self, LoginResponse, Route};
 
 impl Inner {
-    /// Logs in, and makes that user current.
+    /// Logs in and makes the user current.
     pub(super) fn log_in(&self, credentials: &Credentials, deadline: Deadline) -> Result<UserId> {
         let mut lock = None;
         if reuses_anonymous(credentials) {
@@ -29,7 +29,7 @@ impl Inner {
                 return Ok(user);
             }
             lock = Some(self.lock_anonymous_login(deadline)?);
-            // The last holder may have logged one in.
+            // The previous holder of the lock may have logged in an anonymous user.
             if let Some(user) = self.find_anonymous(deadline)? {
                 return Ok(user);
             }
@@ -45,7 +45,7 @@ impl Inner {
             }
         })?;
         let skew = self.record_token_time(login.access_token.claims(), sent, None);
-        // If the profile does not come, there has to be time to end the server session.
+        // Reserve time to revoke the server session if the profile cannot be fetched.
         let network = network_part(deadline);
         let stored = self
             .fetch_profile(&login, network)
@@ -60,8 +60,8 @@ impl Inner {
         Ok(user)
     }
 
-    /// Revokes a server session that is not stored, best effort: no other code path will ever do it.
-    /// A cancelled call does not wait for that.
+    /// Revokes a server session that is not stored, best effort. No other code path will do so. A
+    /// cancelled call does not wait for this.
     fn revoke_unstored(&self, token: RefreshToken, deadline: Deadline) {
         if !deadline.is_cancelled() {
             let _ = self.end_server_session(&token, deadline);
@@ -73,8 +73,8 @@ impl Inner {
         });
     }
 
-    /// Waits for anonymous log-ins by other threads and processes, so that all of them make one
-    /// user.
+    /// Waits for anonymous log-ins by other threads and processes, so that all of them create only
+    /// one user.
     fn lock_anonymous_login(&self, deadline: Deadline) -> Result<RefreshLock> {
         // No user has this id.
         let lock = self.store.lock_refresh(&UserId::new(""), deadline)?;
@@ -83,7 +83,7 @@ impl Inner {
         })
     }
 
-    /// Finds the anonymous user who was used last and is logged in, and makes it current.
+    /// Finds the most recently used anonymous user who is logged in, and makes it current.
     fn find_anonymous(&self, deadline: Deadline) -> Result<Option<UserId>> {
         if let Some(current) = self.store.current(deadline)?
             && let Some(record) = self.store.user(&current, deadline)?
@@ -121,8 +121,9 @@ impl Inner {
         wire::profile(success(&route, answer)?.body(), &login.user)
     }
 
-    /// Stores tokens, identities, profile and current user in one commit, and returns who is logged
-    /// in: for anonymous credentials another anonymous user, if there is one by now.
+    /// Stores tokens, identities, profile and current user in one commit, and returns the logged-in
+    /// user. For anonymous credentials this may be another anonymous user who has logged in in the
+    /// meantime.
     fn store_login(
         &self,
         credentials: &Credentials,
@@ -132,7 +133,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<UserId> {
         self.commit(deadline, |tables| {
-            // A process that does not share the lock may have been faster.
+            // A process without access to the lock may have logged in first.
             if reuses_anonymous(credentials)
                 && let Some(other) = tables.last_used(&is_anonymous)?
                 && other.id != login.user
@@ -144,7 +145,7 @@ impl Inner {
                 None => {
                     let mut record = StoredUser::new(login.user.clone());
                     record.created_commit = tables.number();
-                    // Above every epoch of a record with this id that was removed.
+                    // Higher than every epoch of a removed record with this id.
                     record.epoch = tables.number();
                     record
                 }
@@ -155,7 +156,7 @@ impl Inner {
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
             record.refresh_token_rotated = None;
-            // Not to be ended for an earlier log-out, if the backend brings the same one again.
+            // If the backend returns the same token again, an earlier log-out must not revoke it.
             record.pending_revocation.take_if(|ended| *ended == login.refresh_token);
             record.clock_skew_ms = skew;
             record.expiry_warned_at = None;
@@ -176,7 +177,7 @@ impl Inner {
         })
     }
 
-    /// Attaches an account to a user, and makes that user current.
+    /// Attaches an account to a user and makes the user current.
     pub(crate) fn link(
         &self,
         user: &UserId,
@@ -229,8 +230,8 @@ impl Inner {
         };
         details.and_then(store).map_err(|error| {
             if is_anonymous(&before) {
-                // A log-out must keep the user from now on, although nothing here names the
-                // account.
+                // From now on a log-out must keep the user, although the stored identities do not
+                // list the new account.
                 let _ = self.commit(deadline, |tables| {
                     let mut record = newest(tables)?;
                     record.has_unlisted_identity = true;
@@ -241,7 +242,7 @@ impl Inner {
         })
     }
 
-    /// Deletes a user on the backend, with that user's own token, then here.
+    /// Deletes a user on the backend with that user's own token, and then here.
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.send_as(user, &Route::delete_user(), network_part(deadline))?;
         let deleted = self.commit(deadline, |tables| match tables.user(user)? {
@@ -253,24 +254,24 @@ impl Inner {
         Ok(())
     }
 
-    /// Logs a user out here, then tells the backend. Returns what the backend made of it.
+    /// Logs a user out here, then notifies the backend. Returns the result of the notification.
     pub(crate) fn log_out(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.log_out_or_remove(user, deadline, |tables, record| match is_anonymous(record) {
-            // There is no way to log in as the same anonymous user again.
+            // It is not possible to log in as the same anonymous user again.
             true => remove(tables, record, RemovalReason::AnonymousLogout),
             false if record.is_logged_in() => log_out(tables, record, LogoutReason::Requested),
             false => Ok(Vec::new()),
         })
     }
 
-    /// Forgets a user here, then tells the backend if it was logged in.
+    /// Removes a user here, then notifies the backend if the user was logged in.
     pub(super) fn remove(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.log_out_or_remove(user, deadline, |tables, record| {
             remove(tables, record, RemovalReason::Requested)
         })
     }
 
-    /// The local part first: it stands, whatever the network does.
+    /// Commits the local change first: it stays in effect whatever the network does.
     fn log_out_or_remove(
         &self,
         user: &UserId,
@@ -283,7 +284,7 @@ impl Inner {
             let mut changes = changes(tables, &record)?;
             let earlier = record.pending_revocation.clone();
             if changes.is_empty() {
-                // Logged out already; its revocation may be pending.
+                // Already logged out; the revocation may be pending.
                 return Ok((changes, (Vec::from_iter(earlier.clone()), earlier)));
             }
             let token = record.refresh_token.clone();
@@ -292,7 +293,7 @@ impl Inner {
                 if let Change::Put(left) = change
                     && left.id == *user
                 {
-                    // Kept until it is revoked, in case this process ends before.
+                    // Keep the token until it is revoked, in case this process ends first.
                     kept = token.clone().filter(|_| sealed);
                     left.pending_revocation.clone_from(&kept);
                 }
@@ -317,7 +318,7 @@ impl Inner {
             } else {
                 outcome = outcome.and(revoked);
                 if is_kept && self.clear_pending_revocation(user, token, deadline).is_err() {
-                    // It will be revoked once more, which is harmless.
+                    // The token will be revoked once more, which is harmless.
                     self.defer_revocation();
                 }
             }
@@ -336,15 +337,15 @@ impl Inner {
         })
     }
 
-    /// Fetches the profile again, and stores it with the identities.
+    /// Fetches the profile and stores it with the identities.
     pub(crate) fn refresh_profile(&self, user: &UserId, deadline: Deadline) -> Result<Profile> {
         let (profile, is_newest) = self.fetch_and_store_profile(user, deadline)?;
-        // What a link or another fetch stored meanwhile may be newer than what came back here, or
-        // older.
+        // A link or another fetch that was stored in the meantime may be newer or older than this
+        // profile.
         if is_newest { Ok(profile) } else { Ok(self.fetch_and_store_profile(user, deadline)?.0) }
     }
 
-    /// Returns the profile, and `false` if another one was stored while it was on its way.
+    /// Returns the profile, and `false` if another profile was stored during the request.
     fn fetch_and_store_profile(
         &self,
         user: &UserId,
@@ -379,12 +380,12 @@ impl Inner {
     }
 }
 
-/// Returns `true` for anonymous credentials that an anonymous user who is logged in satisfies.
+/// Returns `true` for anonymous credentials that accept an anonymous user who is already logged in.
 fn reuses_anonymous(credentials: &Credentials) -> bool {
     matches!(credentials.0, Kind::Anonymous { reuse: true })
 }
 
-/// Tells whether a user is logged in and has no account but an anonymous one.
+/// Returns `true` if a user is logged in and has only anonymous identities.
 fn is_anonymous(record: &StoredUser) -> bool {
     record.is_logged_in()
         && !record.has_unlisted_identity
@@ -392,7 +393,7 @@ fn is_anonymous(record: &StoredUser) -> bool {
         && record.identities.iter().all(|identity| identity.provider == Provider::Anonymous)
 }
 
-/// The changes that make a logged-in user current; none if it is already.
+/// Returns the changes that make a logged-in user current; none if the user is already current.
 fn switch_to(tables: &dyn StoreView, record: &Arc<StoredUser>) -> Vec<Change> {
     let mut changes = make_current(tables, Some(record.id.clone()));
     if !changes.is_empty() {
@@ -412,7 +413,8 @@ fn make_current(tables: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
     vec![Change::Current(to), Change::Emit(event)]
 }
 
-/// The changes that log a user out, and elect a successor if it was current.
+/// Returns the changes that log a user out, and that elect a new current user if this user was
+/// current.
 pub(super) fn log_out(
     tables: &dyn StoreView,
     record: &StoredUser,
@@ -431,7 +433,8 @@ pub(super) fn log_out(
     Ok(changes)
 }
 
-/// The changes that forget a user, and elect a successor if it was current.
+/// Returns the changes that remove a user, and that elect a new current user if this user was
+/// current.
 fn remove(
     tables: &dyn StoreView,
     record: &StoredUser,

@@ -1,5 +1,5 @@
-//! The [`Session`]: who is known on this device, who is current, and everything done as one of
-//! them.
+//! The [`Session`]: lists the users known on this device, tracks the current user, and logs users
+//! in and out.
 
 mod backend_clock;
 mod builder;
@@ -43,8 +43,8 @@ use crate::user::User;
 ///
 /// Cloning is cheap. All clones, and every [`User`] that they return, share one state, which is
 /// dropped with the last of them. A session may be used from any number of threads, and any number
-/// of sessions and processes may share one data directory. A session starts no thread unless
-/// somebody listens for events.
+/// of sessions and processes may share one data directory. A session keeps a thread running only
+/// while a program listens for events.
 ///
 /// Every call ends within the session's deadline: 60 s unless [`SessionBuilder::deadline`] or
 /// [`Session::with_deadline`] set another one. The deadline includes waits for locks, the look-up
@@ -106,8 +106,8 @@ impl Session {
         SessionBuilder::new(app_id.into(), base_url.into())
     }
 
-    /// Returns a handle to the same session whose calls, and those of the users that it returns,
-    /// have another deadline.
+    /// Returns a handle to the same session with another deadline. The deadline applies to calls of
+    /// the handle and of the users that it returns.
     ///
     /// # Examples
     ///
@@ -136,24 +136,23 @@ impl Session {
         Self { limit: deadline, ..self.clone() }
     }
 
-    /// Returns a handle to the same session whose calls end when `token` is cancelled, and those of
-    /// the users that it returns. The token replaces an earlier one of this handle.
+    /// Returns a handle to the same session whose calls end when `token` is cancelled. This
+    /// includes the calls of the users that it returns. The token replaces an earlier token of this
+    /// handle.
     ///
-    /// A call that is waiting when another thread cancels the token returns
-    /// [`Error::Cancelled`], as does every later call with this handle. It
-    /// returns within about 50 ms, whatever it waits for: a name, a connection, a response, a refresh
-    /// by another thread or process, the store. If the request may have arrived and changes
-    /// something, the error [`is_ambiguous`](crate::Error::is_ambiguous). Other handles of the
-    /// session are not affected.
+    /// If another thread cancels the token during a call, the call returns [`Error::Cancelled`]
+    /// within about 50 ms. It does so whatever it waits for: a name, a connection, a response, a
+    /// refresh by another thread or process, or the store. Every later call with this handle
+    /// returns the same error. If the request may have arrived and changes something, the error
+    /// [`is_ambiguous`](crate::Error::is_ambiguous). Other handles of the session are not affected.
     ///
     /// A refresh of the access token is not aborted, because other callers may share it and because
-    /// the backend may already have replaced the refresh token. It goes on in the background, within
-    /// the deadline of the call that started it, and its result is stored. A log-in that is cancelled
-    /// after the backend created a server session revokes that session in the background, best
-    /// effort.
+    /// the backend may already have replaced the refresh token. It continues in the background,
+    /// within the deadline of the call that started it, and keyfob stores its result. If a log-in
+    /// is cancelled after the backend created a server session, keyfob revokes that session in the
+    /// background, best effort.
     ///
-    /// With a transport or a store of your own, a call ends when these look at the
-    /// [`Deadline`].
+    /// A custom transport or store ends a cancelled call when it checks the [`Deadline`].
     ///
     /// # Examples
     ///
@@ -189,9 +188,9 @@ impl Session {
     /// Logs in with `credentials`, and makes the user current.
     ///
     /// When this returns, the tokens, the identities, the profile and the choice of the current
-    /// user are on disk. If the user is already known here, by whatever provider, the same user is
-    /// logged in again. Emits [`Event::LoggedIn`], and [`Event::CurrentUserChanged`] if another
-    /// user, or nobody, was current before.
+    /// user are on disk. If the user is already known here, by any provider, the same user is
+    /// logged in again. Emits [`Event::LoggedIn`]. Emits [`Event::CurrentUserChanged`] too if
+    /// another user, or none, was current before.
     ///
     /// [`Credentials::anonymous`] returns an anonymous user who is already logged in, without
     /// network and without `LoggedIn`. Concurrent log-ins with it, in any number of threads and
@@ -199,21 +198,21 @@ impl Session {
     ///
     /// Blocks for up to three requests (a fourth one if the log-in fails after the first) and a
     /// commit. With an encrypted store it also retries pending revocations, for at most 5 s. If the
-    /// user was already logged in, the server session of that earlier login is not ended: it stays
-    /// valid on the backend until it expires.
+    /// user was already logged in, keyfob does not revoke the server session of that earlier login:
+    /// it stays valid on the backend until it expires.
     ///
     /// # Errors
-    /// - [`Error::Server`] if the backend refused. The code is
-    ///   `InvalidPassword` for a wrong password or an unknown address; `AuthError` for an address
-    ///   that is not confirmed, or a key, token or function that refused; `UserDisabled`; or
+    /// - [`Error::Server`] if the backend refused. The code is `InvalidPassword` for a wrong
+    ///   password or an unknown address; `AuthError` for an address that is not confirmed, for a
+    ///   refused key or token, or if the function refused; `UserDisabled`; or
     ///   `AuthProviderNotFound` if the app does not offer the provider. The status is 429 after too
     ///   many failures, and 404 for an unknown app.
-    /// - [`Error::Transport`] if the backend could not be reached or its
-    ///   response was lost; [`is_ambiguous`](crate::Error::is_ambiguous) tells the two apart.
+    /// - [`Error::Transport`] if the backend could not be reached or its response was lost;
+    ///   [`is_ambiguous`](crate::Error::is_ambiguous) distinguishes the two.
     /// - [`Error::Store`] if the log-in could not be stored.
     ///
     /// After an error nothing is stored. If a server session was already created, keyfob tries to
-    /// end it (best effort).
+    /// revoke it (best effort).
     ///
     /// # Examples
     ///
@@ -245,12 +244,12 @@ impl Session {
         Ok(self.handle(user))
     }
 
-    /// Returns the current user: of the users who are logged in, the one who logged in, linked an
-    /// account or was switched to last. Uses no network.
+    /// Returns the current user: the logged-in user who most recently logged in, linked an account
+    /// or was switched to. Uses no network.
     ///
     /// # Errors
-    /// [`Error::Store`] if the store cannot be read. An unreadable store is
-    /// never reported as "nobody is logged in".
+    /// [`Error::Store`] if the store cannot be read. An unreadable store is never reported as
+    /// "nobody is logged in".
     ///
     /// # Examples
     ///
@@ -279,7 +278,8 @@ impl Session {
     /// Returns all users known here, including those who are logged out, in the order of their
     /// first log-in. Uses no network.
     ///
-    /// All users are in memory at once; [`users_iter`](Self::users_iter) reads them page by page.
+    /// This reads all users into memory at once; [`users_iter`](Self::users_iter) reads them page
+    /// by page.
     ///
     /// # Errors
     /// [`Error::Store`] if the store cannot be read.
@@ -349,7 +349,7 @@ impl Session {
         Users::new(self.clone())
     }
 
-    /// Returns the user with this id, if it is known here. Uses no network.
+    /// Returns the user with this id, or `None` if the user is not known here. Uses no network.
     ///
     /// # Errors
     /// [`Error::Store`] if the store cannot be read.
@@ -379,12 +379,11 @@ impl Session {
         Ok(record.map(|record| self.handle(record.id.clone())))
     }
 
-    /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless the user already
-    /// was. Uses no network; blocks for a commit.
+    /// Makes a logged-in user current. Emits [`Event::CurrentUserChanged`] unless the user is
+    /// already current. Uses no network; blocks for a commit.
     ///
     /// # Errors
-    /// - [`Error::LocalState`] if the user is logged out or not known
-    ///   here.
+    /// - [`Error::LocalState`] if the user is logged out or not known here.
     /// - [`Error::Store`] if nothing was changed.
     ///
     /// # Examples
@@ -416,8 +415,8 @@ impl Session {
         self.within(|deadline| self.inner.switch_to(user.id(), deadline))
     }
 
-    /// Forgets a user on this device, logged in or not, and ends its server session. The account
-    /// stays on the backend.
+    /// Removes a user from this device, whether logged in or not, and revokes its server session.
+    /// The account stays on the backend.
     ///
     /// When this returns, the tokens, profile and identities have been removed from disk, even if
     /// the backend was unreachable. The id stays in the recent events. The directory of the user's
@@ -427,10 +426,10 @@ impl Session {
     /// request.
     ///
     /// # Errors
-    /// - [`Error::Server`] or [`Error::Transport`]
-    ///   if the backend could not be notified. The user is removed here all the same, even if the
-    ///   error [`is_retryable`](crate::Error::is_retryable): no token is left to notify the backend
-    ///   with, so its server session stays valid until it expires.
+    /// - [`Error::Server`] or [`Error::Transport`] if the backend could not be notified. The user
+    ///   is removed here nevertheless, even if the error
+    ///   [`is_retryable`](crate::Error::is_retryable): no token is left to notify the backend with,
+    ///   so the server session stays valid until it expires.
     /// - [`Error::LocalState`] if the user is not known here.
     /// - [`Error::Store`] if nothing was changed.
     ///
@@ -462,16 +461,16 @@ impl Session {
         self.within(|deadline| self.inner.remove(user.id(), deadline))
     }
 
-    /// Deletes the user's account on the backend, with that user's own token, and then forgets the
+    /// Deletes the user's account on the backend, with that user's own token, and then removes the
     /// user here, as [`remove_user`](Self::remove_user) does.
     ///
     /// Emits [`Event::Removed`], and [`Event::CurrentUserChanged`] if the user was current. Blocks
     /// for a request, a refresh if it is due, and a commit.
     ///
     /// # Errors
-    /// As [`Functions::call`](crate::Functions::call); then nothing has changed here. If the error
-    /// [`is_ambiguous`](crate::Error::is_ambiguous), the account may have been deleted; in that
-    /// case the next refresh reports that the login has ended.
+    /// As [`Functions::call`](crate::Functions::call); nothing has changed here in that case. If
+    /// the error [`is_ambiguous`](crate::Error::is_ambiguous), the account may have been deleted;
+    /// the next refresh then reports that the login has ended.
     ///
     /// # Examples
     ///
@@ -509,7 +508,7 @@ impl Session {
         EmailPassword::new(self)
     }
 
-    /// Returns the events of this session from now on, including those of other processes that
+    /// Returns the events of this session from now on, including events of other processes that
     /// share its store. See [`Events`].
     ///
     /// # Errors
@@ -544,12 +543,12 @@ impl Session {
     /// Calls `listener` with each event from now on, on a thread of its own, until the returned
     /// subscription is dropped or the session ends.
     ///
-    /// No lock is held during a call, so the listener may use everything in this library. A panic
-    /// in the listener is reported by the panic hook and does not end the subscription. A listener
-    /// that holds a clone of the session keeps the session alive.
+    /// No lock is held during a call, so the listener may call anything in this library. If the
+    /// listener panics, the panic hook reports it and the subscription continues. A listener that
+    /// holds a clone of the session keeps the session alive.
     ///
-    /// Neither dropping the subscription nor the end of the program waits for a call in progress, or
-    /// for events that were not delivered yet: [`Subscription::drain`] does. The manual page
+    /// Neither dropping the subscription nor ending the program waits for a call in progress or for
+    /// undelivered events: call [`Subscription::drain`] to wait for both. The manual page
     /// [`listening`](crate::manual::guide::listening) shows how.
     ///
     /// # Errors
@@ -590,18 +589,18 @@ impl Session {
     /// Ends all calls in progress, for all handles of this session, so that a program can stop
     /// without waiting for its deadlines.
     ///
-    /// Returns at once. Calls that wait for a response, for a refresh or a look-up by another
-    /// thread, or for another process that holds the store end with
-    /// [`Error::ShutDown`], and so does every later call. [`Events`] return
-    /// what was emitted before the shutdown and then end; so do the threads of subscriptions, after
-    /// the current call of their listener. What was stored stays stored. Nobody is logged out, and
-    /// other sessions on the same store go on.
+    /// Returns at once. A call in progress ends with [`Error::ShutDown`], whether it waits for a
+    /// response, for a refresh or a look-up by another thread, or for another process that holds
+    /// the store. Every later call returns the same error. [`Events`] return what was emitted
+    /// before the shutdown and then end. Threads of subscriptions end in the same way, after the
+    /// current call of their listener. Stored data stays stored, no user is logged out, and other
+    /// sessions on the same store continue.
     ///
     /// With [`UreqTransport`](crate::transport::UreqTransport), a call that waits for a response
     /// ends at once, unless a clone of the transport is in use elsewhere. A call that is connecting
-    /// or looking up a name ends when that step is done (15 s at most). Other transports decide in
-    /// [`Transport::shut_down`](crate::transport::Transport::shut_down). If a request that changes
-    /// something may have arrived, the error [`is_ambiguous`](crate::Error::is_ambiguous).
+    /// or looking up a name ends when that step is done (15 s at most). For other transports,
+    /// [`Transport::shut_down`](crate::transport::Transport::shut_down) decides. If a request that
+    /// changes something may have arrived, the error [`is_ambiguous`](crate::Error::is_ambiguous).
     ///
     /// # Examples
     ///
@@ -660,10 +659,10 @@ impl Session {
         Ok(location.websocket.clone())
     }
 
-    /// Opens the store as a commit does, without changing any user: repairs what a crash left
-    /// unfinished, and finds damage that reads do not notice. With
-    /// [`OnDamage::Recover`](crate::store::OnDamage::Recover), replaces a damaged database. Blocks
-    /// for a commit.
+    /// Runs an empty commit, which changes no user: it completes the recovery after a crash, and
+    /// finds damage that reads do not notice. With
+    /// [`OnDamage::Recover`](crate::store::OnDamage::Recover), it replaces a damaged database.
+    /// Blocks for a commit.
     ///
     /// # Errors
     /// [`Error::Store`] if the store is damaged or cannot be written.
@@ -705,13 +704,14 @@ impl Session {
         self.interruptible(Deadline::after(self.limit))
     }
 
-    /// Returns a deadline that also passes at a shutdown or a cancellation.
+    /// Adds the session's shutdown and the handle's cancellation to a deadline.
     fn interruptible(&self, deadline: Deadline) -> Deadline {
         let deadline = deadline.with_shutdown(&self.inner.shutdown);
         self.cancel.as_ref().map_or(deadline, |token| deadline.with_cancel(token))
     }
 
-    /// Returns the error of a call: what a shutdown or a cancellation caused is named after it.
+    /// Replaces an error that a shutdown or a cancellation caused with [`Error::ShutDown`] or
+    /// [`Error::Cancelled`].
     fn explain(&self, error: Error) -> Error {
         let ambiguous = error.is_ambiguous();
         if !error.is_interruption() {

@@ -12,12 +12,12 @@ use crate::store::{Change, Listing, StoredUser};
 use crate::token::RefreshToken;
 
 impl Inner {
-    /// Leaves a revocation, which the store keeps, to a later log-in or refresh.
+    /// Leaves a revocation, which the store holds, to a later log-in or refresh.
     pub(super) fn defer_revocation(&self) {
         self.may_have_revocations.store(true, Ordering::Relaxed);
     }
 
-    /// Removes a pending revocation from the store: it was sent, or can never succeed.
+    /// Removes a pending revocation from the store, after it was sent or was definitely refused.
     pub(super) fn clear_pending_revocation(
         &self,
         user: &UserId,
@@ -34,8 +34,8 @@ impl Inner {
         })
     }
 
-    /// Sends each pending revocation once, best effort, for at most five seconds or a quarter of the
-    /// call's time. Those that fail are tried again after the next log-in or refresh.
+    /// Sends each pending revocation once, best effort, for at most 5 s or a quarter of the call's
+    /// time. Failed ones are retried after the next log-in or refresh.
     pub(super) fn send_pending_revocations(&self, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(5);
         if !self.store.is_sealed()
@@ -52,7 +52,7 @@ impl Inner {
                 .and_then(|record| self.send_pending_revocation(&record, deadline));
             match sent {
                 Ok(()) => {}
-                // The backend fails at this one, perhaps not at the others.
+                // The backend failed for this token; it may succeed for others.
                 Err(Error::Server(_)) => self.defer_revocation(),
                 Err(_) => return self.defer_revocation(),
             }
@@ -63,7 +63,7 @@ impl Inner {
         let Some(token) = &record.pending_revocation else { return Ok(()) };
         match self.end_server_session(token, deadline) {
             Err(error) if error.is_retryable() => Err(error),
-            // Sent, or refused for good.
+            // Sent, or definitely refused.
             _ => self.clear_pending_revocation(&record.id, token, deadline),
         }
     }

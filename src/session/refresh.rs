@@ -1,8 +1,8 @@
-//! When to get a new access token, who does it, and what its failure means.
+//! Refreshing access tokens: when a refresh is due, which caller does it, and what a failure means.
 //!
-//! The rules are those of the manual, page `refresh`: one flight per user across threads and
-//! processes, checked at use and never by a timer; a log-out wins; only a definite answer ends a
-//! login.
+//! The manual page `refresh` defines the rules. Each user has one refresh at a time across threads
+//! and processes. Tokens are checked when they are used, never by a timer. A log-out takes
+//! precedence over a refresh. Only a definite response ends a login.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -25,48 +25,47 @@ use crate::store::{RefreshLock, StoredUser};
 use crate::token::{AccessToken, Freshness, RefreshToken};
 use crate::wire::{self, Route};
 
-/// The longest that a refresh may hold up a call whose token is still good.
+/// Maximum time that a refresh may delay a call whose token is still valid.
 const EARLY_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long implicit refreshes of a user wait after a failure, at least; up to as much again is
-/// added as jitter.
+/// The minimum cooldown of a user's implicit refreshes after a failure. Jitter of up to the same
+/// length is added.
 const COOLDOWN: Duration = Duration::from_secs(2);
 
-/// The longest that a backend's `Retry-After` holds up implicit refreshes.
+/// The maximum time that a backend's `Retry-After` delays implicit refreshes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// How often a refresh lock may be lost in one call.
+/// How many times a call may lose the refresh lock.
 const MOST_LOST: u32 = 3;
 
-/// The longest that a session which ends waits for the store to keep its unpersisted tokens.
+/// Maximum time that an ending session waits for the store to persist its tokens.
 pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
 
-/// The outcome of a flight, as its passengers get it.
+/// The outcome of a single-flight refresh, as followers receive it.
 #[derive(Clone)]
 pub(super) struct RefreshOutcome {
     outcome: Result<AccessToken>,
     attempt: Attempt,
 }
 
-/// How a refresh was tried.
+/// The conditions of a refresh attempt.
 #[derive(Clone, Copy)]
 struct Attempt {
-    /// Whether it was short, on behalf of a token that was still good.
+    /// Set for a short attempt to replace a token that was still valid.
     early: bool,
-    /// How long it could take.
+    /// The time that the attempt had.
     time: Duration,
 }
 
 impl Attempt {
-    /// Tells whether somebody who has this much time may do better than an attempt that failed: one
-    /// that ran out of time says nothing to those who have twice as much. A little more is only
-    /// another moment.
+    /// Returns `true` if a caller with `time` left may succeed where this attempt failed. Only a
+    /// timeout may be retried, and only with at least twice the time of the failed attempt.
     fn may_succeed_with(self, error: &Error, time: Duration) -> bool {
         error.is_timeout() && time / 2 >= self.time
     }
 }
 
-/// Until when no implicit refresh of a user is tried, and why.
+/// The end of a user's cooldown of implicit refreshes, and the failure that caused it.
 pub(super) struct Cooldown {
     /// By the monotonic clock.
     until: Duration,
@@ -74,31 +73,31 @@ pub(super) struct Cooldown {
     attempt: Attempt,
 }
 
-/// Why a caller wants another token than it has.
+/// Why a caller needs another token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum RefreshReason {
-    /// The program asked for one: it is tried even shortly after a failure.
+    /// The program requested one. This ignores a cooldown.
     Explicit,
-    /// It is old, by the clocks as they were a moment ago.
+    /// The token is due or has expired, by the latest reading of the clocks.
     Due,
-    /// The backend refused it.
+    /// The backend rejected the token.
     Rejected,
 }
 
-/// A refresh that is to be run.
+/// A refresh to be run.
 struct Job {
     user: UserId,
     stale: AccessToken,
     why: RefreshReason,
     attempt: Attempt,
-    /// The time that the refresh may take.
+    /// The deadline of the refresh.
     soon: Deadline,
-    /// The time of the whole call.
+    /// The deadline of the whole call.
     call: Deadline,
 }
 
 impl Job {
-    /// Refreshes for all who wait, and then sends pending revocations.
+    /// Refreshes, publishes the outcome to the followers, and then sends pending revocations.
     fn run(self, inner: &Inner, lead: Leader<UserId, RefreshOutcome>) -> Result<AccessToken> {
         let Self { user, stale, why, attempt, soon, call } = self;
         let outcome = inner.run_refresh(&user, &stale, why, soon, call);
@@ -111,19 +110,20 @@ impl Job {
     }
 }
 
-/// What became of a refresh token that the backend refused.
+/// The result of checking the login after the backend refused its refresh token.
 pub(super) enum LogoutCheck {
     LoggedOut,
-    /// The store holds another one by now.
+    /// The store has another refresh token by now.
     TokenReplaced,
 }
 
 impl Inner {
     /// Returns an access token that the backend will accept, refreshing it if it is due.
     ///
-    /// A fresh token costs one look into the store. A due one is refreshed by one thread, for at
-    /// most 5 s or a quarter of what is left of it, while it goes on serving the others; a failure
-    /// there is none. An expired one is waited for.
+    /// A fresh token costs one read of the store. A due token is refreshed by one thread, for at
+    /// most 5 s or a quarter of its remaining validity; other threads continue to use the old
+    /// token. A failure of such a refresh is not an error. All callers wait for the refresh of an
+    /// expired token.
     pub(crate) fn valid_access_token(
         &self,
         user: &UserId,
@@ -137,7 +137,7 @@ impl Inner {
         }
     }
 
-    /// Returns the access token if nothing is to be done or waited for to know it and it is fresh.
+    /// Returns the access token if it is fresh and can be read without waiting.
     pub(crate) fn fresh_token(&self, user: &UserId) -> Option<AccessToken> {
         if !self.unpersisted.is_empty() {
             return None;
@@ -154,10 +154,11 @@ impl Inner {
         token.claims().freshness(self.backend_time(now, record.clock_skew_ms), self.early)
     }
 
-    /// Remembers that the backend refused a token, so that it is not sent again if the refresh
-    /// fails: for the backend it has expired, whatever the clock here says.
+    /// Records that the backend rejected a token, so that it is not sent again if the refresh
+    /// fails. The token counts as expired, whatever the local clock shows.
     pub(super) fn note_refused(&self, user: &UserId, token: &AccessToken) {
-        // A slow answer about a token that was replaced meanwhile says nothing of its successor.
+        // If the token was replaced before the response arrived, the rejection does not apply to
+        // the new one.
         let record = self.user(user, Deadline::passed()).ok().flatten();
         if record.is_some_and(|record| record.access_token.as_ref() != Some(token)) {
             return;
@@ -172,7 +173,8 @@ impl Inner {
         refused.get(user) == Some(token)
     }
 
-    /// The token was replaced, by `now` if it is known, or its login is over.
+    /// Drops the record of a rejected token, after it was replaced (by `now`, if known) or its
+    /// login ended.
     fn forget_refused(&self, user: &UserId, now: Option<&AccessToken>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if now.is_none_or(|now| refused.get(user) != Some(now)) {
@@ -188,11 +190,12 @@ impl Inner {
         left: Duration,
         deadline: Deadline,
     ) -> Result<AccessToken> {
-        // Most of the caller's time is for what it wants the token for.
+        // Leave most of the caller's time for the request that needs the token.
         let time = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
         let (attempt, soon) = (Attempt { early: true, time }, deadline.at_most(time));
         let Role::Leader(lead) = self.refreshes.join(user) else { return Ok(token) };
-        // Asked by the leader, so that no failure can come between the response and the refresh.
+        // The leader checks the cooldown, so that no other failure can be recorded before the
+        // refresh starts.
         if self.cooling_down(user, attempt).is_some() {
             return Ok(token);
         }
@@ -203,7 +206,7 @@ impl Inner {
         match self.lead_refresh(lead, job) {
             Ok(token) => Ok(token),
             Err(error) if error.needs_login() => Err(error),
-            // The token serves on, unless it has expired, was refused or is gone by now.
+            // Use the old token, unless it has expired, was rejected or was removed.
             Err(_) => {
                 let (record, token) = self.logged_in(user, deadline)?;
                 match self.freshness(&record, &token, self.moment()) {
@@ -214,7 +217,7 @@ impl Inner {
         }
     }
 
-    /// Gets a token other than `stale`, or shares the outcome of whoever is getting one.
+    /// Gets a token other than `stale`, or waits for a refresh in progress and shares its outcome.
     pub(crate) fn refresh(
         &self,
         user: &UserId,
@@ -230,7 +233,7 @@ impl Inner {
                         && let Some(error) = self.cooling_down(user, attempt)
                     {
                         drop(lead);
-                        // Another process may have had more luck meanwhile.
+                        // Another process may have refreshed successfully in the meantime.
                         return self.usable_stored_token(user, stale, why, deadline)?.ok_or(error);
                     }
                     let (user, stale) = (user.clone(), stale.clone());
@@ -239,12 +242,12 @@ impl Inner {
                 }
                 Role::Follower(flight) => match flight.wait(deadline) {
                     WaitResult::Done(RefreshOutcome { outcome, attempt }) => match outcome {
-                        // It had less time than this caller has.
+                        // The leader had a shorter deadline than this caller.
                         Err(error) if attempt.early && !error.needs_login() => {}
                         Err(error) if attempt.may_succeed_with(&error, deadline.remaining()) => {}
                         Err(error) if timed_out_after_send(&error) && !deadline.has_passed() => {}
-                        // It found this caller's token good, which only one who goes by the clock
-                        // can use.
+                        // The leader found this caller's token still valid, which suffices only for
+                        // `Due`.
                         Ok(token)
                             if token == *stale
                                 && (why != RefreshReason::Due
@@ -264,8 +267,9 @@ impl Inner {
         }
     }
 
-    /// Refreshes for all who wait, and returns the outcome. If the call is cancelled it returns at
-    /// once and the refresh goes on: others share it, and a rotated refresh token must not be lost.
+    /// Runs a refresh as the leader, and returns the outcome. If the call is cancelled, this
+    /// returns at once and the refresh continues: followers share it, and a rotated refresh token
+    /// must not be lost.
     fn lead_refresh(&self, lead: Leader<UserId, RefreshOutcome>, job: Job) -> Result<AccessToken> {
         let call = job.call;
         if !call.can_be_cancelled() {
@@ -286,7 +290,7 @@ impl Inner {
         }
     }
 
-    /// Returns the stored token if it is good enough for a caller who had `stale`.
+    /// Returns the stored token if it suffices for a caller that had `stale`.
     fn usable_stored_token(
         &self,
         user: &UserId,
@@ -314,8 +318,8 @@ impl Inner {
         }
     }
 
-    /// One flight: alone for this user among all processes, with the newest record. A rotated
-    /// refresh token may take part of the time of the whole call to be stored.
+    /// Runs one refresh, exclusively for this user among all processes, with the newest record. To
+    /// store a rotated refresh token, it may use the time of the whole call.
     fn run_refresh(
         &self,
         user: &UserId,
@@ -328,8 +332,8 @@ impl Inner {
         let (mut last_chance, mut times_lost) = (false, 0);
         loop {
             let (record, token) = self.logged_in(user, deadline)?;
-            // What is learned from the answer is learned for this moment: by no other may the token
-            // be found old, or a clock that is set for moments could do so again and again.
+            // Use one clock reading for the check and for the response. Otherwise a wall clock that
+            // is briefly set wrong could make the new token appear old again and again.
             let now = self.moment();
             if self.is_usable(&record, &token, stale, why, now) {
                 return Ok(token);
@@ -338,11 +342,12 @@ impl Inner {
                 && why == RefreshReason::Due
                 && self.freshness(&record, &token, now) != Freshness::Expired
             {
-                // Without the lock many processes would refresh: only when the token is of no use.
+                // Without the lock many processes would refresh. Do so only if the token has
+                // expired.
                 return Err(error.clone().into());
             }
             self.protect_stored_token(&record, &lock, deadline)?;
-            // Nothing that takes long may come between this question and the request.
+            // No slow step may come between this check of the lock and the request.
             self.location(deadline)?;
             if lock.as_ref().is_ok_and(|lock| !lock.is_held()) {
                 note!(warn, "the refresh lock of {user:?} was lost, taking it again");
@@ -362,8 +367,8 @@ impl Inner {
         }
     }
 
-    /// Waits for the right to refresh, alone among all processes. The inner error says why a store
-    /// that cannot be written cannot grant it.
+    /// Acquires the user's refresh lock across all processes. The inner error is that of a store
+    /// that cannot be written and therefore has no lock.
     pub(super) fn lock_refresh(
         &self,
         user: &UserId,
@@ -377,8 +382,8 @@ impl Inner {
         }
     }
 
-    /// Refuses to use up the refresh token in the store while the store cannot keep its successor:
-    /// the next process would be logged out.
+    /// Fails if the refresh would consume the stored refresh token while the store cannot keep its
+    /// successor: the next process would be logged out.
     fn protect_stored_token(
         &self,
         record: &StoredUser,
@@ -402,8 +407,8 @@ impl Inner {
         })
     }
 
-    /// Sends the refresh token, and returns the new tokens. A definite refusal ends the login; it
-    /// is returned if the store has another refresh token by now.
+    /// Sends the refresh token and returns the new tokens. A definite refusal ends the login. If
+    /// the store has another refresh token by now, returns the refusal instead.
     fn request_tokens(
         &self,
         record: &Arc<StoredUser>,
@@ -432,8 +437,8 @@ impl Inner {
         }
     }
 
-    /// Stores new tokens within half of the time, which leaves the call the other half if the store
-    /// is busy.
+    /// Stores new tokens within half of the remaining time. If the store is busy, the other half is
+    /// left to the call.
     fn persist_refreshed(
         &self,
         tokens: UnpersistedTokens,
@@ -444,19 +449,19 @@ impl Inner {
         let until = if is_rotated { call } else { deadline };
         let token = self.persist(tokens, until.at_most(until.remaining() / 2));
         if is_rotated && self.shutdown.check().is_err() {
-            // No later call of this session can do it.
+            // No later call of this session can store them.
             self.persist_all(call.without_shutdown().at_most(LAST_LIMIT));
         }
         token
     }
 
-    /// Forgets what is remembered of a login that is over.
+    /// Drops the cooldown and the rejected token of a login that has ended.
     pub(super) fn clear_login_state(&self, user: &UserId) {
         self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
         self.forget_refused(user, None);
     }
 
-    /// Returns the event for a login that will end soon, once a day.
+    /// Returns the event for a login that will end soon, at most once a day.
     pub(super) fn expiry_warning(&self, record: &mut StoredUser) -> Option<Event> {
         const DAY: i64 = 24 * 3600 * 1000;
         let token = record.refresh_token.as_ref()?;
@@ -471,8 +476,8 @@ impl Inner {
         Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
     }
 
-    /// Logs a user out whose refresh token the backend refused for good, if that is still the token
-    /// that the store holds.
+    /// Logs out a user whose refresh token the backend definitely refused, if the store still holds
+    /// that token.
     pub(super) fn end_login(
         &self,
         refused: &StoredUser,
@@ -503,9 +508,8 @@ impl Inner {
         ended
     }
 
-    /// Returns the failure on whose account no implicit refresh is tried now, if there is one. A
-    /// failure to replace a token that was still good holds up only more of the same, unless the
-    /// backend asked to be left alone.
+    /// Returns the failure that caused the cooldown which applies to this attempt, if any. A failed
+    /// early refresh delays only other early refreshes, unless the backend sent a `Retry-After`.
     fn cooling_down(&self, user: &UserId, attempt: Attempt) -> Option<Error> {
         let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         let Cooldown { until, error, attempt: failed } = cooldowns.get(user)?;
@@ -517,8 +521,8 @@ impl Inner {
     fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, attempt: Attempt) {
         let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            // No pause: a lost answer is asked for again at once, while the backend still gives it to
-            // whoever asks with the token that it has rotated.
+            // No cooldown after a lost response: the backend may still return the new tokens for
+            // the rotated refresh token, but only for a short time.
             Err(error) if timed_out_after_send(error) && !attempt.early => {}
             Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
                 note!(
@@ -530,7 +534,7 @@ impl Inner {
                 let jitter = COOLDOWN * u32::from(self.early) / 255;
                 let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
                 let until = now.saturating_add((COOLDOWN + jitter).max(asked));
-                // Also of users who left meanwhile.
+                // Drop all expired entries, including those of removed users.
                 cooldowns.retain(|_, cooldown| now < cooldown.until);
                 cooldowns.insert(user.clone(), Cooldown { until, error: error.clone(), attempt });
             }
@@ -542,8 +546,8 @@ impl Inner {
     }
 }
 
-/// Tells whether the time was up with an answer on its way, or with the store held by somebody; not
-/// if the backend could not even be reached in time.
+/// Returns `true` if the time ran out while a response was pending or the store was locked. Returns
+/// `false` if the backend could not be reached in time.
 fn timed_out_after_send(error: &Error) -> bool {
     match error {
         Error::Transport(trouble) => error.is_timeout() && trouble.may_have_arrived(),

@@ -1,5 +1,5 @@
-//! A request's way to the backend: to where it is, once more where that does no harm, and along
-//! redirects as far as they may be followed. The manual's page `network` has the rules.
+//! Sending a request: to the backend's location, with a repetition where that is harmless, and
+//! along redirects that are safe to follow. The manual page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
 use crate::base_url::{BaseUrl, origin};
@@ -10,24 +10,24 @@ use crate::token::RefreshToken;
 use crate::transport::{Request, Response};
 use crate::wire::{self, Bearer, Route};
 
-/// The most redirects that are followed for one request.
+/// The maximum number of redirects for one request.
 const MOST_HOPS: u32 = 5;
 
-/// What the outcome of a request says about the place it was sent to.
+/// What the outcome of a request says about the location.
 enum LocationCheck {
-    /// The backend, or what stands for it.
+    /// The location is right, or no better one can be expected.
     Right,
-    /// Another place must be found.
+    /// The location has to be looked up again.
     Wrong {
-        /// Whether the request may be sent there once more.
+        /// Set if the request may be repeated at the new location.
         repeat: bool,
     },
 }
 
 impl Inner {
-    /// Sends a route to where the backend is, and returns its answer, whatever its status; if that
-    /// is no place for it any more, it is asked once where it is now. A web page that reads as a
-    /// success is no answer.
+    /// Sends a route to the backend's location, and returns the response with any status. If the
+    /// location is wrong, the backend is asked once for the current one. A web page with a success
+    /// status is an error.
     pub(super) fn send(
         &self,
         route: &Route,
@@ -60,7 +60,7 @@ impl Inner {
         }
     }
 
-    /// Tells the backend that a login has ended.
+    /// Revokes a refresh token, which ends its server session.
     pub(super) fn end_server_session(
         &self,
         token: &RefreshToken,
@@ -68,7 +68,7 @@ impl Inner {
     ) -> Result<()> {
         let route = Route::log_out();
         let answer = self.send(&route, Some(token.expose()), deadline)?;
-        // A session that the backend does not know any more has ended.
+        // If the backend does not know the session, it has already ended.
         if wire::knows_no_session(&answer) {
             return Ok(());
         }
@@ -85,9 +85,8 @@ impl Inner {
         let elsewhere = *place != self.base_url;
         let repeat = match outcome {
             Ok(answer) if wire::is_redirect(answer.status()) => match answer.status() {
-                // For good, as realm-core takes it: `app.cpp`,
-                // `App::handle_possible_redirect_response` up to 14.12. Whoever
-                // sends away has not done what was asked.
+                // Permanent, as in realm-core: `app.cpp`, `App::handle_possible_redirect_response`
+                // up to 14.12. A server that redirects has not processed the request.
                 301 | 308 => true,
                 307 if elsewhere => true,
                 _ if elsewhere => route.repeatable,
@@ -107,8 +106,7 @@ impl Inner {
         LocationCheck::Wrong { repeat }
     }
 
-    /// Sends a route to a place, and follows redirects that leave the request as it is and do not
-    /// carry it off to another origin.
+    /// Sends a route to a host, and follows the redirects that `next_hop` allows.
     pub(super) fn send_following_redirects(
         &self,
         to: &BaseUrl,
@@ -133,7 +131,7 @@ impl Inner {
         Ok(answer)
     }
 
-    /// Returns the URL that an answer sends a request to, if it may be followed.
+    /// Returns the URL that a response redirects to, if it may be followed.
     fn next_hop(&self, request: &Request, answer: &Response) -> Option<String> {
         if !wire::is_redirect(answer.status())
             || !wire::keeps_request(answer.status(), request.method)
@@ -143,8 +141,9 @@ impl Inner {
         let next = wire::redirect(&request.url, answer)?;
         let here = origin(&request.url)?;
         let may_follow = next.origin == here || {
-            // Only what holds no secret leaves its origin, which is the question where the backend
-            // is; and only for good, so that no sign-on page of a network is taken for it.
+            // Only a request without secrets may leave its origin: the look-up of the location.
+            // Only permanent redirects (301, 308) are followed there, so that a captive portal is
+            // not mistaken for the backend.
             let is_open = request.bearer.is_none() && request.body.is_none();
             let is_safe = next.origin.starts_with("https:") || !here.starts_with("https:");
             is_open
@@ -155,7 +154,7 @@ impl Inner {
         may_follow.then_some(next.url)
     }
 
-    /// Sends a request, and once more on a fresh connection if that does no harm.
+    /// Sends a request, and repeats it once on a fresh connection if that is harmless.
     fn send_once_or_retry(
         &self,
         to: &BaseUrl,
@@ -186,7 +185,7 @@ impl Inner {
     }
 }
 
-/// The error of a base URL that is probably another service's.
+/// Returns the error for a base URL that probably belongs to another service.
 pub(super) fn not_a_backend(at: &BaseUrl, seen: impl Into<String>) -> Error {
     let kind = TransportErrorKind::NotABackend;
     TransportError::new(kind, at.as_str()).because(seen.into()).into()
@@ -196,7 +195,7 @@ pub(super) fn is_success(answer: &Response) -> bool {
     (200..300).contains(&answer.status())
 }
 
-/// Returns an answer that is a success, and any other as an error.
+/// Returns a response that is a success, and turns any other into an error.
 pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
     if is_success(&answer) {
         return Ok(answer);
@@ -204,8 +203,8 @@ pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
     Err(wire::refusal(route, &answer).into())
 }
 
-/// Returns the part of a call's time that the network may take: what comes back has to be stored
-/// within the deadline as well.
+/// Returns the part of a call's deadline that the network may use. The rest is reserved for storing
+/// the result.
 pub(super) fn network_part(deadline: Deadline) -> Deadline {
     deadline.at_most(deadline.remaining() * 9 / 10)
 }

@@ -1,4 +1,4 @@
-//! Log-in by way of an identity provider, in the person's browser.
+//! Log-in through an identity provider in the user's browser.
 
 use super::Session;
 use crate::browser::SignIn;
@@ -9,13 +9,12 @@ impl Session {
     /// Signs a person in with an identity provider in the browser, logs in with the result, and
     /// makes the user current.
     ///
-    /// Opens the browser and blocks until the person has signed in, at most for the deadline of the
-    /// sign-in ([`SignIn::deadline`], 5 min unless set); then logs in as
-    /// [`log_in`](Self::log_in) does, within the session's deadline. The browser waits for that, and
-    /// shows whether the person is logged in.
+    /// Opens the browser and blocks until the person has signed in, for at most the deadline of the
+    /// sign-in ([`SignIn::deadline`], 5 min by default). Then logs in as [`log_in`](Self::log_in)
+    /// does, within the session's deadline. The browser waits for the log-in and shows its result.
     ///
-    /// The token of [`SignIn::cancel_token`] and that of [`with_cancel`](Self::with_cancel) cancel both
-    /// the sign-in and the log-in.
+    /// The token of [`SignIn::cancel_token`] and that of [`with_cancel`](Self::with_cancel) each
+    /// cancel both the sign-in and the log-in.
     ///
     /// # Errors
     /// As [`SignIn::loopback`] and [`log_in`](Self::log_in). Nothing is stored after an error.
@@ -38,7 +37,7 @@ impl Session {
             let (credentials, deadline) = (tokens.credentials(), self.deadline());
             self.inner.log_in(&credentials, deadline.with_cancel(sign_in.token()))
         });
-        // To a sign-in, the shutdown is the end of its time.
+        // A sign-in reports a shutdown as a timeout.
         let user = outcome.map_err(|error| both.explain(self.explain(error)))?;
         Ok(self.handle(user))
     }

@@ -1,4 +1,4 @@
-//! Single flight: one at a time, for all. Whoever comes first does the work, the others wait and share its
+//! Single flight: the first caller for a key does the work, later callers wait and share its
 //! outcome.
 
 use std::collections::HashMap;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::deadline::Deadline;
 
-/// Work under way, by what it is for.
+/// The work in progress, by key.
 pub(super) struct SingleFlight<K, T> {
     under_way: Table<K, T>,
 }
 
 type Table<K, T> = Arc<Mutex<HashMap<K, Arc<Shared<T>>>>>;
 
-/// What a caller is to do.
+/// The role of a caller.
 pub(super) enum Role<K: Clone + Eq + Hash, T> {
     /// Do the work.
     Leader(Leader<K, T>),
@@ -22,23 +22,24 @@ pub(super) enum Role<K: Clone + Eq + Hash, T> {
     Follower(Follower<T>),
 }
 
-/// The right to do the work. Dropped without an outcome (by a panic), it is passed on.
+/// The right to do the work. If it is dropped without an outcome (by a panic), followers may try
+/// again.
 pub(super) struct Leader<K: Clone + Eq + Hash, T> {
     all: Table<K, T>,
     key: K,
     shared: Arc<Shared<T>>,
 }
 
-/// Somebody else's work, to be waited for.
+/// Work of another thread, to wait for.
 pub(super) struct Follower<T>(Arc<Shared<T>>);
 
 /// How a wait ended.
 pub(super) enum WaitResult<T> {
     /// The work is done.
     Done(T),
-    /// Whoever did the work gave up without an outcome; try again.
+    /// The leader ended without an outcome; try again.
     Abandoned,
-    /// The time was up.
+    /// The deadline passed.
     TimedOut,
 }
 
@@ -58,7 +59,7 @@ impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
         Self { under_way: Arc::default() }
     }
 
-    /// Joins the work for a key, or begins it.
+    /// Joins the work for a key, or starts it.
     pub(super) fn join(&self, key: &K) -> Role<K, T> {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = under_way.get(key) {
@@ -72,18 +73,19 @@ impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T> {
-    /// Hands the outcome to everybody who waits. Whoever comes later begins anew.
+    /// Publishes the outcome to all followers. Later callers start new work.
     pub(super) fn done(self, outcome: T) {
         self.settle(Outcome::Done(outcome));
     }
 
-    /// Returns what waits for the outcome, for the work to be done on another thread.
+    /// Returns a follower of this work, for a leader that runs it on another thread.
     pub(super) fn follow(&self) -> Follower<T> {
         Follower(Arc::clone(&self.shared))
     }
 
     fn settle(&self, outcome: Outcome<T>) {
-        // Out of the table first: whoever joins from here on must not get an old outcome.
+        // Remove it from the table first: callers that join from now on must not get an old
+        // outcome.
         let mut under_way = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(&self.key).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
             under_way.remove(&self.key);
@@ -105,7 +107,7 @@ impl<K: Clone + Eq + Hash, T> Drop for Leader<K, T> {
 }
 
 impl<T: Clone> Follower<T> {
-    /// Waits for the outcome, at most until the deadline.
+    /// Waits for the outcome until the deadline.
     pub(super) fn wait(&self, deadline: Deadline) -> WaitResult<T> {
         let mut outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         while matches!(*outcome, Outcome::Pending) && !deadline.has_passed() {

@@ -1,8 +1,8 @@
-//! Unpersisted tokens: the result of a refresh that the store could not keep.
+//! Unpersisted tokens: the result of a refresh that could not be stored.
 //!
-//! This process uses them in place of the stored tokens, and its next commit that succeeds stores
-//! them, whatever else that commit is for. They are dropped if another process has stored newer
-//! tokens or has ended the login.
+//! This process uses them in place of the stored tokens. Its next successful commit stores them,
+//! whatever else that commit does. They are dropped if another process has stored newer tokens or
+//! has ended the login.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,10 @@ use crate::store::StoredUser;
 use crate::token::{AccessToken, RefreshToken};
 use crate::wire::RefreshResponse;
 
-/// The longest that a call waits to store tokens of an earlier call.
+/// Maximum time that a call waits to store tokens of an earlier call.
 const RETRY_LIMIT: Duration = Duration::from_millis(100);
 
-/// The longest that a call waits to revoke the tokens of a login that ended elsewhere.
+/// Maximum time that a call waits to revoke the tokens of a login that ended elsewhere.
 const REVOKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The new tokens of a login, until the store has confirmed them.
@@ -34,11 +34,11 @@ pub(super) struct UnpersistedTokens {
     renewed: Arc<StoredUser>,
 }
 
-/// What new tokens mean for the record that the store has by now.
+/// The result of comparing new tokens with the stored record.
 pub(super) enum Validity {
-    /// They are the newest ones of this login. This is the record with them.
+    /// They are the newest tokens of this login. Contains the record with them.
     Newest(Box<StoredUser>),
-    /// The store has newer ones.
+    /// The store has newer tokens.
     Superseded,
     /// The login has ended.
     LoginEnded,
@@ -48,9 +48,9 @@ pub(super) enum Validity {
 #[derive(Default)]
 pub(super) struct Unpersisted {
     state: Mutex<State>,
-    /// Fast check: `state` may hold something.
+    /// Fast check: `state` may be non-empty.
     any: AtomicBool,
-    /// Held by the one call that tries to store them.
+    /// Held by the one call that tries to store the tokens.
     retrying: Mutex<()>,
 }
 
@@ -71,21 +71,21 @@ impl UnpersistedTokens {
         Self { base, renewed: Arc::new(renewed) }
     }
 
-    /// Returns the tokens of a record that the store has applied but not confirmed. It may go back
-    /// to the record before.
+    /// Returns the tokens of a record that the store has applied but not confirmed. The store may
+    /// revert to the record `before`.
     pub(super) fn unconfirmed(before: Option<Arc<StoredUser>>, record: StoredUser) -> Self {
         let renewed = Arc::new(record);
         let before = before.filter(|before| before.epoch == renewed.epoch && before.is_logged_in());
         Self { base: before.unwrap_or_else(|| Arc::clone(&renewed)), renewed }
     }
 
-    /// Returns the new refresh token if the backend may accept no other.
+    /// Returns the new refresh token if the backend replaced the stored one.
     pub(super) fn rotated(&self) -> Option<&RefreshToken> {
         let token = &self.renewed.refresh_token;
         token.as_ref().filter(|_| *token != self.base.refresh_token)
     }
 
-    /// Compares them with the record that the store has now.
+    /// Compares the tokens with the record that the store has now.
     pub(super) fn validity(&self, stored: Option<&StoredUser>) -> Validity {
         let Self { base, renewed } = self;
         let Some(stored) = stored.filter(|stored| stored.is_logged_in()) else {
@@ -118,7 +118,7 @@ impl Unpersisted {
         !self.any.load(Ordering::Relaxed)
     }
 
-    /// Returns a stored record as this process uses it.
+    /// Returns a stored record with its unpersisted tokens, as this process uses it.
     pub(super) fn renew(&self, stored: Arc<StoredUser>) -> Arc<StoredUser> {
         match self.is_empty() {
             true => stored,
@@ -126,12 +126,12 @@ impl Unpersisted {
         }
     }
 
-    /// Returns `true` if the refresh token in the store has been used up.
+    /// Returns `true` if the backend has replaced the refresh token that is in the store.
     pub(super) fn has_rotated(&self, user: &UserId) -> bool {
         self.state().tokens.get(user).is_some_and(|tokens| tokens.rotated().is_some())
     }
 
-    /// Returns what a commit has to store: all of them, and new ones.
+    /// Returns the tokens that a commit has to store: all unpersisted ones, and `new`.
     pub(super) fn tokens_and(
         &self,
         new: Option<&UnpersistedTokens>,
@@ -146,7 +146,8 @@ impl Unpersisted {
         tokens
     }
 
-    /// Removes what a commit has stored or found outdated, unless it was replaced meanwhile.
+    /// Removes tokens that a commit has stored or found outdated, unless they were replaced
+    /// meanwhile.
     pub(super) fn remove(
         &self,
         done: &HashMap<UserId, UnpersistedTokens>,
@@ -163,7 +164,7 @@ impl Unpersisted {
         self.update_any(&state);
     }
 
-    /// Adds tokens of a user. Returns `true` if there were none.
+    /// Adds tokens of a user. Returns `true` if the user had no unpersisted tokens.
     fn add(&self, tokens: UnpersistedTokens) -> bool {
         let mut state = self.state();
         let is_first = insert(&mut state.tokens, tokens);
@@ -189,10 +190,10 @@ impl Unpersisted {
 }
 
 impl Inner {
-    /// Stores new tokens, and returns the access token that the user has now: another one if newer
-    /// tokens were stored meanwhile. A log-out wins.
+    /// Stores new tokens and returns the user's current access token: another one if newer tokens
+    /// were stored in the meantime. A log-out takes precedence.
     ///
-    /// If the store cannot keep them, they become unpersisted tokens.
+    /// If the tokens cannot be stored, they become unpersisted tokens.
     pub(super) fn persist(
         &self,
         tokens: UnpersistedTokens,
@@ -218,8 +219,8 @@ impl Inner {
         }
     }
 
-    /// Keeps tokens in memory that the store could not keep, and emits one event for as long as it
-    /// cannot.
+    /// Keeps tokens in memory because the store could not persist them. Emits one event until they
+    /// are stored.
     pub(super) fn keep_unpersisted(&self, tokens: UnpersistedTokens, error: &Error) {
         let user = tokens.base.id.clone();
         note!(warn, "new tokens of {user:?} are kept in memory: {}", Brief(error));
@@ -229,8 +230,8 @@ impl Inner {
         }
     }
 
-    /// Tries to store the tokens that an earlier call could not store, best effort. One call does
-    /// so at a time, for a tenth of a second or a quarter of its time at most.
+    /// Tries to store the tokens that an earlier call could not store, best effort. One call at a
+    /// time does so, for at most 100 ms or a quarter of its time.
     pub(super) fn retry_persist(&self, deadline: Deadline) {
         if self.unpersisted.is_empty() {
             return;
@@ -273,7 +274,7 @@ pub(super) fn renew(
     }
 }
 
-/// Inserts tokens of a user. Returns `true` if there were none.
+/// Inserts tokens of a user. Returns `true` if the user had none.
 fn insert(all: &mut HashMap<UserId, UnpersistedTokens>, mut tokens: UnpersistedTokens) -> bool {
     let user = tokens.base.id.clone();
     let earlier = all.remove(&user);

@@ -1,4 +1,4 @@
-//! Listing users, any number of them, without having them all in memory.
+//! Iterates over users page by page, without loading all of them into memory.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -10,20 +10,20 @@ use crate::error::Result;
 use crate::store::{Listing, StoredUser};
 use crate::user::User;
 
-/// All users known here, one after the other, in the order in which they first logged in. From
+/// An iterator over all users known here, in the order of their first log-in. Returned by
 /// [`Session::users_iter`].
 ///
-/// They are read in pages of some megabytes at most; nothing is locked between two pages, and
-/// each page may take as long as a call of the session. A user who is there all the while is shown
-/// once, as the store had it when its page was read. One who logs in for the first time, or is
-/// removed, meanwhile may be shown or not. After an error the listing has ended.
+/// It reads users in pages of a few megabytes at most. It holds no lock between two pages, and each
+/// page may take as long as a call of the session. A user who stays known during the iteration is
+/// returned once, as stored when its page was read. A user who logs in for the first time or is
+/// removed during the iteration may be returned or not. After an error the iterator has ended.
 pub struct Users {
     session: Session,
     listing: Listing,
 }
 
-/// A user as a listing found it. What it says of the user stays as it was then; the [`User`] reads
-/// the store anew.
+/// A user as [`Users`] read it from the store. Its data does not change afterwards; its [`User`]
+/// handle reads the store again.
 pub struct ListedUser {
     session: Session,
     record: Arc<StoredUser>,
