@@ -1,4 +1,4 @@
-//! Concurrent anonymous log-ins: one user, in one session or several.
+//! Concurrent anonymous logins: one user, in one session or several.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

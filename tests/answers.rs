@@ -1,4 +1,4 @@
-//! The manual's page of answers, played row by row: page and code cannot differ.
+//! Tests each row of the manual's page about responses, so that the page and the code agree.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

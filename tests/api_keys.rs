@@ -1,4 +1,5 @@
-//! API keys: made, listed and ended with the refresh token.
+//! API keys: create, list, enable, disable and delete. These requests are authenticated with the
+//! refresh token.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

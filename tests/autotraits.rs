@@ -1,5 +1,5 @@
-//! What may be sent to another thread and shared with it: a program with threads relies on it, and
-//! it changes without a word when a field does.
+//! `Send` and `Sync` of public types. Programs with threads rely on them, and a new field can
+//! change them without notice.
 
 use keyfob::store::{MemoryStore, RefreshLock, SledStore};
 use keyfob::transport::{UreqTransport, UreqTransportBuilder};

@@ -1,4 +1,4 @@
-//! Base URLs: spellings of one place are one origin and share one store.
+//! Base URLs: equivalent spellings are one origin and share one store.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,6 +1,6 @@
-//! Sign-in with an identity provider in the browser: whole flows, against a provider and a person
-//! in the hand of the test. `tests/browser_oidc.rs` has a real provider and a real browser,
-//! `tests/browser_hostile.rs` those who mean harm.
+//! Sign-in with an identity provider in the browser: complete flows with a simulated provider and
+//! person. `tests/browser_oidc.rs` uses a real provider and a real browser;
+//! `tests/browser_hostile.rs` has the attacks.
 
 #![cfg(feature = "browser")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

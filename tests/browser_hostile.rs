@@ -1,5 +1,5 @@
-//! Sign-in among those who mean harm or are broken: other programs on this machine, web pages, and
-//! providers. None of them obtains a token, ends the wait or gets a panic.
+//! Sign-in with malicious or broken local programs, web pages and providers. None of them obtains a
+//! token, ends the wait or causes a panic.
 
 #![cfg(feature = "browser")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,7 +1,7 @@
-//! Sign-in with an OpenID provider we did not write, in browsers we did not write or that only
-//! follow redirects and submit forms, up to a user of the local backend.
+//! Sign-in with a third-party OpenID provider, in third-party browsers or in a minimal client that
+//! follows redirects and submits forms. The login ends at the local backend.
 //!
-//! Runs with `-- --ignored`, Node.js and Chromium on the path and `npm ci` done in `.ci/oidc`.
+//! Requires `-- --ignored`, Node.js and Chromium on the path, and `npm ci` in `.ci/oidc`.
 
 #![cfg(all(feature = "browser", feature = "server"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,4 +1,4 @@
-//! Eight build scripts at once, run by cargo, share one store and one login.
+//! Eight concurrent build scripts, run by cargo, share one store and one login.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,5 +1,5 @@
-//! Calls that another thread cancels: they end at once, whatever they wait for, and nobody else
-//! notices. The deadlines here are so long that a wait that is not ended fails its test.
+//! Cancelled calls: a call that another thread cancels ends at once in every wait, without effects
+//! on other calls. The deadlines are so long that a test fails if a wait is not interrupted.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

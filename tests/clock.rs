@@ -1,5 +1,5 @@
-//! Clocks that are wrong, are set, or stand still: it is the backend's that counts, and none of it
-//! logs anyone out, makes a refresh loop, or sends a token that is known to have expired.
+//! Wrong, adjusted and stopped clocks. The backend's clock counts. No clock logs a user out, causes
+//! a refresh loop, or makes keyfob send a token that is known to have expired.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Confirmation and password reset: what is sent, and what a refusal says.
+//! E-mail confirmation and password reset: the requests, and the errors for refusals.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

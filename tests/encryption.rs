@@ -1,4 +1,4 @@
-//! Encryption in the public API: the three ways to store users, and the sources of the key.
+//! Encryption in the public API: the three storage modes, and the sources of the key.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "encryption")]

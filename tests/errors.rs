@@ -1,4 +1,4 @@
-//! Errors: what each says, what it answers, and what none of them shows.
+//! Errors: their messages, the results of their methods, and the absence of secrets.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Events: what happened, in order, to whoever listens, whatever the listener does.
+//! Events: every listener receives them in order, regardless of what other listeners do.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,7 +1,7 @@
-//! Every operation, failing at every request and at every step into the store: afterwards the store
-//! holds the old state or the new one, whoever opens it, and the next call works.
+//! Every operation with a failure at each request and each store operation. Afterwards the store
+//! has the old state or the new one for every process that opens it, and the next call succeeds.
 //!
-//! Against the real server and a store on disk. The failures are put between.
+//! Uses the real server and a store on disk. The failures are injected in between.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

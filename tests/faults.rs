@@ -1,5 +1,5 @@
-//! The client against a server that misbehaves on purpose, over real sockets: what is lost on the
-//! way costs nobody a login, and what may have happened all the same is called that.
+//! Fault injection between the client and a misbehaving server over real sockets. Lost messages log
+//! no user out, and errors are marked ambiguous if the request may have been processed.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,4 +1,4 @@
-//! Flowerbase 1.9.0, replayed from its recorded answers: what it does differently confuses nobody.
+//! Flowerbase 1.9.0, replayed from recorded responses: keyfob handles its differences correctly.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Responses that belong to another user, as a shared cache returns them: `Error::Decode`, and
+//! Responses for another user, as a shared cache returns them: the result is `Error::Decode`, and
 //! nothing is stored.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

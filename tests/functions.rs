@@ -1,4 +1,4 @@
-//! Function calls: what is sent, and what a result may be read as.
+//! Function calls: the requests, and the types that a result can be deserialised to.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

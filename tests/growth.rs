@@ -1,5 +1,5 @@
-//! Very many users in one store: what is known at once stays small, the database stays closed, and
-//! listing goes page by page. `benches/growth.rs` measures the same.
+//! Very many users in one store: memory use stays small, the database stays closed, and users are
+//! listed page by page. `benches/growth.rs` measures the same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 

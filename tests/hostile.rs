@@ -1,5 +1,5 @@
-//! Broken or malicious backends: responses that are too large, too deep or not HTTP, invalid tokens,
-//! ids with a meaning in a path or on a terminal.
+//! Broken or malicious backends: responses that are too large, too deeply nested or not HTTP,
+//! invalid tokens, and ids with a special meaning in paths or terminals.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

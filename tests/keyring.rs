@@ -1,6 +1,6 @@
 //! The encryption key in the keyring of the operating system.
 //!
-//! With `-- --ignored` a real keyring is started for the test. Linux only.
+//! With `-- --ignored`, the test starts a real keyring. Linux only.
 
 #![cfg(all(feature = "keyring", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]

@@ -1,8 +1,8 @@
-//! Any API from any listener, from many threads at once: nothing hangs, and every listener hears
-//! every event once, in the order of the commits.
+//! All methods called from listeners, on many threads at once. No call hangs, and every listener
+//! receives every event once, in the order of the commits.
 //!
-//! `KEYFOB_LISTENER_OPERATIONS` says how many (a million take minutes), `KEYFOB_SEED` repeats the
-//! choices of a run, though not how its threads interleave.
+//! `KEYFOB_LISTENER_OPERATIONS` sets the number of operations (a million take minutes).
+//! `KEYFOB_SEED` repeats the choices of a run, but not the interleaving of its threads.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The client against the real server, over real sockets and on a real disk: every provider and
-//! every operation, from one end to the other.
+//! The client with the real server, over real sockets and on a real disk: every provider and every
+//! operation, end to end.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

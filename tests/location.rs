@@ -1,5 +1,5 @@
-//! Where the backend is: learned once, left when it does not hold any more, and no harm if nobody
-//! can tell.
+//! The backend's location: it is fetched once and dropped when it fails. Calls still work if it
+//! cannot be fetched.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

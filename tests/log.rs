@@ -1,5 +1,5 @@
-//! Diagnostics through the log facade: what happened is in them, and no secret, neither in ours nor in
-//! those of what stands below us.
+//! Diagnostics through the log facade. They report what happened, and contain no secrets, including
+//! the logs of dependencies.
 
 #![cfg(all(feature = "encryption", feature = "log", feature = "server"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

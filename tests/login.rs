@@ -1,4 +1,4 @@
-//! Logging in: what is sent, what is stored, and what a failure leaves behind.
+//! Login: the requests, the stored data, and the state after a failure.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

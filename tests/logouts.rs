@@ -1,5 +1,5 @@
-//! Log-outs in a sealed store that the backend could not be told of: it is told later, of each of
-//! them, and at nobody's cost.
+//! Pending revocations in an encrypted store: if the backend was unreachable at logout, each
+//! session is revoked later, without effects on other calls.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The manual's page of messages: each one occurs in the sources, and those that a program meets
-//! first are produced.
+//! The manual's page of messages: each message occurs in the sources, and the most common ones are
+//! produced.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,7 +1,7 @@
-//! Random operations on users, against a model of what the manual says.
+//! Random operations on users, compared with a model of the documented behaviour.
 //!
-//! `KEYFOB_MODEL_OPERATIONS` says how many (two million take minutes), `KEYFOB_SEED`
-//! repeats a run.
+//! `KEYFOB_MODEL_OPERATIONS` sets the number of operations (two million take minutes).
+//! `KEYFOB_SEED` repeats a run.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

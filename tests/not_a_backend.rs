@@ -1,4 +1,5 @@
-//! Base URLs of other services: the first call says so, and what was seen.
+//! Base URLs of other services: the first call returns an error that says so and what the response
+//! was.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,6 +1,6 @@
-//! An OpenID provider we did not write: its tokens, unchanged, against the server.
+//! Unmodified tokens of a third-party OpenID provider, verified by the server.
 //!
-//! Most of it runs with `-- --ignored`, Node.js on the path and `npm ci` done in `.ci/oidc`.
+//! Most tests require `-- --ignored`, Node.js on the path and `npm ci` in `.ci/oidc`.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]

@@ -1,5 +1,6 @@
-//! Files belong to the owner of their directory, whoever runs the program. Needs root, who alone can
-//! act as several users; otherwise each test says that it was skipped.
+//! Files belong to the owner of their directory, regardless of which user runs the program.
+//! Requires root, which is needed to act as several users; otherwise each test reports that it was
+//! skipped.
 
 #![cfg(all(unix, feature = "cli"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]

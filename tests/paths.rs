@@ -1,4 +1,4 @@
-//! Data directories with names that some system treats in its own way.
+//! Data directories with names that are special on some system.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,7 +1,8 @@
-//! Several processes on one store, against the real server: one login, one refresh, one truth.
+//! Several processes with one store and the real server: one login, one refresh, and consistent
+//! state.
 //!
-//! The test program starts itself again as its own children; what a child does is named in its
-//! environment, and [`child`] is the way in.
+//! The test program starts itself as its own child processes. The environment names the task of a
+//! child, and [`child`] is its entry point.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(feature = "server")]

@@ -1,6 +1,6 @@
-//! A client we did not write: realm-web, unchanged, against the server.
+//! A third-party client, realm-web, unmodified, with the server.
 //!
-//! Runs with `-- --ignored`, Node.js on the path and `npm ci` done in `.ci/realm-web`.
+//! Requires `-- --ignored`, Node.js on the path and `npm ci` in `.ci/realm-web`.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]

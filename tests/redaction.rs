@@ -1,5 +1,5 @@
-//! Secrets are planted everywhere, and everything is shown: every public type, every error, events,
-//! the server's journal, what is logged, and what a panic says. None of it holds one.
+//! Secrets are used everywhere, and all output is checked: every public type, every error, events,
+//! the server's journal, logs, and panic messages. None of them contains a secret.
 
 #![cfg(all(feature = "browser", feature = "encryption", feature = "server"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,5 +1,5 @@
-//! Redirects: followed where the request stays what it is and its secrets stay where they belong,
-//! and an error everywhere else. No answer after one ends a login.
+//! Redirects: followed if the request is unchanged and its secrets stay at their origin; otherwise
+//! an error. No response after a redirect ends a login.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

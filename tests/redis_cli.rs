@@ -1,5 +1,5 @@
-//! `keyfob --store redis://…` on a real redis-server: one login for two machines, and how passwords
-//! and keys get there.
+//! `keyfob --store redis://…` with a real redis-server: one login on two machines, and the sources
+//! of passwords and keys.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

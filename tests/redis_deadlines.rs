@@ -1,8 +1,8 @@
-//! Calls to a Redis server that does not answer: none waits longer than its deadline, and a
-//! cancelled one ends at once.
+//! Calls while a Redis server does not reply: no call exceeds its deadline, and a cancelled call
+//! ends at once.
 //!
-//! `KEYFOB_REDIS_RUNS` says how often each call is made. The largest excess is printed: at most 50 ms
-//! on an idle machine. The bound here has a margin for a busy one.
+//! `KEYFOB_REDIS_RUNS` sets how often each call is made. The tests print the largest excess, which
+//! is at most 50 ms on an idle machine. The asserted bound has a margin for a busy machine.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! What failures of Redis do to a store: nothing that was acknowledged is lost in silence, and no
-//! call waits longer than its deadline.
+//! Redis failures: no acknowledged commit is lost without an error, and no call exceeds its
+//! deadline.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

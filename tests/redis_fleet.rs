@@ -1,4 +1,5 @@
-//! One login for many machines on a real redis-server: one refresh for all, and what failures do.
+//! One login on many machines with a real redis-server: one refresh for all, and the effect of
+//! failures.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! A partition: the server is in a network namespace, and its packets are dropped.
+//! A network partition: the server runs in a network namespace, and its packets are dropped.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(target_os = "linux")]

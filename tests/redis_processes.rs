@@ -1,8 +1,8 @@
-//! Machines that share one Redis server, each a process: one refresh for all, and what happens when
-//! one of them dies or stops.
+//! Machines that share one Redis server, each simulated by a process: one refresh for all, and the
+//! effect of a machine that crashes or is suspended.
 //!
-//! The test program starts itself again as its own children; the environment says what a child does,
-//! and [`child`] does it.
+//! The test program starts itself as its own child processes. The environment names the task of a
+//! child, and [`child`] is its entry point.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! The store on Redis, on a real redis-server: the conformance suite, and its settings.
+//! The Redis store with a real redis-server: the conformance test suite, and the settings.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

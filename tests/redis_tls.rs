@@ -1,4 +1,5 @@
-//! TLS to a real redis-server: private authorities, client certificates, and what is refused.
+//! TLS to a real redis-server: private certificate authorities, client certificates, and rejected
+//! connections.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Access tokens: refreshed when they are due, by one for all, and never at the price of a login.
+//! Access tokens: refreshed when due, once for all callers, and without ending a login.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

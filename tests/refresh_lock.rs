@@ -1,4 +1,4 @@
-//! Refresh locks that are lost while they are held, and stores that report commits of others.
+//! Refresh locks that are lost while held, and stores that report commits of other processes.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Secrets that a login leaves on disk: the files are searched for any sixteen consecutive bytes of a
-//! token, a password or a key, unchanged, decoded or encoded once more.
+//! Secrets that a login leaves on disk: the tests search the files for any sixteen consecutive
+//! bytes of a token, a password or a key, either unchanged, decoded or encoded again.
 //!
 //! `KEYFOB_REFRESHES=10000` makes the run longer.
 

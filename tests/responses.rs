@@ -1,6 +1,6 @@
-//! Unusual responses of real backends and proxies: without a body or with a very large one, encoded,
-//! with unpaired surrogates, with `null` for empty values. None of them fails a call that succeeded,
-//! and none hides an error.
+//! Unusual responses of real backends and proxies: no body, a very large body, a content encoding,
+//! unpaired surrogates, or `null` for empty values. None of them fails a successful call, and none
+//! hides an error.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! Repeating calls: what is repeated, how often, and when it ends.
+//! Retries: which requests are retried, how often, and when retries stop.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Backends that rotate refresh tokens: whatever becomes of the store or the session meanwhile, the
-//! newest token is kept, and no other one takes its place.
+//! Backends that rotate refresh tokens: the newest token is kept and never replaced by another one,
+//! regardless of changes to the store or the session meanwhile.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

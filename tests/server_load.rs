@@ -1,8 +1,8 @@
-//! What clients can cost the server: memory, processor time, connections.
+//! The memory, processor time and connections that clients can use on the server.
 //!
-//! The server runs in a process of its own, so that only its own memory and time are measured. The
-//! test program starts itself again for that: [`child`] is the server. Figures are read from
-//! `/proc`, and limits have generous margins, since the server is built without optimisation.
+//! The server runs in a separate process, so that only its own memory and time are measured. The
+//! test program starts itself for that: [`child`] is the server. Measurements are read from
+//! `/proc`. The limits have generous margins, because the server is built without optimisation.
 
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

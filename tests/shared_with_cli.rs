@@ -1,5 +1,5 @@
-//! A program and the `keyfob` command on one store: what either does, the other sees with its next
-//! call; and a program without a key is not locked out.
+//! A program and the `keyfob` command with one store: each sees the other's changes in its next
+//! call. A program without a key can still open the store.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

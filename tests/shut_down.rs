@@ -1,5 +1,5 @@
-//! A session that is shut down: whoever waits is told at once, whoever comes later too, and nobody
-//! else notices. The deadlines here are so long that a wait that is not ended fails its test.
+//! Shutdown of a session: pending and later calls return an error at once, and other sessions are
+//! not affected. The deadlines are so long that a test fails if a wait is not interrupted.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

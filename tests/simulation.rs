@@ -1,20 +1,27 @@
-//! Months of bad weather: many threads make calls while requests and answers are lost, spoiled and
-//! forged on the way, clocks are set by up to years, the machine sleeps, and the backend ends server
-//! sessions. Nobody is logged out but by an answer that says so, each call gets its right answer or
-//! an error, and no more refreshes are made than the rules allow.
+//! Simulation of months of faults. Many threads make calls while requests and responses are lost,
+//! corrupted or forged, clocks are adjusted by up to years, the machine is suspended, and the
+//! backend ends server sessions. A user is logged out only by a response that says so. Each call
+//! returns the right result or an error, and there are no more refreshes than the rules allow.
 //!
-//! `KEYFOB_SIMULATION_FAULTS` says how many faults are met (a million are some months, and take
-//! about half a minute in an optimised build), `KEYFOB_SIMULATION_THREADS` how many threads call, and
-//! `KEYFOB_SEED` repeats the weather; with one thread it repeats the run.
+//! `KEYFOB_SIMULATION_FAULTS` sets the number of faults (a million are some months, and take about
+//! half a minute in an optimised build). `KEYFOB_SIMULATION_THREADS` sets the number of threads.
+//! `KEYFOB_SEED` repeats the faults; with one thread it repeats the run.
 //!
 //! # The bound on refreshes
 //!
-//! A token serves for its life less the margin: 25 minutes of 30. So of the refreshes that succeed,
-//! each follows the one before by 25 minutes, or was called for: the token was refused, or the
-//! answer with its successor was lost. At most one an hour may be neither, and only because a clock
-//! was set. Of those that fail, each is followed by a pause of two seconds, or what `Retry-After`
-//! says up to five minutes, before the next; a token that expires in that pause, and a time-out, let
-//! one more try. A lost request is sent once more at once. The judge in `support::world` counts.
+//! A token is used for its lifetime minus the margin: 25 of 30 minutes. A refresh that succeeds
+//! must therefore meet one of these conditions:
+//!
+//! - It is at least 25 minutes after the previous one.
+//! - The token was rejected.
+//! - The response with the next token was lost.
+//!
+//! At most one refresh an hour may meet none of them, and only because a clock was adjusted.
+//!
+//! A refresh that fails is followed by a cooldown of two seconds, or by the time in `Retry-After`
+//! up to five minutes. During the cooldown, one more attempt is allowed after a timeout or if the
+//! token expires. A lost request is sent once more without a delay. The checker in `support::world`
+//! counts all of these.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! The requirements of `Store`, checked on all stores of this crate.
+//! The requirements of `Store`, checked for all stores of this crate.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 

@@ -1,5 +1,5 @@
-//! Mutants of a store, each of which violates one requirement and has to fail its test in the
-//! contract suite.
+//! Mutants of a store. Each one violates one requirement and must fail its test in the conformance
+//! test suite.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 #![allow(clippy::type_complexity, reason = "a method of the trait each, as it is")]

@@ -1,8 +1,8 @@
-//! Processes that are killed at random moments: no acknowledged commit is lost, commit numbers never
-//! go back, the store always opens, and a refresh lock has one holder.
+//! Processes that are killed at random moments: no acknowledged commit is lost, commit numbers
+//! never decrease, the store can always be opened, and a refresh lock has one holder.
 //!
-//! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats the
-//! random choices of a run, but not its timing.
+//! The test binary starts itself as the writers and readers that it kills. `KEYFOB_SEED` repeats
+//! the random choices of a run, but not its timing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 

@@ -1,4 +1,4 @@
-//! Damaged stores: either nothing is lost, or an error reports the damage and the files are kept.
+//! Damaged stores: either no data is lost, or an error reports the damage and the files are kept.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 

@@ -1,10 +1,10 @@
-//! A kill at every system call of a commit: the store has the state before or after it, no
+//! A kill at every system call of a commit: the store has the state before or after the commit, no
 //! acknowledged commit is lost, and removed tokens are gone.
 //!
-//! `strace` kills the children: `cargo test --all-features --test store_kills -- --ignored`.
-//! `KEYFOB_KILLS` is the number of kills, `KEYFOB_SEED` repeats the random choices of a run. If there
-//! are more kills than points, all points are visited, and then again with a second kill during the
-//! recovery from the first one.
+//! `strace` kills the child processes: `cargo test --all-features --test store_kills -- --ignored`.
+//! `KEYFOB_KILLS` sets the number of kills. `KEYFOB_SEED` repeats the random choices of a run. If
+//! there are more kills than system calls, all of them are tested, and then again with a second
+//! kill during the recovery from the first one.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]

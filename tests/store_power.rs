@@ -1,10 +1,10 @@
-//! Power cuts: whichever of the last writes the disk loses, acknowledged commits survive and the store
-//! opens.
+//! Power failures: acknowledged commits survive and the store can be opened, regardless of which of
+//! the last writes the disk loses.
 //!
-//! Processes are recorded while they commit and are killed. Their writes are replayed up to any point,
-//! and those that were not synced are lost, kept or torn. `KEYFOB_CUTS` is the number of cuts,
-//! `KEYFOB_SEED` repeats the random choices of a run. Another test copies the image of a real file
-//! system while its writer is stopped, and mounts it, `KEYFOB_IMAGE_CUTS` times.
+//! The tests record the writes of processes that commit and are killed. They replay the writes up
+//! to any point; writes that were not synced are lost, kept or torn. `KEYFOB_CUTS` sets the number
+//! of power failures. `KEYFOB_SEED` repeats the random choices of a run. Another test suspends a
+//! writer, copies the image of its real file system and mounts the copy, `KEYFOB_IMAGE_CUTS` times.
 //!
 //! These tests need more than Rust: `cargo test --test store_power -- --ignored`.
 

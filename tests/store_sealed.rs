@@ -1,5 +1,5 @@
-//! Encrypted stores: no stored value can be read or moved to another place, and the wrong key changes
-//! nothing.
+//! Encrypted stores: no stored value can be read or moved to another location, and a wrong key
+//! changes nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests too")]
 #![cfg(feature = "encryption")]

@@ -1,5 +1,5 @@
-//! Locks between threads and processes: waiting ones get the lock in turn, a process that dies releases
-//! it, and a forked child does not keep it.
+//! Locks between threads and processes: waiters acquire the lock in order, a process that dies
+//! releases it, and a forked child does not keep it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what tests share is a test too")]
 

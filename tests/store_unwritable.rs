@@ -1,7 +1,7 @@
-//! A data directory on a file system that really cannot be written, read-only or full: a program
-//! that is logged in goes on, and no refresh token on disk is used up in vain.
+//! Data directories on a file system that is read-only or full: a program with a logged-in user
+//! continues, and no refresh token on disk is used up without a stored successor.
 //!
-//! The next program is this test program, which starts itself again as [`child`].
+//! The next program is this test program, which starts itself with [`child`] as its entry point.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(all(feature = "server", target_os = "linux"))]

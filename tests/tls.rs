@@ -1,4 +1,4 @@
-//! https, with a real server on this machine and a certificate authority of the test.
+//! HTTPS with a real server on this machine and a certificate authority of the test.
 
 #![cfg(feature = "tls")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -1,5 +1,5 @@
-//! Stores that cannot be written: a session goes on with tokens in memory, and no refresh token on
-//! disk is used up in vain.
+//! Stores that cannot be written: a session continues with tokens in memory, and no refresh token
+//! on disk is used up without a stored successor.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

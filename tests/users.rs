@@ -1,4 +1,4 @@
-//! Several users on one device: who is current, who follows, and what a log-out leaves.
+//! Several users on one device: the current user, its successor, and the state after a logout.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The `keyfob` command from outside: what it prints where, its exit codes, and several processes
-//! on one store. The backend is another process of the same program.
+//! The `keyfob` command as a process: its output, its exit codes, and several processes with one
+//! store. The backend is another process of the same program.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -1,9 +1,9 @@
-//! Everything that comes from elsewhere, mutated: tokens, answers, error bodies, records, extended
-//! JSON. Nothing panics, what goes wrong is a typed error that shows no secret, and no answer to an
-//! ordinary request changes who is logged in.
+//! Mutated external input: tokens, responses, error bodies, records, extended JSON. There are no
+//! panics, every failure is a typed error without secrets, and no response to an ordinary request
+//! changes which users are logged in.
 //!
-//! `KEYFOB_FUZZ_RUNS` says how many runs each target has (a few thousand otherwise), `KEYFOB_SEED`
-//! repeats a run. The server's targets are in `src/server/fuzz.rs`.
+//! `KEYFOB_FUZZ_RUNS` sets the number of runs of each target (a few thousand by default).
+//! `KEYFOB_SEED` repeats a run. The targets for the server are in `src/server/fuzz.rs`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 

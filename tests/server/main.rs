@@ -1,4 +1,4 @@
-//! The server over real sockets, asked by plain HTTP clients that know nothing of it.
+//! The server over real sockets, with plain HTTP clients that are independent of keyfob.
 
 #![cfg(feature = "server")]
 #![allow(clippy::expect_used, clippy::unwrap_used, unreachable_pub)]
