@@ -88,8 +88,8 @@ impl EncryptionMode {
                 return Ok(RecordCodec(cipher.map(Arc::new)));
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
-                "the store is encrypted, open it with its key: pass it to `SessionBuilder::encryption` \
-                 (`EncryptionKey::key_file()` for a store that the command created)"
+                "the store is encrypted, open it with its key in `SessionBuilder::encryption` \
+                 (`EncryptionKey::key_file()` if the command created the store)"
             }
             (None, Some(_)) => {
                 "the store is encrypted, open it with its key and with keyfob's feature `encryption`"
