@@ -84,11 +84,6 @@
 //! | `testing` | the conformance test suite for stores: `store::contract` | |
 //! | `cli` | the `keyfob` command; implies `browser`, `encryption` and `server` | clap, clap_complete, clap_mangen, signal-hook, rustix (Unix), rpassword (Windows) |
 
-#![cfg_attr(
-    not(all(feature = "browser", feature = "server")),
-    allow(rustdoc::broken_intra_doc_links)
-)]
-
 mod account;
 mod api_keys;
 mod arguments;

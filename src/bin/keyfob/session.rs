@@ -33,8 +33,8 @@ pub(crate) fn open_recovering(common: &Common) -> Result<Session, Failure> {
 fn stored(common: &Common, on_damage: OnDamage) -> Result<Session, Failure> {
     if environment(API_KEY).is_some() {
         return Err(Failure::Usage(format!(
-            "this command works on the users of the store, and {API_KEY} is set, with which the \
-             command stores nothing: unset it"
+            "this command works on the stored users, but {API_KEY} is set; unset the variable, or \
+             use a command that acts as the user of the key, such as `keyfob call`"
         )));
     }
     opened(common, true, on_damage)
