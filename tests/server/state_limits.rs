@@ -62,7 +62,7 @@ fn accounts_have_a_limit() {
     assert_eq!(register("eve").status, 201);
 }
 
-/// Whoever creates them in masses keeps nobody from registering.
+/// A client that creates many of them does not keep others from registering.
 #[test]
 fn anonymous_users_are_half_of_all() {
     let (_server, client, _) = start(|builder| by_name(builder).max_users(6));

@@ -44,7 +44,7 @@ impl Reply {
     }
 }
 
-/// A browser without a person: it sends what it is told.
+/// A browser without a person: it sends what the test passes to it.
 struct Browser {
     agent: Agent,
     issuer: String,
