@@ -2,6 +2,8 @@
 //!
 //! Source: the Extended JSON v2 specification, canonical form.
 
+use std::io::{self, Write};
+
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
@@ -34,12 +36,34 @@ pub(super) enum AnyNumber {
     Int(i64),
 }
 
+/// Serialises a value in canonical form, into a buffer of exactly the necessary size.
+pub(super) fn to_canonical(value: &Value) -> serde_json::Result<Vec<u8>> {
+    /// Counts what is written.
+    struct Counter(usize);
+
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, &Canonical(value))?;
+    let mut json = Vec::with_capacity(counter.0);
+    serde_json::to_writer(&mut json, &Canonical(value))?;
+    Ok(json)
+}
+
 /// A value that is serialised in canonical form: plain numbers get wrappers, dates become
 /// milliseconds, and objects that are already wrappers stay unchanged.
 ///
 /// The canonical value is never built in memory, because wrappers of numbers would take a hundred
 /// times the memory.
-pub(super) struct Canonical<'a>(pub &'a Value);
+struct Canonical<'a>(&'a Value);
 
 impl Serialize for Canonical<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::budget::Reservation;
-use super::ejson::{self, AnyNumber, Canonical};
+use super::ejson::{self, AnyNumber};
 use super::error::ApiError;
 use super::http::Request;
 use super::json_body::{body, memory_as_values};
@@ -204,10 +204,14 @@ impl Service {
             },
         };
         let context = Context::new(user, access);
+        let arguments = call.arguments.unwrap_or_default();
         // No lock is held here: a function may run long, or panic.
-        match function(&context, &call.arguments.unwrap_or_default()) {
+        let result = function(&context, &arguments);
+        // Free the memory now, because the result may be as large.
+        drop(arguments);
+        match result {
             Ok(value) => {
-                let json = serde_json::to_vec(&Canonical(&value))
+                let json = ejson::to_canonical(&value)
                     .map_err(|_| ApiError::internal("the result of the function is no JSON"))?;
                 Ok(Reply::Result { json, memory })
             }

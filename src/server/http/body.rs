@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
         match framing {
             Framing::Chunked => self.chunks(limit),
             Framing::Length(length) => {
-                let mut body = Vec::new();
+                let mut body = Vec::with_capacity(length);
                 self.take(length, &mut body)?;
                 Ok(body)
             }
