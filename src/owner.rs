@@ -14,10 +14,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-
-use crate::private;
 
 const ROOT: u32 = 0;
 
@@ -50,9 +48,14 @@ impl Owner {
             return Ok(None);
         }
         let probe = dir.join("owner.tmp");
-        let (_, owner) = private::replace(&probe)?;
-        private::remove_file(&probe)?;
-        Ok(owner)
+        match fs::remove_file(&probe) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&probe)?;
+        let owner = Self::give_created(&file, &probe);
+        fs::remove_file(&probe)?;
+        owner
     }
 
     /// Returns `true` for the error that a file of root cannot be given to the owner.

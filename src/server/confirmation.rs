@@ -4,7 +4,18 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::outbox::Outbox;
 use crate::Secret;
+
+/// The settings of e-mail accounts.
+#[derive(Default)]
+pub(super) struct EmailSettings {
+    pub confirmation: Confirmation,
+    pub confirm_url: Option<String>,
+    pub reset: Reset,
+    pub reset_url: Option<String>,
+    pub outbox: Outbox,
+}
 
 /// How the server confirms a registered e-mail address.
 #[derive(Default)]

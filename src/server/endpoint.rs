@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use super::auth::wants_link;
 use super::pages::Page;
 use super::route::Route;
 use super::state::EMAIL_PASSWORD;
@@ -175,6 +174,11 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
         rest = if code.is_some() { &after[2..] } else { after };
     }
     String::from_utf8(bytes).map_or(text.into(), Cow::from)
+}
+
+/// Returns `true` if a log-in request asks to link an identity instead.
+pub(super) fn wants_link(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('&').any(|pair| pair == "link=true")
 }
 
 #[cfg(test)]

@@ -3,23 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::budget::Reservation;
 use super::ejson::{self, AnyNumber};
-use super::error::ApiError;
-use super::http::Request;
-use super::json_body::{body, memory_as_values};
-use super::service::{Caller, Reply, Service};
 use super::state::User;
 use super::token::Access;
 use crate::UserId;
-
-/// How long a call waits for the memory of its arguments.
-const ARGUMENT_WAIT: Duration = Duration::from_secs(10);
 
 /// The caller of a function.
 #[derive(Clone)]
@@ -40,9 +30,9 @@ pub struct UserIdentity {
 /// The failure of a function. The server sends the message to the caller, with the code
 /// `FunctionExecutionError`. A `&str` or a `String` converts into it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FunctionError(String);
+pub struct FunctionError(pub(super) String);
 
-type Function = dyn Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync;
+pub(super) type Function = dyn Fn(&Context, &[Value]) -> Result<Value, FunctionError> + Send + Sync;
 
 /// The functions of an app and of its services, by name.
 #[derive(Default)]
@@ -51,8 +41,15 @@ pub(super) struct Functions {
     services: BTreeMap<String, BTreeMap<String, Box<Function>>>,
 }
 
+/// What a call names and the app does not have.
+pub(super) enum Missing {
+    Function,
+    Service,
+    ServiceCommand,
+}
+
 impl Context {
-    fn new(user: Arc<User>, access: Arc<Access>) -> Self {
+    pub(super) fn new(user: Arc<User>, access: Arc<Access>) -> Self {
         let identity = |identity: &super::state::Identity| UserIdentity {
             id: identity.id.clone(),
             provider_type: identity.provider_type.clone(),
@@ -159,85 +156,20 @@ impl Functions {
         self.add("whoami".into(), |context, _| Ok(whoami(context)));
     }
 
+    /// Finds a function of the app, or one of a service.
+    pub(super) fn find(&self, service: Option<&str>, name: &str) -> Result<&Function, Missing> {
+        let (functions, missing) = match service {
+            None => (&self.own, Missing::Function),
+            Some(service) => {
+                let commands = self.services.get(service).ok_or(Missing::Service)?;
+                (commands, Missing::ServiceCommand)
+            }
+        };
+        functions.get(name).map(Box::as_ref).ok_or(missing)
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.own.keys().map(String::as_str)
-    }
-}
-
-#[derive(Deserialize)]
-struct Call {
-    name: Option<String>,
-    arguments: Option<Vec<Value>>,
-    service: Option<String>,
-}
-
-impl Service {
-    /// `POST …/functions/call`: responds with the function's result.
-    ///
-    /// Source: realm-core `object-store/sync/app.cpp`, `App::call_function`.
-    pub(super) fn call_function(
-        &self,
-        request: &Request,
-        caller: &mut Caller,
-    ) -> Result<Reply, ApiError> {
-        let (user, access) = self.caller_of_access_token(request, caller)?;
-        let memory = self.reserve_arguments(request)?;
-        let invalid = || ApiError::bad_request("invalid function call request");
-        let call: Call = body(request).map_err(|_| invalid())?;
-        let name = call.name.ok_or_else(invalid)?;
-        let not_found = |code, what: &str, name: &str| {
-            Err(ApiError::new(404, code, format!("{what} not found: '{name}'")))
-        };
-        let function = match call.service.filter(|service| !service.is_empty()) {
-            None => match self.functions.own.get(&name) {
-                Some(function) => function,
-                None => return not_found("FunctionNotFound", "function", &name),
-            },
-            Some(service) => match self.functions.services.get(&service) {
-                None => return not_found("ServiceNotFound", "service", &service),
-                Some(commands) => match commands.get(&name) {
-                    Some(function) => function,
-                    None => {
-                        return not_found("ServiceCommandNotFound", "service command", &name);
-                    }
-                },
-            },
-        };
-        let context = Context::new(user, access);
-        let arguments = call.arguments.unwrap_or_default();
-        // No lock is held here: a function may run long, or panic.
-        let result = function(&context, &arguments);
-        // Free the memory now, because the result may be as large.
-        drop(arguments);
-        match result {
-            Ok(value) => {
-                let json = ejson::to_canonical(&value)
-                    .map_err(|_| ApiError::internal("the result of the function is no JSON"))?;
-                Ok(Reply::Result { json, memory })
-            }
-            Err(FunctionError(message)) => {
-                Err(ApiError::new(400, "FunctionExecutionError", message))
-            }
-        }
-    }
-}
-
-impl Service {
-    /// Reserves memory for the arguments of a call. Waits for it if other calls use it.
-    fn reserve_arguments(&self, request: &Request) -> Result<Reservation, ApiError> {
-        let memory = memory_as_values(&request.body);
-        self.argument_memory.reserve(memory, ARGUMENT_WAIT).ok_or_else(|| {
-            let most = self.argument_memory.size();
-            if memory > most {
-                let message = format!(
-                    "the arguments of the function call have too many values: they take about \
-                     {memory} bytes of memory, and at most {most} are allowed"
-                );
-                return ApiError::new(413, "ReadSizeLimitExceeded", message);
-            }
-            ApiError::without_code(503, "other function calls use too much memory")
-                .with_header("Retry-After", "1")
-        })
     }
 }
 

@@ -42,12 +42,14 @@ mod ejson;
 mod endpoint;
 mod error;
 mod faults;
+mod function_call;
 mod functions;
 #[cfg(test)]
 mod fuzz;
 mod http;
 mod journal;
 mod json_body;
+mod json_memory;
 mod outbox;
 mod pages;
 mod password;

@@ -7,10 +7,10 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::auth::EmailSettings;
 use super::budget::{Budget, Reservation};
 use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
+use super::confirmation::EmailSettings;
 use super::endpoint::{Endpoint, find, segments};
 use super::error::ApiError;
 use super::faults::{Faults, TriggeredFault};

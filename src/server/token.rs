@@ -15,7 +15,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::json_body::memory_as_values;
+use super::json_memory::memory_as_values;
 use super::random;
 use super::state::{Deployment, Identity, Session};
 use crate::{Secret, untrusted_json};

@@ -11,7 +11,7 @@ use crate::Secret;
 use crate::server::confirmation::{Confirmation, ConfirmationCall, Reset, ResetCall, Verdict};
 use crate::server::error::ApiError;
 use crate::server::http::Request;
-use crate::server::outbox::{Mail, MailKind, Outbox};
+use crate::server::outbox::{Mail, MailKind};
 use crate::server::service::{Reply, Service};
 use crate::server::state::{Account, Purpose, Registered};
 use crate::server::throttle::Action;
@@ -22,16 +22,6 @@ const MAX_TOKEN: usize = 1024;
 
 /// The lifetime of a mailed token in seconds, as with App Services.
 const PROOF_LIFETIME: i64 = 30 * 60;
-
-/// The settings of e-mail accounts.
-#[derive(Default)]
-pub(in crate::server) struct EmailSettings {
-    pub confirmation: Confirmation,
-    pub confirm_url: Option<String>,
-    pub reset: Reset,
-    pub reset_url: Option<String>,
-    pub outbox: Outbox,
-}
 
 #[derive(Deserialize)]
 struct Registration {

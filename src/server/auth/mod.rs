@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Deserializer;
 use serde_json::{Map, Value, json};
 
-pub(super) use self::email::EmailSettings;
+use super::endpoint::wants_link;
 use super::error::ApiError;
 use super::http::Request;
 use super::json_body::{Field, body, check_values, field, or_default};
@@ -328,10 +328,6 @@ pub(super) fn can_be_kept(data: &Map<String, Value>) -> bool {
 /// and appears in mails and logs.
 fn is_email(text: &str) -> bool {
     text.len() <= MAX_EMAIL && is_plain(text)
-}
-
-pub(super) fn wants_link(query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('&').any(|pair| pair == "link=true")
 }
 
 /// The error if the basis of a log-in changed before the log-in was stored.

@@ -15,10 +15,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Server;
-use super::auth::EmailSettings;
 use super::budget::Budget;
 use super::client_address::TrustedProxies;
 use super::clock::ServerClock;
+use super::confirmation::EmailSettings;
 use super::faults::Faults;
 use super::functions::{Context, FunctionError, Functions};
 use super::http::{HttpServer, Limits, reachable};

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Limits;
+use super::limits::Limits;
 use super::request::{Framing, Head, Rejection, has_lone_line_feed};
 use super::socket::Socket;
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::body::{Failure, Reader, pause_after};
 use super::connections::{Phase, Progress};
+use super::handler::Handler;
+use super::limits::{Limits, SMALL_BODY};
 use super::request::{Framing, Head, Rejection, Request};
 use super::response::{Outcome, Response};
 use super::socket::Socket;
-use super::{Handler, Limits, SMALL_BODY};
 use crate::server::budget::{Budget, Reservation};
 
 /// The minimum speed for a client that receives a large response while others wait for the memory,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Limits;
+use super::limits::Limits;
 use super::socket::Socket;
 
 /// Maximum number of connections that were closed to make room and whose threads have not ended

@@ -13,6 +13,8 @@
 mod body;
 mod connection;
 mod connections;
+mod handler;
+mod limits;
 mod request;
 mod response;
 mod socket;
@@ -29,54 +31,15 @@ use self::connection::{Connection, turn_away};
 use self::connections::Connections;
 use self::socket::Socket;
 use super::budget::Budget;
+pub(super) use handler::Handler;
+pub(super) use limits::{Limits, SMALL_BODY};
 #[cfg(test)]
 pub(super) use request::read;
 pub(super) use request::{Framing, Line, Rejection, Request};
 pub(super) use response::{Outcome, Response};
 
-/// Bodies of up to this many bytes are read without a reservation of memory.
-pub(super) const SMALL_BODY: usize = 64 * 1024;
 /// Maximum number of rejected connections that wait for their error response.
 const MAX_REFUSALS: usize = 64;
-
-/// Handles requests.
-pub(super) trait Handler: Send + Sync + 'static {
-    /// Handles a request. Runs on the connection's own thread, may block, and may panic. After a
-    /// panic, the client gets an error response, and other connections are not affected.
-    fn handle(&self, request: &Request) -> Outcome;
-
-    /// Returns how many bytes the body of a request may have, based on its head. An error is sent
-    /// as the response without reading the body, and the connection is then closed. The request's
-    /// body is still empty.
-    fn admit(&self, request: &Request, framing: Framing) -> Result<usize, Response>;
-
-    /// Builds the response to a request that could not be parsed, or whose handler panicked. The
-    /// connection is then closed.
-    fn reject(&self, rejection: &Rejection) -> Response;
-}
-
-/// Limits on what clients may use.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Limits {
-    /// Maximum number of open connections.
-    pub connections: usize,
-    /// Maximum number of open connections of one client: an IPv4 address, or a /64 network of IPv6.
-    pub connections_per_client: usize,
-    /// Proxies, which have no limit per client because they serve many clients.
-    pub proxies: Vec<IpAddr>,
-    /// Maximum size of a request line and its headers, in bytes.
-    pub head: usize,
-    /// Maximum memory of all bodies larger than [`SMALL_BODY`], in bytes.
-    pub body_memory: usize,
-    /// How long a connection may wait for its next request.
-    pub idle: Duration,
-    /// Time limit for receiving a request, from its first byte to its last.
-    pub request: Duration,
-    /// Time limit for writing a response.
-    pub response: Duration,
-    /// How long [`HttpServer::stop`] waits for requests in progress.
-    pub stop: Duration,
-}
 
 /// A running server.
 pub(super) struct HttpServer {

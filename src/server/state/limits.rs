@@ -21,6 +21,9 @@ pub(in crate::server) const MAX_IDENTITIES: usize = 100;
 /// Maximum size of a profile as JSON, in bytes.
 pub(in crate::server) const MAX_PROFILE: usize = 64 * 1024;
 
+/// Maximum number of expired sessions, and of abandoned users, that one new session removes.
+pub(super) const PRUNED_AT_ONCE: usize = 16;
+
 /// The configurable limits, and the values that they depend on.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct StateLimits {

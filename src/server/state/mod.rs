@@ -31,9 +31,6 @@ use self::tables::{Change, Tables};
 pub(super) use self::users::{Linked, LoggedIn, LoginSource, SessionParams, VerifiedLogin};
 use super::random;
 
-/// Maximum number of expired sessions, and of abandoned users, that one new session removes.
-const PRUNED_AT_ONCE: usize = 16;
-
 /// The state of one deployment.
 pub(super) struct State {
     deployment: Deployment,

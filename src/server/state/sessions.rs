@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use super::State;
+use super::limits::PRUNED_AT_ONCE;
 use super::records::{RotatedTo, Session};
 use super::tables::{Change, Record};
-use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 impl State {

@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::PRUNED_AT_ONCE;
-use super::limits::StateLimits;
+use super::limits::{PRUNED_AT_ONCE, StateLimits};
 use super::records::{Account, ApiKey, Identity, Session, User};
 
 /// A stored record.

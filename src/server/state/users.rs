@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::limits::{MAX_IDENTITIES, profile_fits};
+use super::State;
+use super::limits::{MAX_IDENTITIES, PRUNED_AT_ONCE, profile_fits};
 use super::records::{ANONYMOUS, API_KEY, EMAIL_PASSWORD, Identity, LastUse, Session, User};
 use super::tables::{Change, Record, Tables};
-use super::{PRUNED_AT_ONCE, State};
 use crate::server::random;
 
 /// A verified login: the identity and the profile fields that the provider returned.
