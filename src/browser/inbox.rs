@@ -3,8 +3,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::loopback::has_state;
+use super::random;
 use crate::error::{Error, Result};
+use crate::form;
 use crate::secret::Secret;
 
 /// The pending sign-ins, and the parameters submitted for each.
@@ -68,6 +69,15 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.inbox.lock().retain(|entry| entry.state != self.state);
+    }
+}
+
+/// Returns `true` if there is exactly one `state` parameter and it equals `state`.
+pub(super) fn has_state(parameters: &str, state: &Secret) -> bool {
+    let mut states = form::values(parameters, "state");
+    match (states.next(), states.next()) {
+        (Some(found), None) => random::same(&found, state.expose()),
+        _ => false,
     }
 }
 

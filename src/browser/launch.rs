@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Callback;
 use crate::diagnostics::note;
 
 /// A program that still runs after this time counts as started.
@@ -14,6 +14,9 @@ const STARTED: Duration = Duration::from_millis(500);
 
 /// The separator between programs in `$BROWSER`.
 const SEPARATOR: char = if cfg!(windows) { ';' } else { ':' };
+
+/// A callback provided by the program.
+pub(super) type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
 /// How to open the URL.
 #[derive(Clone, Default)]

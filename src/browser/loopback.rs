@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::attempt::{Attempt, POLL};
 use super::connection::Held;
 use super::endpoints::Endpoints;
+use super::inbox::has_state;
 use super::listener::{Listener, Poll};
 use super::page::Outcome;
 use super::request::Refusal;
@@ -143,15 +144,6 @@ fn judge(
             status: 400,
             reason: "this is not the response to a sign-in that is in progress here",
         }),
-    }
-}
-
-/// Returns `true` if there is exactly one `state` parameter and it equals `state`.
-pub(super) fn has_state(parameters: &str, state: &Secret) -> bool {
-    let mut states = form::values(parameters, "state");
-    match (states.next(), states.next()) {
-        (Some(found), None) => random::same(&found, state.expose()),
-        _ => false,
     }
 }
 

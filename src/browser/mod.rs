@@ -60,8 +60,8 @@ use std::time::Duration;
 pub use self::device::DeviceCode;
 pub use self::endpoints::Endpoints;
 use self::inbox::Inbox;
-use self::launch::Open;
 pub use self::launch::can_open_browser;
+use self::launch::{Callback, Open};
 pub use self::listener::RedirectHost;
 use self::page::Outcome;
 pub use self::page::Page;
@@ -107,9 +107,6 @@ pub struct SignIn {
     transport: Option<UreqTransport>,
     inbox: Arc<Inbox>,
 }
-
-/// A callback provided by the program.
-type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
 /// The source of the endpoints.
 #[derive(Clone, Debug)]
