@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::args::{ApiKeys, KeyId};
 use crate::failure::Failure;
+use crate::named_user::current;
 use crate::output::{Output, printable};
-use crate::session::current;
 
 pub(crate) fn run(session: &Session, command: ApiKeys, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;

@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 use crate::json::Json;
+use crate::named_user::current;
 use crate::output::{Output, note};
 use crate::relaxed::relaxed;
-use crate::session::current;
 
 pub(crate) fn profile(session: &Session, refresh: bool, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;

@@ -6,9 +6,8 @@ use serde_json::json;
 use crate::args::{Account, Common, LoginArgs};
 use crate::failure::Failure;
 use crate::input;
+use crate::named_user::{current, shown};
 use crate::output::Output;
-use crate::session::current;
-use crate::users::shown;
 
 pub(crate) fn log_in(
     session: &Session,

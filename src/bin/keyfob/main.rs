@@ -19,6 +19,7 @@ mod failure;
 mod input;
 mod json;
 mod login;
+mod named_user;
 mod oidc;
 mod output;
 mod recover;

@@ -5,9 +5,9 @@ use serde_json::json;
 
 use crate::args::Common;
 use crate::failure::Failure;
+use crate::named_user::shown;
 use crate::output::Output;
 use crate::session;
-use crate::users::shown;
 
 pub(crate) fn run(common: &Common, out: &Output) -> Result<(), Failure> {
     let kept = match session::open_stored(common).and_then(|session| Ok(session.check_store()?)) {

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use keyfob::{Error, Identity, Profile, Session, User, UserId, UserState};
+use keyfob::{Error, Identity, Session, User, UserId, UserState};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::input::confirm;
+use crate::named_user::{current, label, named, named_or_current, shown};
 use crate::output::{Output, printable};
-use crate::session::{current, named, named_or_current};
 
 pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;
@@ -177,17 +177,4 @@ fn providers(identities: &[Identity]) -> Vec<&str> {
         identities.iter().map(|identity| identity.provider.as_str()).collect();
     providers.dedup();
     providers
-}
-
-/// Returns a display text for a user: the e-mail address or the name, if there is one, and the id.
-pub(crate) fn shown(user: &User) -> String {
-    user.profile().map_or_else(|_| printable(user.id().as_str()), |profile| label(user, &profile))
-}
-
-fn label(user: &User, profile: &Profile) -> String {
-    let id = printable(user.id().as_str());
-    match profile.email().or(profile.name()) {
-        Some(name) => format!("{} [{id}]", printable(name)),
-        None => id,
-    }
 }
