@@ -39,6 +39,14 @@ pub struct ServerClock {
     change: Arc<Mutex<Change>>,
 }
 
+/// The current time of the server's clock.
+#[derive(Clone, Copy)]
+pub(super) struct Time {
+    /// Seconds since the epoch.
+    pub now: i64,
+    pub monotonic: Duration,
+}
+
 /// The sum of all changes made to a clock.
 #[derive(Clone, Copy, Default)]
 struct Change {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::budget::{Budget, Reservation};
 use super::client_address::TrustedProxies;
-use super::clock::ServerClock;
+use super::clock::{ServerClock, Time};
 use super::confirmation::EmailSettings;
 use super::endpoint::{Endpoint, find, segments};
 use super::error::ApiError;
@@ -19,7 +19,7 @@ use super::http::{Framing, Handler, Line, Outcome, Rejection, Request, Response,
 use super::journal::{JournalEntry, Recorder};
 use super::pages;
 use super::password::Passwords;
-use super::providers::{Providers, Time};
+use super::providers::Providers;
 use super::random::Ids;
 use super::state::State;
 use super::test_provider::{self, TestProvider};

@@ -3,10 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::{Field, body, can_be_kept, check_values, field, identity, is_email, profile_too_large};
+use crate::server::clock::Time;
 use crate::server::error::ApiError;
 use crate::server::http::Request;
 use crate::server::providers::{
-    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, ProviderError, ProviderIdentity, Time,
+    APPLE, CUSTOM_FUNCTION, CUSTOM_TOKEN, FACEBOOK, GOOGLE, ProviderError, ProviderIdentity,
     is_identity_id,
 };
 use crate::server::service::Service;

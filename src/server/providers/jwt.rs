@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::keys::{JwtKeys, Keys};
 use super::{ProviderError, ProviderIdentity, is_identity_id};
+use crate::server::clock::Time;
 use crate::server::test_provider::TestProvider;
 use crate::server::token::is_readable;
 use crate::untrusted_json;
@@ -154,14 +155,6 @@ impl JwtProvider {
         copy_fields(&self.fields, &claims, &mut data)?;
         Ok(ProviderIdentity { id: subject(&claims)?.to_owned(), data })
     }
-}
-
-/// The current time of the server's clock.
-#[derive(Clone, Copy)]
-pub(in crate::server) struct Time {
-    /// Seconds since the epoch.
-    pub now: i64,
-    pub monotonic: Duration,
 }
 
 /// Verifies tokens.

@@ -6,6 +6,7 @@
 //! requests. This module does not decide the response to the client.
 
 mod discovery;
+mod error;
 mod fetch;
 mod function;
 mod jwt;
@@ -18,10 +19,11 @@ use std::io;
 
 use serde_json::{Map, Value};
 
+pub(super) use self::error::ProviderError;
 pub(super) use self::function::AuthFunction;
 pub use self::function::AuthFunctionAnswer;
+pub(super) use self::jwt::Verifier;
 pub use self::jwt::{CustomJwt, MetadataField};
-pub(super) use self::jwt::{Time, Verifier};
 pub use self::keys::JwtKeys;
 pub use self::oauth::{Apple, Facebook, Google};
 pub(super) use self::oauth::{FacebookProvider, GoogleProvider, TokenProvider};
@@ -125,20 +127,6 @@ pub(super) struct Providers {
 pub(super) struct ProviderIdentity {
     pub id: String,
     pub data: Map<String, Value>,
-}
-
-/// Why a provider could not verify a login.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ProviderError {
-    Refused,
-    /// An external server did not return a usable response, for this reason.
-    Unreachable(&'static str),
-}
-
-impl From<fetch::Unreachable> for ProviderError {
-    fn from(fetch::Unreachable(reason): fetch::Unreachable) -> Self {
-        Self::Unreachable(reason)
-    }
 }
 
 /// Returns `true` if a provider's id for a person can be the id of an identity.

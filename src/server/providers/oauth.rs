@@ -5,10 +5,11 @@ use std::io;
 use serde_json::{Map, Value};
 
 use super::fetch::Remote;
-use super::jwt::{CustomJwt, Time, TokenKind, Verifier, claimed_issuer, subject};
+use super::jwt::{CustomJwt, TokenKind, Verifier, claimed_issuer, subject};
 use super::keys::JwtKeys;
 use super::{ProviderError, ProviderIdentity, is_identity_id};
 use crate::Secret;
+use crate::server::clock::Time;
 use crate::server::digest;
 use crate::server::test_provider::TestProvider;
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::discovery::{Discovery, invalid};
 use super::jwt::{
-    CustomJwt, JwtProvider, MetadataField, Time, TokenKind, Verifier, claimed_issuer, copy_fields,
+    CustomJwt, JwtProvider, MetadataField, TokenKind, Verifier, claimed_issuer, copy_fields,
     subject,
 };
 use super::keys::Keys;
 use super::oauth::profile;
 use super::{ProviderError, ProviderIdentity, is_identity_id};
+use crate::server::clock::Time;
 use crate::server::test_provider::TestProvider;
 use crate::server::text::is_plain;
 

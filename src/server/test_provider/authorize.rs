@@ -9,8 +9,8 @@ use super::person::Person;
 use super::{OAuthError, TestProvider, body_form, is_local_origin, is_local_url, page, query};
 use crate::base_url::origin;
 use crate::form::{self, Parameters};
+use crate::server::clock::Time;
 use crate::server::http::{Request, Response};
-use crate::server::providers::Time;
 use crate::server::text::is_plain;
 
 /// The maximum size of a parameter that is stored with the code, in bytes.

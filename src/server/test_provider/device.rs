@@ -10,8 +10,8 @@ use super::person::Person;
 use super::token::client_id;
 use super::{OAuthError, TestProvider, body_form, json_response, oauth_error, page, query};
 use crate::form;
+use crate::server::clock::Time;
 use crate::server::http::{Request, Response};
-use crate::server::providers::Time;
 
 /// The polling interval for programs, in seconds.
 const INTERVAL: u64 = 1;

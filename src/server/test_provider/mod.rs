@@ -30,8 +30,8 @@ use serde_json::{Value, json};
 
 use self::grants::Grants;
 pub(super) use self::key::SigningKey;
+use super::clock::Time;
 use super::http::{Request, Response};
-use super::providers::Time;
 use crate::base_url::{is_loopback, origin};
 use crate::form::Parameters;
 

@@ -11,8 +11,9 @@ use super::{
     NO_KEY, OAuthError, TOKEN_LIFETIME, TestProvider, body_form, json_response, oauth_error, text,
 };
 use crate::form::Parameters;
+use crate::server::clock::Time;
 use crate::server::http::{Request, Response};
-use crate::server::providers::{Time, Verifier};
+use crate::server::providers::Verifier;
 
 /// The grant type of the device flow (RFC 8628).
 pub(super) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
