@@ -3,24 +3,27 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::iter;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use keyfob::Secret;
 
-use crate::browser::BrowserArgs;
-use crate::environment::{environment, text_environment};
+use crate::browser::{BrowserArgs, WAYS};
+use crate::common_args::Common;
 use crate::failure::Failure;
 use crate::json::Json;
 use crate::serve::ServeArgs;
 use crate::unprintable::trim;
 use crate::usage::{self, Reason};
 
-/// The maximum number of seconds of a time span: ten years.
-const LONGEST: u64 = 10 * 365 * 24 * 3600;
+/// The locations of the scripts, for the help.
+const COMPLETIONS_HELP: &str = "\
+Bash:        keyfob completions bash > ~/.local/share/bash-completion/completions/keyfob
+Zsh:         keyfob completions zsh > DIR/_keyfob, where DIR is in $fpath
+Fish:        keyfob completions fish > ~/.config/fish/completions/keyfob.fish
+PowerShell:  keyfob completions powershell >> $PROFILE";
 
 /// The commands that open no session, each with the common options that it uses.
 const WITHOUT_SESSION: [(&str, &[&str]); 4] =
@@ -45,44 +48,6 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
-
-/// The options that commands have in common.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Common options")]
-pub(crate) struct Common {
-    /// The client app id of the app (or KEYFOB_APP_ID)
-    #[arg(long, value_name = "ID", global = true)]
-    app_id: Option<String>,
-    /// The URL of the backend (or KEYFOB_BASE_URL)
-    #[arg(long, value_name = "URL", global = true)]
-    base_url: Option<String>,
-    #[arg(long, value_name = STORE, global = true, help = STORE_HELP)]
-    store: Option<PathBuf>,
-    /// How long the command may take [default: 60]
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        global = true,
-        allow_negative_numbers = true,
-        value_parser = seconds
-    )]
-    pub(crate) timeout: Option<Duration>,
-    /// Print the result, and errors, as JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-}
-
-/// The placeholder for the value of `--store`.
-const STORE: &str = if cfg!(feature = "redis") { "DIR|URL" } else { "DIR" };
-
-const STORE_HELP: &str = if cfg!(feature = "redis") {
-    "Where users and tokens are stored (or KEYFOB_STORE): a directory, or redis://USER@HOST:PORT or \
-     rediss://…, with the password in KEYFOB_REDIS_PASSWORD; by default, the platform's directory \
-     for application data"
-} else {
-    "The directory for users and tokens (or KEYFOB_STORE); by default, the platform's directory for \
-     application data"
-};
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
@@ -220,7 +185,7 @@ pub(crate) enum Command {
     )]
     Recover,
     /// Print a script that completes commands and options in a shell
-    #[command(after_help = crate::shell::COMPLETIONS_HELP)]
+    #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// The shell: bash, elvish, fish, powershell or zsh
         #[arg(hide_possible_values = true)]
@@ -278,9 +243,6 @@ pub(crate) struct LoginArgs {
     #[command(flatten)]
     pub(crate) account: Account,
 }
-
-/// The heading of the login options, of which one is required.
-pub(crate) const WAYS: &str = "Ways to log in, of which one is required";
 
 /// An account that exists elsewhere. Secrets are not here: they are read from standard input.
 #[derive(Args, Debug)]
@@ -428,54 +390,6 @@ pub(crate) fn command() -> clap::Command {
 /// Returns `true` if errors should be printed as JSON, for arguments that could not be parsed.
 pub(crate) fn asks_for_json(arguments: &[OsString]) -> bool {
     arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
-}
-
-impl Common {
-    /// Returns the app id, from the option or the environment.
-    pub(crate) fn app_id(&self) -> Result<Option<String>, Failure> {
-        or_environment(self.app_id.as_deref(), "KEYFOB_APP_ID")
-    }
-
-    /// Returns the base URL, from the option or the environment.
-    pub(crate) fn base_url(&self) -> Result<Option<String>, Failure> {
-        or_environment(self.base_url.as_deref(), "KEYFOB_BASE_URL")
-    }
-
-    /// Returns the location of the store, from the option or the environment.
-    pub(crate) fn store(&self) -> Option<PathBuf> {
-        self.store.clone().or_else(|| environment("KEYFOB_STORE").map(PathBuf::from))
-    }
-
-    /// Returns the location of the store from the option.
-    pub(crate) fn store_option(&self) -> Option<&Path> {
-        self.store.as_deref()
-    }
-}
-
-fn or_environment(option: Option<&str>, variable: &str) -> Result<Option<String>, Failure> {
-    match option {
-        Some(option) => Ok(Some(option.to_owned())),
-        None => text_environment(variable),
-    }
-}
-
-/// Parses a time span in seconds, including fractions.
-pub(crate) fn seconds(text: &str) -> Result<Duration, Reason> {
-    match text.parse::<f64>() {
-        // NaN, infinity and negative numbers are not in this range.
-        Ok(seconds) if (0.0..=LONGEST as f64).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
-        _ => Err(Reason::new(format!("needs a number of seconds from 0 to {LONGEST}"))),
-    }
-}
-
-/// Parses a token lifetime.
-pub(crate) fn lifetime(text: &str) -> Result<Duration, Reason> {
-    match text.parse() {
-        Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
-        _ => Err(Reason::new(format!("needs a whole number of seconds from 1 to {LONGEST}"))),
-    }
 }
 
 fn secret(text: &str) -> Result<Secret, Infallible> {

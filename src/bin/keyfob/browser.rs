@@ -10,7 +10,7 @@ use keyfob::browser::{DeviceCode, Page, ProviderTokens, SignIn, can_open_browser
 use keyfob::{Error, Provider, Secret, Session, User};
 use serde_json::json;
 
-use crate::args::{Common, WAYS};
+use crate::common_args::Common;
 use crate::failure::Failure;
 use crate::output::{Output, note, note_json};
 use crate::unprintable::trim;
@@ -21,6 +21,9 @@ const GOOGLE: &str = "google";
 
 /// The maximum length of a redirect URL from standard input, in bytes.
 const LONGEST_LINE: u64 = 64 * 1024;
+
+/// The heading of the login options, of which one is required.
+pub(crate) const WAYS: &str = "Ways to log in, of which one is required";
 
 /// Sign-in in a browser.
 #[derive(Args, Debug)]

@@ -3,7 +3,8 @@
 use keyfob::{Credentials, Provider, Session};
 use serde_json::json;
 
-use crate::args::{Account, Common, LoginArgs};
+use crate::args::{Account, LoginArgs};
+use crate::common_args::Common;
 use crate::failure::Failure;
 use crate::input;
 use crate::named_user::{current, shown};

@@ -13,6 +13,7 @@ mod api_keys;
 mod args;
 mod browser;
 mod calls;
+mod common_args;
 mod demo;
 mod environment;
 mod failure;

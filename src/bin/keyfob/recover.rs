@@ -3,7 +3,7 @@
 use keyfob::{Error, StoreErrorKind};
 use serde_json::json;
 
-use crate::args::Common;
+use crate::common_args::Common;
 use crate::failure::Failure;
 use crate::named_user::shown;
 use crate::output::Output;

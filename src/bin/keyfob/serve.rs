@@ -17,7 +17,7 @@ use keyfob::server::{
 };
 use serde_json::json;
 
-use crate::args::{Common, lifetime, seconds};
+use crate::common_args::{Common, lifetime, seconds};
 use crate::failure::{Failure, Obstacle};
 use crate::oidc::OidcArgs;
 use crate::output::{Output, note, printable};

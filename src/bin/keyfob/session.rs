@@ -3,7 +3,7 @@
 use keyfob::store::{MemoryStore, OnDamage};
 use keyfob::{Credentials, Session, SessionBuilder};
 
-use crate::args::Common;
+use crate::common_args::Common;
 use crate::environment::{environment, text_environment};
 use crate::failure::Failure;
 use crate::input;

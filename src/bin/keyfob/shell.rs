@@ -11,13 +11,6 @@ use crate::args;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// The locations of the scripts, for the help.
-pub(crate) const COMPLETIONS_HELP: &str = "\
-Bash:        keyfob completions bash > ~/.local/share/bash-completion/completions/keyfob
-Zsh:         keyfob completions zsh > DIR/_keyfob, where DIR is in $fpath
-Fish:        keyfob completions fish > ~/.config/fish/completions/keyfob.fish
-PowerShell:  keyfob completions powershell >> $PROFILE";
-
 /// Prints the completion script for a shell.
 pub(crate) fn completions(shell: Shell, out: &Output) -> Result<(), Failure> {
     let mut script = Vec::new();
