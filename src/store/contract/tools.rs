@@ -24,7 +24,7 @@ pub(super) fn reopen(place: &dyn StoreFactory) -> Box<dyn Store> {
 
 /// A deadline that no test should reach.
 pub(super) fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
+    Deadline::after(Duration::from_secs(300))
 }
 
 /// A deadline for an operation that must not wait: enough for a server, and short.
