@@ -187,7 +187,7 @@ impl<'a> Attempt<'a> {
         }
         Err(match self.sign_in.cancel.is_cancelled() {
             true => Error::Cancelled { ambiguous: false },
-            false => self.failure(Kind::TimedOut, "the time was up"),
+            false => self.failure(Kind::TimedOut, "the deadline passed"),
         })
     }
 

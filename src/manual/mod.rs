@@ -11,7 +11,7 @@
 //!   keyring](guide::encryption), [listening for changes](guide::listening), [a store for many
 //!   machines](guide::redis).
 //! - Decisions: [choosing a backend](guide::backends), [migration from the Realm
-//!   SDKs](guide::migration).
+//!   SDKs](guide::migration), [the limits of the server](guide::server_limits).
 //! - When something fails: [troubleshooting](guide::troubleshooting).
 //!
 //! # Design

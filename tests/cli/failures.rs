@@ -39,7 +39,8 @@ fn what_the_backend_refuses_exits_with_1() {
     assert_eq!((plain.code, &*plain.stdout), (1, ""));
     assert_eq!(
         plain.stderr,
-        "keyfob: the backend refused to log in: unauthorized (status 401, InvalidPassword)\n"
+        "keyfob: the backend refused to log in: unauthorized (status 401, InvalidPassword); \
+         check the e-mail address and the password\n"
     );
 }
 
@@ -344,4 +345,46 @@ fn nobody_reading_is_no_panic() {
         let run = finish_started(command.stderr(Stdio::piped()).spawn().unwrap(), "");
         assert_eq!((run.code, &*run.stderr), (0, ""), "{arguments:?}: {run:?}");
     }
+}
+
+#[test]
+fn messages_name_next_step() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("next-step-store");
+    let refusal = |place: &Place, code: i32, arguments: &[&str]| {
+        let run = place.run(arguments);
+        assert_eq!((run.code, &*run.stdout), (code, ""), "{arguments:?}: {run:?}");
+        run.stderr
+    };
+    for (code, arguments, expected) in [
+        (2, &["lgin"][..], "did you mean login or link?"),
+        (2, &["login", "anonymous"], "the way to log in is an option, such as --email"),
+        (2, &["register", "ada"], "passwords are read from standard input"),
+        (2, &["login", "--browser", "gogle", "--client-id", "c"], "--browser needs google, or"),
+        (3, &["logout"], "no user is current: name a user"),
+        (3, &["delete", "--yes"], "no user is current: name a user"),
+        (3, &["switch", "ada"], "`keyfob users` lists the users"),
+    ] {
+        let message = refusal(&at, code, arguments);
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(!refusal(&at, 2, &["whoami", "extra"]).contains("standard input"));
+
+    let elsewhere = Place { app_id: "no-such-app".to_owned(), ..backend.place("no-app") };
+    assert!(refusal(&elsewhere, 1, &["login", "--anonymous"]).contains("check --app-id"));
+    let url = backend.base_url.replace("http://", "https://");
+    let with_tls = Place::new(&url, Dir::new("no-tls").0.clone());
+    let message = refusal(&with_tls, 4, &["login", "--anonymous"]);
+    assert!(message.contains("the server does not speak TLS on this port"), "{message}");
+    let neither = finish(keyfob(&["users"]), "");
+    assert!(neither.stderr.contains("--app-id") && neither.stderr.contains("--base-url"));
+
+    at.json_with(PASSWORD, &["register", "--email", EMAIL]);
+    at.json_with(PASSWORD, &["login", "--email", EMAIL]);
+    let called = at.run(&["call", "echo", "{\"a\""]);
+    assert_eq!((called.code, &*called.stdout), (0, "\"{\\\"a\\\"\"\n"), "{called:?}");
+    assert!(called.stderr.contains("argument 1 is no valid JSON, and is sent as a string"));
+    at.json(&["logout"]);
+    let message = refusal(&at, 3, &["delete", "--yes", EMAIL]);
+    assert!(message.contains(EMAIL) && message.contains("log in to delete"), "{message}");
 }

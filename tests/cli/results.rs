@@ -261,7 +261,10 @@ fn without_json_results_are_words_on_standard_output() {
         words("", &["remove", id]),
         format!("{ada} is removed; nobody is the current user\n")
     );
-    assert_eq!(words("", &["users"]), "");
+    let empty = at.run(&["users"]);
+    assert_eq!((empty.code, &*empty.stdout), (0, ""), "{empty:?}");
+    let note = format!("this store has no users of the app test-app at {}", backend.base_url);
+    assert_eq!(empty.stderr, format!("keyfob: {note}\n"));
 }
 
 #[test]

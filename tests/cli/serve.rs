@@ -128,7 +128,8 @@ fn serve_keeps_its_users_in_data_and_nowhere_else() {
     let taken = finish(keyfob(&["--json", "serve", "--addr", &addr]), "");
     assert_eq!((taken.code, &*taken.stdout), (4, ""), "{taken:?}");
     assert_eq!(taken.error()["kind"], "serve");
-    assert!(taken.stderr.contains(&format!("{addr} (--addr)")), "{taken:?}");
+    assert!(taken.stderr.contains(&format!("cannot listen on {addr}")), "{taken:?}");
+    assert!(taken.stderr.contains("choose another address with --addr"), "{taken:?}");
     let in_use = finish(keyfob(&[&["serve", "--addr", "127.0.0.1:0"], &options[..]].concat()), "");
     assert_eq!((in_use.code, &*in_use.stdout), (5, ""), "{in_use:?}");
     assert!(in_use.stderr.contains("(--data)"), "{in_use:?}");

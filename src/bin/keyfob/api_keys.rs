@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::args::{ApiKeys, KeyId};
 use crate::failure::Failure;
 use crate::named_user::current;
-use crate::output::{Output, printable};
+use crate::output::{Output, note, printable};
 
 pub(crate) fn run(session: &Session, command: ApiKeys, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;
@@ -16,6 +16,9 @@ pub(crate) fn run(session: &Session, command: ApiKeys, out: &Output) -> Result<(
             let (key, secret) = keys.create(&name)?;
             let mut json = described(&key);
             json["key"] = secret.expose().into();
+            if !out.is_json() {
+                note("the second line is the key; it cannot be shown again");
+            }
             out.result(&json, format_args!("{}\n{}", line(&key), secret.expose()))
         }
         ApiKeys::Delete(KeyId { id }) => {

@@ -98,18 +98,22 @@ pub(crate) enum Command {
     /// The password, key, token or code is read from standard input.
     #[command(after_help = "JSON: {\"user_id\",\"provider\"}; with --browser, {\"url\"} or \
                             {\"user_code\",\"verification_uri\"} comes first, on a line of standard error.")]
-    #[command(override_usage = "keyfob login [OPTIONS] <WAY>")]
+    #[command(
+        override_usage = "keyfob login [OPTIONS] <--anonymous|--email <E>|--api-key|--browser <PROVIDER>|…>"
+    )]
     Login(Box<LoginArgs>),
     /// Attach another account to the current user
     ///
     /// The password, key, token or code is read from standard input.
     #[command(after_help = "JSON: {\"user_id\",\"identities\":[{\"id\",\"provider\"}]}")]
-    #[command(override_usage = "keyfob link [OPTIONS] <WAY>")]
+    #[command(
+        override_usage = "keyfob link [OPTIONS] <--email <E>|--api-key|--browser <PROVIDER>|…>"
+    )]
     Link(Box<Account>),
-    /// Show the current user; uses no network
+    /// Show the current user; uses no network unless KEYFOB_API_KEY is set
     #[command(
         after_help = "JSON: {\"user_id\",\"state\",\"identities\":[{\"id\",\"provider\"}],\"profile\",\
-                            \"custom_data\"}"
+                            \"custom_data\",\"email\",\"name\",\"providers\"}"
     )]
     Whoami,
     /// List all users of this store; uses no network
@@ -149,10 +153,10 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Show the profile of the current user; uses no network without --refresh
+    /// Show the profile of the current user; uses no network without --refresh and KEYFOB_API_KEY
     #[command(after_help = "JSON: the document")]
     Profile(Refresh),
-    /// Show the custom data of the current user; uses no network without --refresh
+    /// Show the custom data of the current user; uses no network without --refresh and KEYFOB_API_KEY
     #[command(after_help = "JSON: the document, or null if there is none")]
     CustomData(Refresh),
     /// Create and manage the API keys of the current user

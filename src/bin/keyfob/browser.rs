@@ -252,6 +252,10 @@ fn secret(file: &Path) -> Result<Secret, Failure> {
 fn named(error: Error) -> Failure {
     let Error::Config { what, reason } = &error else { return error.into() };
     let option = match *what {
+        "the issuer" if reason.starts_with("it has no scheme") => {
+            let expected = "--browser needs google, or the URL of an OpenID provider (https://…)";
+            return Failure::Usage(expected.to_owned());
+        }
         "the issuer" => "--browser",
         "the client id" => "--client-id",
         "the client secret" => "--client-secret-file",

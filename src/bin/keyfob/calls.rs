@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use keyfob::Session;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -38,6 +39,11 @@ pub(crate) fn call(
     canonical: bool,
     out: &Output,
 ) -> Result<(), Failure> {
+    for (index, argument) in arguments.iter().enumerate() {
+        if is_broken_json(argument) {
+            note(format_args!("argument {} is no valid JSON, and is sent as a string", index + 1));
+        }
+    }
     // The text is checked to be JSON but not parsed further.
     let result: Box<RawValue> = current(session)?.functions().call(name, arguments)?;
     // A result that is nested too deeply to parse is printed unchanged.
@@ -45,6 +51,12 @@ pub(crate) fn call(
         Ok(value) if !canonical && !out.is_json() => out.json_line(&relaxed(value)),
         _ => out.json_line(&result),
     }
+}
+
+/// Returns `true` for a string that looks like an object or an array.
+fn is_broken_json(argument: &Json) -> bool {
+    let Json::Text(text) = argument else { return false };
+    text.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_err()
 }
 
 pub(crate) fn watch(session: &Session, out: &Output) -> Result<(), Failure> {

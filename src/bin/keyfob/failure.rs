@@ -2,10 +2,11 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use keyfob::{Error, SignInErrorKind, StoreError, StoreErrorKind, TransportErrorKind};
+use keyfob::{
+    Error, ServerErrorCode, SignInErrorKind, StoreError, StoreErrorKind, TransportErrorKind,
+};
 
 /// The reason why the command ends without a result.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub(crate) enum Failure {
     Interrupted(i32),
     /// The library returned an error.
     Keyfob(Error),
+    /// The user to be deleted is logged out.
+    LoggedOut(String),
+    /// No user is named, and none is current.
+    NoCurrentUser,
     /// No user of the store matches.
     NoSuchUser,
     /// The store was busy, and nothing was changed.
@@ -35,7 +40,7 @@ pub(crate) enum Failure {
 /// The resource that prevented the backend from starting.
 #[derive(Debug)]
 pub(crate) enum Obstacle {
-    Address(SocketAddr),
+    Address,
     Data(PathBuf),
     Other,
 }
@@ -71,17 +76,19 @@ impl Failure {
             Self::Demo(_) | Self::Output(_) | Self::Serve(Obstacle::Other, _) => 1,
             // The same as in shells.
             Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
-            Self::Serve(Obstacle::Address(_), _) => 4,
+            Self::Serve(Obstacle::Address, _) => 4,
             Self::Serve(Obstacle::Data(_), _) => 5,
             Self::Usage(_) => 2,
-            Self::Ambiguous(_) | Self::NoSuchUser => 3,
+            Self::Ambiguous(_) | Self::LoggedOut(_) | Self::NoCurrentUser | Self::NoSuchUser => 3,
         }
     }
 
     /// Returns a stable one-word kind for programs.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Ambiguous(_) | Self::NoSuchUser => "local_state",
+            Self::Ambiguous(_) | Self::LoggedOut(_) | Self::NoCurrentUser | Self::NoSuchUser => {
+                "local_state"
+            }
             Self::Demo(_) => "demo",
             Self::Interrupted(_) => "interrupted",
             Self::Keyfob(error) | Self::NotBegun(error) | Self::NotNotified { error, .. } => {
@@ -128,9 +135,18 @@ impl Failure {
                 format!("several users could be meant, name one by its id: {}", users.join(", "))
             }
             Self::Demo(what) | Self::Usage(what) => what.clone(),
-            Self::NoSuchUser => "no user of this store has this e-mail address, this id or an id \
-                                 that begins like this: `keyfob users` lists them"
-                .to_owned(),
+            Self::LoggedOut(user) => format!(
+                "{user} is logged out: log in to delete the account, or use `keyfob remove` to \
+                 remove the user from this store only"
+            ),
+            Self::NoCurrentUser => {
+                "no user is current: name a user, `keyfob users` lists them".to_owned()
+            }
+            Self::NoSuchUser => {
+                "no user of this store has this e-mail address or an id that begins \
+                                 like this; `keyfob users` lists the users"
+                    .to_owned()
+            }
             Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
             Self::Keyfob(error) => described(error),
             Self::NotBegun(error) => format!("nothing was done: {}", described(error)),
@@ -142,12 +158,17 @@ impl Failure {
                 format!("standard output cannot be written: {}", with_causes(error))
             }
             Self::Serve(obstacle, error) => {
-                let with = match obstacle {
-                    Obstacle::Address(address) => format!(" at {address} (--addr)"),
-                    Obstacle::Data(dir) => format!(" with {} (--data)", dir.display()),
-                    Obstacle::Other => String::new(),
-                };
-                format!("the backend cannot start{with}: {}", with_causes(error))
+                let error = with_causes(error);
+                match obstacle {
+                    // The error names the address.
+                    Obstacle::Address => format!(
+                        "the backend cannot start: {error}; choose another address with --addr"
+                    ),
+                    Obstacle::Data(dir) => {
+                        format!("the backend cannot start with {} (--data): {error}", dir.display())
+                    }
+                    Obstacle::Other => format!("the backend cannot start: {error}"),
+                }
             }
         }
     }
@@ -165,7 +186,8 @@ fn described(error: &Error) -> String {
         Error::Config { what, reason } => misconfigured(what, reason),
         Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
         Error::Store(error) if error.kind == StoreErrorKind::Key => format!(
-            "{}; if the key is in another file, set KEYFOB_STORE_KEY_FILE to its path",
+            "{}; if the key is in another file, set KEYFOB_STORE_KEY_FILE to its path; without the \
+             key, move the store away and log in again",
             with_causes(error)
         ),
         error => with_causes(error),
@@ -174,6 +196,19 @@ fn described(error: &Error) -> String {
         text.push_str(
             "; check that the server speaks TLS on this port (redis:// connects without TLS)",
         );
+    }
+    if is_plain_http(error) {
+        text.push_str("; the server does not speak TLS on this port: is its URL http://…?");
+    }
+    match error.server_code() {
+        Some(ServerErrorCode::InvalidPassword) => {
+            text.push_str("; check the e-mail address and the password");
+        }
+        _ if matches!(error, Error::Server(error) if error.message.starts_with("cannot find app")) =>
+        {
+            text.push_str("; check --app-id");
+        }
+        _ => {}
     }
     if is_foreign(error) {
         text = text.replace("check the base URL", "check --base-url and --app-id");
@@ -188,6 +223,12 @@ fn described(error: &Error) -> String {
         text.push_str("; the backend may have done it nevertheless");
     }
     text
+}
+
+/// Returns `true` if a TLS handshake failed because the response was no TLS.
+fn is_plain_http(error: &Error) -> bool {
+    let is_tls = matches!(error, Error::Transport(error) if error.kind == TransportErrorKind::Tls);
+    is_tls && with_causes(error).contains("InvalidContentType")
 }
 
 /// Returns `true` if something other than an App Services backend responded.

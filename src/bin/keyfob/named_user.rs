@@ -13,7 +13,10 @@ pub(crate) fn current(session: &Session) -> Result<User, Failure> {
 
 /// Returns the named user, or the current user if there is no name.
 pub(crate) fn named_or_current(session: &Session, name: Option<&str>) -> Result<User, Failure> {
-    name.map_or_else(|| current(session), |name| named(session, name))
+    match name {
+        Some(name) => named(session, name),
+        None => session.current_user()?.ok_or(Failure::NoCurrentUser),
+    }
 }
 
 /// Returns the user with this id, or the only user with this e-mail address or with an id that

@@ -93,7 +93,8 @@ Within an hour, one e-mail address may get 10 mails. Further requests are refuse
 A JWT needs `aud`, the app id; `sub`, the user; and `exp`, its expiry.
 
 Mails, to confirm an address or to reset a password, are not sent: they are printed here, with \
-their link. Functions to call: sum, echo, whoami.
+their link. Functions to call: sum, which adds numbers; echo, which returns its first argument; and \
+whoami, which describes the caller.
 
 Exit codes: 2 an option cannot be used; 4 cannot listen on the address; 5 cannot use DIR, or \
 another backend uses it.
@@ -171,7 +172,7 @@ pub(crate) fn run(common: &Common, options: &ServeArgs, out: &Output) -> Result<
         json["test_issuer"] = issuer.into();
         note(format_args!(
             "WARNING: anyone who can reach this backend can sign in as anyone, at the test identity \
-             provider {issuer}"
+             provider; its issuer is {issuer}"
         ));
     }
     out.result(&json, format_args!("keyfob: serving app {app_id} at {base_url}"))?;
@@ -223,7 +224,7 @@ fn cannot_start(options: &ServeArgs, error: io::Error) -> Failure {
         // Neither the kind nor the text distinguishes an address from a directory, so check the
         // address first.
         let is_free = TcpListener::bind(options.addr).is_ok();
-        let obstacle = if is_free { data } else { Obstacle::Address(options.addr) };
+        let obstacle = if is_free { data } else { Obstacle::Address };
         return Failure::Serve(obstacle, error);
     }
     match (&options.jwt_jwks, &options.data) {

@@ -56,14 +56,19 @@ pub(crate) fn open_acting(common: &Common) -> Result<Session, Failure> {
 }
 
 fn opened(common: &Common, is_stored: bool, on_damage: OnDamage) -> Result<Session, Failure> {
-    let missing = |what: &str, option: &str, variable: &str| {
-        Failure::Usage(format!("{what} is missing: pass {option} or set {variable}"))
+    let (app_id, base_url) = match (common.app_id()?, common.base_url()?) {
+        (Some(app_id), Some(base_url)) => (app_id, base_url),
+        (app_id, base_url) => {
+            let app_id = app_id
+                .is_none()
+                .then_some("the app id is missing: pass --app-id ID or set KEYFOB_APP_ID");
+            let base_url = base_url
+                .is_none()
+                .then_some("the base URL is missing: pass --base-url URL or set KEYFOB_BASE_URL");
+            let missing: Vec<_> = app_id.into_iter().chain(base_url).collect();
+            return Err(Failure::Usage(missing.join("; ")));
+        }
     };
-    let app_id =
-        common.app_id()?.ok_or_else(|| missing("the app id", "--app-id ID", "KEYFOB_APP_ID"))?;
-    let base_url = common
-        .base_url()?
-        .ok_or_else(|| missing("the base URL", "--base-url URL", "KEYFOB_BASE_URL"))?;
     let builder: SessionBuilder =
         Session::builder(&*app_id, &*base_url).app_info("keyfob", env!("CARGO_PKG_VERSION"));
     let mut builder = match is_stored {

@@ -107,9 +107,16 @@ impl<'a> Names<'a> {
         let text = texts.first().map_or("", String::as_str);
         if !text.starts_with('-') {
             let what = self.unknown("unexpected argument", arguments);
-            return format!(
-                "{what}: passwords, keys and tokens to log in with are read from standard input"
-            );
+            return match command.get_name() {
+                "link" | "login" => format!(
+                    "{what}: the way to log in is an option, such as --email, and secrets are read \
+                     from standard input"
+                ),
+                "call-reset" | "complete-reset" | "register" => {
+                    format!("{what}: passwords are read from standard input")
+                }
+                _ => what,
+            };
         }
         match text.strip_prefix("--").filter(|name| is_option(self.keyfob, name)) {
             Some(name) => {
@@ -146,7 +153,11 @@ impl<'a> Names<'a> {
     fn suggesting(&self, what: &str, kind: ContextKind, otherwise: &str) -> String {
         match self.texts(kind) {
             [] => format!("{what}{otherwise}"),
-            found => format!("{what}; did you mean {}?", found.join(" or ")),
+            // The most similar one comes last.
+            found => {
+                let found: Vec<_> = found.iter().rev().map(String::as_str).collect();
+                format!("{what}; did you mean {}?", found.join(" or "))
+            }
         }
     }
 

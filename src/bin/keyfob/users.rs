@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::input::confirm;
 use crate::named_user::{current, label, named, named_or_current, shown};
-use crate::output::{Output, printable};
+use crate::output::{Output, note, printable};
 
 pub(crate) fn whoami(session: &Session, out: &Output) -> Result<(), Failure> {
     let user = current(session)?;
@@ -81,6 +81,13 @@ pub(crate) fn list(session: &Session, out: &Output) -> Result<(), Failure> {
             "providers": providers,
         }));
     }
+    if json.is_empty() && !out.is_json() {
+        note(format_args!(
+            "this store has no users of the app {} at {}",
+            printable(session.app_id()),
+            printable(session.base_url())
+        ));
+    }
     out.result(&json, words)
 }
 
@@ -133,6 +140,9 @@ pub(crate) fn delete(
                 return Err(Failure::Usage(format!("{question}; pass --yes to confirm")));
             }
         }
+    }
+    if matches!(user.state(), Ok(UserState::LoggedOut)) {
+        return Err(Failure::LoggedOut(shown));
     }
     session.delete_user(&user)?;
     ended(session, &user, &format!("{shown} is deleted"), out)
