@@ -68,7 +68,7 @@ impl ApiError {
     pub(super) fn access_token(fault: TokenFault) -> Self {
         Self::invalid_session(match fault {
             TokenFault::Expired => "invalid session: access token expired",
-            TokenFault::Invalid => "invalid session: malformed access token",
+            TokenFault::Invalid => "invalid session: this backend did not issue the access token",
             TokenFault::WrongType => "invalid access token: incorrect token type",
         })
     }
@@ -76,9 +76,9 @@ impl ApiError {
     pub(super) fn refresh_token(fault: TokenFault) -> Self {
         match fault {
             TokenFault::Expired => Self::no_session(),
-            TokenFault::Invalid => {
-                Self::invalid_session("invalid session: malformed refresh token")
-            }
+            TokenFault::Invalid => Self::invalid_session(
+                "invalid session: this backend did not issue the refresh token",
+            ),
             TokenFault::WrongType => {
                 Self::invalid_session("invalid refresh token: incorrect token type")
             }
