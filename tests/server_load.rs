@@ -282,7 +282,7 @@ fn request_without_token_costs_little() {
 }
 
 #[test]
-fn request_that_arrives_byte_by_byte_costs_little() {
+fn byte_by_byte_request_costs_little() {
     let server = ServerProcess::start("default");
     let field = format!("X: {}\r\n", "x".repeat(30_000));
     let request = post(&format!("{APP}/auth/providers/anon-user/login"), &field, "{}");
@@ -320,7 +320,7 @@ fn long_names_are_not_remembered() {
 
 /// The memory of a hash is used again by the next one.
 #[test]
-fn log_ins_and_registrations_keep_memory_flat() {
+fn login_memory_is_bounded() {
     let server = ServerProcess::start("unlimited");
     let rounds = |client: usize, rounds: std::ops::Range<usize>| {
         for round in rounds {
@@ -370,7 +370,7 @@ fn arguments_of_function_calls_share_limited_memory() {
 
 /// In canonical extended JSON a number is an object: as values, these would take 350 MiB.
 #[test]
-fn numbers_in_results_take_little_memory() {
+fn numbers_in_results_use_little_memory() {
     let server = ServerProcess::start("default");
     let token = server.anonymous();
     let fields = format!("Authorization: Bearer {token}\r\n");
@@ -422,7 +422,7 @@ fn assert_log_in_is_quick(server: &ServerProcess, from: Ipv4Addr) {
 }
 
 #[test]
-fn idle_connections_lock_nobody_out() {
+fn idle_connections_block_no_client() {
     let server = ServerProcess::start("default");
     let idle: Vec<_> = (0..512).map(|_| server.connect(HOME)).collect();
     assert_log_in_is_quick(&server, ELSEWHERE);
@@ -431,7 +431,7 @@ fn idle_connections_lock_nobody_out() {
 }
 
 #[test]
-fn half_open_connections_lock_nobody_out() {
+fn half_open_connections_block_no_client() {
     let server = ServerProcess::start("default");
     let open = |part: &str| {
         let mut stream = server.connect(HOME);
@@ -453,7 +453,7 @@ fn half_open_connections_lock_nobody_out() {
 
 /// Responses that nobody takes: each is larger than the buffers of the sockets.
 #[test]
-fn slow_readers_lock_nobody_out() {
+fn slow_readers_block_no_client() {
     let server = ServerProcess::start("default");
     let token = server.anonymous();
     let text = "x".repeat(8 << 20);

@@ -128,8 +128,9 @@ mod tests {
         }
     }
 
+    /// Setting the clock changes the wall time only; advancing it changes both.
     #[test]
-    fn a_clock_that_is_set_lets_no_time_pass_and_one_that_is_advanced_does() {
+    fn only_advance_moves_monotonic_clock() {
         let clock = ServerClock::new(Arc::new(Still));
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         for time in [at(50), at(5000), at(0), at(1000)] {

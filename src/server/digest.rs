@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_are_those_of_the_standards() {
+    fn hashes_match_standard_vectors() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256("abc"), abc);
         // RFC 4231, test case 2.

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_numbers_get_the_narrowest_wrapper() {
+    fn plain_numbers_get_narrowest_wrapper() {
         assert_eq!(
             canonical(json!([1, -1, 2_147_483_647, 2_147_483_648_i64, u64::MAX, 1.5, 1.0, 1e300])),
             json!([
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_that_json_cannot_hold_have_names() {
+    fn non_finite_doubles_have_names() {
         assert_eq!(double(f64::NAN), json!({"$numberDouble": "NaN"}));
         assert_eq!(double(f64::NEG_INFINITY), json!({"$numberDouble": "-Infinity"}));
         assert_eq!(double(-0.0), json!({"$numberDouble": "-0.0"}));

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_found_by_their_whole_path() {
+    fn routes_match_full_path() {
         let found = |path: &str| {
             let segments = segments(path);
             let segments: Vec<_> = segments.iter().map(|segment| &**segment).collect();

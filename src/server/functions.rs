@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_stay_whole_while_they_can() {
+    fn sum_of_integers_is_integer_until_overflow() {
         assert_eq!(sum(&[]), Ok(json!(0)));
         assert_eq!(sum(&[json!(1), json!({"$numberLong": "2"})]), Ok(json!(3)));
         assert_eq!(sum(&[json!(1), json!(0.5)]), Ok(json!({"$numberDouble": "1.5"})));

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn long_paths_push_out_the_oldest_entries() {
+    fn long_paths_evict_oldest_entries() {
         let recorder = Recorder::default();
         let long = format!("/{}", "x".repeat(MAX_PATH));
         (0..CAPACITY).for_each(|_| recorder.add(entry(&long)));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_one_line_a_request_and_bounded() {
+    fn display_is_one_bounded_line_per_request() {
         let fault = Some("cut after commit");
         let journal = Journal(vec![
             entry("/health"),

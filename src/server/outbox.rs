@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outbox_is_bounded_and_its_mails_show_no_secret() {
+    fn outbox_is_bounded_and_debug_hides_secrets() {
         let outbox = Outbox::default();
         (0..=CAPACITY).for_each(|to| outbox.put(mail(to)));
         assert_eq!(outbox.to_vec().len(), CAPACITY);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_is_waited_for_and_taken_once() {
+    fn waiting_receives_each_mail_once() {
         let outbox = Outbox::default();
         let now = Deadline::after(Duration::ZERO);
         std::thread::scope(|scope| {

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn stand_in_hash_costs_what_real_one_costs() {
+    fn dummy_hash_costs_same_as_real_hash() {
         let real = Passwords::new().turn().hash(&Secret::new("whatever")).unwrap();
         let parameters = |hash: &str| hash.rsplitn(3, '$').nth(2).map(str::to_owned);
         assert_eq!(parameters(&real), parameters(NOBODY));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_that_costs_too_much_matches_nothing() {
+    fn too_expensive_hash_matches_nothing() {
         let passwords = Passwords::new();
         for parameters in ["m=65537,t=2,p=1", "m=19456,t=17,p=1", "m=19456,t=2,p=17"] {
             let hash = NOBODY.replace("m=19456,t=2,p=1", parameters);

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_have_the_form_of_object_ids_and_differ() {
+    fn ids_are_distinct_object_ids() {
         let (one, two) = (id().unwrap(), id().unwrap());
         assert!(is_id(&one) && is_id(&two));
         assert_ne!(one, two);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_letters() {
+    fn random_letters_are_alphabetic() {
         let text = letters(40).unwrap();
         assert!(text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_lowercase()));
     }

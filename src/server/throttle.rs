@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_in_progress_take_room() {
+    fn attempts_in_progress_are_counted() {
         let throttle = limit(Some(1), None, None);
         let counted = throttle.counted(LOGIN, Some("a"), PEER)[0];
         let has_room =
@@ -453,7 +453,7 @@ mod tests {
 
     /// Beyond 64 events, times have a resolution of 1/64 of the window.
     #[test]
-    fn many_events_of_a_key_take_bounded_memory() {
+    fn events_per_key_use_bounded_memory() {
         let most = 100_000;
         let throttle = limit(None, Some(most), None);
         for n in 0..most {
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded_while_their_address_counts() {
+    fn names_are_bounded_per_counted_address() {
         let throttle = limit(Some(2500), Some(25_000), None);
         (0..25_000).for_each(|n: u32| fail(&throttle, &n.to_string(), PEER, 1));
         assert!(throttle.windows().len() <= MAX_KEYS);

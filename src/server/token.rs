@@ -307,8 +307,9 @@ mod tests {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
     }
 
+    /// Tokens have the claims that App Services puts into its own.
     #[test]
-    fn claims_are_those_of_the_service() {
+    fn claims_match_app_services() {
         let tokens = tokens();
         let mut access = claims(&tokens.access(&session(), None, 5000).unwrap());
         let jti = access.as_object_mut().unwrap().remove("jti").unwrap();
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn custom_data_goes_in_and_out_and_no_two_tokens_are_the_same() {
+    fn custom_data_round_trips_and_tokens_differ() {
         let tokens = tokens();
         let data = json!({"likes": ["tea"]}).as_object().cloned();
         let token = tokens.access(&session(), data.clone(), 5000).unwrap();
@@ -346,8 +347,9 @@ mod tests {
         assert_ne!(tokens.access(&session(), data, 5000).unwrap(), token);
     }
 
+    /// Earlier versions issued tokens without a `jti`.
     #[test]
-    fn tokens_of_earlier_versions_without_a_jti_are_taken() {
+    fn tokens_without_jti_are_accepted() {
         let tokens = tokens();
         let old = json!({
             "baas_device_id": "4".repeat(24), "baas_domain_id": "d".repeat(24),
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn each_token_is_good_for_its_own_purpose_until_its_last_second() {
+    fn tokens_are_valid_for_own_purpose_until_expiry() {
         let tokens = tokens();
         let access = tokens.access(&session(), None, 5000).unwrap();
         let refresh = tokens.refresh(&session()).unwrap();
@@ -373,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_not_ours_are_refused() {
+    fn foreign_tokens_are_rejected() {
         let tokens = tokens();
         let token = tokens.access(&session(), None, 5000).unwrap();
         let parts: Vec<_> = token.expose().split('.').collect();

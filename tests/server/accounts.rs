@@ -15,7 +15,7 @@ fn start() -> (Server, Client) {
 }
 
 #[test]
-fn location_answers_all_four_fields() {
+fn location_has_all_four_fields() {
     let (server, client) = start();
     let answer = client.send("GET", &client.app("/location"), None, "");
     assert_eq!(answer.status, 200);
@@ -32,7 +32,7 @@ fn location_answers_all_four_fields() {
 }
 
 #[test]
-fn location_names_the_host_that_was_asked() {
+fn location_uses_requested_host() {
     let (server, _) = start();
     let ask = |host: &str| {
         let path = "/api/client/v2.0/app/my-app-abcde/location";
@@ -44,7 +44,7 @@ fn location_names_the_host_that_was_asked() {
 }
 
 #[test]
-fn behind_a_proxy_clients_are_sent_to_the_public_url() {
+fn location_behind_proxy_is_public_url() {
     let public = |url: &str| Server::builder().public_url(url).confirmation(Confirmation::Email);
     let server = public("https://auth.example.org/").start().unwrap();
     assert_eq!(server.base_url(), "https://auth.example.org");
@@ -68,7 +68,7 @@ fn behind_a_proxy_clients_are_sent_to_the_public_url() {
 }
 
 #[test]
-fn an_unknown_app_is_not_found() {
+fn unknown_app_is_not_found() {
     let (_server, client) = start();
     let message = "cannot find app using Client App ID 'no-such-app'";
     for (method, path) in [
@@ -81,7 +81,7 @@ fn an_unknown_app_is_not_found() {
 }
 
 #[test]
-fn registration_answers_201_and_creates_no_user() {
+fn registration_returns_201_without_user() {
     let (server, client) = start();
     let answer = client.register("ada@example.org", "hunter22");
     assert_eq!((answer.status, answer.text.as_str()), (201, r#"{"status":"success"}"#));
@@ -89,7 +89,7 @@ fn registration_answers_201_and_creates_no_user() {
 }
 
 #[test]
-fn an_address_can_be_registered_once_and_to_the_letter() {
+fn address_is_registered_once_case_sensitively() {
     let (_server, client) = start();
     client.register("ada@example.org", "hunter22");
     let again = client.register("ada@example.org", "other-password");
@@ -98,7 +98,7 @@ fn an_address_can_be_registered_once_and_to_the_letter() {
 }
 
 #[test]
-fn one_of_many_registrations_at_a_time_succeeds() {
+fn one_concurrent_registration_succeeds() {
     let (_server, client) = start();
     let statuses: Vec<_> = std::thread::scope(|scope| {
         let register = || client.register("ada@example.org", "hunter22").status;
@@ -171,7 +171,7 @@ fn reset_function_gets_no_control_characters() {
 }
 
 #[test]
-fn an_address_must_not_be_empty() {
+fn empty_address_is_rejected() {
     let (_server, client) = start();
     client.register("", "hunter22").assert_error(400, "InvalidParameter", "email invalid");
     let path = client.app("/auth/providers/local-userpass/register");
@@ -182,7 +182,7 @@ fn an_address_must_not_be_empty() {
 }
 
 #[test]
-fn a_log_in_answers_four_text_fields() {
+fn login_returns_four_text_fields() {
     let (_server, client) = start();
     client.register("ada@example.org", "hunter22");
     let answer = client.try_password("ada@example.org", "hunter22");
@@ -200,7 +200,7 @@ fn a_log_in_answers_four_text_fields() {
 }
 
 #[test]
-fn the_same_account_is_the_same_user_every_time() {
+fn repeated_login_returns_same_user() {
     let (_server, client) = start();
     let (first, second) = (client.ada(), client.ada());
     assert_eq!(first.user_id, second.user_id);
@@ -210,13 +210,13 @@ fn the_same_account_is_the_same_user_every_time() {
 }
 
 #[test]
-fn each_anonymous_log_in_is_a_new_user() {
+fn anonymous_login_creates_new_user() {
     let (_server, client) = start();
     assert_ne!(client.anonymous().user_id, client.anonymous().user_id);
 }
 
 #[test]
-fn wrong_passwords_and_unknown_addresses_get_one_answer() {
+fn wrong_password_and_unknown_address_look_alike() {
     let (_server, client) = start();
     client.register("ada@example.org", "hunter22");
     let answers = [
@@ -231,7 +231,7 @@ fn wrong_passwords_and_unknown_addresses_get_one_answer() {
 }
 
 #[test]
-fn a_log_in_must_bring_what_it_needs() {
+fn login_with_missing_fields_is_rejected() {
     let (_server, client) = start();
     let answer = client.try_log_in("local-userpass", r#"{"email":"a","password":"hunter22"}"#);
     answer.assert_error(400, "MissingParameter", "missing parameter: username");
@@ -240,7 +240,7 @@ fn a_log_in_must_bring_what_it_needs() {
 }
 
 #[test]
-fn unknown_fields_providers_and_options_are_ignored() {
+fn unknown_fields_and_options_are_ignored() {
     let (_server, client) = start();
     client.register("ada@example.org", "hunter22");
     let body = json!({
@@ -254,7 +254,7 @@ fn unknown_fields_providers_and_options_are_ignored() {
 }
 
 #[test]
-fn a_token_sent_along_to_register_or_log_in_is_ignored() {
+fn login_and_registration_ignore_bearer_token() {
     let (_server, client) = start();
     let path = client.app("/auth/providers/local-userpass/register");
     let body = r#"{"email":"ada@example.org","password":"hunter22"}"#;
@@ -264,7 +264,7 @@ fn a_token_sent_along_to_register_or_log_in_is_ignored() {
 }
 
 #[test]
-fn anonymous_log_in_takes_every_kind_of_empty_body() {
+fn anonymous_login_accepts_any_empty_body() {
     let (server, client) = start();
     assert_eq!(client.try_log_in("anon-user", "").status, 200, "empty, called JSON");
     assert_eq!(client.try_log_in("anon-user", " \r\n").status, 200, "blank, called JSON");
@@ -276,7 +276,7 @@ fn anonymous_log_in_takes_every_kind_of_empty_body() {
 }
 
 #[test]
-fn a_device_id_that_is_sent_is_kept_and_zeros_are_not() {
+fn device_id_is_stored_unless_zeros() {
     let (_server, client) = start();
     let device_id = |device: serde_json::Value| {
         let body = json!({"options": {"device": {"deviceId": device}}}).to_string();
@@ -291,7 +291,7 @@ fn a_device_id_that_is_sent_is_kept_and_zeros_are_not() {
 }
 
 #[test]
-fn malformed_bodies_are_refused_and_not_quoted() {
+fn malformed_bodies_are_rejected_without_quote() {
     let (_server, client) = start();
     for body in [
         r#"{"username":"ada@example.org","password":"top-secret""#,
@@ -308,8 +308,9 @@ fn malformed_bodies_are_refused_and_not_quoted() {
     }
 }
 
+/// A disabled user cannot log in.
 #[test]
-fn disabled_users_cannot_log_in_and_enabled_ones_are_the_same_as_before() {
+fn enabled_user_logs_in_again_as_before() {
     let (server, client) = start();
     let user = client.ada();
     server.disable_user(&user.user_id).unwrap();

@@ -21,7 +21,7 @@ fn key_log_in(client: &Client, key: &str) -> Answer {
 }
 
 #[test]
-fn a_key_is_shown_once() {
+fn key_secret_is_returned_once() {
     let (_server, client, user) = start();
     let created = client.create_key(&user.refresh, "my-Key_1");
     assert_eq!(created.status, 201);
@@ -35,7 +35,7 @@ fn a_key_is_shown_once() {
 }
 
 #[test]
-fn keys_are_listed_in_the_order_they_were_made() {
+fn keys_are_listed_in_creation_order() {
     let (_server, client, user) = start();
     assert_eq!(client.send("GET", "/auth/api_keys", Some(&user.refresh), "").json(), json!([]));
     for name in ["c", "a", "b"] {
@@ -47,7 +47,7 @@ fn keys_are_listed_in_the_order_they_were_made() {
 }
 
 #[test]
-fn a_key_logs_in_as_its_user_until_it_is_disabled() {
+fn key_logs_in_until_disabled() {
     let (_server, client, user) = start();
     let created = client.create_key(&user.refresh, "key");
     let (id, key) = (text(&created, "_id"), text(&created, "key"));
@@ -78,7 +78,7 @@ fn a_key_logs_in_as_its_user_until_it_is_disabled() {
 }
 
 #[test]
-fn keys_of_others_are_not_there() {
+fn keys_of_other_users_are_not_found() {
     let (_server, client, user) = start();
     let id = text(&client.create_key(&user.refresh, "key"), "_id");
     client.register("bob", "hunter22");
@@ -115,8 +115,9 @@ fn names_are_plain_and_unique_per_user() {
     assert_eq!(client.create_key(&bob.refresh, "key").status, 201);
 }
 
+/// At most twenty keys; none for an anonymous user.
 #[test]
-fn a_user_has_at_most_twenty_and_an_anonymous_one_none() {
+fn key_count_is_limited_per_user() {
     let (_server, client, user) = start();
     for number in 0..20 {
         assert_eq!(client.create_key(&user.refresh, &format!("key{number}")).status, 201);
@@ -129,7 +130,7 @@ fn a_user_has_at_most_twenty_and_an_anonymous_one_none() {
 }
 
 #[test]
-fn keys_want_a_refresh_token() {
+fn key_calls_need_refresh_token() {
     let (server, client, user) = start();
     let answer = client.send("GET", "/auth/api_keys", None, "");
     answer.assert_error(401, "MissingAuthReq", "must authenticate first");
@@ -141,7 +142,7 @@ fn keys_want_a_refresh_token() {
 }
 
 #[test]
-fn a_server_key_is_a_user_of_its_own() {
+fn server_key_has_own_user() {
     let (_server, client, user) = start();
     let cron = LogIn::read(&key_log_in(&client, "0123456789abcdef"));
     assert_ne!(cron.user_id, user.user_id);
@@ -156,7 +157,7 @@ fn a_server_key_is_a_user_of_its_own() {
 }
 
 #[test]
-fn a_server_key_that_was_never_used_cannot_be_linked_either() {
+fn unused_server_key_cannot_be_linked() {
     let (_server, client, user) = start();
     let body = json!({"key": "0123456789abcdef"});
     assert_eq!(client.link(&user.access, "api-key", &body).status, 409);

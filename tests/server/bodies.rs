@@ -66,7 +66,7 @@ fn lone_surrogate_becomes_replacement_character() {
 
 /// Nobody knows which one counts: a proxy may have looked at the other one.
 #[test]
-fn field_that_occurs_twice_is_refused() {
+fn duplicate_field_is_rejected() {
     let (_server, client) = start();
     let user = client.ada();
     let send = |path: &str, body: &str| client.send("POST", path, Some(&user.refresh), body);
@@ -112,7 +112,7 @@ fn null_means_no_field() {
 }
 
 #[test]
-fn nested_values_are_read_up_to_a_limit() {
+fn nesting_is_limited() {
     let (_server, client) = start();
     let user = client.ada();
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
@@ -133,7 +133,7 @@ fn nested_values_are_read_up_to_a_limit() {
 }
 
 #[test]
-fn numbers_are_read_as_far_as_they_go() {
+fn numbers_are_parsed_within_double_range() {
     let (_server, client) = start();
     let user = client.ada();
     let echo = |number: &str| {
@@ -167,7 +167,7 @@ fn numbers_are_read_as_far_as_they_go() {
 
 /// Bytes of every kind, whole bodies and halves of bodies, to all routes that take a body.
 #[test]
-fn garbage_gets_a_refusal_and_no_failure() {
+fn garbage_is_rejected_without_server_error() {
     let (server, client) = start();
     let user = client.ada();
     let userpass = |operation| client.app(&format!("/auth/providers/local-userpass/{operation}"));

@@ -42,7 +42,7 @@ const ADA: &str = "ada@example.org";
 const EXPIRED: &str = "userpass token is expired or invalid";
 
 #[test]
-fn an_address_is_confirmed_by_the_token_that_was_mailed() {
+fn mailed_token_confirms_address() {
     let (server, client, _) = by_mail();
     assert_eq!(client.register(ADA, "hunter22").status, 201);
     client.try_password(ADA, "hunter22").assert_error(401, "AuthError", "unauthorized");
@@ -60,7 +60,7 @@ fn an_address_is_confirmed_by_the_token_that_was_mailed() {
 }
 
 #[test]
-fn tokens_that_are_none_are_told_from_those_that_are_not_good() {
+fn malformed_and_unknown_tokens_differ() {
     let (server, client, _) = by_mail();
     client.register(ADA, "hunter22");
     let mail = mail(&server, ADA, MailKind::Confirmation);
@@ -79,7 +79,7 @@ fn tokens_that_are_none_are_told_from_those_that_are_not_good() {
 }
 
 #[test]
-fn only_the_newest_token_counts_and_for_half_an_hour() {
+fn newest_token_is_valid_for_half_hour() {
     let (server, client, clock) = by_mail();
     client.register(ADA, "hunter22");
     let first = mail(&server, ADA, MailKind::Confirmation);
@@ -97,7 +97,7 @@ fn only_the_newest_token_counts_and_for_half_an_hour() {
 }
 
 #[test]
-fn what_does_not_fit_the_mode_is_refused() {
+fn operation_of_other_mode_is_rejected() {
     let ada = json!({"email": ADA});
     let (_server, client, _) = start(|builder| builder);
     client.register(ADA, "hunter22");
@@ -148,7 +148,7 @@ fn unknown_addresses_are_not_found() {
 }
 
 #[test]
-fn an_account_whose_confirmation_panics_is_not_taken() {
+fn panicking_confirmation_creates_no_account() {
     let (_server, client, _) =
         start(|builder| builder.confirmation(Confirmation::function(|_| panic!("on purpose"))));
     for _ in 0..2 {
@@ -157,7 +157,7 @@ fn an_account_whose_confirmation_panics_is_not_taken() {
 }
 
 #[test]
-fn a_function_decides_about_addresses() {
+fn function_confirms_addresses() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     let (_server, client, _) = start(move |builder| {
@@ -198,7 +198,7 @@ fn a_function_decides_about_addresses() {
 }
 
 #[test]
-fn a_password_is_replaced_once_by_the_token_that_was_mailed() {
+fn mailed_token_resets_password_once() {
     let (server, client, clock) = start(|builder| builder.reset_url("http://a/?x"));
     let user = client.ada();
     assert_ok(&client.email("reset/send", &json!({"email": ADA})));
@@ -225,7 +225,7 @@ fn a_password_is_replaced_once_by_the_token_that_was_mailed() {
 }
 
 #[test]
-fn a_reset_token_expires() {
+fn reset_token_expires() {
     let (server, client, clock) = start(|builder| builder);
     client.ada();
     client.email("reset/send", &json!({"email": ADA}));
@@ -237,7 +237,7 @@ fn a_reset_token_expires() {
 }
 
 #[test]
-fn a_function_decides_about_passwords() {
+fn function_resets_passwords() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     let (_server, client, _) = start(move |builder| {
@@ -276,7 +276,7 @@ fn a_function_decides_about_passwords() {
 }
 
 #[test]
-fn mails_are_told_of_and_show_no_secret() {
+fn mail_callback_gets_mails_and_debug_hides_secrets() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&told);
     let (server, client, _) = start(move |builder| {
@@ -293,7 +293,7 @@ fn mails_are_told_of_and_show_no_secret() {
 }
 
 #[test]
-fn mails_link_to_pages_that_do_nothing_by_themselves() {
+fn opening_mailed_link_changes_nothing() {
     let (server, client, _) = by_mail();
     client.register(ADA, "hunter22");
     client.email("reset/send", &json!({"email": ADA}));
@@ -311,7 +311,7 @@ fn mails_link_to_pages_that_do_nothing_by_themselves() {
 }
 
 #[test]
-fn a_token_sent_along_is_ignored() {
+fn bearer_token_is_ignored() {
     let (_server, client, _) = start(|builder| builder);
     let path = client.app("/auth/providers/local-userpass/reset/send");
     let answer = client.send("POST", &path, Some("not.a.token"), r#"{"email":"x"}"#);

@@ -30,7 +30,7 @@ fn refreshed(client: &Client, user: &LogIn) -> String {
 }
 
 #[test]
-fn custom_data_comes_with_the_next_access_token() {
+fn next_access_token_has_custom_data() {
     let (server, client) = start(|builder| builder);
     let user = client.ada();
     assert_eq!(claims(&user.access).get("user_data"), None);
@@ -46,7 +46,7 @@ fn custom_data_comes_with_the_next_access_token() {
 }
 
 #[test]
-fn the_app_can_have_a_source_of_its_own() {
+fn app_can_supply_custom_data() {
     let (server, client) = start(|builder| {
         builder.custom_data(|user_id| Some(json!({"_id": user_id, "from": "source"})))
     });
@@ -58,7 +58,7 @@ fn the_app_can_have_a_source_of_its_own() {
 }
 
 #[test]
-fn custom_data_must_be_an_object_and_fit_into_a_header() {
+fn custom_data_is_bounded_object() {
     let (server, client) = start(|builder| builder);
     let user = client.ada();
     for bad in [json!([1]), json!("x"), json!({"x": "y".repeat(24 * 1024)})] {
@@ -77,7 +77,7 @@ fn custom_data_must_be_an_object_and_fit_into_a_header() {
 }
 
 #[test]
-fn a_source_that_fails_undoes_and_ends_nothing() {
+fn failing_source_keeps_data_and_session() {
     let is_broken = Arc::new(AtomicBool::new(false));
     let clock = ManualClock::new();
     let (server, client) = start(|builder| {
@@ -108,7 +108,7 @@ fn a_source_that_fails_undoes_and_ends_nothing() {
 }
 
 #[test]
-fn a_source_that_panics_undoes_and_ends_nothing_either() {
+fn panicking_source_keeps_data_and_session() {
     let (server, client) = start(|builder| builder.custom_data(|_| panic!("on purpose")));
     assert_eq!(client.try_log_in("anon-user", "{}").status, 500);
     let journal = server.journal();
@@ -117,14 +117,14 @@ fn a_source_that_panics_undoes_and_ends_nothing_either() {
 }
 
 #[test]
-fn two_access_tokens_of_one_moment_differ() {
+fn simultaneous_access_tokens_differ() {
     let (_server, client) = start(|builder| builder);
     let user = client.anonymous();
     assert_ne!(refreshed(&client, &user), refreshed(&client, &user));
 }
 
 #[test]
-fn functions_of_services_are_called_by_both_names() {
+fn service_functions_have_two_names() {
     let (_server, client) = start(|builder| {
         builder.service_function("mongodb-atlas", "count", |context, arguments| {
             Ok(json!([context.identities().len(), arguments]))

@@ -50,7 +50,7 @@ pub fn builder(dir: &TempDir) -> ServerBuilder {
 }
 
 #[test]
-fn users_sessions_and_tokens_survive_a_restart() {
+fn users_sessions_and_tokens_survive_restart() {
     let dir = TempDir::new("restart");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -74,7 +74,7 @@ fn users_sessions_and_tokens_survive_a_restart() {
 }
 
 #[test]
-fn links_keys_and_custom_data_survive_a_restart_and_so_do_deletions() {
+fn links_keys_and_deletions_survive_restart() {
     let dir = TempDir::new("more");
     let start = || {
         let builder = builder(&dir).server_api_key("cron", "0123456789abcdef");
@@ -122,7 +122,7 @@ fn links_keys_and_custom_data_survive_a_restart_and_so_do_deletions() {
 }
 
 #[test]
-fn accounts_wait_for_their_confirmation_over_a_restart() {
+fn unconfirmed_accounts_survive_restart() {
     let dir = TempDir::new("pending");
     let start = || builder(&dir).confirmation(Confirmation::Email).start().unwrap();
     let server = start();
@@ -141,7 +141,7 @@ fn accounts_wait_for_their_confirmation_over_a_restart() {
 }
 
 #[test]
-fn nothing_is_kept_that_could_not_be_read_at_the_next_start() {
+fn unreadable_values_are_not_stored() {
     let dir = TempDir::new("unreadable");
     let start = || {
         let asked = |payload: &Value| {
@@ -169,7 +169,7 @@ fn nothing_is_kept_that_could_not_be_read_at_the_next_start() {
 }
 
 #[test]
-fn a_rotated_token_keeps_its_successor_over_a_restart() {
+fn rotated_token_keeps_successor_after_restart() {
     let dir = TempDir::new("rotation");
     let clock = ManualClock::new();
     let start = || builder(&dir).clock(clock.clone()).rotate_refresh_tokens(true).start().unwrap();
@@ -185,7 +185,7 @@ fn a_rotated_token_keeps_its_successor_over_a_restart() {
 }
 
 #[test]
-fn expired_sessions_do_not_pile_up() {
+fn expired_sessions_are_removed() {
     let dir = TempDir::new("expiry");
     let clock = ManualClock::new();
     let lifetime = Duration::from_secs(1000);
@@ -203,7 +203,7 @@ fn expired_sessions_do_not_pile_up() {
 }
 
 #[test]
-fn one_server_at_a_time_has_the_directory() {
+fn directory_is_locked_by_one_server() {
     let dir = TempDir::new("lock");
     let first = builder(&dir).start().unwrap();
     let error = builder(&dir).start().unwrap_err();
@@ -214,7 +214,7 @@ fn one_server_at_a_time_has_the_directory() {
 }
 
 #[test]
-fn a_directory_belongs_to_one_app() {
+fn directory_of_other_app_is_rejected() {
     let dir = TempDir::new("app");
     builder(&dir).app_id("one").start().unwrap();
     let error = builder(&dir).app_id("two").start().unwrap_err();
@@ -225,7 +225,7 @@ fn a_directory_belongs_to_one_app() {
 
 #[cfg(unix)]
 #[test]
-fn files_are_for_their_owner_alone() {
+fn files_are_private_to_owner() {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
@@ -244,7 +244,7 @@ fn files_are_for_their_owner_alone() {
 }
 
 #[test]
-fn neither_passwords_nor_tokens_are_on_disk() {
+fn disk_has_no_passwords_or_tokens() {
     let dir = TempDir::new("secrets");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -279,7 +279,7 @@ fn neither_passwords_nor_tokens_are_on_disk() {
 }
 
 #[test]
-fn a_signing_key_that_cannot_be_one_is_refused() {
+fn invalid_signing_key_is_rejected() {
     let dir = TempDir::new("key");
     builder(&dir).start().unwrap();
     fs::write(dir.0.join("signing-key"), "short").unwrap();
@@ -291,7 +291,7 @@ fn a_signing_key_that_cannot_be_one_is_refused() {
 }
 
 #[test]
-fn what_a_kill_leaves_behind_does_not_stop_a_start() {
+fn server_starts_after_kill() {
     let dir = TempDir::new("leftover");
     let server = builder(&dir).start().unwrap();
     let user = Client::new(&server).ada();
@@ -305,7 +305,7 @@ fn what_a_kill_leaves_behind_does_not_stop_a_start() {
 /// Runs this test once more in a process of its own, which aborts right after its last answer: no
 /// thread is joined, nothing is dropped, nothing is flushed.
 #[test]
-fn what_was_answered_survives_an_abort() {
+fn acknowledged_changes_survive_abort() {
     const CHILD: &str = "KEYFOB_TEST_ABORT_DIR";
     if let Some(dir) = std::env::var_os(CHILD) {
         let server = Server::builder().data_dir(dir).start().unwrap();
@@ -318,7 +318,7 @@ fn what_was_answered_survives_an_abort() {
     }
     let dir = TempDir::new("abort");
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "data_dir::what_was_answered_survives_an_abort", "--nocapture"])
+        .args(["--exact", "data_dir::acknowledged_changes_survive_abort", "--nocapture"])
         .env(CHILD, &dir.0)
         .output()
         .unwrap();
@@ -335,7 +335,7 @@ fn what_was_answered_survives_an_abort() {
 }
 
 #[test]
-fn many_log_ins_at_a_time_are_all_kept() {
+fn concurrent_logins_are_all_stored() {
     let dir = TempDir::new("parallel");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -354,7 +354,7 @@ fn many_log_ins_at_a_time_are_all_kept() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+fn uncreatable_directory_is_named() {
     let dir = TempDir::new("file");
     fs::write(&dir.0, "not a directory").unwrap();
     for path in [dir.0.clone(), dir.0.join("below")] {

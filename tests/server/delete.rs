@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::client::{Client, LogIn};
 
 #[test]
-fn a_deleted_user_is_gone_with_all_that_is_its_own() {
+fn deletion_removes_all_user_data() {
     let server = Server::builder().start().unwrap();
     let client = Client::new(&server);
     let (user, second) = (client.ada(), client.ada());
@@ -41,7 +41,7 @@ fn a_deleted_user_is_gone_with_all_that_is_its_own() {
 }
 
 #[test]
-fn deleting_wants_an_access_token() {
+fn deletion_needs_access_token() {
     let server = Server::builder().start().unwrap();
     let client = Client::new(&server);
     let user = client.ada();

@@ -59,7 +59,7 @@ fn custom_data(size: usize) -> Option<Value> {
 }
 
 #[test]
-fn a_directory_of_an_earlier_version_is_read_and_goes_on() {
+fn directory_of_earlier_version_is_usable() {
     for version in [1, 2] {
         let dir = TempDir::new(&format!("version-{version}"));
         let server = builder(&dir).start().unwrap();
@@ -92,7 +92,7 @@ fn a_directory_of_an_earlier_version_is_read_and_goes_on() {
 
 /// sled writes large pages to files of their own, which it never syncs.
 #[test]
-fn large_records_leave_no_file_beside_the_log_and_are_read_back() {
+fn large_records_are_stored_in_log() {
     let dir = TempDir::new("large");
     let start = || {
         let data = |context: &Context, _: &[Value]| {
@@ -128,7 +128,7 @@ fn large_records_leave_no_file_beside_the_log_and_are_read_back() {
 }
 
 #[test]
-fn records_of_a_newer_version_are_refused_by_name() {
+fn records_of_newer_version_are_named() {
     let dir = TempDir::new("version");
     builder(&dir).start().unwrap();
     let db = dir.sled();
@@ -138,7 +138,7 @@ fn records_of_a_newer_version_are_refused_by_name() {
 }
 
 #[test]
-fn damage_is_reported_and_nothing_is_thrown_away() {
+fn damage_is_reported_and_data_is_preserved() {
     let dir = TempDir::new("damage");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).ada();
@@ -151,7 +151,7 @@ fn damage_is_reported_and_nothing_is_thrown_away() {
 
 /// sled takes some damage for the end of its log, and panics over some.
 #[test]
-fn garbage_in_the_middle_of_the_log_is_an_error_or_harmless() {
+fn garbage_in_log_is_error_or_harmless() {
     let dir = TempDir::new("garbage");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -183,7 +183,7 @@ fn garbage_in_the_middle_of_the_log_is_an_error_or_harmless() {
 }
 
 #[test]
-fn a_database_that_went_back_in_time_is_an_error() {
+fn rolled_back_database_is_error() {
     let dir = TempDir::new("back");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -200,7 +200,7 @@ fn a_database_that_went_back_in_time_is_an_error() {
 }
 
 #[test]
-fn a_damaged_database_is_kept_as_it_was() {
+fn damaged_database_is_unchanged() {
     let dir = TempDir::new("kept");
     let server = builder(&dir).start().unwrap();
     let client = Client::new(&server);
@@ -234,8 +234,9 @@ fn a_damaged_database_is_kept_as_it_was() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// With earlier versions of keyfob, sled wrote large pages to separate files.
 #[test]
-fn an_old_directory_whose_files_beside_the_log_are_gone_is_an_error() {
+fn old_directory_with_missing_files_is_error() {
     let dir = TempDir::new("blobs");
     let server = builder(&dir).start().unwrap();
     Client::new(&server).anonymous();

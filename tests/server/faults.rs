@@ -35,7 +35,7 @@ fn registration(server: &Server) -> String {
 }
 
 #[test]
-fn a_status_takes_the_place_of_the_answer_and_the_request_has_no_effect() {
+fn status_fault_replaces_request() {
     let (server, client) = start();
     let fault = Fault::status(429).retry_after(Duration::from_secs(7)).error("Slow", "slow down");
     let fault = server.faults().add(fault.on(Route::Register).times(2));
@@ -51,7 +51,7 @@ fn a_status_takes_the_place_of_the_answer_and_the_request_has_no_effect() {
 }
 
 #[test]
-fn pages_redirects_and_bodies_of_any_type_are_answers_too() {
+fn pages_redirects_and_any_body_are_faults() {
     let (server, client) = start();
     let faults = server.faults();
     faults.add(Fault::html(502));
@@ -70,7 +70,7 @@ fn pages_redirects_and_bodies_of_any_type_are_answers_too() {
 }
 
 #[test]
-fn the_first_fault_for_a_route_is_met_until_it_is_used_up() {
+fn faults_apply_in_order_until_exhausted() {
     let (server, client) = start();
     let faults = server.faults();
     faults.add(Fault::status(501).on(Route::Profile));
@@ -93,8 +93,9 @@ fn the_first_fault_for_a_route_is_met_until_it_is_used_up() {
     assert_eq!(profiles(), 401);
 }
 
+/// A cut before handling leaves no trace; one after the commit has all effects.
 #[test]
-fn a_cut_before_handling_leaves_no_trace_and_one_after_commit_leaves_all() {
+fn cut_before_or_after_commit_is_atomic() {
     let (server, client) = start();
     for (fault, status, done) in [
         (Fault::cut_before_handling(), 0, false),
@@ -115,7 +116,7 @@ fn a_cut_before_handling_leaves_no_trace_and_one_after_commit_leaves_all() {
 }
 
 #[test]
-fn garbage_is_no_http_and_ends_the_connection() {
+fn garbage_fault_ends_connection() {
     let (server, _) = start();
     server.faults().add(Fault::garbage());
     let mut stream = connect(&server);
@@ -127,7 +128,7 @@ fn garbage_is_no_http_and_ends_the_connection() {
 }
 
 #[test]
-fn a_cut_in_the_body_announces_more_than_it_sends() {
+fn cut_in_body_sends_less_than_announced() {
     let (server, client) = start();
     server.faults().add(Fault::cut_in_body().on(Route::Register));
     let came = raw(&server, registration(&server));
@@ -139,7 +140,7 @@ fn a_cut_in_the_body_announces_more_than_it_sends() {
 }
 
 #[test]
-fn an_answer_is_held_until_it_is_released_and_others_are_not() {
+fn hold_fault_delays_one_response_until_release() {
     let (server, client) = start();
     let held = server.faults().add(Fault::hold().on(Route::Health).always());
     let mut waiting = connect(&server);
@@ -155,7 +156,7 @@ fn an_answer_is_held_until_it_is_released_and_others_are_not() {
 }
 
 #[test]
-fn whatever_ends_a_fault_releases_what_it_holds() {
+fn ending_fault_releases_held_responses() {
     let ways: [fn(&Server, &ActiveFault); 3] =
         [|_, held| held.release(), |_, held| held.remove(), |server, _| server.faults().clear()];
     for end in ways {
@@ -173,7 +174,7 @@ fn whatever_ends_a_fault_releases_what_it_holds() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_what_is_held() {
+fn stop_does_not_wait_for_held_responses() {
     for fault in [Fault::hold(), Fault::delay(Duration::MAX), Fault::drip(1, Duration::MAX)] {
         let server = Server::builder().shutdown_timeout(Duration::from_secs(3600)).start().unwrap();
         let held = server.faults().add(fault);
@@ -186,7 +187,7 @@ fn stopping_does_not_wait_for_what_is_held() {
 }
 
 #[test]
-fn a_delay_ends_by_itself_and_a_drip_arrives_whole() {
+fn delayed_and_dripped_responses_are_complete() {
     let (server, _) = start();
     let short = Duration::from_millis(2);
     for fault in [Fault::delay(short * 20), Fault::drip(7, short)] {
@@ -199,7 +200,7 @@ fn a_delay_ends_by_itself_and_a_drip_arrives_whole() {
 }
 
 #[test]
-fn the_journal_tells_routes_apart_and_what_they_met() {
+fn journal_records_routes_and_faults() {
     let (server, client) = start();
     let user = client.ada();
     client.refresh(&user.refresh);
@@ -233,7 +234,7 @@ fn the_journal_tells_routes_apart_and_what_they_met() {
 }
 
 #[test]
-fn a_function_that_panics_is_in_the_journal() {
+fn function_panic_is_in_journal() {
     let server = Server::builder().function("panic", |_, _| panic!("on purpose")).start().unwrap();
     let client = Client::new(&server);
     let user = client.anonymous();
@@ -254,7 +255,7 @@ fn a_function_that_panics_is_in_the_journal() {
 }
 
 #[test]
-fn a_function_that_panics_can_be_cut_after_commit() {
+fn function_panic_can_be_cut_after_commit() {
     let server = Server::builder().auth_function(|_| panic!("on purpose")).start().unwrap();
     server.faults().add(Fault::cut_after_commit().on(Route::LogIn));
     let path = format!("{CLIENT}/app/{}/auth/providers/custom-function/login", server.app_id());
@@ -267,7 +268,7 @@ fn a_function_that_panics_can_be_cut_after_commit() {
 }
 
 #[test]
-fn a_request_that_is_refused_on_its_way_is_in_the_journal() {
+fn rejected_request_is_in_journal() {
     let server = Server::builder().max_body_size(10).start().unwrap();
     let client = Client::new(&server);
     assert_eq!(client.register("ada@example.org", "hunter22").status, 413);
@@ -285,7 +286,7 @@ fn a_request_that_is_refused_on_its_way_is_in_the_journal() {
 }
 
 #[test]
-fn all_that_expires_does_so_by_the_clock_that_is_set() {
+fn expiry_follows_server_clock() {
     let (server, client) = start();
     let clock = server.clock();
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);

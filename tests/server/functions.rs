@@ -53,7 +53,7 @@ fn results_are_canonical_extended_json() {
 }
 
 #[test]
-fn a_function_knows_its_caller() {
+fn function_receives_caller() {
     let (_server, client, user) = start();
     let me = client.call(&user.access, "whoami", &json!([])).json();
     let profile = client.profile(&user.access).json();
@@ -68,7 +68,7 @@ fn a_function_knows_its_caller() {
 }
 
 #[test]
-fn a_function_that_fails_says_so_in_its_own_words() {
+fn function_error_message_is_returned() {
     let (_server, client, user) = start();
     let answer = client.call(&user.access, "fail", &json!([]));
     answer.assert_error(400, "FunctionExecutionError", "out of cheese");
@@ -80,7 +80,7 @@ fn a_function_that_fails_says_so_in_its_own_words() {
 }
 
 #[test]
-fn a_result_that_looks_like_an_error_is_a_result() {
+fn result_resembling_error_is_result() {
     let (_server, client, user) = start();
     let answer = client.call(&user.access, "like_an_error", &json!([]));
     assert_eq!((answer.status, answer.json()), (200, json!({"error": "none"})));
@@ -97,7 +97,7 @@ fn unknown_functions_and_services_are_named() {
 }
 
 #[test]
-fn calls_that_are_none_are_refused() {
+fn malformed_calls_are_rejected() {
     let (_server, client, user) = start();
     for body in ["", "[]", "{", r#"{"name":1}"#, r#"{"name":"echo","arguments":{}}"#] {
         let answer = client.send("POST", &client.app("/functions/call"), Some(&user.access), body);
@@ -106,7 +106,7 @@ fn calls_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_panic_answers_500_and_the_server_goes_on() {
+fn panic_returns_500_and_server_continues() {
     let (_server, client, user) = start();
     for _ in 0..3 {
         let answer = client.call(&user.access, "panic", &json!([]));
@@ -116,7 +116,7 @@ fn a_panic_answers_500_and_the_server_goes_on() {
 }
 
 #[test]
-fn many_users_at_a_time_get_their_own_answers() {
+fn concurrent_users_get_own_results() {
     let (_server, client, _) = start();
     std::thread::scope(|scope| {
         for number in 0..8_i64 {

@@ -29,7 +29,7 @@ fn health_is_ok() {
 }
 
 #[test]
-fn a_connection_is_kept_for_more_requests() {
+fn connection_serves_several_requests() {
     let server = start();
     let mut stream = connect(&server);
     for _ in 0..5 {
@@ -40,7 +40,7 @@ fn a_connection_is_kept_for_more_requests() {
 }
 
 #[test]
-fn requests_sent_ahead_are_answered_in_their_order() {
+fn pipelined_requests_are_answered_in_order() {
     let server = start();
     let text = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n\
                 POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
@@ -52,7 +52,7 @@ fn requests_sent_ahead_are_answered_in_their_order() {
 }
 
 #[test]
-fn an_empty_line_after_a_request_begins_none() {
+fn empty_line_after_request_is_ignored() {
     let server = Server::builder().request_timeout(Duration::from_millis(300));
     let server = server.idle_timeout(Duration::from_millis(900)).start().unwrap();
     let mut stream = connect(&server);
@@ -61,7 +61,7 @@ fn an_empty_line_after_a_request_begins_none() {
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn request_may_arrive_byte_by_byte() {
     let server = start();
     let mut stream = connect(&server);
     stream.set_nodelay(true).unwrap();
@@ -72,7 +72,7 @@ fn a_request_may_come_byte_by_byte() {
 }
 
 #[test]
-fn http_1_0_closes_unless_asked_otherwise() {
+fn http_1_0_closes_without_keep_alive() {
     let server = start();
     let answer = raw(&server, "GET /health HTTP/1.0\r\n\r\n");
     assert_eq!(statuses(&answer), [200]);
@@ -84,7 +84,7 @@ fn http_1_0_closes_unless_asked_otherwise() {
 }
 
 #[test]
-fn a_client_may_close_its_side_before_the_answer() {
+fn client_may_half_close_before_response() {
     let server = start();
     let mut stream = connect(&server);
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -93,7 +93,7 @@ fn a_client_may_close_its_side_before_the_answer() {
 }
 
 #[test]
-fn an_answer_survives_what_is_sent_after_the_last_request() {
+fn response_survives_data_after_last_request() {
     let server = start();
     for _ in 0..20 {
         let mut stream = connect(&server);
@@ -104,7 +104,7 @@ fn an_answer_survives_what_is_sent_after_the_last_request() {
 }
 
 #[test]
-fn head_answers_without_a_body() {
+fn head_response_has_no_body() {
     let server = start();
     let mut stream = connect(&server);
     stream.write_all(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -116,7 +116,7 @@ fn head_answers_without_a_body() {
 }
 
 #[test]
-fn browsers_are_let_in() {
+fn browsers_get_cors_headers() {
     let server = start();
     let client = Client::new(&server);
     let ask = format!("OPTIONS {LOGIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -150,7 +150,7 @@ fn unknown_routes_are_not_found() {
 }
 
 #[test]
-fn wrong_methods_are_told_the_right_ones() {
+fn wrong_method_lists_allowed_methods() {
     let server = start();
     let client = Client::new(&server);
     for (method, path, allow) in [
@@ -168,7 +168,7 @@ fn wrong_methods_are_told_the_right_ones() {
 }
 
 #[test]
-fn chunked_bodies_are_put_together() {
+fn chunked_bodies_are_decoded() {
     let server = start();
     let chunked = |body: &str| raw(&server, post("Transfer-Encoding: chunked\r\n", body));
     assert_eq!(statuses(&chunked("0\r\n\r\n")), [200]);
@@ -203,7 +203,7 @@ fn malformed_chunks_are_refused() {
 }
 
 #[test]
-fn requests_that_can_be_read_in_two_ways_are_refused() {
+fn ambiguous_requests_are_rejected() {
     let server = start();
     // Each hides a second request in what may or may not be the body of the first.
     let hidden = "0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -242,7 +242,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
 }
 
 #[test]
-fn heads_that_are_none_are_refused() {
+fn malformed_heads_are_rejected() {
     let server = start();
     for (status, head) in [
         (400, "GET\r\n\r\n"),
@@ -264,7 +264,7 @@ fn heads_that_are_none_are_refused() {
 }
 
 #[test]
-fn an_absolute_target_is_a_path_here() {
+fn absolute_target_is_used_as_path() {
     let server = start();
     let ask = "GET http://elsewhere/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     assert_eq!(statuses(&raw(&server, ask)), [200]);
@@ -275,7 +275,7 @@ fn an_absolute_target_is_a_path_here() {
 }
 
 #[test]
-fn a_client_that_waits_for_leave_gets_it() {
+fn expect_continue_gets_100() {
     let server = start();
     let mut stream = connect(&server);
     let fields = "Expect: 100-continue\r\nContent-Length: 2\r\n";
@@ -298,7 +298,7 @@ fn paths_are_decoded_before_they_are_compared() {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_middle_harms_nobody() {
+fn interrupted_connection_affects_no_other() {
     let server = start();
     for part in ["", "G", "GET /health HTTP/1.1\r\n", &post("Content-Length: 10\r\n", "{")] {
         let mut stream = connect(&server);
@@ -312,7 +312,7 @@ fn a_connection_that_ends_in_the_middle_harms_nobody() {
 
 /// Tokens, keys and people's data are nothing for caches (RFC 6749 section 5.1).
 #[test]
-fn no_response_may_be_stored() {
+fn responses_forbid_caching() {
     let server = Server::builder().built_in_functions().rotate_refresh_tokens(true);
     let server = server.confirmation(Confirmation::Email).start().unwrap();
     let client = Client::new(&server);
@@ -343,7 +343,7 @@ fn no_response_may_be_stored() {
 }
 
 #[test]
-fn link_of_error_leads_to_its_request() {
+fn error_link_shows_request() {
     let server = start();
     let client = Client::new(&server);
     let link = |answer: &Answer| answer.json()["link"].as_str().unwrap().to_owned();

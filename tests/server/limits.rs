@@ -25,7 +25,7 @@ fn function_call(token: &str, body: &str) -> String {
 }
 
 #[test]
-fn a_head_has_a_limit() {
+fn head_size_is_limited() {
     let server = Server::builder().start().unwrap();
     let head = |field: usize| format!("GET /health HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(field));
     assert_eq!(statuses(&raw(&server, head(60_000))), [200]);
@@ -36,7 +36,7 @@ fn a_head_has_a_limit() {
 }
 
 #[test]
-fn a_body_has_a_limit() {
+fn body_size_is_limited() {
     let server = Server::builder().max_body_size(1000).start().unwrap();
     let client = Client::new(&server);
     let body = |size: usize| format!("{{{}}}", " ".repeat(size - 2));
@@ -111,7 +111,7 @@ fn compressed_body_is_refused() {
 
 /// Empty lines begin no request, so they do not keep a connection open.
 #[test]
-fn empty_lines_do_not_renew_the_idle_timeout() {
+fn empty_lines_keep_idle_timeout() {
     let server = Server::builder().idle_timeout(Duration::from_millis(300)).start().unwrap();
     let mut stream = connect(&server);
     let started = Instant::now();
@@ -122,7 +122,7 @@ fn empty_lines_do_not_renew_the_idle_timeout() {
 }
 
 #[test]
-fn a_large_body_within_the_limit_arrives() {
+fn large_body_within_limit_is_accepted() {
     let server = Server::builder().built_in_functions().start().unwrap();
     let client = Client::new(&server);
     let user = client.anonymous();
@@ -131,7 +131,7 @@ fn a_large_body_within_the_limit_arrives() {
 }
 
 #[test]
-fn deep_nesting_is_refused_and_not_followed() {
+fn deep_nesting_is_rejected_without_recursion() {
     let server = Server::builder().built_in_functions().start().unwrap();
     let client = Client::new(&server);
     let user = client.anonymous();
@@ -144,7 +144,7 @@ fn deep_nesting_is_refused_and_not_followed() {
 }
 
 #[test]
-fn a_request_that_drips_is_cut_off() {
+fn slow_request_times_out() {
     let server = Server::builder().request_timeout(Duration::from_millis(300)).start().unwrap();
     let started = Instant::now();
     for part in
@@ -167,7 +167,7 @@ fn a_request_that_drips_is_cut_off() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn idle_connection_is_closed_without_response() {
     let server = Server::builder().idle_timeout(Duration::from_millis(100)).start().unwrap();
     assert_eq!(read_to_end(&mut connect(&server)), "");
     let mut stream = connect(&server);
@@ -177,7 +177,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_is_given_up() {
+fn unread_response_times_out() {
     let server = Server::builder()
         .function("large", |_, _| Ok(Value::from("x".repeat(16 << 20))))
         .request_timeout(Duration::from_millis(300))
@@ -216,7 +216,7 @@ fn hold(server: &Server, ask: &str, entered: &mpsc::Receiver<()>) -> TcpStream {
 }
 
 #[test]
-fn connection_gets_503_while_all_others_are_handled() {
+fn connection_beyond_limit_gets_503() {
     let (entered, wait) = mpsc::channel();
     let (release, held) = mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
@@ -252,7 +252,7 @@ fn ask_until_there_is_room(server: &Server) {
 }
 
 #[test]
-fn idle_connection_makes_room_for_new_one() {
+fn idle_connection_is_closed_for_new_one() {
     let server = Server::builder().max_connections(2).start().unwrap();
     let mut idle: Vec<_> = (0..2).map(|_| connect(&server)).collect();
     for stream in &mut idle {
@@ -268,7 +268,7 @@ fn idle_connection_makes_room_for_new_one() {
 }
 
 #[test]
-fn address_has_a_limit_of_connections() {
+fn connections_per_address_are_limited() {
     let server = Server::builder().max_connections_per_address(1).start().unwrap();
     let mut first = connect(&server);
     first.write_all(HEALTH).unwrap();
@@ -278,7 +278,7 @@ fn address_has_a_limit_of_connections() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_idle_clients() {
+fn stop_does_not_wait_for_idle_clients() {
     let server = Server::builder().shutdown_timeout(Duration::from_secs(120)).start().unwrap();
     let mut idle: Vec<_> = (0..20).map(|_| connect(&server)).collect();
     for stream in idle.iter_mut().take(10) {
@@ -298,7 +298,7 @@ fn stopping_does_not_wait_for_idle_clients() {
 }
 
 #[test]
-fn stopping_lets_a_request_in_progress_end() {
+fn stop_completes_request_in_progress() {
     let (started, wait) = mpsc::channel();
     let address = Arc::new(OnceLock::<SocketAddr>::new());
     let listens = Arc::clone(&address);
@@ -343,7 +343,7 @@ fn waiting_connections_do_not_delay_stop() {
 }
 
 #[test]
-fn stopping_gives_up_on_a_stuck_function() {
+fn stop_gives_up_on_stuck_function() {
     let (release, stuck) = mpsc::channel::<()>();
     let (entered, wait) = mpsc::channel();
     let stuck = std::sync::Mutex::new(stuck);
@@ -379,7 +379,7 @@ fn texts_within_texts(most: usize) -> String {
 }
 
 #[test]
-fn texts_within_texts_are_refused_and_overflow_no_stack() {
+fn nested_texts_are_rejected_without_overflow() {
     let server = Server::builder()
         .built_in_functions()
         .auth_function(|_| Err("nobody".into()))
@@ -407,7 +407,7 @@ fn texts_within_texts_are_refused_and_overflow_no_stack() {
 }
 
 #[test]
-fn garbage_is_answered_or_dropped_and_harms_nobody() {
+fn garbage_affects_no_other_client() {
     let server = Server::builder().request_timeout(Duration::from_millis(200)).start().unwrap();
     // Any generator will do, so long as a failure can be repeated.
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
@@ -456,7 +456,7 @@ fn garbage_is_answered_or_dropped_and_harms_nobody() {
 }
 
 #[test]
-fn public_addresses_need_leave() {
+fn public_address_needs_permission() {
     let public: SocketAddr = "0.0.0.0:0".parse().unwrap();
     let refused = Server::builder().addr(public).start().unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
@@ -471,7 +471,7 @@ fn public_addresses_need_leave() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_an_error_that_names_it() {
+fn used_address_is_named_in_error() {
     let server = Server::builder().start().unwrap();
     let address = server.local_addr();
     let error = Server::builder().addr(address).start().unwrap_err();
@@ -481,7 +481,7 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
+fn invalid_settings_are_rejected() {
     let kind = |builder: ServerBuilder| builder.start().unwrap_err().kind();
     for app_id in ["", "a/b", "a b", "\u{e4}"] {
         assert_eq!(kind(Server::builder().app_id(app_id)), ErrorKind::InvalidInput, "{app_id:?}");
@@ -514,7 +514,7 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn guessing_passwords_is_slowed_down() {
+fn password_guessing_is_limited() {
     let clock = ManualClock::new();
     let server = Server::builder().clock(clock.clone()).login_attempts(Some(3)).start().unwrap();
     let client = Client::new(&server);
@@ -539,7 +539,7 @@ fn guessing_passwords_is_slowed_down() {
 }
 
 #[test]
-fn guessing_names_is_slowed_down_like_guessing_passwords() {
+fn name_guessing_is_limited_like_passwords() {
     let clock = ManualClock::new();
     let server = Server::builder().clock(clock.clone()).login_attempts(Some(2)).start().unwrap();
     let client = Client::new(&server);
@@ -563,7 +563,7 @@ fn many_at_a_time(client: &Client, password: &str) -> Vec<u16> {
 }
 
 #[test]
-fn guessing_many_at_a_time_gets_no_more_attempts() {
+fn concurrent_guesses_get_no_more_attempts() {
     for limit in [1, 3] {
         let server = Server::builder().login_attempts(Some(limit)).start().unwrap();
         let client = Client::new(&server);
@@ -576,7 +576,7 @@ fn guessing_many_at_a_time_gets_no_more_attempts() {
 }
 
 #[test]
-fn many_right_passwords_at_a_time_are_no_guesses() {
+fn concurrent_correct_passwords_are_not_limited() {
     let server = Server::builder().login_attempts(Some(1)).start().unwrap();
     let client = Client::new(&server);
     client.register("ada@example.org", "hunter22");
@@ -584,7 +584,7 @@ fn many_right_passwords_at_a_time_are_no_guesses() {
 }
 
 #[test]
-fn guessing_can_be_allowed() {
+fn guess_limit_can_be_disabled() {
     let server = Server::builder().login_attempts(None).start().unwrap();
     let client = Client::new(&server);
     for _ in 0..ServerBuilder::DEFAULT_LOGIN_ATTEMPTS + 5 {

@@ -26,7 +26,7 @@ fn ada() -> serde_json::Value {
 }
 
 #[test]
-fn an_anonymous_user_is_linked_and_logs_in_with_either() {
+fn linked_user_logs_in_with_new_identity() {
     let (_server, client) = start();
     let user = client.anonymous();
     client.register("ada@example.org", "hunter22");
@@ -55,7 +55,7 @@ fn an_anonymous_user_is_linked_and_logs_in_with_either() {
 }
 
 #[test]
-fn linking_the_same_identity_again_changes_nothing() {
+fn repeated_link_changes_nothing() {
     let (_server, client) = start();
     let user = client.ada();
     for _ in 0..2 {
@@ -67,7 +67,7 @@ fn linking_the_same_identity_again_changes_nothing() {
 }
 
 #[test]
-fn an_identity_of_another_user_is_in_use() {
+fn identity_of_other_user_is_in_use() {
     let (_server, client) = start();
     let (ada, bob) = (client.ada(), client.anonymous());
     let answer = client.link(&bob.access, "local-userpass", &self::ada());
@@ -81,7 +81,7 @@ fn an_identity_of_another_user_is_in_use() {
 }
 
 #[test]
-fn a_user_has_one_email_identity() {
+fn user_has_one_email_identity() {
     let (_server, client) = start();
     let user = client.ada();
     client.register("other", "hunter22");
@@ -102,7 +102,7 @@ fn anonymous_credentials_cannot_be_linked() {
 
 /// realm-web refreshes and repeats for ever what is answered with 401 and `unauthorized`.
 #[test]
-fn credentials_that_are_refused_have_the_codes_of_a_log_in_but_not_its_text() {
+fn refused_link_has_login_code_and_own_text() {
     let server = builder().confirmation(Confirmation::Email).start().unwrap();
     let client = Client::new(&server);
     let user = client.anonymous();
@@ -121,7 +121,7 @@ fn credentials_that_are_refused_have_the_codes_of_a_log_in_but_not_its_text() {
 }
 
 #[test]
-fn linking_needs_an_access_token_whose_session_goes_on() {
+fn link_needs_access_token_of_active_session() {
     let (server, client) = start();
     client.register("ada@example.org", "hunter22");
     let path = client.app("/auth/providers/local-userpass/login?link=true");
@@ -136,8 +136,9 @@ fn linking_needs_an_access_token_whose_session_goes_on() {
     assert_eq!(client.link(&user.access, "local-userpass", &ada()).error().1, "InvalidSession");
 }
 
+/// The access token itself is still valid, but gives no new one.
 #[test]
-fn an_access_token_begets_no_other_after_its_session_has_ended() {
+fn link_after_session_end_is_rejected() {
     let clock = ManualClock::new();
     for rotate in [false, true] {
         let server = builder()
@@ -162,7 +163,7 @@ fn an_access_token_begets_no_other_after_its_session_has_ended() {
 }
 
 #[test]
-fn of_many_who_link_one_identity_one_has_it() {
+fn concurrent_links_give_identity_to_one_user() {
     let server = builder().idle_timeout(Duration::from_secs(20)).start().unwrap();
     let client = Client::new(&server);
     let users: Vec<LogIn> = (0..8).map(|_| client.anonymous()).collect();

@@ -200,7 +200,7 @@ fn algorithms_of_tokens_cannot_be_confused() {
 }
 
 #[test]
-fn addresses_in_tokens_are_never_asked() {
+fn addresses_in_tokens_are_never_requested() {
     let (issuer, evil) = (Issuer::start(Key::rsa()), Issuer::start(Key::rsa()));
     let (_server, client, _) = start(|b| b.oidc(issuer.oidc()));
     let url = evil.url();
@@ -222,7 +222,7 @@ fn addresses_in_tokens_are_never_asked() {
 }
 
 #[test]
-fn issuers_that_cannot_be_asked_are_unavailable() {
+fn unreachable_issuers_are_unavailable() {
     let issuer = Issuer::start(Key::ec());
     let (_server, client, clock) = start(|b| b.oidc(issuer.oidc()));
     let token = issuer.sign(&issuer.claims());
@@ -343,7 +343,7 @@ fn waits_for_slow_issuer_are_bounded() {
 }
 
 #[test]
-fn issuers_that_are_none_stop_the_start() {
+fn invalid_issuers_prevent_start() {
     for oidc in [
         Oidc::new("", "notes"),
         Oidc::new("id.example.org", "notes"),

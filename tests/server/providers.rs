@@ -47,7 +47,7 @@ fn assert_refused(answer: &Answer) {
 }
 
 #[test]
-fn a_token_of_each_algorithm_logs_in() {
+fn tokens_of_each_algorithm_log_in() {
     for (key, keys) in [
         (Key::Hs256(SECRET.into()), JwtKeys::hs256(SECRET)),
         {
@@ -81,8 +81,9 @@ fn a_token_of_each_algorithm_logs_in() {
     }
 }
 
+/// Audience, issuer and validity period.
 #[test]
-fn a_token_must_be_for_this_app_of_that_issuer_and_in_its_time() {
+fn token_claims_are_checked() {
     let key = Key::Hs256(SECRET.into());
     let (_server, client, _) = start(jwt(JwtKeys::hs256(SECRET)));
     for good in [
@@ -121,7 +122,7 @@ fn a_token_must_be_for_this_app_of_that_issuer_and_in_its_time() {
 }
 
 #[test]
-fn tokens_are_judged_by_the_servers_clock() {
+fn token_expiry_follows_server_clock() {
     let key = Key::Hs256(SECRET.into());
     let (_server, client, clock) = start(jwt(JwtKeys::hs256(SECRET)));
     let token = key.token(&claims());
@@ -132,7 +133,7 @@ fn tokens_are_judged_by_the_servers_clock() {
 }
 
 #[test]
-fn a_key_is_good_for_its_own_algorithm_alone() {
+fn key_verifies_own_algorithm_only() {
     let rsa = Key::rsa();
     let (_server, client, _) = start(jwt(JwtKeys::rs256(rsa.pem())));
     // The public key as a secret, in the forms in which a checker may have it at hand.
@@ -151,7 +152,7 @@ fn a_key_is_good_for_its_own_algorithm_alone() {
 }
 
 #[test]
-fn metadata_fields_are_copied_at_every_log_in() {
+fn metadata_fields_are_copied_at_login() {
     let key = Key::Hs256(SECRET.into());
     let (_server, client, _) = start(|builder| {
         let jwt = CustomJwt::new(JwtKeys::hs256(SECRET))
@@ -176,7 +177,7 @@ fn metadata_fields_are_copied_at_every_log_in() {
 }
 
 #[test]
-fn key_sets_are_fetched_on_demand_and_again_for_an_unknown_key() {
+fn unknown_key_refetches_key_set() {
     let (first, second, curve) = (Key::rsa(), Key::rsa(), Key::ec());
     let stub = Stub::start(&json!({"keys": [
         first.jwk("1"), curve.jwk("c"), {"kty": "future"}, 7, Key::Hs256(SECRET.into()).jwk("s"),
@@ -205,7 +206,7 @@ fn key_sets_are_fetched_on_demand_and_again_for_an_unknown_key() {
 }
 
 #[test]
-fn key_sets_that_cannot_be_had_are_no_fault_of_the_client() {
+fn unavailable_key_set_is_server_error() {
     let key = Key::rsa();
     let stub = Stub::start(&json!({}));
     let (_server, client, clock) = start(jwt(JwtKeys::jwks(&stub.url)));
@@ -239,7 +240,7 @@ fn key_sets_that_cannot_be_had_are_no_fault_of_the_client() {
 }
 
 #[test]
-fn keys_that_are_none_stop_the_start() {
+fn invalid_keys_prevent_start() {
     let ec = Key::ec().pem();
     for keys in [
         JwtKeys::hs256("short"),
@@ -256,7 +257,7 @@ fn keys_that_are_none_stop_the_start() {
 }
 
 #[test]
-fn providers_that_are_not_set_up_are_not_found() {
+fn unconfigured_providers_are_not_found() {
     let (_server, client, _) = start(|builder| builder);
     for provider in [
         "custom-token",
@@ -273,7 +274,7 @@ fn providers_that_are_not_set_up_are_not_found() {
 }
 
 #[test]
-fn google_and_apple_vouch_with_tokens() {
+fn google_and_apple_tokens_log_in() {
     let key = Key::rsa();
     let stub = Stub::start(&json!({"keys": [key.jwk("1")]}));
     let (_server, client, _) = start(|builder| {
@@ -318,7 +319,7 @@ fn google_and_apple_vouch_with_tokens() {
 }
 
 #[test]
-fn a_code_of_google_is_exchanged_for_a_token() {
+fn google_code_is_exchanged_for_token() {
     let key = Key::ec();
     let token = key.token(&json!({"iss": "me", "aud": "web", "sub": "42", "exp": NOW + 600}));
     let stub = Stub::start(&json!({"id_token": token, "access_token": "x"}));
@@ -346,7 +347,7 @@ fn a_code_of_google_is_exchanged_for_a_token() {
 }
 
 #[test]
-fn facebook_is_asked_whose_token_it_is() {
+fn facebook_token_is_checked_with_facebook() {
     let stub = Stub::start(&json!({
         "id": "1000", "name": "Ada L", "email": "ada@example.org",
         "picture": {"data": {"url": "http://p"}},
@@ -374,7 +375,7 @@ fn facebook_is_asked_whose_token_it_is() {
 }
 
 #[test]
-fn a_function_says_who_somebody_is() {
+fn function_login_returns_identity() {
     let (_server, client, _) = start(|builder| {
         builder.auth_function(|payload| match payload["secret"].as_str() {
             Some("sesame") => {
@@ -406,7 +407,7 @@ fn a_function_says_who_somebody_is() {
 }
 
 #[test]
-fn a_disabled_user_cannot_log_in_by_any_way() {
+fn disabled_user_cannot_log_in_by_any_provider() {
     let key = Key::Hs256(SECRET.into());
     let (server, client, _) = start(jwt(JwtKeys::hs256(SECRET)));
     let user = LogIn::read(&try_jwt(&client, &key.token(&claims())));

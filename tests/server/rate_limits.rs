@@ -69,7 +69,7 @@ fn pin_of_function_login_cannot_be_guessed() {
 }
 
 #[test]
-fn function_logins_at_once_get_no_more_guesses() {
+fn concurrent_function_logins_get_no_more_guesses() {
     let (_server, client, _) = start(pins);
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32)
@@ -138,7 +138,7 @@ fn mails_per_account_are_limited() {
 
 /// A reset function may ask a security question in its arguments.
 #[test]
-fn reset_function_cannot_be_asked_at_will() {
+fn reset_function_calls_are_limited() {
     let (_server, client, _) = start(|builder| {
         let answer = |call: &keyfob::server::ResetCall| match call.arguments.first() {
             Some(answer) if answer == "blue" => Verdict::Success,
@@ -179,7 +179,7 @@ fn mailed_tokens_cannot_be_guessed() {
 }
 
 #[test]
-fn floods_are_limited_where_others_can_reach() {
+fn floods_are_limited_on_public_address() {
     let ask =
         |client: &Client, n: usize| client.try_log_in("anon-user", &json!({"n": n}).to_string());
     let (_server, client, clock) = start(|builder| builder.rate_limits(RateLimits::default()));
@@ -236,7 +236,7 @@ fn total_limit_stops_many_addresses() {
 }
 
 #[test]
-fn addresses_come_from_trusted_proxy_alone() {
+fn forwarded_address_needs_trusted_proxy() {
     let mut limits = RateLimits::off();
     limits.anonymous_logins.per_address = Some(1);
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -30,7 +30,7 @@ fn assert_gone(answer: &Answer) {
 }
 
 #[test]
-fn a_profile_has_what_clients_require() {
+fn profile_has_required_fields() {
     let (_server, client, _) = start(|builder| builder);
     let user = client.ada();
     let answer = client.profile(&user.access);
@@ -52,7 +52,7 @@ fn a_profile_has_what_clients_require() {
 }
 
 #[test]
-fn tokens_have_the_claims_of_the_service() {
+fn tokens_have_app_services_claims() {
     let (_server, client, _) = start(|builder| builder);
     let user = client.ada();
     let (access, refresh) = (claims(&user.access), claims(&user.refresh));
@@ -84,7 +84,7 @@ fn tokens_have_the_claims_of_the_service() {
 }
 
 #[test]
-fn an_access_token_expires_by_the_servers_clock() {
+fn access_token_expiry_follows_server_clock() {
     let (_server, client, clock) =
         start(|builder| builder.access_token_lifetime(Duration::from_secs(100)));
     let user = client.anonymous();
@@ -102,7 +102,7 @@ fn an_access_token_expires_by_the_servers_clock() {
 }
 
 #[test]
-fn a_refresh_token_expires_by_the_servers_clock() {
+fn refresh_token_expiry_follows_server_clock() {
     let (_server, client, clock) =
         start(|builder| builder.refresh_token_lifetime(Duration::from_secs(1000)));
     let user = client.anonymous();
@@ -113,8 +113,9 @@ fn a_refresh_token_expires_by_the_servers_clock() {
     assert_gone(&client.log_out(&user.refresh));
 }
 
+/// A refresh token can be used any number of times.
 #[test]
-fn a_refresh_answers_an_access_token_alone_as_often_as_it_is_asked() {
+fn refresh_returns_only_access_token() {
     let (_server, client, clock) = start(|builder| builder);
     let user = client.anonymous();
     for _ in 0..3 {
@@ -126,7 +127,7 @@ fn a_refresh_answers_an_access_token_alone_as_often_as_it_is_asked() {
 }
 
 #[test]
-fn each_token_is_refused_in_the_place_of_the_other() {
+fn token_of_other_kind_is_rejected() {
     let (_server, client, _) = start(|builder| builder);
     let user = client.anonymous();
     let message = "invalid refresh token: incorrect token type";
@@ -138,7 +139,7 @@ fn each_token_is_refused_in_the_place_of_the_other() {
 }
 
 #[test]
-fn requests_without_a_token_must_authenticate_first() {
+fn request_without_token_is_unauthenticated() {
     let (_server, client, _) = start(|builder| builder);
     for (method, path) in [
         ("GET", "/auth/profile".to_owned()),
@@ -153,7 +154,7 @@ fn requests_without_a_token_must_authenticate_first() {
 }
 
 #[test]
-fn tokens_that_were_not_signed_here_are_refused() {
+fn foreign_tokens_are_rejected() {
     let (_server, client, _) = start(|builder| builder);
     let (_other, stranger, _) = start(|builder| builder);
     let (user, foreign) = (client.anonymous(), stranger.anonymous());
@@ -182,7 +183,7 @@ fn claims_with(token: &str, name: &str, value: &str) -> String {
 }
 
 #[test]
-fn a_log_out_ends_its_own_session_and_no_other() {
+fn logout_ends_own_session_only() {
     let (_server, client, _) = start(|builder| builder);
     let (first, second) = (client.ada(), client.ada());
     let answer = client.log_out(&first.refresh);
@@ -193,7 +194,7 @@ fn a_log_out_ends_its_own_session_and_no_other() {
 }
 
 #[test]
-fn access_tokens_outlive_a_log_out() {
+fn access_token_survives_logout() {
     let (_server, client, clock) = start(|builder| builder);
     let user = client.ada();
     client.log_out(&user.refresh);
@@ -203,7 +204,7 @@ fn access_tokens_outlive_a_log_out() {
 }
 
 #[test]
-fn revoking_ends_all_sessions_of_a_user_and_of_nobody_else() {
+fn revocation_ends_all_sessions_of_user() {
     let (server, client, _) = start(|builder| builder);
     let (first, second, other) = (client.ada(), client.ada(), client.anonymous());
     assert_eq!(server.revoke_sessions(&first.user_id).unwrap(), 2);
@@ -214,7 +215,7 @@ fn revoking_ends_all_sessions_of_a_user_and_of_nobody_else() {
 }
 
 #[test]
-fn a_disabled_user_is_refused_everything_until_enabled() {
+fn disabled_user_is_rejected_until_enabled() {
     let (server, client, _) = start(|builder| builder.built_in_functions());
     let user = client.ada();
     server.disable_user(&user.user_id).unwrap();
@@ -228,7 +229,7 @@ fn a_disabled_user_is_refused_everything_until_enabled() {
 }
 
 #[test]
-fn users_that_do_not_exist_cannot_be_managed() {
+fn unknown_users_cannot_be_managed() {
     let (server, ..) = start(|builder| builder);
     let kind = |result: std::io::Result<()>| result.unwrap_err().kind();
     assert_eq!(kind(server.disable_user("nobody")), ErrorKind::NotFound);
@@ -245,7 +246,7 @@ fn rotated(answer: &Answer) -> LogIn {
 }
 
 #[test]
-fn a_rotated_token_gets_the_same_successor_until_its_grace_is_over() {
+fn rotated_token_has_one_successor_within_grace() {
     let (_server, client, clock) = start(|builder| builder.rotate_refresh_tokens(true));
     let old = client.anonymous();
     clock.advance(10);
@@ -264,7 +265,7 @@ fn a_rotated_token_gets_the_same_successor_until_its_grace_is_over() {
 }
 
 #[test]
-fn a_login_counts_once_when_it_is_revoked_and_not_at_all_when_it_is_over() {
+fn revocation_counts_active_logins_once() {
     let (server, client, clock) = start(|builder| builder.rotate_refresh_tokens(true));
     let user = client.ada();
     client.refresh(&user.refresh);
@@ -275,7 +276,7 @@ fn a_login_counts_once_when_it_is_revoked_and_not_at_all_when_it_is_over() {
 }
 
 #[test]
-fn many_refreshes_of_one_rotating_token_give_one_successor() {
+fn concurrent_refreshes_give_one_successor() {
     let (_server, client, _) = start(|builder| builder.rotate_refresh_tokens(true));
     let old = client.anonymous();
     let successors: Vec<_> = std::thread::scope(|scope| {
@@ -287,7 +288,7 @@ fn many_refreshes_of_one_rotating_token_give_one_successor() {
 }
 
 #[test]
-fn a_log_out_with_either_of_two_rotated_tokens_ends_both() {
+fn logout_ends_both_rotated_tokens() {
     let (_server, client, _) = start(|builder| builder.rotate_refresh_tokens(true));
     for use_old in [true, false] {
         let old = client.anonymous();
@@ -300,7 +301,7 @@ fn a_log_out_with_either_of_two_rotated_tokens_ends_both() {
 }
 
 #[test]
-fn errors_link_to_a_log_entry_named_by_the_request_id() {
+fn error_link_contains_request_id() {
     let (server, client, _) = start(|builder| builder);
     let answer = client.profile("nonsense");
     let id = answer.header("x-appservices-request-id").unwrap().to_owned();
@@ -312,7 +313,7 @@ fn errors_link_to_a_log_entry_named_by_the_request_id() {
 }
 
 #[test]
-fn every_json_answer_says_json_and_nothing_more() {
+fn json_responses_have_plain_content_type() {
     let (_server, client, _) = start(|builder| builder.built_in_functions());
     let user = client.ada();
     for answer in [
@@ -335,7 +336,7 @@ fn every_json_answer_says_json_and_nothing_more() {
 }
 
 #[test]
-fn the_journal_tells_who_asked_for_what_and_nothing_secret() {
+fn journal_names_users_without_secrets() {
     let (server, client, _) = start(|builder| builder.built_in_functions());
     let user = client.ada();
     client.try_password("ada@example.org", "wrong-secret");

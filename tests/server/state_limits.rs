@@ -38,7 +38,7 @@ fn assert_full(answer: &Answer) {
 }
 
 #[test]
-fn users_have_a_limit() {
+fn users_are_limited() {
     let (_server, client, _) = start(|builder| by_name(builder).max_users(4));
     let users: Vec<_> =
         (0..4).map(|n| LogIn::read(&try_name(&client, &format!("user {n}")))).collect();
@@ -50,7 +50,7 @@ fn users_have_a_limit() {
 }
 
 #[test]
-fn accounts_have_a_limit() {
+fn accounts_are_limited() {
     let (_server, client, _) = start(|builder| builder.max_users(2));
     let register = |name: &str| client.register(name, "hunter22");
     assert_eq!(register("ada").status, 201);
@@ -64,7 +64,7 @@ fn accounts_have_a_limit() {
 
 /// A client that creates many of them does not keep others from registering.
 #[test]
-fn anonymous_users_are_half_of_all() {
+fn anonymous_users_are_limited_to_half() {
     let (_server, client, _) = start(|builder| by_name(builder).max_users(6));
     for _ in 0..3 {
         client.anonymous();
@@ -77,7 +77,7 @@ fn anonymous_users_are_half_of_all() {
 }
 
 #[test]
-fn anonymous_user_goes_after_its_last_session() {
+fn anonymous_user_is_removed_with_last_session() {
     let (server, client, clock) = start(|builder| builder);
     let (out, expired, linked) = (client.anonymous(), client.anonymous(), client.anonymous());
     client.register("ada", "hunter22");
@@ -103,7 +103,7 @@ fn anonymous_user_goes_after_its_last_session() {
 }
 
 #[test]
-fn anonymous_user_without_session_makes_room() {
+fn anonymous_user_without_session_is_evicted() {
     let (_server, client, _) = start(|builder| builder.max_users(4));
     let first = client.anonymous();
     client.anonymous();
@@ -116,7 +116,7 @@ fn anonymous_user_without_session_makes_room() {
 
 /// Not on disk is when an anonymous user's session ended, nor when a session was used.
 #[test]
-fn limits_hold_after_a_restart() {
+fn limits_hold_after_restart() {
     let dir = crate::data_dir::TempDir::new("limits");
     let clock = ManualClock::new();
     let start = || {
@@ -151,7 +151,7 @@ fn assert_gone(answer: &Answer) {
 }
 
 #[test]
-fn oldest_unconfirmed_account_makes_room() {
+fn oldest_unconfirmed_account_is_evicted() {
     let confirmation = Confirmation::Email;
     let (server, client, clock) = start(|builder| builder.confirmation(confirmation).max_users(30));
     for name in ["a", "b", "c"] {
@@ -174,7 +174,7 @@ fn oldest_unconfirmed_account_makes_room() {
 }
 
 #[test]
-fn session_unused_for_longest_is_revoked() {
+fn least_recently_used_session_is_revoked() {
     let (_server, client, clock) = start(|builder| builder.max_sessions_per_user(3));
     let other = client.anonymous();
     let sessions: Vec<_> = (0..3)
@@ -214,7 +214,7 @@ fn replaced_sessions_are_revoked_first() {
 }
 
 #[test]
-fn sessions_in_total_are_taken_from_the_user_with_the_most() {
+fn total_limit_evicts_from_user_with_most_sessions() {
     let (_server, client, clock) =
         start(|builder| by_name(builder).max_users(2).max_sessions_per_user(100));
     let log_in = |name: &str| {
@@ -233,7 +233,7 @@ fn sessions_in_total_are_taken_from_the_user_with_the_most() {
 }
 
 #[test]
-fn identities_of_a_user_have_a_limit() {
+fn identities_per_user_are_limited() {
     let (_server, client, _) = start(by_name);
     let user = LogIn::read(&try_name(&client, "0"));
     let link =
@@ -248,7 +248,7 @@ fn identities_of_a_user_have_a_limit() {
 }
 
 #[test]
-fn profile_has_a_limit() {
+fn profile_size_is_limited() {
     let (_server, client, _) = start(by_name);
     let log_in = |name: &str, data: Value| {
         client.try_log_in("custom-function", &json!({"name": name, "data": data}).to_string())

@@ -16,7 +16,7 @@ fn assert_unsupported(answer: &Answer, provider: &str) {
 }
 
 #[test]
-fn disabled_provider_takes_no_logins_and_links() {
+fn disabled_provider_rejects_logins_and_links() {
     for off in AuthProvider::ALL {
         let server = Server::builder()
             .auth_function(|_| Ok(AuthFunctionAnswer::new("ada")))
@@ -98,7 +98,7 @@ fn disabled_api_keys_can_be_withdrawn() {
 }
 
 #[test]
-fn registration_alone_can_be_disabled() {
+fn registration_can_be_disabled_separately() {
     let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-registration");
     let _ = std::fs::remove_dir_all(&dir);
     let server = Server::builder().data_dir(&dir).start().unwrap();
@@ -117,7 +117,7 @@ fn registration_alone_can_be_disabled() {
 }
 
 #[test]
-fn provider_names_are_those_of_exported_apps() {
+fn provider_names_match_exported_apps() {
     let names: Vec<Value> = AuthProvider::ALL.iter().map(|one| json!(one.as_str())).collect();
     let expected = json!([
         "anon-user",

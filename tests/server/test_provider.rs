@@ -212,7 +212,7 @@ fn discovery_names_endpoints_that_exist() {
 }
 
 #[test]
-fn name_that_is_typed_becomes_a_user() {
+fn typed_name_becomes_user() {
     let (server, browser, _) = start(|builder| builder.google(Google::new("notes")));
     let client = Client::new(&server);
     let page = browser.get(&request(&[("login_hint", "Eve \"E\"")]));
@@ -260,7 +260,7 @@ fn name_that_is_typed_becomes_a_user() {
 }
 
 #[test]
-fn tokens_are_for_the_clients_of_the_server() {
+fn tokens_are_issued_for_server_clients() {
     let log_in = |set: fn(ServerBuilder) -> ServerBuilder, provider: &str, field: &str| {
         let (server, browser, _) = start(set);
         let status = |client_id: &str| {
@@ -278,7 +278,7 @@ fn tokens_are_for_the_clients_of_the_server() {
 }
 
 #[test]
-fn tokens_end_with_the_server_and_with_time() {
+fn tokens_expire_and_end_with_server() {
     let (server, browser, clock) = start(|builder| builder);
     let token = browser.id_token("Ada", "notes");
     let (other, _, _) = start(|builder| builder);
@@ -338,7 +338,7 @@ fn code_is_redeemed_once_by_its_client() {
 }
 
 #[test]
-fn errors_go_to_the_program() {
+fn errors_are_returned_to_client() {
     let (_server, browser, _) = start(|builder| builder);
     for (change, code) in [
         (("response_type", "token"), "unsupported_response_type"),
@@ -387,7 +387,7 @@ fn errors_go_to_the_program() {
 }
 
 #[test]
-fn browsers_are_sent_nowhere_else() {
+fn redirects_to_other_addresses_are_rejected() {
     let (_server, browser, _) = start(|builder| builder);
     for uri in [
         "https://evil.example/callback",
@@ -527,7 +527,7 @@ fn device_signs_in_by_its_code() {
 }
 
 #[test]
-fn sign_ins_that_nobody_redeems_are_bounded() {
+fn unredeemed_sign_ins_are_bounded() {
     let (_server, browser, _) = start(|builder| builder);
     let (first, second) = (browser.code(&[], "first"), browser.code(&[], "second"));
     for number in 0..255 {

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn client_at_its_limit_closes_its_own_oldest_idle_connection() {
+    fn client_at_limit_closes_own_oldest_idle() {
         let bed = Bed::new(10, 3);
         bed.age(Duration::from_millis(1100));
         let head = bed.open(A, Phase::Head).unwrap();
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_network_are_one_client() {
+    fn addresses_of_one_network_share_limit() {
         let client = |ip: &str| client_of(ip.parse().unwrap());
         assert_eq!(client("::ffff:127.0.0.1"), A);
         assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:0:0:2"));

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_whole() {
+    fn request_head_is_parsed() {
         let head =
             parse("POST /a/b?c=d HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n").unwrap();
         assert_eq!((head.method.as_str(), head.path.as_str()), ("POST", "/a/b"));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_target_keeps_its_path() {
+    fn absolute_target_keeps_path() {
         let head = parse("GET http://a:1/b?c HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         assert_eq!((head.path.as_str(), head.query.as_deref()), ("/b", Some("c")));
         for (target, path, query) in [
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_decide_whether_the_connection_is_kept() {
+    fn http_version_decides_keep_alive() {
         let keeps = |text| parse(text).unwrap().keep_alive;
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_content_has_no_length() {
+    fn response_without_content_has_no_length() {
         let response = Response::new(204, vec![], vec![]);
         assert_eq!(
             written(&response, true),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn head_answers_tell_the_length_and_hold_back_the_body() {
+    fn head_response_has_length_without_body() {
         let response = Response::new(200, vec![], b"four".to_vec());
         assert_eq!(
             written(&response, false),
@@ -140,8 +140,9 @@ mod tests {
         );
     }
 
+    /// Half a response ends within its body, or within its head if the body is empty.
     #[test]
-    fn half_an_answer_ends_in_its_body_or_else_in_its_head() {
+    fn truncation_cuts_body_or_empty_response_head() {
         let half = |body: &[u8]| {
             let response = Response::new(200, vec![], body.to_vec());
             String::from_utf8(response.half(true)).unwrap()
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_value_cannot_start_a_new_line() {
+    fn header_value_cannot_contain_newline() {
         let headers = vec![("X-Name", "a\r\nSet-Cookie: b".to_owned())];
         let text = written(&Response::new(200, headers, vec![]), true);
         assert!(!text.contains("\nSet-Cookie"), "{text}");

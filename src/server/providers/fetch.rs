@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_stays_on_this_machine() {
+    fn plain_http_is_for_loopback_only() {
         for good in ["http://127.0.0.1:1/a", "http://localhost/a", "http://[::1]:80/a"] {
             assert!(Remote::new(good.into()).is_ok(), "{good}");
         }

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_expire_in_the_order_of_their_end() {
+    fn sessions_expire_by_end_time() {
         let mut tables = Tables::default();
         for (id, expires_at) in [("late", 30), ("early", 10), ("middle", 20)] {
             tables.apply(Change::put(session(id, expires_at)));

@@ -326,7 +326,7 @@ mod tests {
 
     /// Another request may be handled between the check of a password and the log-in.
     #[test]
-    fn a_password_that_was_replaced_meanwhile_logs_nobody_in() {
+    fn concurrently_replaced_password_is_rejected() {
         let state = state();
         assert!(matches!(log_in(&state, account("old hash")), LoggedIn::Outdated));
         let user = user_of(log_in(&state, account("hash")));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_was_deleted_meanwhile_does_not_come_back() {
+    fn concurrently_deleted_account_stays_deleted() {
         let state = state();
         let user = user_of(log_in(&state, account("hash")));
         assert!(state.delete_user(&user.id).unwrap());
@@ -349,8 +349,9 @@ mod tests {
         assert_ne!(other.id, user.id);
     }
 
+    /// The same holds for a key that is deleted between its check and the login.
     #[test]
-    fn an_api_key_that_was_disabled_or_deleted_meanwhile_logs_nobody_in() {
+    fn concurrently_disabled_api_key_is_rejected() {
         let state = state();
         let user = user_of(log_in(&state, account("hash")));
         let key = ApiKey {

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_stay_on_this_machine() {
+    fn redirects_are_limited_to_loopback() {
         for good in [
             "http://127.0.0.1:4711/callback",
             "http://127.0.0.1:4711",

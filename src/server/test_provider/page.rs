@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_escape_texts_of_strangers() {
+    fn pages_escape_untrusted_text() {
         let evil = "<script>alert(1)</script>\"' &\u{7}";
         let names = [evil.to_owned()];
         for response in [
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_go_to_the_server_and_the_program_alone() {
+    fn form_targets_are_server_and_client_only() {
         let (head, html) = parts(&sign_in("x", "http://127.0.0.1:4711/callback", "", &[]));
         assert!(head.contains("form-action 'self' http://127.0.0.1:4711;"), "{head}");
         assert!(head.contains("script-src 'none'") && !html.contains("<script"), "{head}");

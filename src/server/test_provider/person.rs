@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_none_are_refused() {
+    fn invalid_names_are_rejected() {
         for bad in ["", "  ", "a\r\nb", "a\0", &"x".repeat(101)] {
             assert_eq!(Person::new(bad), None, "{bad:?}");
         }

@@ -309,8 +309,9 @@ mod tests {
         }
     }
 
+    /// Values are replaced by shorter and longer ones, up to several pieces.
     #[test]
-    fn values_of_any_length_take_each_others_place_and_leave_nothing() {
+    fn replaced_values_leave_no_pieces() {
         let mut database = Temp::new("lengths");
         // The second key must not be mistaken for the key of a piece.
         let (key, other) = ("a/a", "a/a\0\0\u{1}");
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_silently_lost_is_missed() {
+    fn missing_keys_and_writes_are_detected() {
         let mut database = Temp::new("lost");
         database.set(&[("a", Some(1)), ("b", Some(9000))]);
         database.set(&[("c", Some(1))]);
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_damage() {
+    fn sled_panic_is_reported_as_damage() {
         let path = Path::new("/x/db");
         assert!(matches!(guard(path, || Ok(1)), Ok(1)));
         let error = guard(path, || -> io::Result<()> { panic!("at {}", 7) }).unwrap_err();

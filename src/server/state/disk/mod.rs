@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_the_disk_is_read_again() {
+    fn state_is_reloaded_after_disk_failure() {
         let dir = std::env::temp_dir().join(format!("keyfob-disk-failure-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let limits = StateLimits { users: 9, sessions_per_user: 9, access_lifetime: 1 };
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_read_as_they_are_written() {
+    fn hex_keys_round_trip() {
         let bytes = [0x0f; 32];
         assert_eq!(unhex(&random::hex(&bytes)), Some(bytes));
         assert_eq!(unhex(&"0".repeat(63)), None);
