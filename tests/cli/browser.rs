@@ -188,7 +188,7 @@ fn background_command_is_not_stopped() {
 
 #[cfg(unix)]
 #[test]
-fn browser_variable_names_the_browser() {
+fn browser_variable_selects_browser() {
     use std::os::unix::fs::PermissionsExt;
 
     let stage = Stage::new("variable");

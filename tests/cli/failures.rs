@@ -15,7 +15,7 @@ use crate::command::{
 };
 
 #[test]
-fn what_the_backend_refuses_exits_with_1() {
+fn backend_refusal_exits_with_1() {
     let backend = Backend::start(&[]);
     let at = backend.place("refused-store");
     at.json_with(PASSWORD, &["register", "--email", EMAIL]);
@@ -45,7 +45,7 @@ fn what_the_backend_refuses_exits_with_1() {
 }
 
 #[test]
-fn wrong_usage_exits_with_2_and_says_what_to_do() {
+fn usage_error_exits_with_2_and_hint() {
     let dir = Dir::new("usage");
     let usage = |arguments: &[&str]| {
         let run = finish(keyfob(arguments), "");
@@ -76,7 +76,7 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
 }
 
 #[test]
-fn being_nobody_exits_with_3() {
+fn missing_user_exits_with_3() {
     let backend = Backend::start(&[]);
     let at = backend.place("nobody-store");
     for command in [&["whoami"][..], &["token"], &["call", "sum"], &["logout"], &["remove"]] {
@@ -92,8 +92,9 @@ fn being_nobody_exits_with_3() {
     assert_error(&error, "local_state", Value::Null, Value::Null);
 }
 
+/// An expired access token is refreshed; a login that the backend ended exits with 3.
 #[test]
-fn an_expired_token_is_refreshed_and_an_ended_login_exits_with_3() {
+fn ended_login_exits_with_3() {
     let clock = LateClock::default();
     let server =
         Server::builder().app_id(APP_ID).clock(clock.clone()).built_in_functions().start().unwrap();
@@ -117,7 +118,7 @@ fn an_expired_token_is_refreshed_and_an_ended_login_exits_with_3() {
 }
 
 #[test]
-fn no_network_exits_with_4_and_takes_nothing_away() {
+fn network_failure_exits_with_4_and_keeps_login() {
     let mut backend = Backend::start(&[]);
     let at = backend.place("offline-store");
     at.json_with(PASSWORD, &["register", "--email", EMAIL]);
@@ -152,7 +153,7 @@ fn no_network_exits_with_4_and_takes_nothing_away() {
 }
 
 #[test]
-fn a_backend_that_does_not_answer_exits_with_4_in_time() {
+fn unresponsive_backend_exits_with_4_by_deadline() {
     let dir = Dir::new("silent");
     // Connections are accepted by the machine, and nobody ever reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -162,7 +163,7 @@ fn a_backend_that_does_not_answer_exits_with_4_in_time() {
 }
 
 #[test]
-fn web_server_is_named_as_no_backend() {
+fn web_server_is_reported_as_not_backend() {
     for (status, body) in [
         ("404 Not Found", "<html>not here</html>"),
         ("405 Method Not Allowed", ""),
@@ -196,7 +197,7 @@ fn web_server_is_named_as_no_backend() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used_exits_with_5() {
+fn unusable_store_exits_with_5() {
     let dir = Dir::new("no-store");
     let file = dir.0.join("file");
     fs::write(&file, "not a directory").unwrap();
@@ -207,8 +208,9 @@ fn a_store_that_cannot_be_used_exits_with_5() {
     assert_eq!(fs::read(&file).unwrap(), b"not a directory");
 }
 
+/// Logging out and removing a user fail before they change anything.
 #[test]
-fn a_log_out_or_removal_that_was_not_begun_says_so() {
+fn busy_store_reports_nothing_was_done() {
     let backend = Backend::start(&[]);
     let at = backend.place("busy-store");
     let user = at.json(&["login", "--anonymous"])["user_id"].clone();
@@ -225,8 +227,9 @@ fn a_log_out_or_removal_that_was_not_begun_says_so() {
     assert_eq!(at.json(&["remove"]), json!({"user_id": user, "current": null}));
 }
 
+/// An unencrypted store does not keep the token with which to revoke the session later.
 #[test]
-fn a_log_out_that_nobody_can_be_told_of_later_says_so() {
+fn unencrypted_log_out_reports_unnotified_backend() {
     let mut backend = Backend::start(&[]);
     let at = backend.place("untold-store");
     // In the clear no token is kept to tell it with.
@@ -245,7 +248,7 @@ fn a_log_out_that_nobody_can_be_told_of_later_says_so() {
 }
 
 #[test]
-fn a_request_that_may_have_been_done_all_the_same_says_so() {
+fn ambiguous_request_says_it_may_have_succeeded() {
     let server = Server::builder().app_id(APP_ID).start().unwrap();
     let dir = Dir::new("ambiguous");
     let at = Place::new(server.base_url(), dir.0.clone());
@@ -263,7 +266,7 @@ fn a_request_that_may_have_been_done_all_the_same_says_so() {
 }
 
 #[test]
-fn who_has_to_wait_is_told_for_how_long() {
+fn retry_after_is_shown_to_user() {
     let server = Server::builder().app_id(APP_ID).login_attempts(Some(1)).start().unwrap();
     let dir = Dir::new("throttled");
     let at = Place::new(server.base_url(), dir.0.clone());
@@ -277,7 +280,7 @@ fn who_has_to_wait_is_told_for_how_long() {
 }
 
 #[test]
-fn a_damaged_store_says_what_can_be_done() {
+fn damaged_store_error_suggests_recovery() {
     let backend = Backend::start(&[]);
     let at = backend.place("damaged-store");
     at.json(&["login", "--anonymous"]);
@@ -334,7 +337,7 @@ fn database(store: &std::path::Path) -> String {
 }
 
 #[test]
-fn nobody_reading_is_no_panic() {
+fn closed_standard_output_is_no_panic() {
     let dir = Dir::new("closed");
     let at = Place::new("http://127.0.0.1:1", dir.0.clone());
     for arguments in [&["--json", "users"][..], &["--help"], &["--version"]] {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::command::{Backend, Dir, EMAIL, PASSWORD, Running, assert_error, finish, keyfob};
 
 #[test]
-fn the_demo_holds_and_leaves_nothing_behind() {
+fn demo_succeeds_and_cleans_up() {
     let dir = Dir::new("demo");
     let demo = |arguments: &[&str]| {
         let mut command = keyfob(arguments);
@@ -36,7 +36,7 @@ fn the_demo_holds_and_leaves_nothing_behind() {
 
 #[cfg(unix)]
 #[test]
-fn interrupted_demo_leaves_nothing_behind() {
+fn interrupted_demo_cleans_up() {
     use std::os::unix::process::ExitStatusExt;
 
     use rustix::process::{Pid, Signal, kill_process};
@@ -107,7 +107,7 @@ fn pasted_key_is_trimmed_and_password_is_not() {
 }
 
 #[test]
-fn every_command_gives_its_json() {
+fn every_command_prints_documented_json() {
     let backend = Backend::start(&["--access-ttl", "600"]);
     let at = backend.place("json-store");
 
@@ -178,8 +178,9 @@ fn every_command_gives_its_json() {
     assert_eq!(at.json(&["users"]), json!([]));
 }
 
+/// Links and deletes accounts; API keys log in until they are disabled.
 #[test]
-fn accounts_are_linked_and_deleted_and_keys_log_in_until_they_are_disabled() {
+fn accounts_and_keys_are_managed() {
     let backend = Backend::start(&[]);
     let at = backend.place("link-store");
     at.json_with(PASSWORD, &["register", "--email", EMAIL]);
@@ -223,7 +224,7 @@ fn accounts_are_linked_and_deleted_and_keys_log_in_until_they_are_disabled() {
 }
 
 #[test]
-fn without_json_results_are_words_on_standard_output() {
+fn plain_results_are_printed_on_standard_output() {
     let backend = Backend::start(&[]);
     let at = backend.place("words-store");
     let words = |input: &str, arguments: &[&str]| {
@@ -294,7 +295,7 @@ fn call_arguments_are_json_or_strings() {
 }
 
 #[test]
-fn watch_tells_what_other_processes_do_and_ends_when_nobody_reads() {
+fn watch_reports_other_processes_until_pipe_closes() {
     let backend = Backend::start(&[]);
     let at = backend.place("watch-store");
     let mut watch = Running::start(at.command(&["watch"]));

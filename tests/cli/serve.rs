@@ -13,7 +13,7 @@ use crate::command::{
 };
 
 #[test]
-fn addresses_are_confirmed_and_passwords_reset_by_the_mails_that_serve_prints() {
+fn printed_mails_confirm_and_reset() {
     let mut backend = Backend::start(&["--mail"]);
     let at = backend.place("mail-store");
     let mut mail = |kind: &str| {
@@ -48,7 +48,7 @@ fn addresses_are_confirmed_and_passwords_reset_by_the_mails_that_serve_prints() 
 }
 
 #[test]
-fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
+fn reset_mail_is_printed_without_confirmation() {
     let dir = Dir::new("reset-words");
     let mut served = Running::start(keyfob(&["serve", "--addr", "127.0.0.1:0"]));
     let line = served.stdout.next();
@@ -70,7 +70,7 @@ fn the_mail_that_resets_a_password_is_printed_without_mails_that_confirm_too() {
 }
 
 #[test]
-fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
+fn serve_continues_after_output_closes() {
     let mut serve = keyfob(&["serve", "--addr", "127.0.0.1:0", "--no-rate-limits"]);
     let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     // The first line, and then no more; but nobody closes it either.
@@ -92,7 +92,7 @@ fn a_backend_goes_on_although_nobody_reads_what_it_prints() {
 }
 
 #[test]
-fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
+fn serve_accepts_configured_jwt_issuer() {
     let dir = Dir::new("jwt-secret");
     let (file, secret) = (dir.0.join("secret"), "0123456789abcdef0123456789abcdef");
     fs::write(&file, format!("{secret}\r\n")).unwrap();
@@ -116,7 +116,7 @@ fn tokens_of_somebody_else_log_in_where_serve_is_told_whose() {
 }
 
 #[test]
-fn serve_keeps_its_users_in_data_and_nowhere_else() {
+fn serve_stores_users_only_in_data_dir() {
     let data = Dir::new("serve-data");
     let options = ["--data", data.0.to_str().unwrap()];
     let mut backend = Backend::start(&options);
@@ -143,7 +143,7 @@ fn serve_keeps_its_users_in_data_and_nowhere_else() {
 }
 
 #[test]
-fn serve_names_the_option_that_it_cannot_use() {
+fn serve_error_names_invalid_option() {
     let dir = Dir::new("serve-refused");
     let path = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
     let (file, theirs) = (path("file"), path("theirs"));
@@ -169,7 +169,7 @@ fn serve_names_the_option_that_it_cannot_use() {
 }
 
 #[test]
-fn serve_says_where_it_is_for_people_too() {
+fn serve_prints_address_without_json() {
     let dir = Dir::new("serve-words");
     let mut served = Running::start(keyfob(&["serve", "--addr", "127.0.0.1:0"]));
     let line = served.stdout.next();
@@ -243,7 +243,7 @@ fn serve_counts_clients_behind_trusted_proxy() {
 
 /// A server in the test's process, with a reset function that leaves the old password in place.
 #[test]
-fn messages_say_what_backend_answered() {
+fn messages_reflect_backend_response() {
     let server = Server::builder()
         .app_id(APP_ID)
         .confirmation(Confirmation::function(|call| match call.username.as_str() {

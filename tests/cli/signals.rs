@@ -99,7 +99,7 @@ fn signal_lets_requests_in_progress_complete() {
 }
 
 #[test]
-fn shutdown_ends_although_a_request_never_completes() {
+fn shutdown_ends_despite_stuck_request() {
     let mut served = Served::start(serve());
     let _request = served.begin_log_in();
     served.signal(Signal::TERM);
@@ -109,7 +109,7 @@ fn shutdown_ends_although_a_request_never_completes() {
 }
 
 #[test]
-fn second_signal_ends_the_process_at_once() {
+fn second_signal_ends_process_immediately() {
     let mut served = Served::start(serve());
     let _request = served.begin_log_in();
     served.signal(Signal::TERM);
@@ -120,7 +120,7 @@ fn second_signal_ends_the_process_at_once() {
 
 /// A full pipe must not keep the process from ending.
 #[test]
-fn signal_ends_a_backend_whose_output_nobody_reads() {
+fn signal_ends_serve_with_unread_output() {
     let mut command = keyfob(&["serve", "--mail", "--addr", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = BufReader::with_capacity(1, child.stdout.take().unwrap());
@@ -142,7 +142,7 @@ fn signal_ends_a_backend_whose_output_nobody_reads() {
 /// The system ignores signals without a handler for process 1.
 #[test]
 #[ignore = "needs `unshare` and the right to use it"]
-fn process_1_shuts_down_like_any_other() {
+fn process_1_shuts_down_on_signal() {
     for signal in [Signal::TERM, Signal::INT] {
         let serve = serve();
         let mut unshare = Command::new("unshare");

@@ -7,7 +7,7 @@ use std::thread;
 use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, finish, keyfob};
 
 #[test]
-fn secrets_are_read_from_standard_input_and_shown_nowhere() {
+fn secrets_come_from_stdin_and_are_hidden() {
     let mut backend = Backend::start(&[]);
     let at = backend.place("secrets-store");
     let mut shown = String::new();
@@ -44,7 +44,7 @@ fn secrets_are_read_from_standard_input_and_shown_nowhere() {
 
 #[cfg(unix)]
 #[test]
-fn the_store_is_for_its_owner_alone() {
+fn store_is_private_to_owner() {
     use std::os::unix::fs::PermissionsExt;
 
     fn check(path: &Path, seen: &mut usize) {
@@ -71,7 +71,7 @@ fn the_store_is_for_its_owner_alone() {
 }
 
 #[test]
-fn neither_tokens_nor_profiles_can_be_read_in_any_file() {
+fn files_contain_no_readable_user_data() {
     fn holds(path: &Path, text: &str) -> bool {
         if path.is_dir() {
             return fs::read_dir(path).unwrap().any(|entry| holds(&entry.unwrap().path(), text));
@@ -126,7 +126,7 @@ fn command_that_only_reads_creates_nothing() {
 /// With a user name that is not ASCII in it.
 #[cfg(any(target_os = "linux", windows))]
 #[test]
-fn without_a_store_option_the_platform_says_where() {
+fn default_store_is_platform_directory() {
     let backend = Backend::start(&[]);
     let dir = Dir::new("platform-home");
     let here = ["--app-id", APP_ID, "--base-url", &backend.base_url, "login", "--anonymous"];
@@ -143,7 +143,7 @@ fn without_a_store_option_the_platform_says_where() {
 }
 
 #[test]
-fn the_environment_says_what_the_options_do_not() {
+fn environment_supplies_missing_options() {
     let backend = Backend::start(&[]);
     let dir = Dir::new("environment-store");
     let mut command = keyfob(&["--json", "login", "--anonymous"]);
@@ -171,7 +171,7 @@ fn arguments_and_passwords_may_be_unicode() {
 }
 
 #[test]
-fn many_processes_share_one_store_and_lose_nothing() {
+fn concurrent_processes_share_store_without_loss() {
     let backend = Backend::start(&[]);
     let at = backend.place("many-store");
     let ids: Vec<_> = thread::scope(|scope| {

@@ -268,7 +268,7 @@ fn terminal_without_job_control_is_read() {
 }
 
 #[test]
-fn long_key_is_read_whole() {
+fn long_key_is_not_truncated() {
     let backend = Backend::start(&[]);
     let at = backend.place("long-key-store");
     let program = [env!("CARGO_BIN_EXE_keyfob"), "login", "--api-key"];
@@ -297,7 +297,7 @@ fn new_password_is_asked_for_twice() {
 }
 
 #[test]
-fn delete_asks_on_terminal() {
+fn delete_asks_for_confirmation() {
     let backend = Backend::start(&[]);
     let at = backend.place("delete-store");
     at.json_with(PASSWORD, &["register", "--email", EMAIL]);

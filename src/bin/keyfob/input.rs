@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_end_is_dropped_and_no_more() {
+    fn only_one_line_end_is_trimmed() {
         let read = |text: &[u8]| piped("password", text).unwrap().expose().to_owned();
         assert_eq!(read(b"secret"), "secret");
         assert_eq!(read(b"secret\n"), "secret");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_password_is_not_repeated() {
+    fn invalid_password_is_not_echoed() {
         for text in [b"hunter\xff".to_vec(), vec![b'h'; LIMIT + 1]] {
             let message = piped("password", &text[..]).unwrap_err().message();
             assert!(!message.contains("hh") && !message.contains("hunter"), "{message}");

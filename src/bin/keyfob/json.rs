@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_as_it_was_read() {
+    fn parsed_json_is_serialized_unchanged() {
         let text = r#"{"z":[1,-2,18446744073709551615,0.5,null],"a":{"y":true,"b":"\"ä"},"":[]}"#;
         let read: Json = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);

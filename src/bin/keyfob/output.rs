@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("né\u{1b}[2J\u{9b}"), "né\\u{1b}[2J\\u{9b}");
         let json = serde_json::to_string("né\u{1b}[2J\u{9b}31m\u{7f}").unwrap();
         assert_eq!(printable_json(&json), r#""né\u001b[2J\u009b31m\u007f""#);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_between_json_values_stay_on_the_line() {
+    fn json_whitespace_stays_on_one_line() {
         assert_eq!(printable_json("{\r\n\t\"a\": 1}"), "{   \"a\": 1}");
     }
 }

@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn erased_characters_leave_no_part_behind() {
+    fn erased_characters_are_fully_removed() {
         let mut line = Line::new(64);
         for byte in "sécret wörd  ".bytes() {
             line.push(byte).unwrap();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn overlong_line_is_refused_unrepeated() {
+    fn overlong_line_is_rejected_without_echo() {
         let mut line = Line::new(3);
         for byte in *b"abc" {
             line.push(byte).unwrap();
