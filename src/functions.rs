@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_is_the_same_in_pieces_and_ends_with_the_time() {
+    fn streamed_result_equals_whole_until_deadline() {
         let numbers: Vec<_> = (0..20_000).collect();
         let text = serde_json::json!({"numbers": numbers, "text": "\u{e4}\"".repeat(100_000)});
         let text = text.to_string();

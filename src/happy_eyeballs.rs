@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn first_address_wins_if_it_answers() {
+    fn responsive_first_address_is_used() {
         let net = Net::new();
         let (address, opened) =
             Race::default().connect(&at(&[200, 201]), LONG, None, net.open()).unwrap();

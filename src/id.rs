@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_and_nothing_mean_no_device() {
+    fn zero_or_empty_device_id_is_none() {
         assert_eq!(DeviceId::from_wire(""), None);
         assert_eq!(DeviceId::from_wire("000000000000000000000000"), None);
         assert_eq!(DeviceId::from_wire("0a").unwrap().as_str(), "0a");

@@ -178,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn time_out_is_an_error() {
+    fn timeout_is_error() {
         let (stream, _other) = connection();
         let read = stream.read(&mut [0; 8], Duration::from_millis(20));
         assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]
-    fn reset_after_bytes_is_an_error() {
+    fn reset_after_bytes_is_error() {
         let (stream, mut other) = connection();
         stream.write_all(b"what is sent and not read makes a reset of the end", FOREVER).unwrap();
         other.peek(&mut [0]).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pause_is_a_fraction_of_the_wait() {
+    fn pause_is_fraction_of_wait() {
         for micros in (0..1_000_000).step_by(37) {
             let waited = Duration::from_micros(micros);
             let pause = pause(waited).unwrap_or_default();

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn google_names_its_page_differently() {
+    fn verification_url_of_google_is_accepted() {
         let read = parsed(|body| {
             let url = body["verification_uri"].take();
             *body = json!({

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn discovery_document_defaults_are_those_of_the_standard() {
+    fn discovery_defaults_match_standard() {
         let endpoints = read(&document()).unwrap();
         assert_eq!(endpoints.client_auth, ClientAuth::Basic);
         assert!(!endpoints.has_form_post && !endpoints.promises_issuer);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_are_no_document_are_refused() {
+    fn invalid_discovery_documents_are_rejected() {
         for (status, body, reason) in [
             (404, "", "no discovery document"),
             (302, "", "redirects"),

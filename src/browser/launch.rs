@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn desktop_is_told_from_remote_session() {
+    fn desktop_differs_from_remote_session() {
         let is_desktop =
             |set: &[&str]| is_desktop(|name| set.contains(&name).then(|| OsString::from("x")));
         assert!(is_desktop(&["DISPLAY"]) && is_desktop(&["WAYLAND_DISPLAY"]));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn named_programs_get_the_url() {
+    fn named_programs_receive_url() {
         let url = "https://a/?x=1&y=%20";
         let named = format!("one{SEPARATOR}{SEPARATOR}two --new %s --{SEPARATOR}three -n");
         let all: Vec<_> = commands(&named, url)

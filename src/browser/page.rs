@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_escapes_texts_of_program_and_provider() {
+    fn page_escapes_untrusted_text() {
         let evil = "<script>alert(1)</script>\"' &\u{7}";
         let page = Page::new(evil).language("\"><x>").failure(evil, evil);
         let text = String::from_utf8(page.response(Outcome::Failure(evil))).unwrap();

@@ -34,8 +34,9 @@ pub(super) fn same(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// The code challenge is the one of the standard's example.
     #[test]
-    fn challenge_is_that_of_the_standard() {
+    fn challenge_matches_rfc_7636() {
         // RFC 7636, appendix B.
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
         assert_eq!(challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");

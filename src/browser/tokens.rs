@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn token_responses_are_told_apart() {
+    fn token_responses_are_distinguished() {
         for (status, body, expected) in [
             (200, r#"{"id_token":"a.b.c","access_token":"x","expires_in":"soon"}"#, "tokens true"),
             (200, r#"{"id_token":"a.b.c"}"#, "tokens false"),

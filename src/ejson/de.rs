@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn float_beyond_2_53_is_not_an_integer() {
+    fn float_beyond_2_53_is_not_integer() {
         assert_eq!(read::<i64>("9007199254740991.0"), 9_007_199_254_740_991);
         assert_eq!(read::<i64>("-9007199254740991.0"), -9_007_199_254_740_991);
         for text in [

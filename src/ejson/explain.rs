@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn explanation_never_quotes_the_value() {
+    fn explanation_never_quotes_value() {
         assert_eq!(
             explained::<Named>(r#"{"name":"s\"ecret"}"#),
             "unknown variant, expected `Red` at `name`"

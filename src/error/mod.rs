@@ -497,7 +497,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_stay_small() {
+    fn error_size_is_bounded() {
         assert!(size_of::<Error>() <= 64, "{}", size_of::<Error>());
     }
 

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_seconds_or_a_date() {
+    fn retry_after_is_seconds_or_date() {
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
         for (value, expected) in [
             ("120", Some(120)),

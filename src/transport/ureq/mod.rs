@@ -673,7 +673,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_only_the_origin() {
+    fn error_names_only_origin() {
         for (url, expected) in [
             ("https://example.org:8443/api?secret=1", "https://example.org:8443"),
             ("http://[::1]:80/", "http://[::1]:80"),
