@@ -131,8 +131,9 @@ fn rows(answers: &str) -> Vec<Row> {
     rows
 }
 
+/// Sends every request against every response and compares the outcome with the manual's page.
 #[test]
-fn every_request_with_every_answer_ends_as_the_page_says() {
+fn outcomes_match_manual_for_all_responses() {
     let (requests, answers, rows) = (requests(), answers(), rows("answer"));
     assert!(requests.len() > 20 && answers.len() > 500 && rows.len() > 40);
     let names: BTreeSet<_> = requests.iter().map(|request| request.name.as_str()).collect();
@@ -191,7 +192,7 @@ fn every_request_with_every_answer_ends_as_the_page_says() {
 }
 
 #[test]
-fn flowerbase_ends_as_the_page_says() {
+fn flowerbase_outcomes_match_manual() {
     /// When the recording was made.
     const RECORDED: i64 = 1_795_377_831;
     #[derive(Deserialize)]
@@ -241,7 +242,7 @@ fn owner(body: &str) -> Option<String> {
 }
 
 #[test]
-fn the_page_is_read_as_it_is_shown() {
+fn manual_tables_are_parsed_as_rendered() {
     let table = &tables("x\n\n| a | b |\n| --- | --- |\n| `c`, `d e` | |\n\ny")[0];
     assert_eq!(table.columns, ["a", "b"]);
     assert_eq!(table.rows, [["`c`, `d e`", ""]]);

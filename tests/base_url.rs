@@ -21,7 +21,7 @@ fn current_at(first: &str, other: &str) -> Option<String> {
 }
 
 #[test]
-fn spellings_of_one_origin_share_a_store() {
+fn spellings_of_one_origin_share_store() {
     for (first, other) in [
         ("https://example.org", "https://example.org:443"),
         ("https://example.org", "HTTPS://Example.ORG./"),
@@ -48,7 +48,7 @@ fn other_origins_have_other_stores() {
 }
 
 #[test]
-fn url_errors_name_the_way_out() {
+fn url_errors_suggest_fix() {
     for (url, hint) in [
         ("https://ada:hunter22@example.org", "user name"),
         ("https://b\u{fc}cher.example", "xn--bcher-kva.example"),

@@ -56,7 +56,7 @@ fn loopback_returns_checked_tokens() {
 }
 
 #[test]
-fn authorization_request_has_what_the_standards_ask() {
+fn authorization_request_has_required_parameters() {
     let (provider, person) = (TestProvider::start(), Person::default());
     provider.describe(|document| {
         let endpoint = document["authorization_endpoint"].as_str().unwrap().to_owned();
@@ -159,8 +159,9 @@ fn session_logs_in_while_browser_waits() {
     assert!(page.html.contains("who is &lt;Ada&gt;?"), "{}", page.html);
 }
 
+/// The ID token becomes Google credentials; the client secret is sent in the body.
 #[test]
-fn google_gets_id_token_credentials_and_secret_in_body() {
+fn google_sign_in_sends_secret_in_body() {
     let (provider, person) = (TestProvider::start(), Person::default());
     provider.describe(|document| {
         document["token_endpoint_auth_methods_supported"] = json!(["client_secret_post"]);
@@ -183,7 +184,7 @@ fn google_gets_id_token_credentials_and_secret_in_body() {
 }
 
 #[test]
-fn client_secret_is_sent_as_discovery_says() {
+fn client_secret_follows_discovery() {
     let (provider, person) = (TestProvider::start(), Person::default());
     let sign_in = person.agrees(&provider, provider.sign_in());
     sign_in.loopback().unwrap();
@@ -384,7 +385,7 @@ fn panic_in_log_in_still_shows_page() {
 }
 
 #[test]
-fn port_in_use_is_an_error_or_the_next_is_taken() {
+fn used_port_is_error_or_next_is_tried() {
     let (provider, person) = (TestProvider::start(), Person::default());
     let (first, second) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -446,7 +447,7 @@ fn ipv6_and_paths_can_be_chosen() {
 }
 
 #[test]
-fn two_sign_ins_at_a_time_keep_apart() {
+fn concurrent_sign_ins_are_independent() {
     let provider = TestProvider::start();
     let (shown, urls) = mpsc::channel();
     let sign_in = provider.sign_in().open_nothing().on_url(move |url| {
@@ -501,7 +502,7 @@ fn pending() -> (u16, Value) {
 }
 
 #[test]
-fn device_flow_asks_until_tokens_come() {
+fn device_flow_polls_until_tokens_arrive() {
     // A connection that breaks and a provider that is busy are no reason to give up.
     let provider = device_provider(vec![pending(), (0, Value::Null), (200, Value::Null)]);
     let (shown, codes) = mpsc::channel();
@@ -523,7 +524,7 @@ fn device_flow_asks_until_tokens_come() {
 }
 
 #[test]
-fn device_flow_slows_down_when_told() {
+fn device_flow_honours_slow_down() {
     let slow = (400, json!({"error": "slow_down"}));
     let provider = device_provider(vec![slow, (200, Value::Null)]);
     let begun = Instant::now();
@@ -571,7 +572,7 @@ fn device_flow_is_cancelled_between_requests() {
 }
 
 #[test]
-fn device_flow_needs_an_endpoint() {
+fn device_flow_needs_endpoint() {
     let provider = TestProvider::start();
     provider.describe(|document| document["device_authorization_endpoint"] = Value::Null);
     let error = provider.sign_in().device().unwrap_err();

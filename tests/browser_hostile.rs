@@ -62,7 +62,7 @@ impl Waiting {
 }
 
 #[test]
-fn strangers_are_refused_and_wait_goes_on() {
+fn unrelated_requests_are_rejected_while_waiting() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let address = waiting.address();
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
@@ -124,7 +124,7 @@ fn strangers_are_refused_and_wait_goes_on() {
 }
 
 #[test]
-fn thousand_guesses_of_state_do_nothing() {
+fn guessed_state_is_ignored() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let uri = &waiting.request["redirect_uri"];
     let begun = Instant::now();
@@ -137,7 +137,7 @@ fn thousand_guesses_of_state_do_nothing() {
 }
 
 #[test]
-fn half_open_connections_are_closed_and_block_nobody() {
+fn half_open_connections_do_not_block() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let begun = Instant::now();
     // More than are served at a time: some say nothing, some stop in the middle.
@@ -165,7 +165,7 @@ fn half_open_connections_are_closed_and_block_nobody() {
 }
 
 #[test]
-fn ten_megabytes_are_not_read() {
+fn ten_megabyte_request_is_not_read() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let head = waiting.head("POST /callback");
     for head in [
@@ -203,7 +203,7 @@ fn client_that_never_reads_is_closed() {
 }
 
 #[test]
-fn response_is_read_however_it_is_cut() {
+fn fragmented_response_is_parsed() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let query = waiting.query("c0de");
     waiting.provider.grant("c0de", waiting.request.clone());
@@ -220,7 +220,7 @@ fn response_is_read_however_it_is_cut() {
 }
 
 #[test]
-fn browser_that_leaves_early_does_not_matter() {
+fn early_browser_disconnect_is_harmless() {
     let waiting = Waiting::start(|sign_in| sign_in);
     let (query, address) = (waiting.query("c0de"), waiting.address().to_owned());
     waiting.provider.grant("c0de", waiting.request.clone());
@@ -256,7 +256,7 @@ fn assert_kind(error: &Error, kind: SignInErrorKind, part: &str) {
 }
 
 #[test]
-fn responses_with_right_state_and_wrong_rest_end_sign_in() {
+fn malformed_response_with_valid_state_ends_sign_in() {
     let invalid = SignInErrorKind::InvalidResponse;
     for (rest, part) in [
         ("&code=c0de&code=c0de", "repeated"),
@@ -276,7 +276,7 @@ fn responses_with_right_state_and_wrong_rest_end_sign_in() {
 }
 
 #[test]
-fn promised_issuer_is_demanded() {
+fn advertised_issuer_parameter_is_required() {
     let promising = |provider: &TestProvider| {
         provider.describe(|document| {
             document["authorization_response_iss_parameter_supported"] = true.into();
@@ -325,7 +325,7 @@ fn wrong_id_tokens_are_refused() {
 }
 
 #[test]
-fn clock_of_the_provider_decides_on_expiry() {
+fn expiry_is_checked_by_provider_clock() {
     // This machine may be hours off; the provider says what time it is.
     let (provider, person) = (TestProvider::start(), Person::default());
     provider.on("/token", |provider, asked| {
@@ -341,7 +341,7 @@ fn clock_of_the_provider_decides_on_expiry() {
 }
 
 #[test]
-fn lost_token_response_is_not_asked_for_again() {
+fn lost_token_response_is_not_retried() {
     for reply in [None, Some("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{".to_owned())] {
         let prepare = |provider: &TestProvider| provider.on("/token", move |_, _| reply.clone());
         let (error, page, provider) =
@@ -354,7 +354,7 @@ fn lost_token_response_is_not_asked_for_again() {
 }
 
 #[test]
-fn unusable_token_responses_are_told_apart() {
+fn unusable_token_responses_are_distinguished() {
     let (invalid, refused) = (SignInErrorKind::InvalidResponse, SignInErrorKind::Refused);
     let elsewhere = "HTTP/1.1 307 X\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n".to_owned();
     for (reply, kind, part) in [
@@ -391,7 +391,7 @@ fn oversized_token_response_is_refused() {
 }
 
 #[test]
-fn broken_discovery_is_an_error_before_anybody_is_asked() {
+fn broken_discovery_fails_before_authorization() {
     let open = |provider: &TestProvider| {
         provider.sign_in().on_url(|url| panic!("nobody may be asked: {url}")).loopback()
     };
@@ -430,7 +430,7 @@ fn broken_discovery_is_an_error_before_anybody_is_asked() {
 }
 
 #[test]
-fn endless_discovery_ends_with_the_deadline() {
+fn endless_discovery_ends_at_deadline() {
     let provider = TestProvider::start();
     provider.on("/.well-known/openid-configuration", |_, _| {
         thread::sleep(Duration::from_secs(30));
@@ -443,7 +443,7 @@ fn endless_discovery_ends_with_the_deadline() {
 }
 
 #[test]
-fn no_error_repeats_a_secret() {
+fn errors_contain_no_secret() {
     // A provider that repeats whatever it was sent.
     let echo = |provider: &TestProvider| {
         provider.on("/token", |_, asked| {

@@ -268,7 +268,7 @@ fn in_place_of_google() -> (Server, SignIn, Session) {
 
 #[test]
 #[ignore = "needs Node.js, Chromium, and `npm ci` in .ci/oidc"]
-fn chromium_picks_and_types_names_at_test_provider() {
+fn chromium_selects_name_at_test_provider() {
     let (_server, sign_in, session) = in_place_of_google();
     let dir = Dir::new();
     let pick = "[...document.querySelectorAll('button')]
@@ -317,7 +317,7 @@ fn chromium_picks_and_types_names_at_test_provider() {
 /// server is on this machine, so the provider would send it a code.
 #[test]
 #[ignore = "needs Node.js, Chromium, and `npm ci` in .ci/oidc"]
-fn chromium_lets_no_page_sign_in_by_itself() {
+fn other_page_cannot_sign_in_chromium() {
     let (server, _, _) = in_place_of_google();
     let issuer = server.test_issuer().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -205,7 +205,7 @@ fn half_response_is_cancelled() {
 }
 
 #[test]
-fn large_request_that_nobody_reads_is_cancelled() {
+fn large_unread_request_is_cancelled() {
     let (session, comes) = at_black_hole();
     let token = CancelToken::new();
     let caller = session.with_cancel(&token);
@@ -417,7 +417,7 @@ fn cancelled_login_revokes_its_server_session() {
 }
 
 #[test]
-fn link_cancelled_after_it_was_done_is_ambiguous() {
+fn link_cancelled_after_completion_is_ambiguous() {
     let (script, _, session, user) = logged_in();
     script.reply(
         "POST /auth/providers/local-userpass/login?link=true",

@@ -118,7 +118,7 @@ fn holders() -> Vec<(&'static str, SocketAddr)> {
 }
 
 #[test]
-fn a_backend_that_holds_the_connection_holds_up_nobody() {
+fn silent_backend_keeps_deadline() {
     let holders: Vec<_> = holders()
         .into_iter()
         .map(|(manner, address)| {
@@ -150,7 +150,7 @@ fn a_backend_that_holds_the_connection_holds_up_nobody() {
 }
 
 #[test]
-fn a_backend_that_does_not_read_holds_up_nobody() {
+fn non_reading_backend_keeps_deadline() {
     // Taken and kept, and nothing else.
     let taken = Mutex::new(Vec::new());
     let address = serve({
@@ -166,7 +166,7 @@ fn a_backend_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn a_question_where_the_backend_is_that_gets_no_answer_holds_up_nobody() {
+fn unanswered_location_request_keeps_deadline() {
     let (_, address) = holders().remove(0);
     let builder = || {
         Session::builder(APP, format!("http://{address}"))
@@ -190,9 +190,10 @@ fn a_question_where_the_backend_is_that_gets_no_answer_holds_up_nobody() {
     patient.join().unwrap().unwrap_err();
 }
 
+/// Nothing has been sent.
 #[cfg(feature = "tls")]
 #[test]
-fn a_handshake_or_a_proxy_without_end_holds_up_nobody_and_sends_nothing() {
+fn stuck_handshake_or_proxy_keeps_deadline() {
     let (_, silent) = holders().remove(0);
     let proxied = || UreqTransport::builder().proxy(&format!("http://{silent}")).build().unwrap();
     for (what, url, transport) in [
@@ -215,7 +216,7 @@ fn a_handshake_or_a_proxy_without_end_holds_up_nobody_and_sends_nothing() {
 }
 
 #[test]
-fn a_lock_that_is_held_holds_up_nobody() {
+fn held_lock_keeps_deadline() {
     let dir = Dir::new();
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -254,7 +255,7 @@ fn a_lock_that_is_held_holds_up_nobody() {
 }
 
 #[test]
-fn a_stuck_flight_of_another_thread_holds_up_nobody() {
+fn stuck_refresh_of_other_thread_keeps_deadline() {
     let (script, clock, session, user) = logged_in();
     clock.advance(Duration::from_secs(3600));
     let (in_the_air, is_in_the_air) = channel();
@@ -280,7 +281,7 @@ fn a_stuck_flight_of_another_thread_holds_up_nobody() {
 }
 
 #[test]
-fn a_listener_that_never_returns_holds_up_nobody() {
+fn blocked_listener_keeps_deadline() {
     let (_, _, session, user) = logged_in();
     let (stuck, is_stuck) = channel();
     let (free, freed) = channel::<()>();
@@ -306,7 +307,7 @@ fn a_listener_that_never_returns_holds_up_nobody() {
 }
 
 #[test]
-fn a_result_that_there_is_no_time_to_read_is_told_as_one_that_was_lost() {
+fn unread_result_at_deadline_is_ambiguous() {
     struct Late(String);
     impl Transport for Late {
         fn send(&self, request: &Request) -> Result<Response, keyfob::TransportError> {
@@ -329,7 +330,7 @@ fn a_result_that_there_is_no_time_to_read_is_told_as_one_that_was_lost() {
 }
 
 #[test]
-fn without_any_time_nothing_is_sent_and_reading_still_works() {
+fn zero_deadline_sends_nothing_and_reads_store() {
     let (script, _, session, _) = logged_in();
     let hasty = session.with_deadline(Duration::ZERO);
     let user = hasty.current_user().unwrap().unwrap();
@@ -363,7 +364,7 @@ impl StoreHooks for Pages {
 }
 
 #[test]
-fn a_listing_ends_with_the_time_or_the_session() {
+fn listing_ends_at_deadline_or_shutdown() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let store = with_ada();
     let list = |before: Arc<dyn Fn(Deadline) + Send + Sync>| {

@@ -65,7 +65,7 @@ fn losses() -> [(Fault, bool); 5] {
 }
 
 #[test]
-fn a_lost_answer_to_a_refresh_costs_nothing_where_the_backend_rotates_with_grace() {
+fn lost_refresh_response_within_grace_keeps_login() {
     let Live { server, session, clock } = live(|server| server.rotate_refresh_tokens(true));
     let user = session.log_in(&named("ada")).unwrap();
     let cut = || Fault::cut_after_commit().on(Route::Refresh);
@@ -92,7 +92,7 @@ fn a_lost_answer_to_a_refresh_costs_nothing_where_the_backend_rotates_with_grace
 }
 
 #[test]
-fn a_refresh_whose_answer_is_lost_for_longer_than_the_grace_is_a_definite_end() {
+fn lost_refresh_response_beyond_grace_ends_login() {
     let grace = |server: ServerBuilder| server.rotate_refresh_tokens(true);
     let Live { server, session, clock } = live(|server| grace(server).rotation_grace(MINUTE));
     let user = session.log_in(&named("ada")).unwrap();
@@ -104,8 +104,9 @@ fn a_refresh_whose_answer_is_lost_for_longer_than_the_grace_is_a_definite_end() 
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
 }
 
+/// A repeated login gives the same user with valid tokens.
 #[test]
-fn a_log_in_whose_answer_was_lost_is_ambiguous_and_repeated_it_gives_one_user_with_good_tokens() {
+fn lost_login_response_is_ambiguous() {
     for (fault, _) in losses() {
         let Live { server, session, clock } = live(|server| server);
         server.faults().add(fault.clone().on(Route::LogIn));
@@ -123,8 +124,9 @@ fn a_log_in_whose_answer_was_lost_is_ambiguous_and_repeated_it_gives_one_user_wi
     }
 }
 
+/// Nothing is stored, and no server session is left.
 #[test]
-fn a_log_in_whose_profile_was_lost_stores_nothing_and_leaves_no_server_session() {
+fn lost_profile_revokes_login() {
     for (fault, _) in losses() {
         let Live { server, session, .. } = live(|server| server);
         // Always, since a profile is asked for again on a fresh connection.
@@ -139,8 +141,9 @@ fn a_log_in_whose_profile_was_lost_stores_nothing_and_leaves_no_server_session()
     }
 }
 
+/// A repeated registration shows whether the account was created.
 #[test]
-fn a_registration_whose_answer_was_lost_is_ambiguous_and_repeated_it_says_whether_it_was_made() {
+fn lost_registration_response_is_ambiguous() {
     for (fault, made) in losses() {
         let Live { server, session, .. } = live(|server| server);
         let register =
@@ -160,7 +163,7 @@ fn a_registration_whose_answer_was_lost_is_ambiguous_and_repeated_it_says_whethe
 }
 
 #[test]
-fn no_fault_on_a_refresh_logs_anyone_out() {
+fn refresh_faults_keep_login() {
     let Live { server, session, clock } = live(|server| server);
     let user = session.log_in(&named("ada")).unwrap();
     let faults = [
@@ -202,7 +205,7 @@ fn no_fault_on_a_refresh_logs_anyone_out() {
 }
 
 #[test]
-fn a_refresh_that_never_ends_ends_with_the_deadline_of_each_call() {
+fn stuck_refresh_ends_at_each_deadline() {
     let Live { server, session, clock } = live(|server| server);
     let user = session.log_in(&named("ada")).unwrap();
     for fault in [Fault::hold(), Fault::drip(1, MINUTE)] {
@@ -219,7 +222,7 @@ fn a_refresh_that_never_ends_ends_with_the_deadline_of_each_call() {
 }
 
 #[test]
-fn threads_that_wait_for_a_slow_refresh_share_it() {
+fn slow_refresh_is_shared_by_threads() {
     let Live { server, session, clock } = live(|server| server);
     let user = session.log_in(&named("ada")).unwrap();
     clock.advance(MINUTE * 31);
@@ -235,8 +238,9 @@ fn threads_that_wait_for_a_slow_refresh_share_it() {
     server.journal().assert_count(Route::CallFunction, 32);
 }
 
+/// After each interruption the next call succeeds.
 #[test]
-fn wherever_an_operation_is_cut_the_state_is_the_old_or_the_new_one_and_the_next_call_works() {
+fn interrupted_operations_are_atomic() {
     type Operation = fn(&Session, &User) -> keyfob::Result<()>;
     let operations: [(&str, Operation); 7] = [
         ("log in", |session, _| session.log_in(&named("bob")).map(drop)),

@@ -57,7 +57,7 @@ fn logged_in() -> (Script, ManualClock, Session, User) {
 }
 
 #[test]
-fn a_login_has_no_device_and_a_token_of_five_hours() {
+fn login_has_no_device_and_five_hour_token() {
     let (_, _, session, user) = logged_in();
     assert_eq!(user.id().as_str(), "6b034aa7a4ea2e72d977b76a");
     assert_eq!(user.device_id().unwrap(), None);
@@ -73,8 +73,9 @@ fn a_login_has_no_device_and_a_token_of_five_hours() {
     assert_eq!(session.current_user().unwrap(), Some(user));
 }
 
+/// The other logins that Flowerbase supports work.
 #[test]
-fn the_other_logins_that_it_has_work_and_those_that_it_lacks_say_so() {
+fn unsupported_logins_are_reported() {
     let (script, _, session, _) = logged_in();
     plays(&script, ANONYMOUS, "anonymous login");
     plays(&script, PROFILE, "profile, anonymous user");
@@ -94,7 +95,7 @@ fn the_other_logins_that_it_has_work_and_those_that_it_lacks_say_so() {
 }
 
 #[test]
-fn its_refusals_are_told_apart() {
+fn refusals_are_distinguished() {
     let (script, _, session, user) = logged_in();
     let accounts = session.email_password();
     const USERPASS: &str = "POST /auth/providers/local-userpass";
@@ -137,7 +138,7 @@ fn its_refusals_are_told_apart() {
 }
 
 #[test]
-fn functions_answer_and_fail_in_its_way() {
+fn function_results_and_errors_are_parsed() {
     let (script, _, _, user) = logged_in();
     let functions = user.functions();
     plays(&script, CALL, "sum, canonical EJSON");
@@ -160,8 +161,9 @@ fn functions_answer_and_fail_in_its_way() {
     assert_eq!(script.count(REFRESH), 0);
 }
 
+/// A logout of another session has revoked the access token.
 #[test]
-fn an_access_token_that_another_logout_killed_is_refreshed_and_the_call_replayed() {
+fn revoked_access_token_is_refreshed_and_call_replayed() {
     let (script, _, _, user) = logged_in();
     plays(&script, REFRESH, "refresh");
     let dead = recorded("expired access token");
@@ -178,7 +180,7 @@ fn an_access_token_that_another_logout_killed_is_refreshed_and_the_call_replayed
 }
 
 #[test]
-fn a_refresh_brings_custom_data_and_a_refused_one_ends_the_login() {
+fn refresh_updates_custom_data_or_ends_login() {
     let (script, _, _, user) = logged_in();
     plays(&script, REFRESH, "refresh puts it in the access token");
     let data: Value = user.refresh_custom_data().unwrap().unwrap();
@@ -192,7 +194,7 @@ fn a_refresh_brings_custom_data_and_a_refused_one_ends_the_login() {
 }
 
 #[test]
-fn a_logout_answers_200_with_a_body_and_may_be_repeated() {
+fn repeated_logout_with_200_body_succeeds() {
     for title in ["logout with refresh token", "logout a second time", "logout, garbage"] {
         let (script, _, _, user) = logged_in();
         plays(&script, LOGOUT, title);
@@ -202,7 +204,7 @@ fn a_logout_answers_200_with_a_body_and_may_be_repeated() {
 }
 
 #[test]
-fn a_link_that_is_a_login_of_another_user_is_found_out_and_ended() {
+fn link_answered_as_other_login_is_revoked() {
     let (script, _, session, ada) = logged_in();
     plays(&script, ANONYMOUS, "anonymous login");
     plays(&script, PROFILE, "profile, anonymous user");

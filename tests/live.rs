@@ -61,7 +61,7 @@ fn signed(claims: &Value) -> String {
 }
 
 #[test]
-fn an_anonymous_user_links_an_address_and_a_key_and_is_the_same_user_by_each() {
+fn linked_identities_log_in_same_user() {
     let Live { session, server, clock, dir: _dir } = live(|server| server);
     register(&session, "ada@example.org");
     let user = session.log_in(&Credentials::anonymous()).unwrap();
@@ -91,7 +91,7 @@ fn an_anonymous_user_links_an_address_and_a_key_and_is_the_same_user_by_each() {
 }
 
 #[test]
-fn api_keys_are_made_disabled_enabled_and_deleted() {
+fn api_keys_are_managed() {
     let Live { session, server: _server, clock: _clock, dir: _dir } = live(|server| server);
     register(&session, "ada@example.org");
     let user = session.log_in(&ada()).unwrap();
@@ -121,7 +121,7 @@ fn api_keys_are_made_disabled_enabled_and_deleted() {
 }
 
 #[test]
-fn a_deleted_user_is_gone_everywhere() {
+fn deleted_user_is_removed_everywhere() {
     let Live { session, server, clock, dir } = live(|server| server);
     register(&session, "ada@example.org");
     let user = session.log_in(&ada()).unwrap();
@@ -140,7 +140,7 @@ fn a_deleted_user_is_gone_everywhere() {
 }
 
 #[test]
-fn jwt_and_function_logins_give_the_same_user_each_time() {
+fn repeated_jwt_and_function_logins_keep_user() {
     let Live { session, server, clock, dir: _dir } = live(|server| {
         let keys = JwtKeys::hs256("0123456789abcdef0123456789abcdef");
         let field = MetadataField::new("person.name", "name");
@@ -175,7 +175,7 @@ fn jwt_and_function_logins_give_the_same_user_each_time() {
 }
 
 #[test]
-fn an_address_is_confirmed_and_a_password_reset_by_mail() {
+fn mails_confirm_address_and_reset_password() {
     let Live { session, server, clock, .. } =
         live(|server| server.confirmation(Confirmation::Email).reset(Reset::Email));
     let accounts = session.email_password();
@@ -211,7 +211,7 @@ fn an_address_is_confirmed_and_a_password_reset_by_mail() {
 }
 
 #[test]
-fn custom_data_comes_with_the_next_token() {
+fn next_token_has_custom_data() {
     let Live { session, server, clock: _clock, dir: _dir } = live(|server| server);
     register(&session, "ada@example.org");
     let user = session.log_in(&ada()).unwrap();
@@ -226,7 +226,7 @@ fn custom_data_comes_with_the_next_token() {
 }
 
 #[test]
-fn a_disabled_user_and_a_revoked_session_end_the_login_and_nothing_else() {
+fn disabling_or_revoking_ends_only_login() {
     let Live { session, server, clock: _clock, dir: _dir } = live(|server| server);
     register(&session, "ada@example.org");
     let user = session.log_in(&ada()).unwrap();
@@ -258,7 +258,7 @@ fn service_functions_are_called_by_their_service() {
 }
 
 #[test]
-fn many_users_at_once_get_their_own_answers() {
+fn concurrent_users_get_own_results() {
     let Live { session, server: _server, clock: _clock, dir: _dir } = live(|server| server);
     let users: Vec<_> =
         (0..4).map(|_| session.log_in(&Credentials::new_anonymous()).unwrap()).collect();
@@ -275,7 +275,7 @@ fn many_users_at_once_get_their_own_answers() {
 }
 
 #[test]
-fn arguments_beyond_what_the_backend_takes_are_refused_in_its_own_words() {
+fn oversized_arguments_return_backend_error() {
     let live = live(|server| server);
     let user = live.session.log_in(&Credentials::anonymous()).unwrap();
     // The backend has answered, and takes no more, long before all of it was sent.
@@ -288,7 +288,7 @@ fn arguments_beyond_what_the_backend_takes_are_refused_in_its_own_words() {
 }
 
 #[test]
-fn arguments_of_any_size_arrive_as_they_were_sent() {
+fn arguments_of_any_size_arrive_unchanged() {
     let live = live(|server| server.function("mirror", |_, arguments| Ok(arguments[0].clone())));
     let user = live.session.log_in(&Credentials::anonymous()).unwrap();
     // Around what fits into one segment, and into the buffers on the way.

@@ -63,8 +63,9 @@ fn left_behind(
     (web, clock, session, user)
 }
 
+/// The request is repeated only if that is safe.
 #[test]
-fn a_place_that_answers_wrongly_is_left_and_the_request_repeated_only_where_it_is_safe() {
+fn wrong_location_is_abandoned() {
     for (what, wrong, repeats_calls) in wrongs() {
         let (web, _, _session, user) = left_behind(wrong.clone(), NEXT);
         let outcome = call(&user);
@@ -92,7 +93,7 @@ fn a_place_that_answers_wrongly_is_left_and_the_request_repeated_only_where_it_i
 }
 
 #[test]
-fn a_refusal_of_the_backend_itself_is_no_reason_to_ask_where_it_is() {
+fn backend_error_causes_no_location_lookup() {
     for (status, body) in [
         (404, serde_json::json!({"error": "no such function", "error_code": "FunctionNotFound"})),
         (503, serde_json::json!({"error": "later"})),
@@ -106,8 +107,9 @@ fn a_refusal_of_the_backend_itself_is_no_reason_to_ask_where_it_is() {
     }
 }
 
+/// While the backend keeps returning a wrong location, not every call asks for it.
 #[test]
-fn a_backend_that_insists_on_a_wrong_place_is_not_asked_by_every_call() {
+fn unchanged_wrong_location_limits_lookups() {
     for (what, wrong, _) in wrongs() {
         let (web, clock, _session, user) = left_behind(wrong, THERE);
         let repeats = usize::from(what == "refuses connections");
@@ -125,7 +127,7 @@ fn a_backend_that_insists_on_a_wrong_place_is_not_asked_by_every_call() {
 }
 
 #[test]
-fn many_threads_at_a_wrong_place_ask_once() {
+fn concurrent_threads_share_one_lookup() {
     let (web, _, _session, user) = left_behind(Ok(page(404)), NEXT);
     let together = Arc::new(Barrier::new(32));
     thread::scope(|scope| {
@@ -140,8 +142,9 @@ fn many_threads_at_a_wrong_place_ask_once() {
     assert_eq!((web.count(HERE, LOCATION), web.count(NEXT, CALL)), (1, 32));
 }
 
+/// If the backend has no other location any more, the old one is removed.
 #[test]
-fn where_it_moved_is_remembered_also_if_that_is_nowhere_special() {
+fn new_location_is_persisted() {
     for (now, stored) in [(NEXT, true), ("", false)] {
         let store = MemoryStore::new();
         let (web, clock) = (Web::new(), ManualClock::at(START));
@@ -169,7 +172,7 @@ fn soon() -> Deadline {
 }
 
 #[test]
-fn a_place_is_left_also_when_the_backend_cannot_say_another() {
+fn failed_lookup_falls_back_to_base_url() {
     let (web, clock, _session, user) = left_behind(Err(TransportErrorKind::Connect), NEXT);
     web.answers(|seen| match (&*seen.origin, &*seen.route) {
         (HERE, LOCATION) => Some(Ok(page(503))),
@@ -188,7 +191,7 @@ fn a_place_is_left_also_when_the_backend_cannot_say_another() {
 }
 
 #[test]
-fn nothing_is_asked_where_the_look_up_is_turned_off() {
+fn disabled_lookup_sends_no_location_request() {
     let web = Web::new();
     let clock = ManualClock::at(START);
     let session = web.builder(HERE, &clock).location_lookup(false).open().unwrap();
@@ -199,7 +202,7 @@ fn nothing_is_asked_where_the_look_up_is_turned_off() {
 }
 
 #[test]
-fn an_answer_of_the_next_place_is_final() {
+fn response_of_new_location_is_final() {
     let (web, _, _session, user) = left_behind(Ok(page(404)), NEXT);
     web.answers(|seen| match (&*seen.origin, &*seen.route) {
         (HERE, LOCATION) => Some(Ok(located(NEXT))),
@@ -215,7 +218,7 @@ fn an_answer_of_the_next_place_is_final() {
 }
 
 #[test]
-fn a_location_that_was_learned_survives_a_commit_that_changes_nothing() {
+fn learned_location_survives_empty_commit() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::default());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(
@@ -233,7 +236,7 @@ fn a_location_that_was_learned_survives_a_commit_that_changes_nothing() {
 }
 
 #[test]
-fn a_place_that_never_answers_is_left_by_the_next_call() {
+fn silent_location_is_abandoned_by_next_call() {
     let (web, _, session, user) = left_behind(Err(TransportErrorKind::Timeout), NEXT);
     const TIME: Duration = Duration::from_millis(100);
     web.answers(|seen| match (&*seen.origin, &*seen.route) {
@@ -257,7 +260,7 @@ fn a_place_that_never_answers_is_left_by_the_next_call() {
 }
 
 #[test]
-fn the_location_is_asked_for_once_and_followed() {
+fn location_is_looked_up_once() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1", "ws_hostname": ""}));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -280,7 +283,7 @@ fn the_location_is_asked_for_once_and_followed() {
 }
 
 #[test]
-fn a_location_never_leads_from_https_to_plain_http() {
+fn location_never_downgrades_https() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://127.0.0.1:1"}));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -298,7 +301,7 @@ fn a_location_never_leads_from_https_to_plain_http() {
 }
 
 #[test]
-fn the_location_lookup_can_be_turned_off() {
+fn location_lookup_can_be_disabled() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).location_lookup(false).open().unwrap();
@@ -307,7 +310,7 @@ fn the_location_lookup_can_be_turned_off() {
 }
 
 #[test]
-fn a_location_that_cannot_be_told_now_is_asked_for_again() {
+fn failed_location_lookup_is_retried() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 503, Value::Null).accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
@@ -324,7 +327,7 @@ fn a_location_that_cannot_be_told_now_is_asked_for_again() {
 }
 
 #[test]
-fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
+fn unreachable_location_is_looked_up_again() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOCATION, 200, json!({"hostname": "http://localhost:1"}));
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(1));
@@ -351,7 +354,7 @@ fn a_location_that_cannot_be_reached_any_more_is_asked_for_again() {
 }
 
 #[test]
-fn an_unknown_app_is_named_by_the_backend() {
+fn unknown_app_error_comes_from_backend() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let text = format!("cannot find app using Client App ID '{APP}'");
     script.reply(LOCATION, 404, json!({"error": text}));

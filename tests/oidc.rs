@@ -85,7 +85,7 @@ fn assert_refused(answer: (u16, Value)) {
 
 #[test]
 #[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
-fn tokens_of_a_real_openid_provider_log_in() {
+fn real_provider_tokens_log_in() {
     let provider = Provider(Process::start(APP));
     let token = |name: &str| json!({"token": provider.text(name)});
 
@@ -134,7 +134,7 @@ fn tokens_of_a_real_openid_provider_log_in() {
 
 #[test]
 #[ignore = "needs Node.js, and `npm ci` in .ci/oidc"]
-fn id_tokens_of_a_real_openid_provider_log_in_by_discovery() {
+fn real_provider_id_tokens_log_in_by_discovery() {
     let provider = Provider(Process::start(APP));
     let issuer = provider.text("issuer");
     let oidc = Oidc::new(issuer, "other").client_id(provider.text("client_id"));
@@ -183,7 +183,7 @@ fn real_client_signs_in_with_test_provider() {
 }
 
 #[test]
-fn unreachable_issuer_asks_to_try_again() {
+fn unreachable_issuer_error_is_retryable() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
     let issuer = format!("http://{}", closed.expect("a port"));
     let server = start(|builder| builder.oidc(Oidc::new(&issuer, "notes")));

@@ -62,7 +62,7 @@ fn child() {
 }
 
 #[test]
-fn named_proxy_gets_its_password() {
+fn configured_proxy_receives_password() {
     let (backend, seen) = refusing_backend();
     let (proxy, asked) = proxy(backend);
     let transport =
@@ -79,7 +79,7 @@ fn named_proxy_gets_its_password() {
 
 /// RFC 9110, section 9.3.6: any 2xx, and header fields about a body mean nothing.
 #[test]
-fn every_2xx_of_a_proxy_is_consent() {
+fn proxy_accepts_with_any_2xx() {
     let (backend, seen) = refusing_backend();
     let responses: [&'static [&'static str]; 7] = [
         &["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"],

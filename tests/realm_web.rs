@@ -75,7 +75,7 @@ fn server() -> Server {
 
 #[test]
 #[ignore = "needs Node.js, and `npm ci` in .ci/realm-web"]
-fn realm_web_unchanged_works_with_the_server() {
+fn unmodified_realm_web_works_with_server() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/realm-web");
     assert!(
         dir.join("node_modules/realm-web").is_dir(),

@@ -61,7 +61,7 @@ fn status(error: &Error) -> Option<u16> {
 }
 
 #[test]
-fn a_redirect_carries_nothing_to_another_origin_on_any_route() {
+fn cross_origin_redirect_sends_nothing() {
     for (route, repeatable, operation) in OPERATIONS {
         for code in STATUSES {
             for target in [
@@ -95,8 +95,9 @@ fn a_redirect_carries_nothing_to_another_origin_on_any_route() {
     }
 }
 
+/// Method, body and token are kept.
 #[test]
-fn within_the_origin_307_and_308_keep_method_body_and_token() {
+fn same_origin_307_and_308_keep_request() {
     for (route, _, operation) in OPERATIONS {
         for code in [307, 308] {
             let web = Web::new();
@@ -130,8 +131,9 @@ fn within_the_origin_307_and_308_keep_method_body_and_token() {
     }
 }
 
+/// The same holds for every method other than GET.
 #[test]
-fn what_is_no_get_never_becomes_one() {
+fn redirected_post_never_becomes_get() {
     for (route, repeatable, operation) in OPERATIONS {
         if route.starts_with("GET") {
             continue;
@@ -149,7 +151,7 @@ fn what_is_no_get_never_becomes_one() {
 }
 
 #[test]
-fn a_get_is_followed_within_its_origin() {
+fn same_origin_get_is_followed() {
     for code in STATUSES {
         let web = Web::new();
         let (_, _session, user) = web.logged_in(HERE);
@@ -168,7 +170,7 @@ fn a_get_is_followed_within_its_origin() {
 }
 
 #[test]
-fn a_loop_of_redirects_ends_after_a_few() {
+fn redirect_loop_is_bounded() {
     for code in STATUSES {
         let web = Web::new();
         let (_, _session, user) = web.logged_in(HERE);
@@ -184,7 +186,7 @@ fn a_loop_of_redirects_ends_after_a_few() {
 }
 
 #[test]
-fn a_redirect_to_nowhere_is_an_error_with_its_status() {
+fn redirect_without_target_is_status_error() {
     for code in STATUSES {
         for target in [
             None,
@@ -222,7 +224,7 @@ fn a_redirect_to_nowhere_is_an_error_with_its_status() {
 }
 
 #[test]
-fn nothing_after_a_redirect_ends_a_login() {
+fn refusal_after_redirect_keeps_login() {
     for code in [307, 308] {
         for refused in ["InvalidSession", "UserDisabled", ""] {
             let web = Web::new();
@@ -246,7 +248,7 @@ fn nothing_after_a_redirect_ends_a_login() {
 }
 
 #[test]
-fn a_backend_that_moved_for_good_is_asked_where_it_is_and_followed_there() {
+fn permanent_redirect_causes_location_lookup() {
     for code in [301, 308] {
         for (route, _, operation) in OPERATIONS {
             let web = Web::new();
@@ -271,8 +273,9 @@ fn a_backend_that_moved_for_good_is_asked_where_it_is_and_followed_there() {
     }
 }
 
+/// The request carries no token.
 #[test]
-fn the_question_where_the_backend_is_follows_it_for_good_and_carries_nothing() {
+fn location_lookup_follows_permanent_redirect() {
     for code in STATUSES {
         let web = Web::new();
         web.answers(move |seen| match (&*seen.origin, &*seen.route) {
@@ -294,7 +297,7 @@ fn the_question_where_the_backend_is_follows_it_for_good_and_carries_nothing() {
 }
 
 #[test]
-fn nothing_leads_from_https_to_plain_http() {
+fn redirects_never_downgrade_https() {
     let secure = "https://example.org";
     for code in STATUSES {
         let web = Web::new();
@@ -310,8 +313,9 @@ fn nothing_leads_from_https_to_plain_http() {
     }
 }
 
+/// A redirect within the origin keeps the method.
 #[test]
-fn over_a_real_socket_a_post_stays_a_post_and_another_port_sees_nothing() {
+fn socket_post_is_not_redirected_to_other_port() {
     let (here, other) = ("127.0.0.1:0", "127.0.0.1:0");
     let (here, other) = (TcpListener::bind(here).unwrap(), TcpListener::bind(other).unwrap());
     let url = format!("http://{}", here.local_addr().unwrap());

@@ -90,7 +90,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn login_serves_other_machine() {
+fn login_is_shared_with_other_machine() {
     let (redis, backend) = (RedisServer::start(), backend());
     let [first, second] = ["first", "second"].map(|name| Machine::new(&redis, &backend, name));
     log_in(&first);
@@ -157,7 +157,7 @@ fn password_comes_from_environment_or_file() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn server_that_is_away_is_store_error() {
+fn unreachable_server_is_store_error() {
     let (mut redis, backend) = (RedisServer::start(), backend());
     let machine = Machine::new(&redis, &backend, "first");
     log_in(&machine);

@@ -64,7 +64,7 @@ fn open(server: &RedisServer) -> RedisStore {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn restart_with_data_goes_on() {
+fn restart_with_data_continues() {
     let mut server = RedisServer::durable("always");
     let store = open(&server);
     rotate(&store, "ada", 1).unwrap();
@@ -184,7 +184,7 @@ fn unconfirmed_tokens_survive_promotion() {
 /// Sentinel promotes the replica while four threads commit. What was acknowledged is there.
 #[test]
 #[ignore = "needs redis-server"]
-fn promotion_loses_nothing_acknowledged() {
+fn promotion_keeps_acknowledged_commits() {
     let (mut primary, replica) = (RedisServer::durable("always"), RedisServer::durable("always"));
     replica.follow(&primary);
     let sentinel = Sentinel::watch(&primary);
@@ -302,7 +302,7 @@ fn dripping_server_keeps_deadline() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn server_text_is_in_no_error() {
+fn errors_contain_no_server_text() {
     for answer in
         ["-ERR hush hush\r\n", "-hush\r\n", "+hush\r\n", "hush\r\n", "*1\r\n-hush hush\r\n"]
     {
@@ -322,7 +322,7 @@ fn server_text_is_in_no_error() {
 /// A proxy that cuts the connection after it has passed on the commit, before the answer.
 #[test]
 #[ignore = "needs redis-server"]
-fn commit_whose_answer_is_lost_is_applied_once() {
+fn commit_with_lost_reply_is_applied_once() {
     let server = RedisServer::start();
     let port = server.port();
     let cut = Arc::new(AtomicBool::new(false));
@@ -371,7 +371,7 @@ fn commit_whose_answer_is_lost_is_applied_once() {
 /// The rule of the manual's page is enough for everything that a store does, and no more.
 #[test]
 #[ignore = "needs redis-server"]
-fn documented_account_is_enough() {
+fn documented_permissions_are_sufficient() {
     let server = RedisServer::start();
     let rule = ACL.replace("PASSWORD", "hush").replace("{*}", &format!("{{{NAMESPACE}}}"));
     server.run::<()>(&rule.split(' ').collect::<Vec<_>>());

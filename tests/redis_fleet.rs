@@ -71,7 +71,7 @@ fn sixteen_machines_refresh_once() {
 
 #[test]
 #[ignore = "needs redis-server"]
-fn fresh_token_serves_while_server_is_away() {
+fn fresh_token_is_used_without_server() {
     let mut server = RedisServer::start();
     let (_, clock, store, user) = fleet(&server);
     server.kill();

@@ -245,7 +245,7 @@ fn killed_holder_loses_lock_after_lease() {
 /// It wakes up when another machine has the lock, and must not think that it still has it.
 #[test]
 #[ignore = "needs redis-server"]
-fn stopped_holder_knows_lock_is_lost() {
+fn stopped_holder_detects_lost_lock() {
     let redis = RedisServer::start();
     let mut holder = Machine::start("lock", "", &redis);
     assert_eq!(holder.hear("LOCKED"), "true");

@@ -87,7 +87,7 @@ fn empty_body_ignores_headers() {
 }
 
 #[test]
-fn statuses_without_a_body_have_none() {
+fn bodyless_statuses_have_no_body() {
     for (head, _) in bodiless() {
         // They end with their head, whatever it announces.
         let head = head.replace("Content-Length: 0", "Content-Length: 100");

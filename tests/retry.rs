@@ -94,7 +94,7 @@ fn pause_beyond_deadline_returns_error_at_once() {
 }
 
 #[test]
-fn shutdown_ends_the_pause() {
+fn shutdown_ends_pause() {
     let (script, _, session, user) = logged_in();
     script.reply(CALL, 503, json!({}));
     let pauses = user.retry().first_pause(Duration::from_secs(15));

@@ -255,7 +255,7 @@ fn corrupt_record_after_request_is_ambiguous() {
 }
 
 #[test]
-fn proxy_sees_only_the_host() {
+fn proxy_sees_only_host() {
     let authority = Authority::new("ours");
     let (backend, _) = authority.backend(&["backend.invalid"], false);
     let (proxy, asked) = proxy(backend);
