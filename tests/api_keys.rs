@@ -16,7 +16,7 @@ fn key(id: &str, disabled: bool) -> Value {
 }
 
 #[test]
-fn a_key_is_shown_once_when_it_is_made() {
+fn key_secret_is_returned_by_create_only() {
     let (script, _, _, user) = logged_in();
     let mut body = key("k1", false);
     body["key"] = "sekret".into();
@@ -31,7 +31,7 @@ fn a_key_is_shown_once_when_it_is_made() {
 }
 
 #[test]
-fn a_key_is_an_option_and_a_list_may_be_empty() {
+fn missing_key_is_none_and_list_may_be_empty() {
     let (script, _, _, user) = logged_in();
     let id = ApiKeyId::new("k/1");
     script.reply(
@@ -56,7 +56,7 @@ fn a_key_is_an_option_and_a_list_may_be_empty() {
 }
 
 #[test]
-fn enabling_disabling_and_deleting_send_no_body() {
+fn enable_disable_and_delete_send_no_body() {
     let (script, _, _, user) = logged_in();
     let id = ApiKeyId::new("k1");
     for route in [
@@ -78,8 +78,9 @@ fn enabling_disabling_and_deleting_send_no_body() {
     user.api_keys().delete(&id).unwrap();
 }
 
+/// Every API key call needs a login, and reports when the backend has ended it.
 #[test]
-fn every_key_call_needs_a_login_and_finds_out_when_it_has_ended() {
+fn key_calls_detect_ended_login() {
     let (script, _, _, user) = logged_in();
     script.reply(&format!("GET {KEYS}"), 401, json!({"error": "unauthorized"}));
     assert_eq!(user.api_keys().list().unwrap_err().status(), Some(401));
@@ -103,7 +104,7 @@ fn every_key_call_needs_a_login_and_finds_out_when_it_has_ended() {
 }
 
 #[test]
-fn a_new_key_without_its_secret_is_an_error() {
+fn created_key_without_secret_is_error() {
     let (script, _, _, user) = logged_in();
     script.reply("POST /auth/api_keys", 201, key("k1", false));
     assert!(matches!(user.api_keys().create("ci").unwrap_err(), Error::Decode(_)));

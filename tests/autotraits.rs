@@ -14,7 +14,7 @@ fn shared<T: Send + Sync + 'static>() {}
 fn sent<T: Send + 'static>() {}
 
 #[test]
-fn everything_can_be_shared_between_threads() {
+fn public_types_are_send_and_sync() {
     shared::<AccessToken>();
     shared::<ApiKey>();
     shared::<CancelToken>();
@@ -38,7 +38,7 @@ fn everything_can_be_shared_between_threads() {
 }
 
 #[test]
-fn what_one_thread_uses_can_be_sent_to_another() {
+fn single_thread_types_are_send() {
     sent::<Events>();
     sent::<RefreshLock>();
     sent::<SessionBuilder>();
@@ -48,21 +48,21 @@ fn what_one_thread_uses_can_be_sent_to_another() {
 
 #[cfg(feature = "server")]
 #[test]
-fn a_server_can_be_shared_between_threads() {
+fn server_is_send_and_sync() {
     shared::<keyfob::server::Server>();
     shared::<keyfob::server::ServerBuilder>();
 }
 
 #[cfg(feature = "browser")]
 #[test]
-fn a_sign_in_can_be_shared_between_threads() {
+fn sign_in_is_send_and_sync() {
     shared::<keyfob::browser::ProviderTokens>();
     shared::<keyfob::browser::SignIn>();
 }
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_store_on_redis_can_be_shared_between_threads() {
+fn redis_store_is_send_and_sync() {
     shared::<keyfob::store::RedisStore>();
     shared::<keyfob::store::RedisStoreBuilder>();
 }

@@ -38,7 +38,7 @@ fn write_workspace(dir: &Path, crates: usize) {
 }
 
 #[test]
-fn build_scripts_log_in_and_call_a_function_eight_at_once_on_one_store() {
+fn concurrent_build_scripts_share_store() {
     let dir = Dir::new();
     let server = Server::builder().built_in_functions().start().unwrap();
     let open = |store: &Path| {

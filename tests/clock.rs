@@ -82,8 +82,9 @@ fn open(world: &SimulatedWorld, judge: &Judge, store: &MemoryStore) -> Session {
 /// minutes, so each third call needs another one.
 const REFRESHES_A_DAY: usize = 24 * 60 / 33 + 2;
 
+/// Up to ten years in either direction.
 #[test]
-fn a_clock_that_is_wrong_by_up_to_ten_years_costs_nothing() {
+fn constant_skew_costs_no_refresh() {
     for wrong in WRONG {
         for dates in [true, false] {
             let life = Life::begin(|world, judge| {
@@ -98,7 +99,7 @@ fn a_clock_that_is_wrong_by_up_to_ten_years_costs_nothing() {
 }
 
 #[test]
-fn the_skew_is_remembered_by_the_next_program() {
+fn skew_is_persisted() {
     for wrong in WRONG {
         let mut life = Life::begin(|world, _| world.set_wall(wrong));
         for _ in 0..100 {
@@ -112,8 +113,9 @@ fn the_skew_is_remembered_by_the_next_program() {
     }
 }
 
+/// The clock is set while the program runs.
 #[test]
-fn a_clock_that_is_set_while_the_program_runs_costs_at_most_one_refresh() {
+fn clock_step_costs_at_most_one_refresh() {
     for wrong in WRONG {
         let life = Life::begin(|_, _| {});
         life.live(HOUR);
@@ -129,8 +131,9 @@ fn a_clock_that_is_set_while_the_program_runs_costs_at_most_one_refresh() {
     }
 }
 
+/// At most one refresh an hour, however often the clock is set.
 #[test]
-fn a_clock_that_is_set_again_and_again_costs_one_refresh_an_hour() {
+fn repeated_clock_steps_cost_hourly_refresh() {
     let life = Life::begin(|_, _| {});
     for minute in 0..24 * 60 {
         life.world.set_wall(WRONG[minute % 10]);
@@ -169,8 +172,9 @@ impl Clock for Flickering {
     }
 }
 
+/// The clock is set back to the right time each time.
 #[test]
-fn a_clock_that_is_set_for_moments_again_and_again_costs_one_refresh_an_hour() {
+fn repeated_brief_clock_steps_cost_hourly_refresh() {
     for look in 1..=6 {
         let (world, store) = (SimulatedWorld::default(), MemoryStore::new());
         let judge = Judge::new(&world);
@@ -195,7 +199,7 @@ fn a_clock_that_is_set_for_moments_again_and_again_costs_one_refresh_an_hour() {
 }
 
 #[test]
-fn a_clock_that_is_set_between_two_programs_costs_one_request_at_most() {
+fn clock_step_between_runs_costs_one_request() {
     for wrong in WRONG {
         for age in [1, 20, 40] {
             let mut life = Life::begin(|_, _| {});
@@ -211,8 +215,9 @@ fn a_clock_that_is_set_between_two_programs_costs_one_request_at_most() {
     }
 }
 
+/// The clock was set before the program started.
 #[test]
-fn a_clock_that_was_set_before_the_program_began_is_not_believed_again_within_the_hour() {
+fn earlier_clock_step_is_distrusted_for_hour() {
     for dates in [true, false] {
         let mut life = Life::begin(|_, judge| judge.dates = dates);
         life.world.set_wall(YEAR);
@@ -228,7 +233,7 @@ fn a_clock_that_was_set_before_the_program_began_is_not_believed_again_within_th
 }
 
 #[test]
-fn a_clock_that_is_set_during_a_request_costs_at_most_one_refresh() {
+fn clock_step_during_request_costs_one_refresh() {
     for wrong in WRONG {
         for asked in [Asked::LogIn, Asked::Refresh] {
             let life = Life::begin(|world, judge| {
@@ -243,8 +248,9 @@ fn a_clock_that_is_set_during_a_request_costs_at_most_one_refresh() {
     }
 }
 
+/// After a suspend no expired token is sent.
 #[test]
-fn a_machine_that_sleeps_wakes_up_to_one_refresh_and_sends_nothing_that_has_expired() {
+fn suspend_costs_one_refresh() {
     for wrong in [0, -10 * YEAR, 10 * YEAR] {
         for hours in [1, 8, 24 * 30] {
             let life = Life::begin(|world, _| world.set_wall(wrong));
@@ -259,8 +265,10 @@ fn a_machine_that_sleeps_wakes_up_to_one_refresh_and_sends_nothing_that_has_expi
     }
 }
 
+/// The token received by a refresh during which the machine was suspended is not taken for a new
+/// one.
 #[test]
-fn a_machine_that_falls_asleep_during_a_refresh_does_not_take_its_token_for_a_new_one() {
+fn suspend_during_refresh_ages_token() {
     let life = Life::begin(|_, _| {});
     life.world.pass(MINUTE * 40);
     let mut asleep = false;
@@ -274,8 +282,9 @@ fn a_machine_that_falls_asleep_during_a_refresh_does_not_take_its_token_for_a_ne
     assert_eq!((seen.expired, seen.refreshes, seen.needless.len()), (0, 2, 0), "{seen:?}");
 }
 
+/// No user is logged out.
 #[test]
-fn a_backend_whose_clock_is_set_costs_one_request_and_logs_nobody_out() {
+fn backend_clock_step_costs_one_request() {
     for wrong in [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, 30 * DAY] {
         for dates in [true, false] {
             let life = Life::begin(|_, judge| judge.dates = dates);
@@ -291,7 +300,7 @@ fn a_backend_whose_clock_is_set_costs_one_request_and_logs_nobody_out() {
 }
 
 #[test]
-fn a_token_that_was_refused_is_not_sent_again_although_the_refresh_failed() {
+fn refused_token_is_not_resent_after_failed_refresh() {
     let life = Life::begin(|_, judge| judge.dates = false);
     life.call();
     life.world.set_server(DAY);
@@ -309,8 +318,9 @@ fn a_token_that_was_refused_is_not_sent_again_although_the_refresh_failed() {
     assert_eq!(life.seen().expired, 1);
 }
 
+/// The refusal comes from a gateway in between, not from the backend.
 #[test]
-fn a_wrong_clock_and_a_refusal_on_the_way_together_end_no_login() {
+fn wrong_clock_and_gateway_refusal_keep_login() {
     let dates = [None, Some(0), Some(10 * YEAR)];
     for (date, restarts) in dates.iter().flat_map(|date| [(*date, false), (*date, true)]) {
         let mut life = Life::begin(|_, _| {});
@@ -340,8 +350,9 @@ fn a_wrong_clock_and_a_refusal_on_the_way_together_end_no_login() {
     }
 }
 
+/// The `Date` of a web page that is not from the backend does not correct the clock.
 #[test]
-fn a_page_on_the_way_says_nothing_about_the_time() {
+fn gateway_page_date_is_ignored() {
     let mut life = Life::begin(|_, judge| judge.dates = false);
     life.restart();
     life.judge.plan(|_, _| {

@@ -11,7 +11,7 @@ use support::*;
 const USERPASS: &str = "POST /auth/providers/local-userpass";
 
 #[test]
-fn each_operation_sends_its_own_fields_and_no_token() {
+fn operations_send_own_fields_without_token() {
     let (script, _, session, _) = logged_in();
     for suffix in ["confirm", "confirm/send", "confirm/call", "reset/send", "reset", "reset/call"] {
         script.reply(&format!("{USERPASS}/{suffix}"), 200, json!({}));
@@ -79,7 +79,7 @@ fn refusals_carry_their_code() {
 
 /// App Services answers `{}`, Flowerbase and keyfob's server a status.
 #[test]
-fn outcome_is_what_backend_says() {
+fn outcome_follows_backend_response() {
     let (script, _, session, _) = logged_in();
     let accounts = session.email_password();
     for (body, expected) in [
@@ -100,8 +100,9 @@ fn outcome_is_what_backend_says() {
     }
 }
 
+/// The field is named `email`, not `username`.
 #[test]
-fn registering_says_email_carries_no_token_and_logs_nobody_in() {
+fn registration_sends_no_token_and_logs_no_user_in() {
     let (script, _, session, _) = logged_in();
     let route = "POST /auth/providers/local-userpass/register";
     script.reply(route, 201, json!({}));

@@ -95,7 +95,7 @@ fn enabling_encryption_keeps_logins() {
 }
 
 #[test]
-fn apps_share_only_the_key_file() {
+fn apps_share_only_key_file() {
     let (dir, script) = (Dir::new(), script());
     let apps = [URL, "http://localhost:9"].map(|url| {
         let builder = Session::builder(APP, url).transport(script.clone()).data_dir(dir.path());

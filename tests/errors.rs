@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use support::*;
 
 #[test]
-fn settings_that_cannot_be_used_are_named() {
+fn unusable_settings_are_named() {
     let open = |app: &str, url: &str| Session::builder(app, url).store(MemoryStore::new()).open();
     for (app, url, expected) in [
         ("", URL, "the app id cannot be used: it is empty"),
@@ -47,7 +47,7 @@ fn settings_that_cannot_be_used_are_named() {
 
 /// The table of the module `error`, row by row.
 #[test]
-fn each_error_answers_what_callers_ask() {
+fn error_predicates_match_documentation() {
     let answers = |error: &Error| {
         (error.is_retryable(), error.needs_login(), error.is_ambiguous(), error.status())
     };
@@ -119,7 +119,7 @@ fn causes_are_in_source_and_not_repeated() {
 }
 
 #[test]
-fn no_secret_is_in_any_debug_or_display() {
+fn debug_and_display_show_no_secret() {
     const PLANTED: &str = "PLANTEDSECRET";
     let plant = |mark: &str| jwt(&format!("{PLANTED}{mark}"), START, START + 1800);
     let (script, clock) = (Script::new(), ManualClock::at(START));

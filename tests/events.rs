@@ -19,7 +19,7 @@ use support::*;
 const LONG: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_login_tells_who_came_and_who_is_current() {
+fn login_emits_user_and_current_user() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
@@ -36,7 +36,7 @@ fn a_login_tells_who_came_and_who_is_current() {
 }
 
 #[test]
-fn a_refresh_tells_when_the_new_token_expires() {
+fn refresh_event_has_token_expiry() {
     let (script, _, _, user) = logged_in();
     script.reply(REFRESH, 201, json!({"access_token": jwt("a2", START, START + 60)}));
     let mut events = user.changes().unwrap();
@@ -51,7 +51,7 @@ fn a_refresh_tells_when_the_new_token_expires() {
 }
 
 #[test]
-fn the_profile_is_there_when_the_login_is_told() {
+fn profile_is_stored_before_login_event() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
@@ -72,7 +72,7 @@ fn the_profile_is_there_when_the_login_is_told() {
 }
 
 #[test]
-fn any_api_may_be_used_inside_a_listener() {
+fn listener_may_call_any_api() {
     let (script, _, session, user) = logged_in();
     script.reply(REFRESH, 201, json!({"access_token": jwt("a2", START, START + 1800)}));
     script.reply(CALL, 200, json!(null));
@@ -102,7 +102,7 @@ fn any_api_may_be_used_inside_a_listener() {
 }
 
 #[test]
-fn a_stuck_or_panicking_listener_holds_up_nobody() {
+fn stuck_or_panicking_listener_blocks_no_other() {
     let (_, _, session, user) = logged_in();
     let (release, stuck) = mpsc::channel::<()>();
     let (sender, receiver) = mpsc::channel();
@@ -121,7 +121,7 @@ fn a_stuck_or_panicking_listener_holds_up_nobody() {
 }
 
 #[test]
-fn who_falls_behind_is_told() {
+fn slow_subscriber_gets_lagged() {
     let (_, _, session, user) = logged_in();
     let mut events = session.events().unwrap();
     let mut seen = session.events().unwrap();
@@ -138,7 +138,7 @@ fn who_falls_behind_is_told() {
 }
 
 #[test]
-fn dropping_a_subscription_unsubscribes() {
+fn dropped_subscription_is_unsubscribed() {
     let (_, _, session, user) = logged_in();
     let (sender, receiver) = mpsc::channel();
     let subscription = session.subscribe(move |event| sender.send(event.clone()).unwrap()).unwrap();
@@ -157,7 +157,7 @@ fn iterators_end_with_their_session() {
 }
 
 #[test]
-fn a_user_hears_of_itself_alone() {
+fn user_subscription_filters_by_user() {
     let (script, _, session, ada) = logged_in();
     let mut changes = ada.changes().unwrap();
     script.accept_login("bob", &access("b1"), &refresh("s1"));
@@ -175,7 +175,7 @@ fn a_user_hears_of_itself_alone() {
 }
 
 #[test]
-fn sessions_on_one_store_hear_each_other() {
+fn sessions_on_one_store_share_events() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let store = keyfob::store::MemoryStore::new();
@@ -190,7 +190,7 @@ fn sessions_on_one_store_hear_each_other() {
 }
 
 #[test]
-fn a_login_that_will_end_soon_is_told_once_a_day() {
+fn expiring_login_is_reported_daily() {
     let (script, clock, _, user) = logged_in();
     let ticks = clock.clone();
     script.on(REFRESH, move |_| {
@@ -222,7 +222,7 @@ fn a_login_that_will_end_soon_is_told_once_a_day() {
 
 /// The table of the manual's page on events, row by row.
 #[test]
-fn each_operation_tells_what_the_manual_says() {
+fn operations_emit_documented_events() {
     type Act = fn(&Script, &ManualClock, &Session);
     fn bob_logs_in(script: &Script, session: &Session) -> keyfob::User {
         script.accept_login("bob", &access("b1"), &refresh("s1"));
@@ -449,7 +449,7 @@ fn each_operation_tells_what_the_manual_says() {
 }
 
 #[test]
-fn what_was_committed_is_told_although_the_session_ends() {
+fn shutdown_delivers_committed_events() {
     for _ in 0..20 {
         let (_, _, session, user) = logged_in();
         let events = session.events().unwrap();
@@ -476,7 +476,7 @@ fn on_disk(dir: &Dir, user: &str) -> (Session, Events, std::path::PathBuf) {
 }
 
 #[test]
-fn whoever_listens_is_told_that_the_store_is_gone_or_another_one() {
+fn removed_or_replaced_store_emits_lagged() {
     const SOON: Duration = Duration::from_secs(60);
     for is_replaced in [false, true] {
         let dir = Dir::new();
@@ -519,7 +519,7 @@ fn drain_waits_for_last_call_of_listener() {
 }
 
 #[test]
-fn drain_of_stuck_listener_ends_with_its_time() {
+fn drain_of_stuck_listener_ends_at_deadline() {
     let (_, _, session, user) = logged_in();
     let (free, freed) = mpsc::channel::<()>();
     let freed = std::sync::Mutex::new(freed);
@@ -537,7 +537,7 @@ fn drain_of_stuck_listener_ends_with_its_time() {
 }
 
 #[test]
-fn drain_after_end_of_session_has_everything() {
+fn drain_after_session_end_delivers_all() {
     for is_dropped in [false, true] {
         let (_, _, session, user) = logged_in();
         let (heard, hears) = mpsc::channel();
@@ -553,7 +553,7 @@ fn drain_after_end_of_session_has_everything() {
 }
 
 #[test]
-fn catch_up_brings_commits_of_other_sessions() {
+fn catch_up_reads_commits_of_other_sessions() {
     let store = keyfob::store::MemoryStore::new();
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));

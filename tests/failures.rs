@@ -690,7 +690,7 @@ fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usi
 }
 
 #[test]
-fn a_failure_at_any_request_leaves_the_old_state_or_the_new_one() {
+fn failure_at_any_request_is_atomic() {
     all(1900, |world, operation, wrong| {
         let (states, requests, _) = clean(world, operation);
         let mut count = 0;
@@ -713,7 +713,7 @@ fn a_failure_at_any_request_leaves_the_old_state_or_the_new_one() {
 }
 
 #[test]
-fn a_failure_at_any_step_into_the_store_leaves_the_old_state_or_the_new_one() {
+fn failure_at_any_store_step_is_atomic() {
     all(450, |world, operation, wrong| {
         let (states, _, steps) = clean(world, operation);
         let mut count = 0;

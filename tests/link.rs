@@ -39,7 +39,7 @@ fn linked_profile() -> Value {
 }
 
 #[test]
-fn linking_keeps_the_user_fetches_the_profile_again_and_tells_once() {
+fn link_refetches_profile_and_emits_once() {
     let (script, _, session, user) = anonymous();
     let mut events = session.events().unwrap();
     script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
@@ -61,7 +61,7 @@ fn linking_keeps_the_user_fetches_the_profile_again_and_tells_once() {
 }
 
 #[test]
-fn a_user_who_linked_is_no_longer_anonymous_and_survives_its_logout() {
+fn linked_anonymous_user_survives_logout() {
     let (script, _, session, user) = anonymous();
     script.reply(LINK, 200, json!({"access_token": access("a2")}));
     script.reply(PROFILE, 200, linked_profile());
@@ -74,7 +74,7 @@ fn a_user_who_linked_is_no_longer_anonymous_and_survives_its_logout() {
 }
 
 #[test]
-fn linking_makes_the_user_current() {
+fn link_makes_user_current() {
     let (script, _, session, user) = anonymous();
     script.accept_login("bob", &access("b1"), &refresh("s1"));
     session.log_in(&password()).unwrap();
@@ -94,8 +94,9 @@ fn anonymous_credentials_cannot_be_linked() {
     assert_eq!(script.routes(), Vec::<String>::new());
 }
 
+/// No refresh is attempted, and the other refusals are distinguished from it.
 #[test]
-fn a_wrong_password_in_a_link_surfaces_at_once_and_refusals_are_told_apart() {
+fn link_with_wrong_password_fails_at_once() {
     let (script, _, _, user) = anonymous();
     for (status, body, refusal) in [
         (401, error_body("InvalidPassword", "unauthorized"), Some(LinkRefusal::RegisterFirst)),
@@ -117,7 +118,7 @@ fn a_wrong_password_in_a_link_surfaces_at_once_and_refusals_are_told_apart() {
 }
 
 #[test]
-fn a_401_on_a_link_ends_after_one_refresh() {
+fn link_401_costs_one_refresh() {
     let (script, _, _, user) = anonymous();
     script.reply(LINK, 401, json!({"error": "unauthorized"}));
     script.reply(REFRESH, 201, json!({"access_token": access("a2")}));
@@ -127,7 +128,7 @@ fn a_401_on_a_link_ends_after_one_refresh() {
 }
 
 #[test]
-fn a_backend_that_logs_in_instead_of_linking_is_found_out() {
+fn login_instead_of_link_is_detected() {
     let (script, _, session, user) = anonymous();
     script.reply(LINK, 200, login_body("somebody-else", &access("b1"), &refresh("s1")));
     let error = user.link(&password()).unwrap_err();
@@ -138,7 +139,7 @@ fn a_backend_that_logs_in_instead_of_linking_is_found_out() {
 }
 
 #[test]
-fn a_logout_during_a_link_wins() {
+fn logout_during_link_wins() {
     let (script, _, _, user) = anonymous();
     script.reply(LINK, 200, json!({"access_token": access("a2")}));
     let during = user.clone();
@@ -151,7 +152,7 @@ fn a_logout_during_a_link_wins() {
 }
 
 #[test]
-fn deleting_uses_the_users_own_token_and_removes_it_here() {
+fn deletion_uses_own_token_and_removes_user() {
     let (script, _, session, ada) = anonymous();
     script.accept_login("bob", &access("b1"), &refresh("s1"));
     let bob = session.log_in(&password()).unwrap();
@@ -171,7 +172,7 @@ fn deleting_uses_the_users_own_token_and_removes_it_here() {
 }
 
 #[test]
-fn a_failed_deletion_changes_nothing_here() {
+fn failed_deletion_keeps_user() {
     let (script, _, session, user) = logged_in();
     script.reply(DELETE, 500, Value::Null);
     session.delete_user(&user).unwrap_err();
@@ -184,7 +185,7 @@ fn a_failed_deletion_changes_nothing_here() {
 }
 
 #[test]
-fn a_profile_fetch_that_was_under_way_does_not_undo_a_link() {
+fn concurrent_profile_fetch_keeps_link() {
     let (script, _, _, user) = anonymous();
     script.reply(LINK, 200, json!({"access_token": access("a2")}));
     let (during, other) = (user.clone(), script.clone());
@@ -200,7 +201,7 @@ fn a_profile_fetch_that_was_under_way_does_not_undo_a_link() {
 }
 
 #[test]
-fn a_linked_user_whose_profile_could_not_be_had_is_not_anonymous_any_more() {
+fn linked_user_without_profile_is_not_anonymous() {
     let (script, _, session, user) = anonymous();
     script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
     script.fail(PROFILE, TransportErrorKind::Timeout);
@@ -214,7 +215,7 @@ fn a_linked_user_whose_profile_could_not_be_had_is_not_anonymous_any_more() {
 }
 
 #[test]
-fn a_profile_fetch_that_was_under_way_does_not_make_a_linked_user_anonymous_again() {
+fn concurrent_profile_fetch_keeps_user_not_anonymous() {
     let (script, _, _session, user) = anonymous();
     let (during, other) = (user.clone(), script.clone());
     script.on(PROFILE, move |_| {
@@ -232,8 +233,9 @@ fn a_profile_fetch_that_was_under_way_does_not_make_a_linked_user_anonymous_agai
     assert_eq!(user.state().unwrap(), UserState::LoggedOut, "a log-out keeps it");
 }
 
+/// The error says that the backend has carried out the link.
 #[test]
-fn a_link_that_stands_says_so_whatever_comes_after_it() {
+fn failure_after_link_is_ambiguous() {
     let (script, _, session, user) = anonymous();
     let ending = session.clone();
     script.reply(LINK, 200, json!({"access_token": access("a2"), "user_id": "ada"}));
@@ -253,7 +255,7 @@ fn a_link_that_stands_says_so_whatever_comes_after_it() {
 }
 
 #[test]
-fn an_anonymous_user_whose_new_profile_cannot_be_stored_is_linked_all_the_same() {
+fn unstorable_profile_keeps_link() {
     let (dir, script, clock) = (Dir::new(), Script::new(), ManualClock::at(START));
     let session = Session::builder(APP, URL).transport(script.clone()).clock(clock);
     let session = session.data_dir(dir.path()).open().unwrap();
@@ -273,7 +275,7 @@ fn an_anonymous_user_whose_new_profile_cannot_be_stored_is_linked_all_the_same()
 }
 
 #[test]
-fn a_deletion_or_a_link_that_the_store_could_not_keep_is_ambiguous() {
+fn unstored_deletion_or_link_is_ambiguous() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::default());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));

@@ -94,7 +94,7 @@ fn tokens_of(store: &MemoryStore, user: &User) -> Vec<String> {
 }
 
 #[test]
-fn no_secret_is_logged_by_anybody_on_any_way() {
+fn log_contains_no_secret() {
     capture();
     let mut secrets = vec![
         "passw0rd-of-ada".to_owned(),
@@ -172,7 +172,7 @@ fn no_secret_is_logged_by_anybody_on_any_way() {
 }
 
 #[test]
-fn what_happens_on_the_way_is_said() {
+fn retries_and_redirects_are_logged() {
     capture();
     let web = Web::new();
     web.answers(|seen| (seen.route == LOCATION).then(|| Ok(located(THERE))));
@@ -200,7 +200,7 @@ fn what_happens_on_the_way_is_said() {
 
 #[cfg(feature = "browser")]
 #[test]
-fn no_secret_of_a_sign_in_is_logged() {
+fn sign_in_logs_no_secret() {
     use support::provider::{Person, TestProvider, json_reply};
 
     capture();

@@ -10,8 +10,9 @@ use keyfob::{Credentials, Error, Provider, ServerErrorCode, TransportErrorKind, 
 use serde_json::{Value, json};
 use support::*;
 
+/// Tokens, profile, identities and the current user.
 #[test]
-fn a_login_stores_tokens_profile_identities_and_current_user_at_once() {
+fn login_stores_user_in_one_commit() {
     let (script, _, session, user) = logged_in();
     assert_eq!(user.id().as_str(), "ada");
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
@@ -27,7 +28,7 @@ fn a_login_stores_tokens_profile_identities_and_current_user_at_once() {
 }
 
 #[test]
-fn a_password_travels_byte_for_byte() {
+fn password_is_sent_unchanged() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).open().unwrap();
@@ -39,7 +40,7 @@ fn a_password_travels_byte_for_byte() {
 }
 
 #[test]
-fn a_wrong_password_is_told_from_everything_else_and_refreshes_nothing() {
+fn wrong_password_has_own_error_without_refresh() {
     let (script, _, session, user) = logged_in();
     script.reply(LOGIN, 401, error_body("InvalidPassword", "unauthorized"));
     let error = session.log_in(&password()).unwrap_err();
@@ -54,8 +55,9 @@ fn a_wrong_password_is_told_from_everything_else_and_refreshes_nothing() {
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
 }
 
+/// Nothing is stored, and the server session is ended.
 #[test]
-fn a_login_without_profile_stores_nothing_and_ends_its_server_session() {
+fn login_without_profile_is_revoked() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(LOGIN, 200, login_body("ada", &access("a1"), &refresh("r1")));
     script.reply(PROFILE, 500, Value::Null).reply(LOGOUT, 204, Value::Null);
@@ -68,8 +70,9 @@ fn a_login_without_profile_stores_nothing_and_ends_its_server_session() {
     assert_eq!(script.sent()[3].bearer, Some(refresh("r1")));
 }
 
+/// A refused connection is not ambiguous.
 #[test]
-fn a_lost_reply_to_a_login_is_ambiguous_and_a_refused_connection_is_not() {
+fn only_lost_login_response_is_ambiguous() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).open().unwrap();
     script.fail(LOGIN, TransportErrorKind::Interrupted);
@@ -84,7 +87,7 @@ fn a_lost_reply_to_a_login_is_ambiguous_and_a_refused_connection_is_not() {
 }
 
 #[test]
-fn answers_that_are_no_login_are_decode_errors_and_store_nothing() {
+fn malformed_login_response_stores_nothing() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).open().unwrap();
     let good = login_body("ada", &access("a1"), &refresh("r1"));
@@ -123,7 +126,7 @@ fn answers_that_are_no_login_are_decode_errors_and_store_nothing() {
 }
 
 #[test]
-fn a_device_id_is_kept_unless_it_is_all_zeros() {
+fn device_id_is_stored_unless_zeros() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let mut body = login_body("ada", &access("a1"), &refresh("r1"));
     body["device_id"] = "5f0000000000000000000001".into();
@@ -136,7 +139,7 @@ fn a_device_id_is_kept_unless_it_is_all_zeros() {
 }
 
 #[test]
-fn the_same_user_by_another_login_is_the_same_user() {
+fn second_provider_logs_in_same_user() {
     let (script, _, session, user) = logged_in();
     script.accept_login("ada", &access("a2"), &refresh("r2"));
     let again = session.log_in(&password()).unwrap();
@@ -146,7 +149,7 @@ fn the_same_user_by_another_login_is_the_same_user() {
 }
 
 #[test]
-fn an_anonymous_user_is_reused_by_default_and_new_on_request() {
+fn anonymous_login_reuses_user_by_default() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).open().unwrap();
     script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
@@ -162,8 +165,9 @@ fn an_anonymous_user_is_reused_by_default_and_new_on_request() {
     assert_eq!(session.users().unwrap(), [first, second]);
 }
 
+/// The anonymous user is found even if another user is current.
 #[test]
-fn anonymous_reuse_finds_the_user_behind_another_current_one_without_network() {
+fn anonymous_reuse_needs_no_network() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).open().unwrap();
     script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
@@ -178,7 +182,7 @@ fn anonymous_reuse_finds_the_user_behind_another_current_one_without_network() {
 }
 
 #[test]
-fn a_login_says_what_device_it_is_on() {
+fn login_sends_device_information() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).app_info("notes", "1.2").open().unwrap();
@@ -205,7 +209,7 @@ fn a_login_says_what_device_it_is_on() {
 }
 
 #[test]
-fn every_provider_sends_its_own_fields_byte_for_byte() {
+fn providers_send_own_fields_unchanged() {
     let function = Credentials::function(json!({"id": 7, "options": "mine"})).unwrap();
     let other = Credentials::other("oauth2-github", json!({"code": "c"})).unwrap();
     let cases = [
@@ -275,8 +279,9 @@ fn pasted_token_is_sent_trimmed() {
     }
 }
 
+/// A function payload must be an object; a value that extended JSON wraps in one is not.
 #[test]
-fn what_extended_json_wraps_in_an_object_is_no_payload() {
+fn wrapped_value_is_no_function_payload() {
     let refused = |credentials: Result<Credentials, Error>| {
         let text = "the credentials cannot be read: expected an object: a struct or a map";
         assert_eq!(credentials.unwrap_err().to_string(), text);

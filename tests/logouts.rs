@@ -17,7 +17,7 @@ use support::store::FailingStore;
 use support::*;
 
 #[test]
-fn a_logout_that_is_refused_for_good_holds_up_no_other() {
+fn definitely_refused_revocation_delays_no_other() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
@@ -37,7 +37,7 @@ fn a_logout_that_is_refused_for_good_holds_up_no_other() {
 }
 
 #[test]
-fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
+fn encrypted_store_keeps_pending_revocation() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -67,7 +67,7 @@ fn a_sealed_store_keeps_a_logout_until_the_backend_can_be_told() {
 }
 
 #[test]
-fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
+fn pending_token_is_stored_until_revoked() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -89,7 +89,7 @@ fn the_token_of_a_logout_is_kept_until_the_backend_was_told() {
 }
 
 #[test]
-fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
+fn logout_succeeds_when_store_is_busy_afterwards() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -108,7 +108,7 @@ fn a_logout_stands_although_the_store_is_busy_when_the_backend_was_not_told() {
 }
 
 #[test]
-fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
+fn removal_revokes_pending_logout() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -123,7 +123,7 @@ fn removing_a_user_tells_the_backend_of_a_logout_that_it_does_not_know_of() {
 }
 
 #[test]
-fn who_asks_for_a_token_does_not_wait_until_the_backend_was_told_of_logouts() {
+fn token_call_does_not_wait_for_revocations() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -175,7 +175,7 @@ fn told(script: &Script) -> Vec<String> {
 }
 
 #[test]
-fn a_logout_that_the_backend_fails_at_holds_up_no_other() {
+fn failed_revocation_delays_no_other() {
     let (script, _, session, _) = untold(&["ada", "bob"]);
     script.clear();
     script.on(LOGOUT, |sent| {
@@ -192,7 +192,7 @@ fn a_logout_that_the_backend_fails_at_holds_up_no_other() {
 }
 
 #[test]
-fn the_backend_is_told_of_an_earlier_logout_or_the_program_hears_that_it_was_not() {
+fn earlier_logout_is_revoked_or_reported() {
     let (script, _, session, users) = untold(&["ada"]);
     script.accept_login("ada", &access("a2"), &refresh("second"));
     session.log_in(&password()).unwrap();
@@ -206,7 +206,7 @@ fn the_backend_is_told_of_an_earlier_logout_or_the_program_hears_that_it_was_not
 }
 
 #[test]
-fn telling_leaves_most_of_its_time_to_the_call() {
+fn revocations_use_small_share_of_deadline() {
     let (script, clock, (tells, told)) = (Script::new(), ManualClock::at(START), mpsc::channel());
     let relay = script.clone();
     // Takes what it is told, and never answers.
@@ -236,8 +236,9 @@ fn telling_leaves_most_of_its_time_to_the_call() {
     assert!(told.recv().unwrap() <= Duration::from_secs(1));
 }
 
+/// A logout before the position where the previous scan stopped is found too.
 #[test]
-fn a_logout_behind_where_telling_came_to_is_told_as_well() {
+fn revocation_scan_wraps_around() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
@@ -263,7 +264,7 @@ fn a_logout_behind_where_telling_came_to_is_told_as_well() {
 }
 
 #[test]
-fn logging_out_once_more_tells_the_backend_that_was_not_told() {
+fn repeated_logout_retries_revocation() {
     let (script, _, _session, users) = untold(&["ada"]);
     script.clear();
     users[0].log_out().unwrap();
@@ -276,7 +277,7 @@ fn logging_out_once_more_tells_the_backend_that_was_not_told() {
 }
 
 #[test]
-fn telling_of_a_logout_does_not_end_a_login_that_has_the_same_token() {
+fn revocation_spares_login_with_same_token() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -290,7 +291,7 @@ fn telling_of_a_logout_does_not_end_a_login_that_has_the_same_token() {
 
 #[cfg(feature = "encryption")]
 #[test]
-fn a_logout_that_could_not_be_told_is_told_by_a_session_that_is_opened_later() {
+fn later_session_sends_pending_revocation() {
     let (dir, script) = (Dir::new(), Script::new());
     let open = || {
         let session = Session::builder(APP, URL).transport(script.clone()).data_dir(dir.path());

@@ -35,7 +35,7 @@ fn sources() -> String {
 }
 
 #[test]
-fn each_message_occurs_in_the_sources() {
+fn each_message_occurs_in_sources() {
     let (messages, sources) = (messages(), sources());
     let mut found = 0;
     for message in messages {
@@ -102,7 +102,7 @@ mod produced {
     }
 
     #[test]
-    fn settings_that_cannot_be_used_are_listed() {
+    fn unusable_settings_are_listed() {
         assert_listed(open("", "https://example.org"));
         assert_listed(open("app", "example.org"));
         assert_listed(open("app", "http://example.org"));

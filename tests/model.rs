@@ -260,7 +260,7 @@ fn run(
 }
 
 #[test]
-fn random_operations_of_two_sessions_leave_what_the_manual_says() {
+fn random_operations_of_sessions_match_model() {
     let operations = setting("KEYFOB_MODEL_OPERATIONS").unwrap_or(20_000);
     run(usize::try_from(operations).unwrap(), seed(), &|| {
         let store = MemoryStore::new();
@@ -269,7 +269,7 @@ fn random_operations_of_two_sessions_leave_what_the_manual_says() {
 }
 
 #[test]
-fn random_operations_on_disk_leave_what_the_manual_says() {
+fn random_operations_on_disk_match_model() {
     let dir = Dir::new();
     let path = dir.path().to_owned();
     let operations = setting("KEYFOB_MODEL_DISK_OPERATIONS").unwrap_or(300);

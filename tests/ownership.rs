@@ -299,8 +299,8 @@ fn directory_of_root_is_shared() {
 }
 
 #[test]
-fn served_directory_stays_owners() {
-    let Some(home) = Home::new("served_directory_stays_owners") else { return };
+fn server_run_by_root_keeps_owner() {
+    let Some(home) = Home::new("server_run_by_root_keeps_owner") else { return };
     let data = home.home().join("backend");
     let serve = |uid: u32| {
         let mut command =

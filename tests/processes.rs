@@ -150,7 +150,7 @@ fn at_once(role: &str, processes: usize, server: &Server, dir: &Dir, mark: &str)
 
 /// The backend takes half a second for each log-in.
 #[test]
-fn concurrent_processes_make_one_anonymous_user() {
+fn concurrent_processes_create_one_anonymous_user() {
     let (dir, (server, _)) = (Dir::new(), server());
     let slow = Fault::delay(Duration::from_millis(500)).on(Route::LogIn).always();
     server.faults().add(slow);
@@ -162,7 +162,7 @@ fn concurrent_processes_make_one_anonymous_user() {
 }
 
 #[test]
-fn many_processes_with_one_expired_token_make_one_refresh() {
+fn concurrent_processes_refresh_once() {
     let (dir, (server, clock)) = (Dir::new(), server());
     let user = log_in(&open(server.base_url(), dir.path()).open().unwrap());
     clock.advance(EXPIRED);
@@ -172,7 +172,7 @@ fn many_processes_with_one_expired_token_make_one_refresh() {
 }
 
 #[test]
-fn many_processes_share_one_rotation_of_the_refresh_token() {
+fn concurrent_processes_share_rotated_token() {
     let dir = Dir::new();
     let (server, clock) =
         server_with(|builder| builder.rotate_refresh_tokens(true).rotation_grace(Duration::ZERO));
@@ -188,7 +188,7 @@ fn many_processes_share_one_rotation_of_the_refresh_token() {
 }
 
 #[test]
-fn a_user_survives_the_death_of_the_program_and_of_the_network() {
+fn user_survives_crash_and_network_failure() {
     let dir = Dir::new();
     let (server, _) = server();
     let url = server.base_url().to_owned();
@@ -211,7 +211,7 @@ fn a_user_survives_the_death_of_the_program_and_of_the_network() {
 }
 
 #[test]
-fn what_another_process_did_shows_at_once_and_is_told() {
+fn changes_of_other_process_are_visible_and_emitted() {
     let (dir, (server, _)) = (Dir::new(), server());
     let session = open(server.base_url(), dir.path()).open().unwrap();
     let user = log_in(&session);

@@ -198,7 +198,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 #[test]
-fn no_public_type_shows_a_secret() {
+fn public_types_show_no_secret() {
     let _alone = alone();
     let mut shown = Shown::default();
     let (script, store, session) = secretive();
@@ -708,7 +708,7 @@ fn plain_data(shown: &mut Shown) {
 
 /// Every error that the manual's page of answers brings about.
 #[test]
-fn no_error_of_any_answer_shows_a_secret() {
+fn response_errors_show_no_secret() {
     let _alone = alone();
     let mut shown = Shown::default();
     for request in answers_support::requests() {
@@ -738,7 +738,7 @@ fn no_error_of_any_answer_shows_a_secret() {
 
 /// What ureq and we log, down to the last detail.
 #[test]
-fn no_log_line_shows_a_secret() {
+fn log_lines_show_no_secret() {
     let _alone = alone();
     struct Log(Mutex<Vec<(String, log::Level, String)>>);
     impl log::Log for Log {
@@ -792,7 +792,7 @@ fn busy_day(sealed: bool) -> Vec<String> {
 
 /// What is printed when something of the program's panics in here, and what goes on afterwards.
 #[test]
-fn no_panic_shows_a_secret_and_the_session_goes_on() {
+fn panics_show_no_secret_and_session_continues() {
     let _alone = alone();
     let said = Arc::new(Mutex::new(Vec::new()));
     let log = said.clone();
@@ -863,7 +863,7 @@ fn no_panic_shows_a_secret_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_secret_is_found_in_each_of_its_forms() {
+fn search_finds_every_encoding_of_secret() {
     let wanted = Wanted::new(&[]);
     let found =
         |text: &str| std::panic::catch_unwind(|| wanted.in_none_of(&[text.to_owned()])).is_err();

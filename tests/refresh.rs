@@ -31,7 +31,7 @@ fn refreshes(script: &Script, clock: &ManualClock) {
 }
 
 #[test]
-fn a_fresh_token_is_never_refreshed() {
+fn fresh_token_is_not_refreshed() {
     let (script, clock, _, user) = logged_in();
     script.reply(CALL, 200, json!({"$numberInt": "3"}));
     clock.advance(MINUTE * 24);
@@ -43,7 +43,7 @@ fn a_fresh_token_is_never_refreshed() {
 }
 
 #[test]
-fn an_expired_token_is_refreshed_before_the_call_is_sent() {
+fn expired_token_is_refreshed_before_call() {
     let (script, clock, _, user) = logged_in();
     refreshes(&script, &clock);
     script.reply(CALL, 200, json!(3));
@@ -56,8 +56,9 @@ fn an_expired_token_is_refreshed_before_the_call_is_sent() {
     assert_ne!(sent[1].bearer, Some(access("a1")));
 }
 
+/// A token that is due for refresh is still used if the refresh fails.
 #[test]
-fn a_due_token_is_refreshed_and_serves_on_if_that_fails() {
+fn failed_early_refresh_keeps_token() {
     let (script, clock, _, user) = logged_in();
     script.reply(CALL, 200, json!(null));
     clock.advance(MINUTE * 27);
@@ -80,7 +81,7 @@ fn a_due_token_is_refreshed_and_serves_on_if_that_fails() {
 }
 
 #[test]
-fn many_threads_with_one_expired_token_make_one_refresh() {
+fn concurrent_threads_refresh_once() {
     let (script, clock, _, user) = logged_in();
     refreshes(&script, &clock);
     script.reply(CALL, 200, json!({"$numberInt": "1"}));
@@ -104,7 +105,7 @@ fn many_threads_with_one_expired_token_make_one_refresh() {
 }
 
 #[test]
-fn those_who_wait_share_a_failure_within_their_deadline() {
+fn followers_share_failure_within_deadline() {
     let (script, clock, session, user) = logged_in();
     let gate = Arc::new(Barrier::new(2));
     let waiting = gate.clone();
@@ -142,7 +143,7 @@ fn those_who_wait_share_a_failure_within_their_deadline() {
 }
 
 #[test]
-fn no_trouble_on_the_way_logs_anyone_out() {
+fn transport_failures_keep_login() {
     use TransportErrorKind::*;
     let (script, clock, _, user) = logged_in();
     clock.advance(MINUTE * 31);
@@ -181,7 +182,7 @@ fn no_trouble_on_the_way_logs_anyone_out() {
 }
 
 #[test]
-fn a_definite_refusal_of_the_refresh_token_ends_the_login_and_keeps_the_user() {
+fn refused_refresh_token_ends_login_and_keeps_user() {
     for (body, reason) in [
         (error_body("InvalidSession", "invalid session"), LogoutReason::SessionEnded),
         (error_body("UserDisabled", "user disabled"), LogoutReason::UserDisabled),
@@ -206,7 +207,7 @@ fn a_definite_refusal_of_the_refresh_token_ends_the_login_and_keeps_the_user() {
 }
 
 #[test]
-fn an_anonymous_user_whose_login_ended_is_kept() {
+fn ended_login_keeps_anonymous_user() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
     script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
@@ -218,8 +219,9 @@ fn an_anonymous_user_whose_login_ended_is_kept() {
     assert_eq!(session.users().unwrap(), [user]);
 }
 
+/// The refresh token has expired by its own claim.
 #[test]
-fn any_refusal_ends_a_login_whose_refresh_token_has_expired() {
+fn backend_refusal_ends_expired_login() {
     let (script, clock, _, user) = logged_in();
     clock.advance(MINUTE * 60 * 24 * 61);
     script.on(REFRESH, |_| Ok(Response::new(503, "")));
@@ -240,7 +242,7 @@ fn any_refusal_ends_a_login_whose_refresh_token_has_expired() {
 }
 
 #[test]
-fn a_logout_during_a_refresh_wins() {
+fn logout_during_refresh_wins() {
     let (script, clock, session, user) = logged_in();
     let now = clock.seconds();
     let during = user.clone();
@@ -256,7 +258,7 @@ fn a_logout_during_a_refresh_wins() {
 }
 
 #[test]
-fn a_login_during_a_refresh_keeps_its_own_tokens() {
+fn login_during_refresh_keeps_new_tokens() {
     let (script, clock, session, user) = logged_in();
     let now = clock.seconds() + 1860;
     let (during, other) = (session.clone(), script.clone());
@@ -272,7 +274,7 @@ fn a_login_during_a_refresh_keeps_its_own_tokens() {
 }
 
 #[test]
-fn a_refusal_of_a_refresh_token_that_was_replaced_meanwhile_ends_nothing() {
+fn refusal_of_replaced_token_keeps_login() {
     let (script, clock, session, user) = logged_in();
     let now = clock.seconds() + 1860;
     let (during, other) = (session.clone(), script.clone());
@@ -293,8 +295,9 @@ fn a_refusal_of_a_refresh_token_that_was_replaced_meanwhile_ends_nothing() {
     assert_eq!(script.count(REFRESH), 2);
 }
 
+/// With one refresh in between.
 #[test]
-fn a_refused_access_token_is_refreshed_once_and_the_call_replayed_once() {
+fn refused_access_token_is_replayed_once() {
     let (script, clock, _, user) = logged_in();
     refreshes(&script, &clock);
     let mut refused = false;
@@ -307,7 +310,7 @@ fn a_refused_access_token_is_refreshed_once_and_the_call_replayed_once() {
 }
 
 #[test]
-fn a_backend_that_always_refuses_gets_a_bounded_number_of_requests() {
+fn constant_refusal_costs_bounded_requests() {
     let (script, clock, _, user) = logged_in();
     refreshes(&script, &clock);
     script.reply(CALL, 401, error_body("InvalidSession", "never"));
@@ -318,7 +321,7 @@ fn a_backend_that_always_refuses_gets_a_bounded_number_of_requests() {
 }
 
 #[test]
-fn a_401_with_another_code_is_no_reason_to_refresh() {
+fn other_401_code_causes_no_refresh() {
     let (script, _, _, user) = logged_in();
     for code in ["AuthError", "InvalidPassword", "NotCallable", "SomethingNew"] {
         script.reply(CALL, 401, error_body(code, "no"));
@@ -329,7 +332,7 @@ fn a_401_with_another_code_is_no_reason_to_refresh() {
 }
 
 #[test]
-fn the_cause_of_a_failed_refresh_is_reported_and_not_the_401_before_it() {
+fn refresh_failure_is_reported_instead_of_401() {
     let (script, _, _, user) = logged_in();
     script.reply(CALL, 401, error_body("InvalidSession", "expired"));
     script.fail(REFRESH, TransportErrorKind::Connect);
@@ -337,8 +340,9 @@ fn the_cause_of_a_failed_refresh_is_reported_and_not_the_401_before_it() {
     assert!(matches!(error, Error::Transport(_)) && error.is_retryable(), "{error}");
 }
 
+/// Calls do not repeat it during the cooldown; an explicit refresh does.
 #[test]
-fn a_failed_refresh_is_not_repeated_by_every_call_but_by_whoever_asks_for_it() {
+fn failed_refresh_is_retried_on_request_only() {
     let (script, clock, _, user) = logged_in();
     script.reply(REFRESH, 500, Value::Null);
     clock.advance(MINUTE * 31);
@@ -372,7 +376,7 @@ fn retry_after_is_honoured() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_by_hours_neither_loops_nor_logs_out() {
+fn wrong_clock_neither_loops_nor_logs_out() {
     for wrong_by in [-86_400, -3600, 3600, 86_400, 315_360_000] {
         let (script, clock) = (Script::new(), ManualClock::at(START + wrong_by));
         script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -394,7 +398,7 @@ fn a_clock_that_is_wrong_by_hours_neither_loops_nor_logs_out() {
 }
 
 #[test]
-fn custom_user_data_comes_with_the_token() {
+fn token_has_custom_user_data() {
     let (script, clock, _, user) = logged_in();
     assert_eq!(user.custom_data::<Value>().unwrap(), None);
     let now = clock.seconds();
@@ -413,7 +417,7 @@ fn custom_user_data_comes_with_the_token() {
 }
 
 #[test]
-fn a_removed_user_who_logs_in_again_keeps_its_new_tokens() {
+fn login_after_removal_keeps_new_tokens() {
     let (script, clock, session, user) = logged_in();
     let now = clock.seconds() + 1860;
     let (during, other, gone) = (session.clone(), script.clone(), user.clone());
@@ -436,7 +440,7 @@ fn a_removed_user_who_logs_in_again_keeps_its_new_tokens() {
 }
 
 #[test]
-fn retry_after_holds_up_refreshes_for_minutes_and_not_for_ever() {
+fn retry_after_is_bounded() {
     let (script, clock, _, user) = logged_in();
     script.on(REFRESH, |_| {
         Ok(Response::new(503, "").with_header("Retry-After", "18446744073709551615"))
@@ -451,7 +455,7 @@ fn retry_after_holds_up_refreshes_for_minutes_and_not_for_ever() {
 }
 
 #[test]
-fn a_caller_in_a_hurry_holds_up_nobody_who_is_patient() {
+fn short_deadline_delays_no_other_caller() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 27);
     script.fail(REFRESH, TransportErrorKind::Timeout);
@@ -484,7 +488,7 @@ fn out_of_reach(then: impl Fn() + Send + Sync + 'static) -> (Script, ManualClock
 }
 
 #[test]
-fn a_backend_out_of_reach_is_a_failure_like_any_other() {
+fn unreachable_backend_starts_cooldown() {
     let (script, clock, user) = out_of_reach(|| {});
     for _ in 0..20 {
         assert!(user.valid_access_token().unwrap_err().is_timeout());
@@ -496,7 +500,7 @@ fn a_backend_out_of_reach_is_a_failure_like_any_other() {
 }
 
 #[test]
-fn those_who_wait_share_that_the_backend_is_out_of_reach() {
+fn followers_share_unreachable_backend() {
     let gate = Arc::new(Barrier::new(2));
     let (waiting, is_first) = (gate.clone(), AtomicBool::new(true));
     let (script, _, user) = out_of_reach(move || {
@@ -519,7 +523,7 @@ fn those_who_wait_share_that_the_backend_is_out_of_reach() {
 }
 
 #[test]
-fn an_answer_that_did_not_come_in_time_is_asked_for_again_at_once() {
+fn timed_out_refresh_is_retried_at_once() {
     let (script, clock, _, user) = logged_in();
     clock.advance(MINUTE * 31);
     script.fail(REFRESH, TransportErrorKind::Timeout);
@@ -528,8 +532,9 @@ fn an_answer_that_did_not_come_in_time_is_asked_for_again_at_once() {
     user.valid_access_token().unwrap();
 }
 
+/// `Retry-After` in the response to an early refresh still holds once the token has expired.
 #[test]
-fn retry_after_of_an_early_refresh_holds_for_the_expired_token_too() {
+fn retry_after_outlasts_token_expiry() {
     let (script, clock, _, user) = logged_in();
     script.reply(CALL, 200, json!(null));
     script.on(REFRESH, |_| Ok(Response::new(503, "").with_header("Retry-After", "120")));
@@ -544,7 +549,7 @@ fn retry_after_of_an_early_refresh_holds_for_the_expired_token_too() {
 }
 
 #[test]
-fn a_user_who_is_removed_during_an_early_refresh_makes_no_call() {
+fn removal_during_early_refresh_cancels_call() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 27);
     let (during, gone) = (session, user.clone());
@@ -557,8 +562,9 @@ fn a_user_who_is_removed_during_an_early_refresh_makes_no_call() {
     assert_eq!(script.count(CALL), 0);
 }
 
+/// The backend refuses the token to a second caller while the first one refreshes it.
 #[test]
-fn a_token_that_is_refused_during_an_early_refresh_is_not_sent_by_who_leads_it() {
+fn token_refused_during_early_refresh_is_not_sent() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 27);
     script.on(CALL, |_| Ok(json_answer(401, &error_body("InvalidSession", "over"))));
@@ -576,8 +582,9 @@ fn a_token_that_is_refused_during_an_early_refresh_is_not_sent_by_who_leads_it()
     assert_eq!(script.count(CALL), 1);
 }
 
+/// Its error code cannot be parsed, but it is not treated as a refusal without a code.
 #[test]
-fn a_refusal_that_has_a_code_is_not_taken_for_one_without() {
+fn refusal_with_damaged_body_keeps_login() {
     for body in [
         // Latin-1, as some gateways write it.
         &b"{\"error\":\"gesperrt f\xfcr Sie\",\"error_code\":\"AuthError\"}"[..],
@@ -594,7 +601,7 @@ fn a_refusal_that_has_a_code_is_not_taken_for_one_without() {
 }
 
 #[test]
-fn a_failure_of_an_earlier_login_holds_up_nothing_of_the_next_one() {
+fn new_login_ignores_earlier_cooldown() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 31);
     script.reply(REFRESH, 503, Value::Null);

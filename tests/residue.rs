@@ -111,7 +111,7 @@ fn refreshes(usually: u64) -> u64 {
 }
 
 #[test]
-fn encrypted_directory_never_shows_secrets() {
+fn encrypted_directory_contains_no_plaintext() {
     let (dir, script, mut pieces) = (Dir::new(), Script::new(), Pieces::new());
     add(&mut pieces, &KEY);
     add(&mut pieces, PASSWORD.as_bytes());

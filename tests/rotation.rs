@@ -20,7 +20,7 @@ use support::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
+fn rotated_token_is_stored_before_use() {
     let (script, clock, _, user) = logged_in();
     let used = Arc::new(Mutex::new(Vec::new()));
     let (seen, ticks) = (used.clone(), clock.clone());
@@ -42,7 +42,7 @@ fn a_rotated_refresh_token_is_stored_before_anything_uses_it() {
 }
 
 #[test]
-fn a_rotated_refresh_token_that_cannot_be_stored_now_is_stored_before_the_next_request() {
+fn pending_token_is_stored_before_next_request() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let store = FailingStore::default();
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
@@ -101,7 +101,7 @@ fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
 }
 
 #[test]
-fn unpersisted_refresh_token_serves_requests() {
+fn unpersisted_refresh_token_is_used() {
     let (script, store, _session, user) = with_an_unsaved_token();
     assert_eq!(user.api_keys().list().unwrap().len(), 0);
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
@@ -112,7 +112,7 @@ fn unpersisted_refresh_token_serves_requests() {
 }
 
 #[test]
-fn a_logout_ends_the_server_session_with_the_rotated_token() {
+fn logout_revokes_rotated_token() {
     let (script, store, _session, user) = with_an_unsaved_token();
     store.set_busy(false);
     user.log_out().unwrap();
@@ -147,7 +147,7 @@ fn stored_refresh_token(store: &MemoryStore) -> Value {
 }
 
 #[test]
-fn a_rotated_refresh_token_that_could_not_be_stored_is_stored_by_the_next_call() {
+fn next_call_stores_pending_token() {
     let (script, _, store, _session, user) = when_the_store_was_busy();
     assert_eq!(stored_refresh_token(&store.store), refresh("r1"));
     user.functions().call::<()>("f", ()).unwrap();
@@ -156,7 +156,7 @@ fn a_rotated_refresh_token_that_could_not_be_stored_is_stored_by_the_next_call()
 }
 
 #[test]
-fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
+fn expired_pending_token_is_not_returned() {
     let (script, clock, store, _session, user) = when_the_store_was_busy();
     clock.advance(MINUTE * 180);
     let token = user.valid_access_token().unwrap();
@@ -166,7 +166,7 @@ fn a_token_that_could_not_be_stored_for_hours_is_not_given_out_expired() {
 }
 
 #[test]
-fn a_due_refresh_has_the_time_of_its_call_to_store_a_rotated_token() {
+fn early_refresh_stores_token_until_call_deadline() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let store = MemoryStore::new();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -206,7 +206,7 @@ fn hold(store: &MemoryStore, time: Duration) -> JoinHandle<()> {
 }
 
 #[test]
-fn a_rotated_refresh_token_is_stored_although_the_session_is_shut_down() {
+fn shutdown_stores_rotated_token() {
     let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
@@ -264,7 +264,7 @@ fn overtaken() -> (Script, MemoryStore, User, User) {
 }
 
 #[test]
-fn a_token_that_could_not_be_stored_takes_the_place_of_no_newer_one() {
+fn pending_token_never_replaces_newer_one() {
     let (script, store, first, second) = overtaken();
     first.functions().call::<()>("f", ()).unwrap();
     assert_eq!(stored_refresh_token(&store), refresh("r3"));
@@ -275,7 +275,7 @@ fn a_token_that_could_not_be_stored_takes_the_place_of_no_newer_one() {
 }
 
 #[test]
-fn a_logout_ends_the_newest_server_session_whoever_has_it() {
+fn logout_revokes_newest_token_of_any_session() {
     let (script, _, first, _second) = overtaken();
     first.log_out().unwrap();
     let told: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
@@ -322,7 +322,7 @@ fn held(deadline: Duration) -> (Script, ManualClock, Session, User) {
 }
 
 #[test]
-fn a_good_token_serves_while_a_rotated_one_cannot_be_stored() {
+fn valid_token_is_used_while_store_is_held() {
     let (_, clock, session, user) = held(Duration::from_millis(200));
     user.refresh_access_token().unwrap();
     clock.advance(MINUTE * 27);
@@ -330,15 +330,16 @@ fn a_good_token_serves_while_a_rotated_one_cannot_be_stored() {
     assert_eq!(patient.functions().call::<i64>("f", ()).unwrap(), 7);
 }
 
+/// The token expires while its successor is being stored.
 #[test]
-fn a_token_that_expired_while_its_successor_was_stored_is_not_given_out() {
+fn token_expired_during_store_is_not_returned() {
     let (_, clock, _, user) = held(Duration::from_millis(1500));
     clock.advance(Duration::from_secs(1799));
     assert_ne!(user.valid_access_token().unwrap().expose(), access("a1"));
 }
 
 #[test]
-fn asking_for_a_token_alone_stores_the_rotated_one() {
+fn token_call_stores_pending_token() {
     let (_, _, store, _session, user) = when_the_store_was_busy();
     user.valid_access_token().unwrap();
     assert_eq!(stored_refresh_token(&store.store), refresh("r2"));
@@ -400,7 +401,7 @@ fn being_stored(then: impl FnOnce(&Script, &User, mpsc::Sender<()>)) -> Vec<Sent
 }
 
 #[test]
-fn nobody_goes_by_the_replaced_token_while_the_rotated_one_is_being_stored() {
+fn replaced_token_is_unused_during_store() {
     let sent = being_stored(|_, user, leave| {
         thread::scope(|scope| {
             let keys = scope.spawn(|| user.api_keys().list().unwrap());
@@ -420,7 +421,7 @@ fn nobody_goes_by_the_replaced_token_while_the_rotated_one_is_being_stored() {
 }
 
 #[test]
-fn a_rotated_token_that_comes_after_a_logout_is_ended_too() {
+fn token_rotated_after_logout_is_revoked() {
     let (script, _, _session, user) = logged_in();
     let leaver = user.clone();
     script.on(REFRESH, move |_| {
@@ -454,7 +455,7 @@ fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (Faili
 }
 
 #[test]
-fn whoever_asks_for_a_new_token_is_not_given_one_that_could_not_be_stored_before() {
+fn explicit_refresh_skips_pending_token() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let token = |mark: &str, version: i32| {
         let times = (START, START + 1800);
@@ -468,8 +469,9 @@ fn whoever_asks_for_a_new_token_is_not_given_one_that_could_not_be_stored_before
     assert_eq!(script.sent().last().unwrap().bearer, Some(refresh("r2")));
 }
 
+/// Another session has logged the user out.
 #[test]
-fn a_token_that_could_not_be_stored_is_ended_if_somebody_else_has_logged_the_user_out() {
+fn pending_token_is_revoked_after_foreign_logout() {
     for leave in [
         (|user| user.valid_access_token().map(drop)) as fn(&User) -> keyfob::Result<()>,
         |user| user.refresh_access_token().map(drop),
@@ -496,7 +498,7 @@ fn a_token_that_could_not_be_stored_is_ended_if_somebody_else_has_logged_the_use
 }
 
 #[test]
-fn a_late_refresh_does_not_end_a_login_that_has_the_same_token() {
+fn late_refresh_spares_login_with_same_token() {
     let (script, _, session, user) = logged_in();
     // What the log-in and the refresh of this second both bring.
     let same = refresh("r2");

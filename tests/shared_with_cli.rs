@@ -110,7 +110,7 @@ fn work(session: &Session) -> bool {
 }
 
 #[test]
-fn a_program_with_threads_and_the_command_see_each_other_within_one_call() {
+fn program_and_command_see_each_other() {
     let server = Server::builder().built_in_functions().start().unwrap();
     let dir = Dir::new();
     let cli = Cli { base_url: server.base_url(), dir: &dir };
@@ -163,7 +163,7 @@ fn a_program_with_threads_and_the_command_see_each_other_within_one_call() {
 }
 
 #[test]
-fn a_store_in_the_clear_stays_so_whatever_the_command_does_with_it() {
+fn command_keeps_plaintext_store_plaintext() {
     let server = Server::builder().built_in_functions().start().unwrap();
     let dir = Dir::new();
     let cli = Cli { base_url: server.base_url(), dir: &dir };

@@ -82,7 +82,7 @@ fn expired(store: impl Store) -> (Script, ManualClock, Session, User) {
 }
 
 #[test]
-fn every_call_after_it_fails_at_once_and_sends_nothing() {
+fn calls_after_shutdown_send_nothing() {
     let (script, _, session, user) = logged_in();
     let subscription = session.subscribe(|_| {}).unwrap();
     let clone = session.with_deadline(FOR_EVER);
@@ -125,8 +125,9 @@ fn every_call_after_it_fails_at_once_and_sends_nothing() {
     drop(subscription);
 }
 
+/// The refresh that they wait for continues.
 #[test]
-fn those_who_wait_for_the_flight_of_another_thread_end_while_it_goes_on() {
+fn shutdown_ends_followers_of_other_session() {
     let store = MemoryStore::new();
     let (script, clock, session, user) = expired(store.clone());
     let (in_the_air, is_in_the_air) = channel();
@@ -166,7 +167,7 @@ fn those_who_wait_for_the_flight_of_another_thread_end_while_it_goes_on() {
 }
 
 #[test]
-fn a_flight_that_another_session_holds_is_waited_for_no_longer() {
+fn shutdown_ends_wait_for_other_refresh() {
     for round in 0..20 {
         let store = MemoryStore::new();
         let (_, _, session, user) = expired(store.clone());
@@ -176,7 +177,7 @@ fn a_flight_that_another_session_holds_is_waited_for_no_longer() {
 }
 
 #[test]
-fn a_commit_of_another_thread_is_waited_for_no_longer() {
+fn shutdown_ends_wait_for_commit() {
     let store = MemoryStore::new();
     let (_, _, session, user) = expired(store.clone());
     let (inside, is_inside) = channel();
@@ -207,7 +208,7 @@ fn on_disk(dir: &Dir) -> (Script, ManualClock, SessionBuilder) {
 }
 
 #[test]
-fn a_lock_that_another_process_holds_is_waited_for_no_longer() {
+fn shutdown_ends_wait_for_process_lock() {
     let dir = Dir::new();
     let (_, clock, builder) = on_disk(&dir);
     let session = builder.open().unwrap();
@@ -235,7 +236,7 @@ fn a_lock_that_another_process_holds_is_waited_for_no_longer() {
 }
 
 #[test]
-fn a_call_during_a_cooldown_ends_as_any_other() {
+fn call_during_cooldown_reports_shutdown() {
     let (script, _, session, user) = expired(MemoryStore::new());
     script.reply(REFRESH, 503, json!({}));
     assert_eq!(user.valid_access_token().unwrap_err().status(), Some(503));
@@ -245,7 +246,7 @@ fn a_call_during_a_cooldown_ends_as_any_other() {
 }
 
 #[test]
-fn whoever_looks_for_events_now_and_then_knows_when_there_will_be_no_more() {
+fn polled_iterator_reports_end_of_events() {
     let (_, _, session, user) = logged_in();
     let mut events = session.events().unwrap();
     assert_eq!(events.try_next(), None);
@@ -260,8 +261,9 @@ fn whoever_looks_for_events_now_and_then_knows_when_there_will_be_no_more() {
     assert_eq!(events.next_timeout(FOR_EVER), None, "at once");
 }
 
+/// A stuck listener does not delay the others.
 #[test]
-fn listeners_hear_what_was_told_and_end_and_a_stuck_one_holds_up_nobody() {
+fn shutdown_delivers_events_and_ends_listeners() {
     let (_, _, session, user) = logged_in();
     let events = session.events().unwrap();
     let (heard, hears) = channel();
@@ -290,7 +292,7 @@ fn listeners_hear_what_was_told_and_end_and_a_stuck_one_holds_up_nobody() {
 }
 
 #[test]
-fn another_session_on_the_same_store_goes_on() {
+fn other_session_on_store_continues() {
     let store = MemoryStore::new();
     let (script, clock, session, user) = expired(store.clone());
     let now = clock.seconds();
@@ -328,7 +330,7 @@ fn black_hole() -> (String, Receiver<TcpStream>) {
 }
 
 #[test]
-fn an_answer_is_waited_for_no_longer() {
+fn shutdown_ends_wait_for_response() {
     for (call, ambiguous) in [
         ((|session| session.log_in(&password()).map(drop)) as fn(Session) -> Result<()>, true),
         (|session| session.current_user()?.unwrap().refresh_access_token().map(drop), false),
@@ -351,7 +353,7 @@ fn an_answer_is_waited_for_no_longer() {
 }
 
 #[test]
-fn half_an_answer_is_none_although_the_shutdown_ends_it() {
+fn response_truncated_by_shutdown_is_error() {
     for call in [
         (|session| session.current_user()?.unwrap().functions().call::<i64>("f", ()).map(drop))
             as fn(Session) -> Result<()>,
@@ -373,7 +375,7 @@ fn half_an_answer_is_none_although_the_shutdown_ends_it() {
 }
 
 #[test]
-fn a_transport_that_another_session_uses_is_left_alone() {
+fn shared_transport_is_not_shut_down() {
     let (url, comes) = black_hole();
     let transport = UreqTransport::default();
     let open = || {
@@ -390,7 +392,7 @@ fn a_transport_that_another_session_uses_is_left_alone() {
 }
 
 #[test]
-fn a_transport_of_ones_own_is_told() {
+fn own_transport_is_shut_down() {
     struct Told(Sender<()>);
     impl Transport for Told {
         fn send(&self, _: &keyfob::transport::Request) -> Result<Response, keyfob::TransportError> {

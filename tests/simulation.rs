@@ -384,16 +384,17 @@ fn faults() -> usize {
 }
 
 #[test]
-fn no_weather_logs_anyone_out_or_makes_a_refresh_storm() {
+fn network_faults_keep_logins_without_refresh_storm() {
     run(faults(), seed(), threads(), false);
 }
 
+/// One thread per user, so that each knows what it has sent.
 #[test]
-fn no_weather_has_a_thread_send_a_token_again_that_it_knows_to_have_expired() {
+fn network_faults_never_resend_expired_token() {
     run(faults() / 4, seed(), USERS, false);
 }
 
 #[test]
-fn no_weather_does_so_where_refresh_tokens_rotate() {
+fn network_faults_keep_logins_with_rotation() {
     run(faults() / 4, seed(), threads(), true);
 }

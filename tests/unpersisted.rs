@@ -50,7 +50,7 @@ fn call(user: &User) -> keyfob::Result<i64> {
 }
 
 #[test]
-fn unwritable_store_keeps_calls_going() {
+fn calls_succeed_with_unwritable_store() {
     let (script, clock, store, session, user) = logged_in_with(false);
     user.refresh_access_token().unwrap();
     let before = stored(&store, "access_token");

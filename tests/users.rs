@@ -34,8 +34,9 @@ fn current(session: &Session) -> Option<String> {
     session.current_user().unwrap().map(|user| user.id().to_string())
 }
 
+/// Logged-out users are listed too.
 #[test]
-fn users_are_listed_in_the_order_of_their_first_login_logged_out_ones_too() {
+fn users_are_listed_by_first_login() {
     let (script, session, users) = with_users(&["cleo", "ada", "bob"]);
     users[1].log_out().unwrap();
     script.accept_login("cleo", &access("a2"), &refresh("r2"));
@@ -45,7 +46,7 @@ fn users_are_listed_in_the_order_of_their_first_login_logged_out_ones_too() {
 }
 
 #[test]
-fn switching_needs_no_network_and_tells_once() {
+fn switching_needs_no_network_and_emits_once() {
     let (script, session, users) = with_users(&["ada", "bob"]);
     let mut events = session.events().unwrap();
     session.switch_user(&users[0]).unwrap();
@@ -65,7 +66,7 @@ fn switching_needs_no_network_and_tells_once() {
 }
 
 #[test]
-fn only_a_logged_in_user_of_this_session_can_be_switched_to() {
+fn switch_needs_logged_in_user_of_session() {
     let (_, session, users) = with_users(&["ada", "bob"]);
     users[0].log_out().unwrap();
     let error = session.switch_user(&users[0]).unwrap_err();
@@ -78,7 +79,7 @@ fn only_a_logged_in_user_of_this_session_can_be_switched_to() {
 }
 
 #[test]
-fn the_user_who_was_used_last_follows_the_current_one() {
+fn most_recently_used_user_becomes_current() {
     let (_, session, users) = with_users(&["ada", "bob", "cleo", "dan"]);
     session.switch_user(&users[0]).unwrap();
     session.switch_user(&users[2]).unwrap();
@@ -93,7 +94,7 @@ fn the_user_who_was_used_last_follows_the_current_one() {
 }
 
 #[test]
-fn a_logout_forgets_the_tokens_and_keeps_the_rest() {
+fn logout_removes_only_tokens() {
     let (script, session, users) = with_users(&["ada"]);
     users[0].log_out().unwrap();
     assert_eq!(script.routes(), [LOGOUT]);
@@ -117,7 +118,7 @@ fn a_logout_forgets_the_tokens_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_logout_stands_when_the_backend_cannot_be_told() {
+fn logout_succeeds_without_backend() {
     for kind in [TransportErrorKind::Connect, TransportErrorKind::Timeout] {
         let (script, session, users) = with_users(&["ada"]);
         script.fail(LOGOUT, kind);
@@ -128,14 +129,14 @@ fn a_logout_stands_when_the_backend_cannot_be_told() {
 }
 
 #[test]
-fn a_logout_of_a_server_session_that_is_gone_is_done() {
+fn logout_of_ended_server_session_succeeds() {
     let (script, _, users) = with_users(&["ada"]);
     script.reply(LOGOUT, 401, error_body("InvalidSession", "failed to find refresh token"));
     users[0].log_out().unwrap();
 }
 
 #[test]
-fn an_anonymous_user_is_removed_at_logout() {
+fn anonymous_user_is_removed_at_logout() {
     let (script, session, _) = with_users(&[]);
     script.reply(ANONYMOUS, 200, login_body("anon-1", &access("a1"), &refresh("r1")));
     script.reply(PROFILE, 200, anonymous_profile_body("anon-1"));
@@ -149,7 +150,7 @@ fn an_anonymous_user_is_removed_at_logout() {
 }
 
 #[test]
-fn a_removed_user_is_gone_here_and_can_log_in_again() {
+fn removed_user_can_log_in_again() {
     let (script, session, users) = with_users(&["ada", "bob"]);
     session.remove_user(&users[1]).unwrap();
     assert_eq!(script.routes(), [LOGOUT]);
@@ -172,7 +173,7 @@ fn a_removed_user_is_gone_here_and_can_log_in_again() {
 }
 
 #[test]
-fn two_users_never_use_each_others_tokens() {
+fn users_never_share_tokens() {
     let (script, _, users) = with_users(&["ada", "bob"]);
     script.reply(CALL, 200, Value::Null);
     users[0].functions().call::<()>("f", ()).unwrap();
@@ -182,7 +183,7 @@ fn two_users_never_use_each_others_tokens() {
 }
 
 #[test]
-fn a_profile_is_fetched_again_on_request_and_tells_what_changed() {
+fn profile_refresh_emits_changes() {
     let (script, _, users) = with_users(&["ada"]);
     let mut events = users[0].changes().unwrap();
     users[0].refresh_profile().unwrap();
@@ -196,7 +197,7 @@ fn a_profile_is_fetched_again_on_request_and_tells_what_changed() {
 }
 
 #[test]
-fn a_user_is_found_by_id_and_keeps_its_session_alive() {
+fn user_is_found_by_id_and_keeps_session() {
     let (_, session, users) = with_users(&["ada"]);
     assert_eq!(session.user(&UserId::new("ada")).unwrap(), Some(users[0].clone()));
     assert_eq!(session.user(&UserId::new("nobody")).unwrap(), None);
@@ -205,7 +206,7 @@ fn a_user_is_found_by_id_and_keeps_its_session_alive() {
 }
 
 #[test]
-fn of_two_profiles_that_are_fetched_at_once_the_newer_one_stays() {
+fn newer_of_concurrent_profiles_is_stored() {
     let asked = Arc::new(AtomicUsize::new(0));
     let (first_is_stored, wait) = mpsc::channel::<()>();
     let (wait, fetches) = (Mutex::new(wait), asked.clone());
