@@ -103,9 +103,9 @@ fn second_login_returns_stored_user() {
     assert_eq!(revoked.len(), 1);
     assert_eq!(revoked[0].bearer, Some(refresh("r1")), "the surplus session is revoked");
     first.shut_down();
-    let told: Vec<_> = events.collect();
-    let logged_in = told.iter().filter(|event| matches!(event, Event::LoggedIn { .. }));
-    assert_eq!(logged_in.count(), 1, "{told:?}");
+    let received: Vec<_> = events.collect();
+    let logged_in = received.iter().filter(|event| matches!(event, Event::LoggedIn { .. }));
+    assert_eq!(logged_in.count(), 1, "{received:?}");
 }
 
 /// Neither response comes before both requests were sent.

@@ -24,15 +24,15 @@ const YEAR: i64 = 365 * DAY;
 /// What clocks are set to, in seconds ahead of the truth.
 const WRONG: [i64; 10] = [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, YEAR, 10 * YEAR];
 
-struct Life {
+struct Scenario {
     world: SimulatedWorld,
     judge: Judge,
     store: MemoryStore,
     user: User,
 }
 
-impl Life {
-    /// Logs in, in a world that was prepared.
+impl Scenario {
+    /// Logs in, after `prepare` has set up the clocks and the backend.
     fn begin(prepare: impl FnOnce(&SimulatedWorld, &mut Judge)) -> Self {
         let world = SimulatedWorld::default();
         let mut judge = Judge::new(&world);
@@ -53,7 +53,7 @@ impl Life {
     }
 
     /// Makes a call each eleven minutes, and returns what the backend has seen of it.
-    fn live(&self, time: Duration) -> Seen {
+    fn run(&self, time: Duration) -> Seen {
         for _ in 0..time.as_secs() / 660 {
             self.call();
             self.world.pass(MINUTE * 11);
@@ -87,11 +87,11 @@ const REFRESHES_A_DAY: usize = 24 * 60 / 33 + 2;
 fn constant_skew_costs_no_refresh() {
     for wrong in WRONG {
         for dates in [true, false] {
-            let life = Life::begin(|world, judge| {
+            let scenario = Scenario::begin(|world, judge| {
                 world.set_wall(wrong);
                 judge.dates = dates;
             });
-            let seen = life.live(HOUR * 24);
+            let seen = scenario.run(HOUR * 24);
             assert!(seen.refreshes <= REFRESHES_A_DAY, "{wrong}: {seen:?}");
             assert_eq!((seen.expired, seen.needless.len()), (0, 0), "{wrong}: {seen:?}");
         }
@@ -101,13 +101,13 @@ fn constant_skew_costs_no_refresh() {
 #[test]
 fn skew_is_persisted() {
     for wrong in WRONG {
-        let mut life = Life::begin(|world, _| world.set_wall(wrong));
+        let mut scenario = Scenario::begin(|world, _| world.set_wall(wrong));
         for _ in 0..100 {
-            life.world.pass(MINUTE * 11);
-            life.restart();
-            life.call();
+            scenario.world.pass(MINUTE * 11);
+            scenario.restart();
+            scenario.call();
         }
-        let seen = life.seen();
+        let seen = scenario.seen();
         assert_eq!((seen.expired, seen.needless.len()), (0, 0), "{wrong}: {seen:?}");
         assert!(seen.refreshes <= 100 / 3 + 1, "{wrong}: {seen:?}");
     }
@@ -117,15 +117,15 @@ fn skew_is_persisted() {
 #[test]
 fn clock_step_costs_at_most_one_refresh() {
     for wrong in WRONG {
-        let life = Life::begin(|_, _| {});
-        life.live(HOUR);
-        life.world.set_wall(wrong);
-        let seen = life.live(HOUR * 24);
+        let scenario = Scenario::begin(|_, _| {});
+        scenario.run(HOUR);
+        scenario.world.set_wall(wrong);
+        let seen = scenario.run(HOUR * 24);
         // Forward may be a sleep, and costs one; back is seen through.
         let needless = usize::from(wrong > 0);
         assert_eq!((seen.expired, seen.needless.len()), (0, needless), "{wrong}: {seen:?}");
-        life.world.set_wall(0);
-        let seen = life.live(HOUR * 24);
+        scenario.world.set_wall(0);
+        let seen = scenario.run(HOUR * 24);
         let back = usize::from(wrong < 0);
         assert_eq!((seen.expired, seen.needless.len()), (0, needless + back), "{wrong}: {seen:?}");
     }
@@ -134,19 +134,19 @@ fn clock_step_costs_at_most_one_refresh() {
 /// At most one refresh an hour, however often the clock is set.
 #[test]
 fn repeated_clock_steps_cost_hourly_refresh() {
-    let life = Life::begin(|_, _| {});
+    let scenario = Scenario::begin(|_, _| {});
     for minute in 0..24 * 60 {
-        life.world.set_wall(WRONG[minute % 10]);
-        life.call();
-        life.world.pass(MINUTE);
+        scenario.world.set_wall(WRONG[minute % 10]);
+        scenario.call();
+        scenario.world.pass(MINUTE);
     }
-    let seen = life.seen();
+    let seen = scenario.seen();
     assert_eq!(seen.expired, 0, "{seen:?}");
     assert!(seen.needless.len() <= 24, "{seen:?}");
     for pair in seen.needless.windows(2) {
         assert!(pair[1] - pair[0] >= 3_600_000, "{seen:?}");
     }
-    assert_eq!(life.user.state().unwrap(), UserState::LoggedIn);
+    assert_eq!(scenario.user.state().unwrap(), UserState::LoggedIn);
 }
 
 /// A machine's clock that somebody sets forward for a moment: for one look of the program's at it,
@@ -202,11 +202,11 @@ fn repeated_brief_clock_steps_cost_hourly_refresh() {
 fn clock_step_between_runs_costs_one_request() {
     for wrong in WRONG {
         for age in [1, 20, 40] {
-            let mut life = Life::begin(|_, _| {});
-            life.world.pass(MINUTE * age);
-            life.world.set_wall(wrong);
-            life.restart();
-            let seen = life.live(HOUR * 24);
+            let mut scenario = Scenario::begin(|_, _| {});
+            scenario.world.pass(MINUTE * age);
+            scenario.world.set_wall(wrong);
+            scenario.restart();
+            let seen = scenario.run(HOUR * 24);
             // It cannot know before the first answer.
             assert!(seen.expired <= usize::from(wrong < 0), "{wrong} {age}: {seen:?}");
             assert!(seen.needless.len() <= usize::from(wrong > 0), "{wrong} {age}: {seen:?}");
@@ -219,15 +219,15 @@ fn clock_step_between_runs_costs_one_request() {
 #[test]
 fn earlier_clock_step_is_distrusted_for_hour() {
     for dates in [true, false] {
-        let mut life = Life::begin(|_, judge| judge.dates = dates);
-        life.world.set_wall(YEAR);
-        life.restart();
+        let mut scenario = Scenario::begin(|_, judge| judge.dates = dates);
+        scenario.world.set_wall(YEAR);
+        scenario.restart();
         for minute in 1..60 {
-            life.call();
-            life.world.set_wall(YEAR + minute * DAY);
-            life.world.pass(MINUTE);
+            scenario.call();
+            scenario.world.set_wall(YEAR + minute * DAY);
+            scenario.world.pass(MINUTE);
         }
-        let seen = life.seen();
+        let seen = scenario.seen();
         assert_eq!((seen.expired, seen.needless.len()), (0, 1), "{dates}: {seen:?}");
     }
 }
@@ -236,11 +236,11 @@ fn earlier_clock_step_is_distrusted_for_hour() {
 fn clock_step_during_request_costs_one_refresh() {
     for wrong in WRONG {
         for asked in [Asked::LogIn, Asked::Refresh] {
-            let life = Life::begin(|world, judge| {
+            let scenario = Scenario::begin(|world, judge| {
                 let clock = world.clone();
                 judge.during(asked, move || clock.set_wall(wrong));
             });
-            let seen = life.live(HOUR * 24);
+            let seen = scenario.run(HOUR * 24);
             assert_eq!(seen.expired, 0, "{wrong} {asked:?}: {seen:?}");
             let most = usize::from(wrong > 0);
             assert!(seen.needless.len() <= most, "{wrong} {asked:?}: {seen:?}");
@@ -253,14 +253,14 @@ fn clock_step_during_request_costs_one_refresh() {
 fn suspend_costs_one_refresh() {
     for wrong in [0, -10 * YEAR, 10 * YEAR] {
         for hours in [1, 8, 24 * 30] {
-            let life = Life::begin(|world, _| world.set_wall(wrong));
-            life.call();
-            life.world.sleep(HOUR * hours);
-            life.call();
-            life.call();
-            let seen = life.seen();
+            let scenario = Scenario::begin(|world, _| world.set_wall(wrong));
+            scenario.call();
+            scenario.world.sleep(HOUR * hours);
+            scenario.call();
+            scenario.call();
+            let seen = scenario.seen();
             assert_eq!((seen.expired, seen.refreshes, seen.needless.len()), (0, 1, 0), "{hours}");
-            assert_eq!(life.user.state().unwrap(), UserState::LoggedIn);
+            assert_eq!(scenario.user.state().unwrap(), UserState::LoggedIn);
         }
     }
 }
@@ -269,16 +269,16 @@ fn suspend_costs_one_refresh() {
 /// one.
 #[test]
 fn suspend_during_refresh_ages_token() {
-    let life = Life::begin(|_, _| {});
-    life.world.pass(MINUTE * 40);
+    let scenario = Scenario::begin(|_, _| {});
+    scenario.world.pass(MINUTE * 40);
     let mut asleep = false;
-    life.judge.plan(move |asked, _| match asked {
+    scenario.judge.plan(move |asked, _| match asked {
         Asked::Refresh if !std::mem::replace(&mut asleep, true) => Trouble::Asleep(HOUR * 8),
         _ => Trouble::None,
     });
-    life.user.refresh_access_token().unwrap();
-    life.call();
-    let seen = life.seen();
+    scenario.user.refresh_access_token().unwrap();
+    scenario.call();
+    let seen = scenario.seen();
     assert_eq!((seen.expired, seen.refreshes, seen.needless.len()), (0, 2, 0), "{seen:?}");
 }
 
@@ -287,10 +287,10 @@ fn suspend_during_refresh_ages_token() {
 fn backend_clock_step_costs_one_request() {
     for wrong in [-10 * YEAR, -YEAR, -DAY, -7200, -1200, 1200, 7200, DAY, 30 * DAY] {
         for dates in [true, false] {
-            let life = Life::begin(|_, judge| judge.dates = dates);
-            life.live(HOUR);
-            life.world.set_server(wrong);
-            let seen = life.live(HOUR * 24);
+            let scenario = Scenario::begin(|_, judge| judge.dates = dates);
+            scenario.run(HOUR);
+            scenario.world.set_server(wrong);
+            let seen = scenario.run(HOUR * 24);
             // Forward, the next call learns it.
             assert!(seen.expired <= usize::from(wrong > 0), "{wrong}: {seen:?}");
             assert_eq!(seen.needless.len(), 0, "{wrong}: {seen:?}");
@@ -301,21 +301,21 @@ fn backend_clock_step_costs_one_request() {
 
 #[test]
 fn refused_token_is_not_resent_after_failed_refresh() {
-    let life = Life::begin(|_, judge| judge.dates = false);
-    life.call();
-    life.world.set_server(DAY);
-    life.judge.plan(|asked, _| match asked {
+    let scenario = Scenario::begin(|_, judge| judge.dates = false);
+    scenario.call();
+    scenario.world.set_server(DAY);
+    scenario.judge.plan(|asked, _| match asked {
         Asked::Refresh => Trouble::Before(TransportErrorKind::Connect),
         _ => Trouble::None,
     });
     for _ in 0..20 {
-        life.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
-        life.world.pass(MINUTE);
+        scenario.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
+        scenario.world.pass(MINUTE);
     }
-    assert_eq!(life.seen().expired, 1);
-    life.judge.plan(|_, _| Trouble::None);
-    life.call();
-    assert_eq!(life.seen().expired, 1);
+    assert_eq!(scenario.seen().expired, 1);
+    scenario.judge.plan(|_, _| Trouble::None);
+    scenario.call();
+    assert_eq!(scenario.seen().expired, 1);
 }
 
 /// The refusal comes from a gateway in between, not from the backend.
@@ -323,13 +323,13 @@ fn refused_token_is_not_resent_after_failed_refresh() {
 fn wrong_clock_and_gateway_refusal_keep_login() {
     let dates = [None, Some(0), Some(10 * YEAR)];
     for (date, restarts) in dates.iter().flat_map(|date| [(*date, false), (*date, true)]) {
-        let mut life = Life::begin(|_, _| {});
-        life.world.set_wall(10 * YEAR);
+        let mut scenario = Scenario::begin(|_, _| {});
+        scenario.world.set_wall(10 * YEAR);
         if restarts {
-            life.restart();
+            scenario.restart();
         }
-        let world = life.world.clone();
-        life.judge.plan(move |_, _| {
+        let world = scenario.world.clone();
+        scenario.judge.plan(move |_, _| {
             // Not the backend's word on the refresh token, unless that one's time is over.
             let answer = json_answer(403, &json!({"error": "blocked", "error_code": "Forbidden"}));
             let date = date.map(|wrong: i64| http_date(world.server() + wrong * 1000));
@@ -339,13 +339,13 @@ fn wrong_clock_and_gateway_refusal_keep_login() {
             })
         });
         for _ in 0..3 {
-            let error = life.user.refresh_access_token().unwrap_err();
+            let error = scenario.user.refresh_access_token().unwrap_err();
             let surely_over = date == Some(10 * YEAR);
             assert_eq!(error.needs_login(), surely_over, "{date:?}: {error}");
             if surely_over {
                 break;
             }
-            assert_eq!(life.user.state().unwrap(), UserState::LoggedIn, "{date:?}");
+            assert_eq!(scenario.user.state().unwrap(), UserState::LoggedIn, "{date:?}");
         }
     }
 }
@@ -353,15 +353,15 @@ fn wrong_clock_and_gateway_refusal_keep_login() {
 /// The `Date` of a web page that is not from the backend does not correct the clock.
 #[test]
 fn gateway_page_date_is_ignored() {
-    let mut life = Life::begin(|_, judge| judge.dates = false);
-    life.restart();
-    life.judge.plan(|_, _| {
+    let mut scenario = Scenario::begin(|_, judge| judge.dates = false);
+    scenario.restart();
+    scenario.judge.plan(|_, _| {
         let page = Response::new(200, "<html>log in to the hotel's network</html>");
         let page = page.with_header("Content-Type", "text/html");
         Trouble::Answer(page.with_header("Date", http_date(4_000_000_000_000)))
     });
-    life.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
-    life.judge.plan(|_, _| Trouble::None);
-    let seen = life.live(HOUR);
+    scenario.user.functions().call::<String>("echo", ("hi",)).unwrap_err();
+    scenario.judge.plan(|_, _| Trouble::None);
+    let seen = scenario.run(HOUR);
     assert_eq!((seen.needless.len(), seen.expired), (0, 0), "{seen:?}");
 }

@@ -292,7 +292,7 @@ fn blocked_listener_keeps_deadline() {
             let _ = freed.lock().unwrap().recv();
         })
         .unwrap();
-    ends("what is told", {
+    ends("events", {
         let user = user.clone();
         move || user.log_out()
     })

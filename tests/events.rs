@@ -67,8 +67,8 @@ fn profile_is_stored_before_login_event() {
         })
         .unwrap();
     session.log_in(&password()).unwrap();
-    let told = receiver.recv_timeout(LONG).unwrap();
-    assert_eq!(told, (Some("ada@example.org".into()), true));
+    let received = receiver.recv_timeout(LONG).unwrap();
+    assert_eq!(received, (Some("ada@example.org".into()), true));
 }
 
 #[test]
@@ -164,14 +164,14 @@ fn user_subscription_filters_by_user() {
     let bob = session.log_in(&password()).unwrap();
     bob.log_out().unwrap();
     ada.log_out().unwrap();
-    let mut told = std::iter::from_fn(|| changes.next_timeout(LONG));
+    let mut received = std::iter::from_fn(|| changes.next_timeout(LONG));
     assert!(
-        matches!(told.next(), Some(Event::CurrentUserChanged { from: Some(id), .. }) if id == *ada.id())
+        matches!(received.next(), Some(Event::CurrentUserChanged { from: Some(id), .. }) if id == *ada.id())
     );
     assert!(
-        matches!(told.next(), Some(Event::CurrentUserChanged { to: Some(id), .. }) if id == *ada.id())
+        matches!(received.next(), Some(Event::CurrentUserChanged { to: Some(id), .. }) if id == *ada.id())
     );
-    assert!(matches!(told.next(), Some(Event::LoggedOut { user, .. }) if user == *ada.id()));
+    assert!(matches!(received.next(), Some(Event::LoggedOut { user, .. }) if user == *ada.id()));
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn operations_emit_documented_events() {
         // Somebody new comes at the end, so that there is something to wait for.
         script.accept_login("mark", &access("m1"), &refresh("m1"));
         session.log_in(&password()).unwrap();
-        let told: Vec<_> = std::iter::from_fn(|| events.next_timeout(LONG))
+        let received: Vec<_> = std::iter::from_fn(|| events.next_timeout(LONG))
             .take_while(|event| event.user() != Some(&UserId::new("mark")))
             .map(|event| {
                 let event = serde_json::to_value(event).unwrap();
@@ -444,7 +444,7 @@ fn operations_emit_documented_events() {
                 format!("{}{}", event["event"].as_str().unwrap(), reason.unwrap_or_default())
             })
             .collect();
-        assert_eq!(told, expected, "{name}");
+        assert_eq!(received, expected, "{name}");
     }
 }
 
@@ -455,10 +455,10 @@ fn shutdown_delivers_committed_events() {
         let events = session.events().unwrap();
         user.log_out().unwrap();
         drop((session, user));
-        let told: Vec<_> = events.collect();
+        let received: Vec<_> = events.collect();
         assert!(
-            matches!(told[..], [Event::LoggedOut { .. }, Event::CurrentUserChanged { .. }]),
-            "{told:?}"
+            matches!(received[..], [Event::LoggedOut { .. }, Event::CurrentUserChanged { .. }]),
+            "{received:?}"
         );
     }
 }

@@ -216,14 +216,14 @@ impl Store for Shaky {
 }
 
 /// A backend for one operation's cases, and its clock.
-struct World {
+struct Fixture {
     server: Server,
     clock: ManualClock,
     cases: AtomicUsize,
     _stubs: [Stub; 2],
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         let now = SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let clock = ManualClock::at(i64::try_from(now.as_secs()).unwrap());
@@ -258,9 +258,9 @@ impl World {
     }
 }
 
-/// A session in a directory of its own, on a world.
+/// A session in a directory of its own, with the server and clock of a fixture.
 struct Stage<'a> {
-    world: &'a World,
+    fixture: &'a Fixture,
     case: usize,
     dir: Dir,
     session: Session,
@@ -269,15 +269,15 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(world: &'a World, operation: &Operation) -> Self {
-        let case = world.cases.fetch_add(1, Ordering::Relaxed);
+    fn new(fixture: &'a Fixture, operation: &Operation) -> Self {
+        let case = fixture.cases.fetch_add(1, Ordering::Relaxed);
         let dir = Dir::new();
         let (requests, steps) = (Steps::new(), Steps::new());
-        let session = open(world, &dir, &requests, &steps);
-        let mut stage = Self { world, case, dir, session, requests, steps };
+        let session = open(fixture, &dir, &requests, &steps);
+        let mut stage = Self { fixture, case, dir, session, requests, steps };
         (operation.prepare)(&stage);
         // The operation is another process's.
-        stage.session = open(world, &stage.dir, &stage.requests, &stage.steps);
+        stage.session = open(fixture, &stage.dir, &stage.requests, &stage.steps);
         stage
     }
 
@@ -304,7 +304,7 @@ impl<'a> Stage<'a> {
     }
 
     fn advance(&self, minutes: u64) {
-        self.world.clock.advance(Duration::from_secs(minutes * 60));
+        self.fixture.clock.advance(Duration::from_secs(minutes * 60));
     }
 
     /// Everything that is stored, as whoever opens the directory finds it.
@@ -319,14 +319,14 @@ fn on_disk(dir: &Dir) -> SledStore {
 }
 
 fn open(
-    world: &World,
+    fixture: &Fixture,
     dir: &Dir,
     requests: &Arc<Steps<Trouble>>,
     steps: &Arc<Steps<StoreTrouble>>,
 ) -> Session {
     let (ureq, requests) = (UreqTransport::new(), requests.clone());
-    Session::builder(world.server.app_id(), world.server.base_url())
-        .clock(world.clock.clone())
+    Session::builder(fixture.server.app_id(), fixture.server.base_url())
+        .clock(fixture.clock.clone())
         .store(Shaky(on_disk(dir), steps.clone()))
         .transport(move |request: &Request| match requests.take() {
             Some(trouble) => trouble.befall(|| ureq.send(request)),
@@ -447,16 +447,16 @@ fn operations() -> Vec<Operation> {
             logs_in(s, &Credentials::api_key("a key of sixteen characters"))
         }),
         operation("log in, JWT", nothing, |s| {
-            logs_in(s, &Credentials::jwt(s.world.signed("me", s.world.server.app_id())))
+            logs_in(s, &Credentials::jwt(s.fixture.signed("me", s.fixture.server.app_id())))
         }),
         operation("log in, Google token", nothing, |s| {
-            logs_in(s, &Credentials::google_id_token(s.world.signed("google", "web")))
+            logs_in(s, &Credentials::google_id_token(s.fixture.signed("google", "web")))
         }),
         operation("log in, Google code", nothing, |s| {
             logs_in(s, &Credentials::google_auth_code("code"))
         }),
         operation("log in, Apple", nothing, |s| {
-            logs_in(s, &Credentials::apple(s.world.signed("apple", "bundle")))
+            logs_in(s, &Credentials::apple(s.fixture.signed("apple", "bundle")))
         }),
         operation("log in, Facebook", nothing, |s| logs_in(s, &Credentials::facebook("EAAB"))),
         operation("log in, function", nothing, |s| logs_in(s, &s.badge())),
@@ -555,8 +555,8 @@ struct States {
 }
 
 /// Does the operation once without trouble: its states, its requests and its steps.
-fn clean(world: &World, operation: &Operation) -> (States, usize, usize) {
-    let stage = Stage::new(world, operation);
+fn clean(fixture: &Fixture, operation: &Operation) -> (States, usize, usize) {
+    let stage = Stage::new(fixture, operation);
     let before = stage.stored();
     stage.requests.follow(None);
     stage.steps.follow(None);
@@ -579,13 +579,13 @@ fn is_unpersisted(operation: &Operation, step: Option<Plan<StoreTrouble>>) -> bo
 
 /// Does the operation with trouble by plan; says what is wrong with what it leaves.
 fn suffer(
-    world: &World,
+    fixture: &Fixture,
     operation: &Operation,
     states: &States,
     request: Option<Plan<Trouble>>,
     step: Option<Plan<StoreTrouble>>,
 ) -> Result<(), String> {
-    let stage = Stage::new(world, operation);
+    let stage = Stage::new(fixture, operation);
     let before = stage.stored();
     stage.requests.follow(request);
     stage.steps.follow(step);
@@ -616,7 +616,7 @@ fn suffer(
         return left("logged in without tokens");
     }
     // Another process, and this one, know the same.
-    let other = open(world, &stage.dir, &stage.requests, &stage.steps);
+    let other = open(fixture, &stage.dir, &stage.requests, &stage.steps);
     for session in [&stage.session, &other] {
         let users: Vec<_> = session.users().unwrap().iter().map(|user| user.id().clone()).collect();
         if json!(users)
@@ -638,7 +638,7 @@ fn suffer(
     }
     drop(other);
     // Trouble is over, and so is the pause after a failed refresh.
-    world.clock.advance(Duration::from_secs(10));
+    fixture.clock.advance(Duration::from_secs(10));
     match (operation.act)(&stage) {
         Ok(()) => {}
         Err(error) if (operation.again)(&error) => {}
@@ -662,7 +662,7 @@ fn suffer(
 const ONE_IN: usize = if cfg!(windows) { 8 } else { 1 };
 
 /// Runs the cases of all operations, two operations at a time.
-fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usize + Sync) {
+fn all(least: usize, cases: impl Fn(&Fixture, &Operation, &mut Vec<String>) -> usize + Sync) {
     let operations = operations();
     let names: BTreeSet<_> = operations.iter().map(|operation| operation.name).collect();
     assert_eq!(names.len(), operations.len());
@@ -673,7 +673,7 @@ fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usi
             scope.spawn(|| {
                 while let Some(operation) = operations.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let mut found = Vec::new();
-                    let count = cases(&World::new(), operation, &mut found);
+                    let count = cases(&Fixture::new(), operation, &mut found);
                     println!("{}: {count} cases / {ONE_IN}, {} wrong", operation.name, found.len());
                     // Switching asks nobody.
                     assert!(count > 0 || least > 1000 && operation.name == "switch");
@@ -691,8 +691,8 @@ fn all(least: usize, cases: impl Fn(&World, &Operation, &mut Vec<String>) -> usi
 
 #[test]
 fn failure_at_any_request_is_atomic() {
-    all(1900, |world, operation, wrong| {
-        let (states, requests, _) = clean(world, operation);
+    all(1900, |fixture, operation, wrong| {
+        let (states, requests, _) = clean(fixture, operation);
         let mut count = 0;
         for at in 0..requests {
             for what in TROUBLES {
@@ -702,7 +702,7 @@ fn failure_at_any_request_is_atomic() {
                     if !(count + at).is_multiple_of(ONE_IN) {
                         continue;
                     }
-                    if let Err(what) = suffer(world, operation, &states, Some(plan), None) {
+                    if let Err(what) = suffer(fixture, operation, &states, Some(plan), None) {
                         wrong.push(format!("{}, {plan:?}: {what}", operation.name));
                     }
                 }
@@ -714,8 +714,8 @@ fn failure_at_any_request_is_atomic() {
 
 #[test]
 fn failure_at_any_store_step_is_atomic() {
-    all(450, |world, operation, wrong| {
-        let (states, _, steps) = clean(world, operation);
+    all(450, |fixture, operation, wrong| {
+        let (states, _, steps) = clean(fixture, operation);
         let mut count = 0;
         for at in 0..steps {
             for what in [StoreTrouble::Busy, StoreTrouble::Io] {
@@ -725,7 +725,7 @@ fn failure_at_any_store_step_is_atomic() {
                     if !(count + at).is_multiple_of(ONE_IN) {
                         continue;
                     }
-                    if let Err(what) = suffer(world, operation, &states, None, Some(plan)) {
+                    if let Err(what) = suffer(fixture, operation, &states, None, Some(plan)) {
                         wrong.push(format!("{}, {plan:?}: {what}", operation.name));
                     }
                 }

@@ -69,8 +69,8 @@ fn calls_in_listeners_deliver_each_event_once() {
     let all_keep_up = {
         let (counts, store) = (counts.clone(), store.clone());
         move || {
-            let told = store.told().len();
-            counts.iter().all(|heard| told < heard.load(Ordering::SeqCst) + 200)
+            let emitted = store.recorded().len();
+            counts.iter().all(|heard| emitted < heard.load(Ordering::SeqCst) + 200)
         }
     };
     let subscriptions: Vec<_> = heard
@@ -107,7 +107,7 @@ fn calls_in_listeners_deliver_each_event_once() {
                         let lagged = |heard: &Arc<Mutex<Vec<Event>>>| {
                             heard.lock().unwrap().last() == Some(&Event::Lagged)
                         };
-                        assert!(!heard.iter().any(lagged), "events were lost, as was told");
+                        assert!(!heard.iter().any(lagged), "events were lost, as reported");
                         thread::yield_now();
                     }
                     clock.advance(Duration::from_millis(10));
@@ -129,21 +129,21 @@ fn calls_in_listeners_deliver_each_event_once() {
         store.commit(deadline(), &mut |tables| tell(tables)).unwrap();
         let end = deadline();
         let all_heard =
-            || heard.iter().all(|heard| heard.lock().unwrap().len() >= store.told().len());
+            || heard.iter().all(|heard| heard.lock().unwrap().len() >= store.recorded().len());
         while !all_heard() && !end.has_passed() {
             thread::yield_now();
         }
         assert!(!end.has_passed(), "a listener never heard all of it");
-        if store.told().last() == Some(&mark) {
+        if store.recorded().last() == Some(&mark) {
             break;
         }
     }
     drop(subscriptions);
-    let told = store.told();
+    let emitted = store.recorded();
     for heard in heard {
         let heard = heard.lock().unwrap();
-        let first = heard.iter().zip(told.iter()).position(|(heard, told)| heard != told);
-        assert_eq!((heard.len(), first), (told.len(), None), "{:?}", first.map(|at| &heard[at]));
+        let first = heard.iter().zip(emitted.iter()).position(|(heard, emitted)| heard != emitted);
+        assert_eq!((heard.len(), first), (emitted.len(), None), "{:?}", first.map(|at| &heard[at]));
     }
-    println!("{} events", told.len());
+    println!("{} events", emitted.len());
 }

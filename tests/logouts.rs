@@ -59,7 +59,7 @@ fn encrypted_store_keeps_pending_revocation() {
     assert_eq!(script.routes(), [REFRESH, LOGOUT]);
     assert_eq!(script.sent()[1].bearer, Some(refresh("r1")));
     bob.refresh_access_token().unwrap_or_else(|_| bob.access_token().unwrap());
-    assert_eq!(script.count(LOGOUT), 1, "it is told once");
+    assert_eq!(script.count(LOGOUT), 1, "it is revoked once");
     assert_eq!(ada.state().unwrap(), UserState::LoggedOut);
     // What trying again cannot help is an error, and nothing is kept.
     script.reply(LOGOUT, 400, Value::Null);
@@ -85,7 +85,7 @@ fn pending_token_is_stored_until_revoked() {
     });
     ada.log_out().unwrap();
     assert_eq!(*kept.lock().unwrap(), [(false, true)]);
-    assert_eq!(ended(&store), (false, false), "told once, and not again");
+    assert_eq!(ended(&store), (false, false), "revoked once, and not again");
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn token_call_does_not_wait_for_revocations() {
     });
 }
 
-/// Logs users in and out, in a sealed store, without the backend being told.
-fn untold(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
+/// Logs users in and out, in an encrypted store, while the backend cannot be notified.
+fn with_pending_revocations(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
@@ -168,51 +168,52 @@ fn untold(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
     (script, clock, session, users)
 }
 
-/// Whose log-outs the backend was told of, by their refresh tokens.
-fn told(script: &Script) -> Vec<String> {
-    let told = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
-    told.map(|sent| sent.bearer.unwrap()).collect()
+/// The refresh tokens that the backend was asked to revoke.
+fn revoked(script: &Script) -> Vec<String> {
+    let revoked = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
+    revoked.map(|sent| sent.bearer.unwrap()).collect()
 }
 
 #[test]
 fn failed_revocation_delays_no_other() {
-    let (script, _, session, _) = untold(&["ada", "bob"]);
+    let (script, _, session, _) = with_pending_revocations(&["ada", "bob"]);
     script.clear();
     script.on(LOGOUT, |sent| {
         Ok(Response::new(if sent.bearer == Some(refresh("ada")) { 500 } else { 204 }, ""))
     });
     script.accept_login("cay", &access("c1"), &refresh("cay"));
     let cay = session.log_in(&password()).unwrap();
-    assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
+    assert_eq!(revoked(&script), [refresh("ada"), refresh("bob")]);
     script.clear();
     script.reply(LOGOUT, 204, Value::Null);
     script.reply(REFRESH, 201, json!({"access_token": access("c2")}));
     cay.refresh_access_token().unwrap();
-    assert_eq!(told(&script), [refresh("ada")], "it is tried again, and nothing else is");
+    assert_eq!(revoked(&script), [refresh("ada")], "it is tried again, and nothing else is");
 }
 
 #[test]
 fn earlier_logout_is_revoked_or_reported() {
-    let (script, _, session, users) = untold(&["ada"]);
+    let (script, _, session, users) = with_pending_revocations(&["ada"]);
     script.accept_login("ada", &access("a2"), &refresh("second"));
     session.log_in(&password()).unwrap();
     script.clear();
     assert!(users[0].log_out().unwrap_err().is_retryable(), "only one of the two can be kept");
-    assert_eq!(told(&script), [refresh("ada"), refresh("second")]);
+    assert_eq!(revoked(&script), [refresh("ada"), refresh("second")]);
     script.clear();
     script.reply(LOGOUT, 204, Value::Null).accept_login("bob", &access("b1"), &refresh("bob"));
     session.log_in(&password()).unwrap();
-    assert_eq!(told(&script), [refresh("second")]);
+    assert_eq!(revoked(&script), [refresh("second")]);
 }
 
 #[test]
 fn revocations_use_small_share_of_deadline() {
-    let (script, clock, (tells, told)) = (Script::new(), ManualClock::at(START), mpsc::channel());
+    let (script, clock, (sender, timeouts)) =
+        (Script::new(), ManualClock::at(START), mpsc::channel());
     let relay = script.clone();
-    // Takes what it is told, and never answers.
+    // Accepts each request and never responds.
     let transport = move |request: &Request| match request.method() {
         Method::Delete => {
-            tells.send(request.deadline().remaining()).unwrap();
+            sender.send(request.deadline().remaining()).unwrap();
             Err(TransportError::new(TransportErrorKind::Timeout, URL))
         }
         _ => relay.send(request),
@@ -221,10 +222,10 @@ fn revocations_use_small_share_of_deadline() {
     let session = session.open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("ada"));
     session.log_in(&password()).unwrap().log_out().unwrap();
-    assert!(told.recv().unwrap() > Duration::from_secs(10), "it has all the time there is");
+    assert!(timeouts.recv().unwrap() > Duration::from_secs(10), "it has all the time there is");
     script.accept_login("bob", &access("b1"), &refresh("bob")).reply(CALL, 200, json!(7));
     let bob = session.log_in(&password()).unwrap();
-    assert!(told.recv().unwrap() <= Duration::from_secs(5));
+    assert!(timeouts.recv().unwrap() <= Duration::from_secs(5));
     let now = clock.clone();
     script.on(REFRESH, move |_| {
         let token = jwt("b2", now.seconds(), now.seconds() + 1800);
@@ -233,7 +234,7 @@ fn revocations_use_small_share_of_deadline() {
     let hurried = session.with_deadline(Duration::from_secs(4)).user(bob.id()).unwrap().unwrap();
     clock.advance(Duration::from_secs(1860));
     assert_eq!(hurried.functions().call::<i64>("f", ()).unwrap(), 7);
-    assert!(told.recv().unwrap() <= Duration::from_secs(1));
+    assert!(timeouts.recv().unwrap() <= Duration::from_secs(1));
 }
 
 /// A logout before the position where the previous scan stopped is found too.
@@ -260,20 +261,20 @@ fn revocation_scan_wraps_around() {
     script.reply(LOGOUT, 204, Value::Null);
     script.clear();
     users[2].refresh_access_token().unwrap();
-    assert_eq!(told(&script), [refresh("ada"), refresh("bob")]);
+    assert_eq!(revoked(&script), [refresh("ada"), refresh("bob")]);
 }
 
 #[test]
 fn repeated_logout_retries_revocation() {
-    let (script, _, _session, users) = untold(&["ada"]);
+    let (script, _, _session, users) = with_pending_revocations(&["ada"]);
     script.clear();
     users[0].log_out().unwrap();
-    assert_eq!(told(&script), [refresh("ada")]);
+    assert_eq!(revoked(&script), [refresh("ada")]);
     script.reply(LOGOUT, 204, Value::Null);
     users[0].log_out().unwrap();
-    assert_eq!(told(&script), [refresh("ada"), refresh("ada")]);
+    assert_eq!(revoked(&script), [refresh("ada"), refresh("ada")]);
     users[0].log_out().unwrap();
-    assert_eq!(told(&script).len(), 2, "it was told");
+    assert_eq!(revoked(&script).len(), 2, "it was revoked");
 }
 
 #[test]

@@ -29,7 +29,7 @@ struct Model {
     users: Vec<ModelUser>,
     current: Option<String>,
     uses: u64,
-    told: Vec<String>,
+    expected_events: Vec<String>,
 }
 
 impl Model {
@@ -39,7 +39,7 @@ impl Model {
 
     fn make_current(&mut self, id: Option<String>) {
         if self.current != id {
-            self.told.push(format!("current {:?}", id));
+            self.expected_events.push(format!("current {:?}", id));
             self.current = id;
         }
     }
@@ -55,7 +55,7 @@ impl Model {
                 self.users.push(ModelUser { id: id.to_owned(), logged_in: true, used, identities })
             }
         }
-        self.told.push(format!("in {id}"));
+        self.expected_events.push(format!("in {id}"));
         self.make_current(Some(id.to_owned()));
     }
 
@@ -74,7 +74,7 @@ impl Model {
         } else {
             self.at(id).unwrap().logged_in = false;
         }
-        self.told.push(format!("{} {id}", if removed { "removed" } else { "out" }));
+        self.expected_events.push(format!("{} {id}", if removed { "removed" } else { "out" }));
         if self.current.as_deref() == Some(id) {
             let rest = self.users.iter().filter(|user| user.logged_in && user.id != id);
             let next = rest.max_by_key(|user| user.used).map(|user| user.id.clone());
@@ -206,7 +206,7 @@ fn run(
                     let linked = identities(&id);
                     let at = model.at(&id).unwrap();
                     (at.used, at.identities) = (used, linked);
-                    model.told.push(format!("linked {id}"));
+                    model.expected_events.push(format!("linked {id}"));
                     model.make_current(Some(id.clone()));
                 }
                 Err(Error::LocalState(_)) => assert!(!known.logged_in, "step {step}"),
@@ -219,7 +219,7 @@ fn run(
             (13, Some(user), Some(known)) if known.logged_in => {
                 clock.advance(Duration::from_secs(1));
                 user.refresh_access_token().unwrap();
-                model.told.push(format!("token {id}"));
+                model.expected_events.push(format!("token {id}"));
             }
             (14, _, _) => {
                 let same = which == listening;
@@ -251,9 +251,9 @@ fn run(
         }
         // A session looks at once when it has tried to commit itself, and ten times a second else.
         sessions[listening].remove_user(&ghost).unwrap_err();
-        for expected in model.told.drain(..) {
-            let told = events.next_timeout(Duration::from_secs(60));
-            assert_eq!(told.as_ref().map(name), Some(expected), "step {step}");
+        for expected in model.expected_events.drain(..) {
+            let emitted = events.next_timeout(Duration::from_secs(60));
+            assert_eq!(emitted.as_ref().map(name), Some(expected), "step {step}");
         }
     }
     assert_eq!(events.try_next(), None);

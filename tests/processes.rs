@@ -223,7 +223,7 @@ fn changes_of_other_process_are_visible_and_emitted() {
     hear(&mut lines, "DONE");
     assert_eq!(session.current_user().unwrap(), None);
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
-    let told = events.next_timeout(Duration::from_secs(30));
-    assert!(matches!(told, Some(Event::LoggedOut { .. })), "{told:?}");
+    let event = events.next_timeout(Duration::from_secs(30));
+    assert!(matches!(event, Some(Event::LoggedOut { .. })), "{event:?}");
     child.wait().unwrap();
 }

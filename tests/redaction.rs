@@ -419,11 +419,11 @@ fn the_store(shown: &mut Shown, memory: &MemoryStore) {
             false => SledStore::open(dir.path(), "app", refuse, deadline()),
         }
         .unwrap();
-        let told = Change::Emit(Event::LoggedOut {
+        let logged_out = Change::Emit(Event::LoggedOut {
             user: "ada".into_id(),
             reason: LogoutReason::Requested,
         });
-        let changes = [put.clone(), told];
+        let changes = [put.clone(), logged_out];
         store.commit(deadline(), &mut |_| Ok(changes.to_vec())).unwrap();
         shown.debug(&store);
         shown.debug(&store.recent(Some(0), deadline()).unwrap());
@@ -831,10 +831,10 @@ fn panics_show_no_secret_and_session_continues() {
     catch(&|| drop(user.functions().call::<Picky>("f", ())));
     assert_eq!(user.functions().call::<String>("f", ()).unwrap(), secret("result"));
     // A listener on its own thread.
-    let (told, heard) = std::sync::mpsc::channel();
+    let (sender, heard) = std::sync::mpsc::channel();
     let subscription = session
         .subscribe(move |event| {
-            let _ = told.send(event.clone());
+            let _ = sender.send(event.clone());
             panic!("a listener of the program's")
         })
         .unwrap();

@@ -231,16 +231,16 @@ fn shutdown_stores_rotated_token() {
 /// second one did, and has come to `r3`.
 fn overtaken() -> (Script, MemoryStore, User, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let (awkward, is_strict) = (FailingStore::default(), Arc::new(AtomicBool::new(false)));
-    let store = awkward.store.clone();
+    let (failing, is_strict) = (FailingStore::default(), Arc::new(AtomicBool::new(false)));
+    let store = failing.store.clone();
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     script.reply(LOGOUT, 204, json!(null));
-    let first = builder(&script, &clock).store(awkward.clone()).open().unwrap();
+    let first = builder(&script, &clock).store(failing.clone()).open().unwrap();
     let first = first.log_in(&password()).unwrap();
     let second = builder(&script, &clock).store(store.clone()).open().unwrap();
     let second = second.current_user().unwrap().unwrap();
     let strict = Arc::clone(&is_strict);
-    let (busy, mut is_first) = (awkward.clone(), true);
+    let (busy, mut is_first) = (failing.clone(), true);
     script.on(REFRESH, move |sent| {
         busy.set_busy(std::mem::take(&mut is_first));
         let number: u32 = (1..9)
@@ -254,7 +254,7 @@ fn overtaken() -> (Script, MemoryStore, User, User) {
         Ok(json_answer(201, &json!({"access_token": access, "refresh_token": refresh})))
     });
     first.refresh_access_token().unwrap();
-    awkward.set_busy(false);
+    failing.set_busy(false);
     second.refresh_access_token().unwrap();
     second.refresh_access_token().unwrap();
     assert_eq!(stored_refresh_token(&store), refresh("r3"));
@@ -278,8 +278,8 @@ fn pending_token_never_replaces_newer_one() {
 fn logout_revokes_newest_token_of_any_session() {
     let (script, _, first, _second) = overtaken();
     first.log_out().unwrap();
-    let told: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
-    assert_eq!(told, [Some(refresh("r3"))]);
+    let revoked: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
+    assert_eq!(revoked, [Some(refresh("r3"))]);
 }
 
 /// A store that another process holds for as long as anybody may wait. The clock goes on meanwhile.
@@ -416,8 +416,8 @@ fn replaced_token_is_unused_during_store() {
         user.log_out().unwrap();
         leave.send(()).unwrap();
     });
-    let told = sent.into_iter().filter(|sent| sent.route == LOGOUT);
-    assert!(told.into_iter().all(|sent| sent.bearer == Some(refresh("r2"))));
+    let revoked = sent.into_iter().filter(|sent| sent.route == LOGOUT);
+    assert!(revoked.into_iter().all(|sent| sent.bearer == Some(refresh("r2"))));
 }
 
 #[test]
@@ -430,9 +430,9 @@ fn token_rotated_after_logout_is_revoked() {
         Ok(json_answer(201, &body))
     });
     user.refresh_access_token().unwrap_err();
-    let told = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
-    let told: Vec<_> = told.map(|sent| sent.bearer.unwrap()).collect();
-    assert_eq!(told, [refresh("r1"), refresh("r2")]);
+    let revoked = script.sent().into_iter().filter(|sent| sent.route == LOGOUT);
+    let revoked: Vec<_> = revoked.map(|sent| sent.bearer.unwrap()).collect();
+    assert_eq!(revoked, [refresh("r1"), refresh("r2")]);
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
 }
 

@@ -58,8 +58,8 @@ impl Cli<'_> {
         if done.status.code() == Some(3) {
             return None;
         }
-        let told: Value = serde_json::from_slice(&done.stdout).expect("whoami says who it is");
-        Some(UserId::new(told["user_id"].as_str().unwrap()))
+        let printed: Value = serde_json::from_slice(&done.stdout).expect("whoami says who it is");
+        Some(UserId::new(printed["user_id"].as_str().unwrap()))
     }
 }
 
@@ -219,8 +219,8 @@ fn play(cli: &Cli<'_>, session: &Session, expected: &Expected) {
     let current = || session.current_user().unwrap().map(|user| user.id().clone());
 
     expected.change(|| {
-        let told = cli.json(&["login", "--email", "ada@example.org"]);
-        Some(UserId::new(told["user_id"].as_str().unwrap()))
+        let printed = cli.json(&["login", "--email", "ada@example.org"]);
+        Some(UserId::new(printed["user_id"].as_str().unwrap()))
     });
     let ada = session.current_user().unwrap().unwrap();
     assert_eq!(ada.state().unwrap(), UserState::LoggedIn);

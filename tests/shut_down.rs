@@ -253,11 +253,11 @@ fn polled_iterator_reports_end_of_events() {
     assert!(!events.has_ended(), "there was none yet");
     user.log_out().unwrap();
     session.shut_down();
-    let mut told = 0;
+    let mut received = 0;
     while !events.has_ended() {
-        told += usize::from(events.next_timeout(FOR_EVER).is_some());
+        received += usize::from(events.next_timeout(FOR_EVER).is_some());
     }
-    assert!(told > 0);
+    assert!(received > 0);
     assert_eq!(events.next_timeout(FOR_EVER), None, "at once");
 }
 
@@ -285,7 +285,7 @@ fn shutdown_delivers_events_and_ends_listeners() {
     user.log_out().unwrap();
     is_stuck.recv().unwrap();
     session.shut_down();
-    assert!(!at_once(&waiting).is_empty(), "the iterator ends after what was told");
+    assert!(!at_once(&waiting).is_empty(), "the iterator ends after the emitted events");
     // The listener's thread ends, and with it the only other end of the channel.
     assert!(hears.iter().count() > 0);
     drop(free);
@@ -393,8 +393,8 @@ fn shared_transport_is_not_shut_down() {
 
 #[test]
 fn own_transport_is_shut_down() {
-    struct Told(Sender<()>);
-    impl Transport for Told {
+    struct ReportsShutDown(Sender<()>);
+    impl Transport for ReportsShutDown {
         fn send(&self, _: &keyfob::transport::Request) -> Result<Response, keyfob::TransportError> {
             Ok(Response::new(404, ""))
         }
@@ -403,9 +403,12 @@ fn own_transport_is_shut_down() {
             self.0.send(()).unwrap();
         }
     }
-    let (told, is_told) = channel();
-    let session =
-        Session::builder(APP, URL).store(MemoryStore::new()).transport(Told(told)).open().unwrap();
+    let (sender, receiver) = channel();
+    let session = Session::builder(APP, URL)
+        .store(MemoryStore::new())
+        .transport(ReportsShutDown(sender))
+        .open()
+        .unwrap();
     session.shut_down();
-    is_told.try_recv().unwrap();
+    receiver.try_recv().unwrap();
 }

@@ -46,7 +46,7 @@ const HOUR: i64 = 3_600_000;
 /// In seconds, as clocks are set.
 const DAY: i64 = 86_400;
 const YEAR: i64 = 365 * DAY;
-/// Calls that each thread makes between two changes of the weather.
+/// Calls that each thread makes between two changes of the fault rate.
 const CALLS: usize = 12;
 
 /// The numbers of a run.
@@ -58,7 +58,7 @@ struct Tally {
 }
 
 /// What may go wrong with one request, drawn anew for each.
-struct Weather {
+struct FaultPlan {
     random: Random,
     world: SimulatedWorld,
     tally: Arc<Tally>,
@@ -66,7 +66,7 @@ struct Weather {
     rate: usize,
 }
 
-impl Weather {
+impl FaultPlan {
     fn meet(&mut self, asked: Asked) -> Trouble {
         use TransportErrorKind::*;
         self.world.pass(Duration::from_millis(self.random.below(4).try_into().unwrap()));
@@ -160,7 +160,7 @@ struct Simulation {
     session: Session,
     tally: Arc<Tally>,
     known: Vec<Known>,
-    weather: Arc<Mutex<Weather>>,
+    fault_plan: Arc<Mutex<FaultPlan>>,
     /// When the round began, by the monotonic clock.
     began: i64,
 }
@@ -185,15 +185,19 @@ impl Simulation {
         let mut judge = Judge::new(&world);
         judge.rotates = rotates;
         let tally = Arc::new(Tally::default());
-        let weather =
-            Weather { random: Random(seed), world: world.clone(), tally: tally.clone(), rate: 30 };
-        let weather = Arc::new(Mutex::new(weather));
-        let drawn = weather.clone();
+        let fault_plan = FaultPlan {
+            random: Random(seed),
+            world: world.clone(),
+            tally: tally.clone(),
+            rate: 30,
+        };
+        let fault_plan = Arc::new(Mutex::new(fault_plan));
+        let drawn = fault_plan.clone();
         judge.plan(move |asked, _| drawn.lock().unwrap().meet(asked));
         let store = MemoryStore::new();
         let session = open(&world, &judge, &store);
         let known = (0..USERS).map(|_| Known::default()).collect();
-        Self { world, judge, store, session, tally, known, weather, began: 0 }
+        Self { world, judge, store, session, tally, known, fault_plan, began: 0 }
     }
 
     fn user(&self, user: usize) -> Option<User> {
@@ -291,7 +295,7 @@ impl Simulation {
     }
 }
 
-/// An error of a call in this weather is one that says what it is.
+/// An error of a call in this simulation is one that says what it is.
 #[track_caller]
 fn assert_typed(error: &Error) {
     let expected = matches!(
@@ -348,8 +352,8 @@ fn run(faults: usize, seed: u64, threads: usize, rotates: bool) {
                 simulation.surprise();
                 restarts += 1;
             }
-            7..14 => simulation.weather.lock().unwrap().rate = 95,
-            14..40 => simulation.weather.lock().unwrap().rate = 30,
+            7..14 => simulation.fault_plan.lock().unwrap().rate = 95,
+            14..40 => simulation.fault_plan.lock().unwrap().rate = 30,
             _ => {}
         }
         simulation.log_in();

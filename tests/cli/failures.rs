@@ -231,7 +231,7 @@ fn busy_store_reports_nothing_was_done() {
 #[test]
 fn unencrypted_log_out_reports_unnotified_backend() {
     let mut backend = Backend::start(&[]);
-    let at = backend.place("untold-store");
+    let at = backend.place("unnotified-store");
     // In the clear no token is kept to tell it with.
     let session = Session::builder(APP_ID, &backend.base_url).data_dir(&at.store).open().unwrap();
     session.email_password().register(EMAIL, Secret::new(PASSWORD)).unwrap();
@@ -253,13 +253,13 @@ fn ambiguous_request_says_it_may_have_succeeded() {
     let dir = Dir::new("ambiguous");
     let at = Place::new(server.base_url(), dir.0.clone());
     server.faults().add(Fault::cut_after_commit().on(Route::Register).times(2));
-    let told = "; the backend may have done it nevertheless";
+    let suffix = "; the backend may have done it nevertheless";
     let error = at.refused_with(4, PASSWORD, &["register", "--email", EMAIL]);
     assert_error(&error, "transport", Value::Null, Value::Null);
     assert_eq!(error["ambiguous"], true);
-    assert!(error["message"].as_str().unwrap().ends_with(told), "{error}");
+    assert!(error["message"].as_str().unwrap().ends_with(suffix), "{error}");
     let plain = at.run_with(PASSWORD, &["register", "--email", "eve@example.org"]);
-    assert!(plain.stderr.trim_end().ends_with(told), "{plain:?}");
+    assert!(plain.stderr.trim_end().ends_with(suffix), "{plain:?}");
     let error = at.refused_with(1, PASSWORD, &["register", "--email", EMAIL]);
     assert_error(&error, "server", json!(409), json!("AccountNameInUse"));
     assert_eq!(error.get("ambiguous"), None, "{error}");

@@ -20,17 +20,17 @@ fn demo_succeeds_and_cleans_up() {
         }
         finish(command, "")
     };
-    let told = demo(&["demo"]);
-    assert_eq!(told.code, 0, "{told:?}");
-    assert_eq!(told.stderr, "");
-    assert!(told.stdout.starts_with(" 1. "), "{told:?}");
-    assert_eq!(told.stdout.lines().last(), Some("    Every step succeeded."));
-    assert!(told.stdout.contains("InvalidPassword"), "{told:?}");
-    assert!(!told.stdout.contains("battery"), "{told:?}");
+    let output = demo(&["demo"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stderr, "");
+    assert!(output.stdout.starts_with(" 1. "), "{output:?}");
+    assert_eq!(output.stdout.lines().last(), Some("    Every step succeeded."));
+    assert!(output.stdout.contains("InvalidPassword"), "{output:?}");
+    assert!(!output.stdout.contains("battery"), "{output:?}");
 
-    let told = demo(&["--json", "demo"]);
-    assert_eq!(told.code, 0, "{told:?}");
-    assert!(told.json()["steps"].as_array().unwrap().len() >= 10, "{told:?}");
+    let output = demo(&["--json", "demo"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.json()["steps"].as_array().unwrap().len() >= 10, "{output:?}");
     assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
 }
 

@@ -277,14 +277,14 @@ fn function_resets_passwords() {
 
 #[test]
 fn mail_callback_gets_mails_and_debug_hides_secrets() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&told);
+    let notified = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&notified);
     let (server, client, _) = start(move |builder| {
         let builder = builder.confirmation(Confirmation::Email);
         builder.on_mail(move |mail| seen.lock().unwrap().push(mail.clone()))
     });
     client.register(ADA, "hunter22");
-    assert_eq!(server.outbox(), *told.lock().unwrap());
+    assert_eq!(server.outbox(), *notified.lock().unwrap());
     let mail = server.outbox().remove(0);
     assert_eq!((mail.to.as_str(), mail.kind), (ADA, MailKind::Confirmation));
     assert!(!format!("{mail:?}").contains(mail.token.expose()));

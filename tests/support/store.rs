@@ -149,10 +149,10 @@ impl<T: StoreHooks> Store for HookedStore<T> {
 }
 
 /// A store that can be made to say it is sealed, and to be busy.
-pub type FailingStore = HookedStore<Awkwardness>;
+pub type FailingStore = HookedStore<InjectedFailures>;
 
 #[derive(Clone, Default)]
-pub struct Awkwardness {
+pub struct InjectedFailures {
     is_sealed: bool,
     is_busy: Arc<AtomicBool>,
 }
@@ -160,7 +160,7 @@ pub struct Awkwardness {
 impl FailingStore {
     /// Returns an empty store that says it is sealed.
     pub fn sealed() -> Self {
-        let twist = Awkwardness { is_sealed: true, ..Awkwardness::default() };
+        let twist = InjectedFailures { is_sealed: true, ..InjectedFailures::default() };
         Self { twist, ..Self::default() }
     }
 
@@ -170,7 +170,7 @@ impl FailingStore {
     }
 }
 
-impl StoreHooks for Awkwardness {
+impl StoreHooks for InjectedFailures {
     fn commit(
         &self,
         store: &dyn Store,
@@ -188,20 +188,20 @@ impl StoreHooks for Awkwardness {
     }
 }
 
-/// A store that writes down what each commit told.
-pub type EventRecorder = HookedStore<Told>;
+/// A store that records the events of each commit.
+pub type EventRecorder = HookedStore<RecordedEvents>;
 
 #[derive(Clone, Default)]
-pub struct Told(Arc<Mutex<Vec<Event>>>);
+pub struct RecordedEvents(Arc<Mutex<Vec<Event>>>);
 
 impl EventRecorder {
     /// Returns all events so far, in the order of the commits.
-    pub fn told(&self) -> MutexGuard<'_, Vec<Event>> {
+    pub fn recorded(&self) -> MutexGuard<'_, Vec<Event>> {
         self.twist.0.lock().unwrap()
     }
 }
 
-impl StoreHooks for Told {
+impl StoreHooks for RecordedEvents {
     fn commit(
         &self,
         store: &dyn Store,
@@ -210,11 +210,11 @@ impl StoreHooks for Told {
     ) -> Result<u64, StoreError> {
         store.commit(deadline, &mut |tables| {
             let changes = decide(tables)?;
-            let told = changes.iter().filter_map(|change| match change {
+            let emitted = changes.iter().filter_map(|change| match change {
                 Change::Emit(event) => Some(event.clone()),
                 _ => None,
             });
-            self.0.lock().unwrap().extend(told);
+            self.0.lock().unwrap().extend(emitted);
             Ok(changes)
         })
     }
