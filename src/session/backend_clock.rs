@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn skew_is_measured_against_the_middle_of_the_request() {
+    fn skew_is_measured_at_request_midpoint() {
         let skew = |sent, received| skew(1_000_500, at(sent, 0), at(received, received - sent));
         assert_eq!(skew(999_900, 1_000_900), 0);
         assert_eq!(skew(1_002_000, 1_002_400), 0);
@@ -192,19 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_during_a_request_is_taken_as_it_is_afterwards() {
+    fn clock_set_back_during_request_uses_later_time() {
         let back = skew(1_000_500, at(1_000_000, 50), at(1_001_000 - 60 * MINUTE, 1050));
         assert_eq!(back, 60 * MINUTE);
     }
 
     #[test]
-    fn after_a_sleep_during_a_request_a_token_is_old() {
+    fn suspend_during_request_ages_token() {
         let slept = skew(1_000_500, at(1_000_000, 50), at(1_001_000 + 60 * MINUTE, 1050));
         assert_eq!(slept, 0, "it is an hour old by the clock as it is now");
     }
 
+    /// Of the wall clock and the monotonic clock, the one that is ahead is used; a wall clock found
+    /// to be wrong is ignored for an hour.
     #[test]
-    fn the_clock_that_is_further_on_is_believed_unless_it_was_caught_lying() {
+    fn later_clock_is_used_unless_found_wrong() {
         let time = BackendClock::new();
         assert_eq!(time.at(at(7_000, 0), 3_000), 10_000);
         assert_eq!(time.learn(&token(1_000), at(1_000_000, 0), at(1_001_000, 1_000), None), 0);
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slept_was_right() {
+    fn wall_clock_after_suspend_is_trusted() {
         let time = BackendClock::new();
         time.learn(&token(1_000), at(1_000_000, 0), at(1_000_000, 0), None);
         let woken = at(1_000_000 + 60 * MINUTE, 0);
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_beyond_counting() {
+    fn extreme_times_do_not_overflow() {
         let ends = [i64::MIN, -1, 0, 1, i64::MAX];
         for (wall, monotonic) in ends.iter().flat_map(|wall| ends.map(|other| (*wall, other))) {
             for issued_at in [0, i64::MAX - 1800] {

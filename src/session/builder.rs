@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn apps_never_share_a_directory() {
+    fn apps_never_share_directory() {
         let dir = |app: &str, url: &str| app_dir(Path::new("/d"), app, &format!("{app}\n{url}"));
         assert_eq!(dir("app-x", "https://a"), dir("app-x", "https://a"));
         assert_ne!(dir("app-x", "https://a"), dir("app-x", "https://b"));

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_is_shared_by_those_who_wait_and_nobody_later() {
+    fn outcome_is_shared_only_with_waiting_callers() {
         let single = SingleFlight::<u8, u32>::new();
         let Role::Leader(lead) = single.join(&1) else { panic!("nothing is under way") };
         let Role::Follower(follow) = single.join(&1) else { panic!("it is under way") };
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn work_lost_to_a_panic_is_passed_on() {
+    fn panicked_leader_is_replaced() {
         let single = SingleFlight::<(), u32>::new();
         let mut follow = None;
         let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
