@@ -80,7 +80,7 @@ impl StoreHooks for Unlocked {
 #[test]
 fn second_login_returns_stored_user() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = HookedStore { store: MemoryStore::new(), twist: Unlocked };
+    let store = HookedStore { store: MemoryStore::new(), hooks: Unlocked };
     create_users(&script);
     let second = builder(&script, &clock).store(store.clone()).open().unwrap();
     let (relay, faster, is_first) = (script.clone(), second.clone(), AtomicBool::new(true));

@@ -369,8 +369,8 @@ fn listing_ends_at_deadline_or_shutdown() {
     let store = with_ada();
     let list = |before: Arc<dyn Fn(Deadline) + Send + Sync>| {
         let pages = Arc::new(AtomicUsize::new(0));
-        let twist = Pages(before, pages.clone());
-        let store = HookedStore { store: store.clone(), twist };
+        let hooks = Pages(before, pages.clone());
+        let store = HookedStore { store: store.clone(), hooks };
         (builder(&script, &clock).store(store).deadline(DEADLINE).open().unwrap(), pages)
     };
     let (session, pages) = list(Arc::new(|deadline| {

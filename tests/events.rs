@@ -593,11 +593,11 @@ fn catch_up_fails_while_store_is_unreadable() {
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let mut events = session.events().unwrap();
-    store.twist.0.store(true, Ordering::SeqCst);
+    store.hooks.0.store(true, Ordering::SeqCst);
     session.log_in(&password()).unwrap();
     assert!(!events.catch_up(Duration::from_millis(50)));
     assert_eq!(events.try_next(), None);
-    store.twist.0.store(false, Ordering::SeqCst);
+    store.hooks.0.store(false, Ordering::SeqCst);
     assert!(events.catch_up(LONG));
     assert!(matches!(events.try_next(), Some(Event::LoggedIn { .. })));
 }

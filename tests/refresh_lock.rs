@@ -46,10 +46,10 @@ impl StoreHooks for Leased {
 /// A user with an expired token, and the answers of its locks.
 fn expired(answers: Vec<Answer>) -> (Script, Session, User, MemoryStore) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let twist = Leased(Arc::new(Mutex::new(answers.into())));
+    let hooks = Leased(Arc::new(Mutex::new(answers.into())));
     let store = MemoryStore::new();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
-    let hooked = HookedStore { store: store.clone(), twist };
+    let hooked = HookedStore { store: store.clone(), hooks };
     let session = builder(&script, &clock).store(hooked).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     clock.advance(MINUTE * 31);
@@ -137,15 +137,15 @@ impl StoreHooks for Watched {
 fn reported_commit_arrives_without_poll() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login("ada", &access("a1"), &refresh("r1"));
-    let (store, twist) = (MemoryStore::new(), Watched::default());
-    let hooked = HookedStore { store: store.clone(), twist: twist.clone() };
+    let (store, hooks) = (MemoryStore::new(), Watched::default());
+    let hooked = HookedStore { store: store.clone(), hooks: hooks.clone() };
     let session = builder(&script, &clock).store(hooked).open().unwrap();
     let mut events = session.events().unwrap();
     let other = builder(&script, &clock).store(store).open().unwrap();
     other.log_in(&password()).unwrap();
     // The watch begins with the thread that delivers.
     let notify = loop {
-        if let Some(notify) = twist.0.lock().unwrap().first() {
+        if let Some(notify) = hooks.0.lock().unwrap().first() {
             break Arc::clone(notify);
         }
         std::thread::yield_now();
@@ -154,7 +154,7 @@ fn reported_commit_arrives_without_poll() {
     let event = events.next_timeout(MINUTE).unwrap();
     assert!(matches!(event, Event::LoggedIn { .. }), "{event:?}");
     drop((events, session));
-    while !twist.0.lock().unwrap().is_empty() {
+    while !hooks.0.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }
 }
@@ -180,13 +180,13 @@ impl StoreHooks for RolledBack {
 #[test]
 fn rollback_is_one_event() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let twist = RolledBack::default();
-    let store = HookedStore { store: MemoryStore::new(), twist: twist.clone() };
+    let hooks = RolledBack::default();
+    let store = HookedStore { store: MemoryStore::new(), hooks: hooks.clone() };
     let session = builder(&script, &clock).store(store).open().unwrap();
     let mut events = session.events().unwrap();
-    *twist.0.lock().unwrap() = true;
+    *hooks.0.lock().unwrap() = true;
     assert_eq!(events.next_timeout(MINUTE), Some(Event::StoreRolledBack));
-    *twist.0.lock().unwrap() = false;
+    *hooks.0.lock().unwrap() = false;
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     session.log_in(&password()).unwrap();
     let next = events.next_timeout(MINUTE).unwrap();

@@ -307,9 +307,9 @@ impl StoreHooks for Held {
 fn held(deadline: Duration) -> (Script, ManualClock, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let is_held = Arc::new(AtomicBool::new(false));
-    let twist = Held(Arc::clone(&is_held), clock.clone());
+    let hooks = Held(Arc::clone(&is_held), clock.clone());
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(7));
-    let store = HookedStore { store: MemoryStore::new(), twist };
+    let store = HookedStore { store: MemoryStore::new(), hooks };
     let session = builder(&script, &clock).store(store).deadline(deadline).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     let now = clock.clone();
@@ -375,22 +375,22 @@ impl StoreHooks for Gated {
 /// waits inside its commit until it is told to go on.
 fn being_stored(then: impl FnOnce(&Script, &User, mpsc::Sender<()>)) -> Vec<Sent> {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let store = HookedStore { store: MemoryStore::new(), twist: Gated::default() };
+    let store = HookedStore { store: MemoryStore::new(), hooks: Gated::default() };
     script.accept_login("ada", &access("a1"), &refresh("r1")).reply(CALL, 200, json!(null));
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     let user = session.log_in(&password()).unwrap();
-    let busy = store.twist.1.clone();
+    let busy = store.hooks.1.clone();
     script.on(REFRESH, move |_| {
         busy.store(true, Ordering::SeqCst);
         let body = json!({"access_token": access("a2"), "refresh_token": refresh("r2")});
         Ok(json_answer(201, &body))
     });
     user.refresh_access_token().unwrap();
-    store.twist.1.store(false, Ordering::SeqCst);
+    store.hooks.1.store(false, Ordering::SeqCst);
     script.reply("GET /auth/api_keys", 200, json!([])).reply(LOGOUT, 204, json!(null));
     script.clear();
     let ((entered, is_inside), (leave, left)) = (mpsc::channel(), mpsc::channel());
-    *store.twist.0.lock().unwrap() = Some((entered, left));
+    *store.hooks.0.lock().unwrap() = Some((entered, left));
     thread::scope(|scope| {
         let storing = scope.spawn(|| user.functions().call::<()>("f", ()));
         is_inside.recv().unwrap();

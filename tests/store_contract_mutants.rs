@@ -867,7 +867,7 @@ impl Drop for GiveBack {
 
 fn place(make: Make) -> impl StoreFactory {
     let store = MemoryStore::new();
-    move || Box::new(HookedStore { store: store.clone(), twist: make() }) as Box<dyn Store>
+    move || Box::new(HookedStore { store: store.clone(), hooks: make() }) as Box<dyn Store>
 }
 
 /// A place whose stores lag, and the bound that the suite is told.
@@ -879,7 +879,7 @@ struct Lagging {
 
 impl StoreFactory for Lagging {
     fn open(&self) -> Box<dyn Store> {
-        Box::new(HookedStore { store: self.store.clone(), twist: lagging(self.lifetime) })
+        Box::new(HookedStore { store: self.store.clone(), hooks: lagging(self.lifetime) })
     }
 
     fn staleness(&self) -> Duration {

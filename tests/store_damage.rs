@@ -341,7 +341,7 @@ fn recovery_of_nothing_keeps_numbers_rising(dir: Dir) {
 }
 
 #[test]
-fn all_damaged_databases_are_kept() {
+fn every_damaged_database_is_preserved() {
     let (dir, all) = with_history();
     for round in 1..=3 {
         std::fs::write(database(&dir).join("db"), "garbage").unwrap();
@@ -675,7 +675,7 @@ fn commit_lost_in_recovery_is_repeated() {
 }
 
 #[test]
-fn small_damaged_database_is_kept_unchanged() {
+fn small_damaged_database_is_unchanged() {
     let dir = Dir::new();
     log_in(&dir.open(), "ada");
     let path = dir.data().join("db.0/db");

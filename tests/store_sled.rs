@@ -115,7 +115,7 @@ fn commit_times_out_with_lock_path() {
 }
 
 #[test]
-fn lock_on_unlinked_file_excludes_nobody() {
+fn lock_on_unlinked_file_excludes_no_writer() {
     let dir = Dir::new();
     let store = dir.open();
     log_in(&store, "ada");
@@ -354,7 +354,7 @@ fn directory_with_two_names_is_one_store() {
 }
 
 #[test]
-fn path_that_is_no_directory_is_rejected() {
+fn non_directory_path_is_rejected() {
     let dir = Dir::new();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();

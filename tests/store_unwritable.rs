@@ -135,7 +135,7 @@ fn child() {
 
 #[test]
 #[ignore = "needs root, which may mount a file system"]
-fn program_goes_on_without_disk() {
+fn program_continues_without_disk() {
     for fault in [Fault::ReadOnly, Fault::Full] {
         let disk = Disk::new(fault);
         let (server, clock, session, user) = program(&disk, false);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn large_commit_is_not_kept() {
+    fn large_commit_is_not_logged() {
         let mut log = EventLog::default();
         log.push(1, &[switched(&"x".repeat(2 * BYTES))]);
         assert!(log.after(Some(0), 1).lagged);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn event_of_newer_version_is_kept_and_lags() {
+    fn event_of_newer_version_is_preserved_and_lags() {
         let text =
             r#"{"since":0,"commits":[{"number":1,"events":[{"event":"teleported","x":1}]}]}"#;
         let mut log: EventLog = serde_json::from_str(text).unwrap();

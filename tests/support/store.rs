@@ -87,24 +87,24 @@ pub trait StoreHooks: Send + Sync + 'static {
     }
 }
 
-/// A store in memory with a twist. Clones share the store.
+/// A store in memory whose operations call hooks. Clones share the store.
 #[derive(Clone, Default)]
 pub struct HookedStore<T> {
     pub store: MemoryStore,
-    pub twist: T,
+    pub hooks: T,
 }
 
 impl<T: StoreHooks> Store for HookedStore<T> {
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        self.twist.current(&self.store, deadline)
+        self.hooks.current(&self.store, deadline)
     }
 
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        self.twist.location(&self.store, deadline)
+        self.hooks.location(&self.store, deadline)
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
-        self.twist.user(&self.store, id, deadline)
+        self.hooks.user(&self.store, id, deadline)
     }
 
     fn users_after(
@@ -112,31 +112,31 @@ impl<T: StoreHooks> Store for HookedStore<T> {
         after: Option<(u64, &UserId)>,
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
-        self.twist.users_after(&self.store, after, deadline)
+        self.hooks.users_after(&self.store, after, deadline)
     }
 
     fn commit(&self, deadline: Deadline, decide: &mut Decide<'_>) -> Result<u64, StoreError> {
-        self.twist.commit(&self.store, deadline, decide)
+        self.hooks.commit(&self.store, deadline, decide)
     }
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
-        self.twist.recent(&self.store, number, deadline)
+        self.hooks.recent(&self.store, number, deadline)
     }
 
     fn is_sealed(&self) -> bool {
-        self.twist.is_sealed(&self.store)
+        self.hooks.is_sealed(&self.store)
     }
 
     fn staleness(&self) -> Duration {
-        self.twist.staleness(&self.store)
+        self.hooks.staleness(&self.store)
     }
 
     fn poll_interval(&self) -> Duration {
-        self.twist.poll_interval(&self.store)
+        self.hooks.poll_interval(&self.store)
     }
 
     fn watch(&self, notify: Box<dyn Fn() + Send + Sync>) -> Option<Box<dyn Send>> {
-        self.twist.watch(&self.store, notify)
+        self.hooks.watch(&self.store, notify)
     }
 
     fn lock_refresh(
@@ -144,7 +144,7 @@ impl<T: StoreHooks> Store for HookedStore<T> {
         user: &UserId,
         deadline: Deadline,
     ) -> Result<Option<RefreshLock>, StoreError> {
-        self.twist.lock_refresh(&self.store, user, deadline)
+        self.hooks.lock_refresh(&self.store, user, deadline)
     }
 }
 
@@ -160,13 +160,13 @@ pub struct InjectedFailures {
 impl FailingStore {
     /// Returns an empty store that says it is sealed.
     pub fn sealed() -> Self {
-        let twist = InjectedFailures { is_sealed: true, ..InjectedFailures::default() };
-        Self { twist, ..Self::default() }
+        let hooks = InjectedFailures { is_sealed: true, ..InjectedFailures::default() };
+        Self { hooks, ..Self::default() }
     }
 
     /// Lets commits fail from now on, or no longer.
     pub fn set_busy(&self, busy: bool) {
-        self.twist.is_busy.store(busy, Ordering::SeqCst);
+        self.hooks.is_busy.store(busy, Ordering::SeqCst);
     }
 }
 
@@ -197,7 +197,7 @@ pub struct RecordedEvents(Arc<Mutex<Vec<Event>>>);
 impl EventRecorder {
     /// Returns all events so far, in the order of the commits.
     pub fn recorded(&self) -> MutexGuard<'_, Vec<Event>> {
-        self.twist.0.lock().unwrap()
+        self.hooks.0.lock().unwrap()
     }
 }
 

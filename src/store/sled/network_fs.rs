@@ -161,7 +161,7 @@ broken line
 
     #[cfg(windows)]
     #[test]
-    fn share_is_not_a_local_disk() {
+    fn network_share_is_not_local_disk() {
         for share in [r"\\server\share\data", r"\\?\UNC\server\share\data"] {
             assert!(is_on_share(Path::new(share)), "{share}");
         }
