@@ -67,6 +67,11 @@ fn wrong_result_names_its_path() {
         "the result of function `f` cannot be read: \
          expected a string, got a number at `items[1].name`"
     );
+    script.reply(CALL, 200, json!({"$numberInt": "7"}));
+    assert_eq!(
+        user.functions().call::<String>("f", ()).unwrap_err().to_string(),
+        "the result of function `f` cannot be read: expected a string, got a number"
+    );
 }
 
 #[test]

@@ -3,20 +3,24 @@
 
 use serde_json::error::Category;
 
-/// Returns why `text` could not be parsed as a type.
+use super::is_wrapper;
+
+/// Returns why `text` could not be parsed as a type. Leading whitespace does not count as lines.
 pub(crate) fn explain(error: &serde_json::Error, text: &[u8]) -> String {
-    let reason = reason(error);
-    match error.classify() {
-        Category::Data => match path_at(text, error.line(), error.column()) {
-            Some(path) if path.is_empty() => reason,
-            Some(path) => format!("{reason} at `{path}`"),
-            None => reason,
-        },
-        _ => reason,
+    let path = match error.classify() {
+        Category::Data => path_at(text.trim_ascii_start(), error.line(), error.column()),
+        _ => None,
+    };
+    let Some(path) = path else { return reason(error, None) };
+    let reason = reason(error, path.entered.as_deref());
+    match path.to_text() {
+        path if path.is_empty() => reason,
+        path => format!("{reason} at `{path}`"),
     }
 }
 
-fn reason(error: &serde_json::Error) -> String {
+/// Returns the message of an error. `first_key` is that of the object at the error's position.
+fn reason(error: &serde_json::Error, first_key: Option<&str>) -> String {
     let text = error.to_string();
     let text = match text.rfind(" at line ") {
         Some(end) if error.classify() == Category::Data => &text[..end],
@@ -32,7 +36,8 @@ fn reason(error: &serde_json::Error) -> String {
         // The value follows the kind, in quotation marks.
         let kind = seen.split(['`', '"']).next().unwrap_or_default().trim_end();
         let is_of_another_type = start.starts_with("invalid type");
-        return match (seen_word(kind), is_of_another_type) {
+        let wrapped = first_key.filter(|_| kind == "map").and_then(wrapper_word);
+        return match (wrapped.or_else(|| seen_word(kind)), is_of_another_type) {
             (Some(seen), true) => format!("expected {}, got {seen}", expected_words(expected)),
             (Some(seen), false) => {
                 format!("expected {}, got {seen} that is not one", expected_words(expected))
@@ -77,6 +82,23 @@ fn seen_word(kind: &str) -> Option<&'static str> {
     })
 }
 
+/// Names the value that a wrapper of extended JSON stands for.
+fn wrapper_word(first_key: &str) -> Option<&'static str> {
+    Some(match first_key {
+        "$binary" => "binary data",
+        "$code" => "JavaScript code",
+        "$date" => "a date",
+        "$numberDecimal" => "a decimal number",
+        "$numberDouble" | "$numberInt" | "$numberLong" => "a number",
+        "$oid" => "an object id",
+        "$regularExpression" => "a regular expression",
+        "$symbol" => "a symbol",
+        "$timestamp" => "a timestamp",
+        "$uuid" => "a UUID",
+        _ => return None,
+    })
+}
+
 /// Translates serde's description of the expected value to JSON's terms.
 fn expected_words(expected: &str) -> String {
     match expected {
@@ -94,9 +116,9 @@ fn expected_words(expected: &str) -> String {
     }
 }
 
-/// Returns the path of the value that ends at a line and a column, both counted from one, such as
-/// `items[3].name`; empty for the document itself. `None` without a position.
-fn path_at(text: &[u8], line: usize, column: usize) -> Option<String> {
+/// Returns the path of the value at a line and a column, both counted from one. `None` without a
+/// position.
+fn path_at(text: &[u8], line: usize, column: usize) -> Option<Path> {
     let start = match line.checked_sub(1)? {
         0 => 0,
         breaks => {
@@ -104,14 +126,19 @@ fn path_at(text: &[u8], line: usize, column: usize) -> Option<String> {
         }
     };
     let end = start.checked_add(column)?.min(text.len());
+    let end = end + usize::from(text.get(end) == Some(&b'{'));
     let mut path = Path::default();
-    path.walk(text.get(..end)?);
-    Some(path.to_text())
+    path.walk(text, end);
+    Some(path)
 }
 
 /// A position in a document.
 #[derive(Default)]
-struct Path(Vec<Step>);
+struct Path {
+    steps: Vec<Step>,
+    /// The first key of an object, if the position is at the object's beginning.
+    entered: Option<String>,
+}
 
 enum Step {
     Index(usize),
@@ -120,44 +147,55 @@ enum Step {
 }
 
 impl Path {
-    /// Follows the beginning of a document, which is well formed as far as it goes.
-    fn walk(&mut self, text: &[u8]) {
+    /// Follows a document to its byte `end`. The document is well formed up to there.
+    fn walk(&mut self, text: &[u8], end: usize) {
         let mut at = 0;
-        while let Some(byte) = text.get(at) {
+        // Where the object starts of which at most the first key has been read.
+        let mut entered = None;
+        while at < end {
+            let byte = text[at];
             at += 1;
+            entered = match byte {
+                b'{' => Some(at),
+                b'"' | b' ' | b'\t' | b'\r' | b'\n' => entered,
+                _ => None,
+            };
             match byte {
-                b'{' => self.0.push(Step::Key(None)),
-                b'[' => self.0.push(Step::Index(0)),
-                b'}' | b']' => drop(self.0.pop()),
-                b',' => match self.0.last_mut() {
+                b'{' => self.steps.push(Step::Key(None)),
+                b'[' => self.steps.push(Step::Index(0)),
+                b'}' | b']' => drop(self.steps.pop()),
+                b',' => match self.steps.last_mut() {
                     Some(Step::Index(index)) => *index += 1,
                     Some(Step::Key(key)) => *key = None,
                     None => {}
                 },
                 b'"' => {
-                    let start = at - 1;
-                    while let Some(byte) = text.get(at).filter(|byte| **byte != b'"') {
-                        at += if *byte == b'\\' { 2 } else { 1 };
-                    }
-                    at = (at + 1).min(text.len());
-                    if let Some(Step::Key(key @ None)) = self.0.last_mut() {
-                        *key = serde_json::from_slice(&text[start..at]).ok();
+                    let string = string(&text[at - 1..end]);
+                    at += string.len() - 1;
+                    if let Some(Step::Key(key @ None)) = self.steps.last_mut() {
+                        *key = serde_json::from_slice(string).ok();
                     }
                 }
                 _ => {}
             }
         }
+        if let Some(start) = entered {
+            self.steps.pop();
+            let key = string(text[start..].trim_ascii_start());
+            self.entered = serde_json::from_slice(key).ok();
+        }
     }
 
+    /// Formats the path, such as `items[3].name`. It is empty for the document itself.
     fn to_text(&self) -> String {
         /// How many characters of a key are shown.
         const LONGEST_KEY: usize = 64;
         let mut text = String::new();
-        for step in &self.0 {
+        for step in &self.steps {
             match step {
                 Step::Index(index) => text.push_str(&format!("[{index}]")),
-                // A number wrapper is not part of the path.
-                Step::Key(Some(key)) if key.starts_with("$number") => {}
+                // A wrapper is not part of the path.
+                Step::Key(Some(key)) if is_wrapper(key) => {}
                 Step::Key(Some(key)) => {
                     if !text.is_empty() {
                         text.push('.');
@@ -169,6 +207,15 @@ impl Path {
         }
         text
     }
+}
+
+/// Returns the string at the start of a text, with its quotes.
+fn string(text: &[u8]) -> &[u8] {
+    let mut at = 1;
+    while let Some(byte) = text.get(at).filter(|byte| **byte != b'"') {
+        at += if *byte == b'\\' { 2 } else { 1 };
+    }
+    text.get(..=at).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -201,7 +248,10 @@ mod tests {
     fn mismatch_names_expected_seen_and_path() {
         for (text, expected) in [
             (r#"{"a":["x",7]}"#, "expected a string, got a number at `a[1]`"),
-            (r#"{"a":["x",{"$numberInt":"7"}]}"#, "expected a string, got an object at `a[1]`"),
+            (r#"{"a":["x",{"$numberInt":"7"}]}"#, "expected a string, got a number at `a[1]`"),
+            (r#"{"a":[{"$oid":"secret"}]}"#, "expected a string, got an object id at `a[0]`"),
+            (r#"{"a":[{"b":"secret"}]}"#, "expected a string, got an object at `a[0]`"),
+            (r#"{"a":{ "$date":"secret"}}"#, "expected an array, got a date at `a`"),
             (r#"{"a":[],"b":{"c":1}}"#, "expected an array, got an object at `b`"),
             ("{\"a\":[],\n \"b\\\"c\":[null]}", "expected a string, got null at `b\"c[0]`"),
             ("[1]", "expected an object, got an array"),
@@ -215,6 +265,39 @@ mod tests {
         );
         assert_eq!(explained::<Vec<Named>>("[{}]"), "missing field `name` at `[0]`");
         assert_eq!(explained::<Named>("7"), "expected an object (Named), got a number");
+    }
+
+    #[test]
+    fn wrapper_is_named_as_its_type() {
+        for (text, seen) in [
+            (r#"{"$binary":{"base64":"secret","subType":"00"}}"#, "binary data"),
+            (r#"{"$date":{"$numberLong":"0"}}"#, "a date"),
+            (r#"{"$numberDecimal":"1.5"}"#, "a decimal number"),
+            (r#"{"$oid":"507f1f77bcf86cd799439011"}"#, "an object id"),
+            (r#"{"$uuid":"secret"}"#, "a UUID"),
+            (r#"{"secret":1}"#, "an object"),
+            (r#"{"first":1,"$oid":"secret"}"#, "an object"),
+            ("{}", "an object"),
+        ] {
+            assert_eq!(explained::<String>(text), format!("expected a string, got {seen}"));
+            assert_eq!(explained::<u8>(text), format!("expected a whole number (u8), got {seen}"));
+            assert_eq!(explained::<bool>(text), format!("expected a boolean, got {seen}"));
+            let list = format!("[1, {text}]");
+            assert_eq!(
+                explained::<Vec<f32>>(&list),
+                format!("expected a number (f32), got {seen} at `[1]`")
+            );
+        }
+        for text in
+            [r#"{"$numberInt":"7"}"#, r#"{"$numberDouble":"7.0"}"#, "\n{\n\"$numberLong\": 7}"]
+        {
+            assert_eq!(explained::<String>(text), "expected a string, got a number");
+            assert_eq!(explained::<Vec<u8>>(text), "expected an array, got a number");
+        }
+        assert_eq!(
+            explained::<u8>(r#"{"$numberInt":"300"}"#),
+            "expected a whole number (u8), got a number that is not one"
+        );
     }
 
     #[test]
