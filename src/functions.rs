@@ -1,16 +1,13 @@
 //! Calls the app's functions by name; they run on the backend as a user.
 
 use std::borrow::Cow;
-use std::io::{self, BufReader, Read};
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use crate::arguments::Arguments;
 use crate::deadline::Deadline;
 use crate::ejson;
-use crate::error::{Error, Result, TransportError, TransportErrorKind};
-use crate::session::Session;
+use crate::error::{Error, Result};
 use crate::transport::Response;
 use crate::untrusted_json;
 use crate::user::User;
@@ -76,16 +73,15 @@ impl<'a> Functions<'a> {
     /// If the access token is due, keyfob refreshes it first. If the backend rejects the token,
     /// keyfob refreshes it once and repeats the call once, which is safe because a rejected call
     /// did not run. Blocks for the call, and for a refresh if it is due, within the session's
-    /// deadline.
+    /// deadline. A response that was received in time is decoded even after the deadline.
     ///
     /// # Errors
     /// - [`Error::Server`] if the function failed (`FunctionExecutionError`), does not exist
     ///   (`FunctionNotFound`) or may not be called.
     /// - [`Error::LoginEnded`] if the backend ended the login; [`Error::LocalState`] if the user is
     ///   not logged in.
-    /// - [`Error::Transport`] if no usable response was received, if the response is larger than 64
-    ///   MiB, or if the deadline passed before a large result was decoded. If the error
-    ///   [`is_ambiguous`](Error::is_ambiguous), the function may have run.
+    /// - [`Error::Transport`] if no usable response was received, or if the response is larger than
+    ///   64 MiB. If the error [`is_ambiguous`](Error::is_ambiguous), the function may have run.
     /// - [`Error::Decode`] if the result does not fit `T`. The function has run.
     /// - [`Error::Store`] if the user cannot be read or a new token cannot be stored.
     /// - [`Error::ShutDown`] if the session was shut down.
@@ -139,8 +135,7 @@ impl<'a> Functions<'a> {
             let answer = self.send_until(name, &arguments, deadline)?;
             let text = repaired(name, answer.body())?;
             let text = ejson::without_undefined(&text);
-            let result = read(&text, deadline, ejson::from_slice, ejson::from_reader);
-            result.map_err(|error| unreadable(session, name, &error, &text))
+            ejson::from_slice(&text).map_err(|error| unreadable(name, &error, &text))
         })
     }
 
@@ -215,9 +210,8 @@ impl<'a> Functions<'a> {
                 b"" => b"null",
                 text => text,
             };
-            let whole = |text: &[u8]| serde_json::from_slice::<ejson::Tree>(text);
-            let result = read(text, deadline, whole, serde_json::from_reader);
-            let result = result.map_err(|error| unreadable(session, name, &error, text))?;
+            let result = serde_json::from_slice::<ejson::Tree>(text)
+                .map_err(|error| unreadable(name, &error, text))?;
             result
                 .into_bson()
                 .ok_or_else(|| Error::decode(result_of(name), "it is no extended JSON"))
@@ -241,77 +235,7 @@ fn repaired<'a>(name: &str, body: &'a [u8]) -> Result<Cow<'a, [u8]>> {
     untrusted_json::repair(body).map_err(|reason| Error::decode(result_of(name), reason))
 }
 
-/// A reader of a large result that fails once the deadline has passed.
-struct Timed<'a> {
-    rest: &'a [u8],
-    deadline: Deadline,
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.deadline.has_passed() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.rest.read(into)
-    }
-}
-
-/// Parses a result at once, or, if that may take longer than the remaining time, in pieces, which
-/// is slower but can stop at the deadline.
-fn read<'a, T>(
-    text: &'a [u8],
-    deadline: Deadline,
-    whole: impl FnOnce(&'a [u8]) -> Result<T, serde_json::Error>,
-    in_pieces: impl FnOnce(BufReader<Timed<'a>>) -> Result<T, serde_json::Error>,
-) -> Result<T, serde_json::Error> {
-    /// A conservative parsing speed, in bytes per millisecond.
-    const SPEED: usize = 4 * 1024;
-    let needed = Duration::from_millis(u64::try_from(text.len() / SPEED).unwrap_or(u64::MAX));
-    // Small results are parsed even after the deadline: they are already in memory.
-    if text.len() <= PIECE || deadline.remaining() > needed {
-        return whole(text);
-    }
-    in_pieces(BufReader::with_capacity(PIECE, Timed { rest: text, deadline }))
-}
-
-/// Bytes of a result that are parsed between two checks of the deadline.
-const PIECE: usize = 64 * 1024;
-
-/// Returns the error for a result that could not be parsed: it has the wrong form, or the deadline
-/// passed. The response was received, so the function has run.
-fn unreadable(session: &Session, name: &str, error: &serde_json::Error, text: &[u8]) -> Error {
-    if !error.is_io() {
-        return Error::decode(result_of(name), ejson::explain(error, text));
-    }
-    let mut error = TransportError::new(TransportErrorKind::Timeout, session.base_url())
-        .because("reading a large result");
-    error.ambiguous = true;
-    error.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-
-    #[test]
-    fn streamed_result_equals_whole_until_deadline() {
-        let numbers: Vec<_> = (0..20_000).collect();
-        let text = serde_json::json!({"numbers": numbers, "text": "\u{e4}\"".repeat(100_000)});
-        let text = text.to_string();
-        let in_pieces = |deadline| {
-            let pieces = Timed { rest: text.as_bytes(), deadline };
-            ejson::from_reader::<Value>(BufReader::with_capacity(PIECE, pieces))
-        };
-        let whole: Value = ejson::from_slice(text.as_bytes()).unwrap();
-        assert_eq!(in_pieces(Deadline::after(Duration::from_secs(600))).unwrap(), whole);
-        assert!(in_pieces(Deadline::passed()).unwrap_err().is_io());
-        let read = |text: &str| {
-            let pieces = |pieces| ejson::from_reader::<Value>(pieces);
-            read(text.as_bytes(), Deadline::passed(), ejson::from_slice, pieces)
-        };
-        assert!(read(&text).unwrap_err().is_io());
-        assert_eq!(read("7").unwrap(), 7);
-    }
+/// Returns the error for a result that does not fit the type. The function has run.
+fn unreadable(name: &str, error: &serde_json::Error, text: &[u8]) -> Error {
+    Error::decode(result_of(name), ejson::explain(error, text))
 }

@@ -307,16 +307,15 @@ fn blocked_listener_keeps_deadline() {
 }
 
 #[test]
-fn unread_result_at_deadline_is_ambiguous() {
+fn result_received_in_time_is_decoded() {
     struct Late(String);
     impl Transport for Late {
         fn send(&self, request: &Request) -> Result<Response, keyfob::TransportError> {
-            // It comes just in time.
-            thread::sleep(request.deadline().remaining().saturating_sub(Duration::from_millis(10)));
+            thread::sleep(request.deadline().remaining());
             Ok(Response::new(200, self.0.clone()))
         }
     }
-    let large = format!("[{}1]", "{\"$numberInt\":\"1\"},".repeat(1_000_000));
+    let large = format!("[{}1]", "{\"$numberInt\":\"1\"},".repeat(50_000));
     let builder = Session::builder(APP, URL)
         .clock(ManualClock::at(START))
         .store(with_ada())
@@ -325,8 +324,8 @@ fn unread_result_at_deadline_is_ambiguous() {
     let session = builder.transport(Late(large)).open().unwrap();
     let user = session.current_user().unwrap().unwrap();
     let caller = user.clone();
-    let error = ends("to read", move || caller.functions().call::<Vec<i32>>("f", ())).unwrap_err();
-    assert!(error.is_timeout() && error.is_ambiguous(), "{error:?}");
+    let result = ends("to read", move || caller.functions().call::<Vec<i32>>("f", ())).unwrap();
+    assert_eq!(result, [1; 50_001]);
 }
 
 #[test]

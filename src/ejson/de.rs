@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Read;
 
 use serde::de::value::CowStrDeserializer;
 use serde::de::{
@@ -22,14 +21,6 @@ pub(crate) fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_js
         text => text,
     };
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = T::deserialize(Extended(&mut json))?;
-    json.end()?;
-    Ok(value)
-}
-
-/// Parses a value from a reader, which must not be empty.
-pub(crate) fn from_reader<T: DeserializeOwned>(text: impl Read) -> Result<T, serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_reader(text);
     let value = T::deserialize(Extended(&mut json))?;
     json.end()?;
     Ok(value)

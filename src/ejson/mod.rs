@@ -47,7 +47,7 @@ use serde::Serialize;
 
 #[cfg(feature = "bson")]
 pub(crate) use self::bson::{Tree, bson_list};
-pub(crate) use self::de::{from_reader, from_slice};
+pub(crate) use self::de::from_slice;
 pub(crate) use self::explain::explain;
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
