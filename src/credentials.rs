@@ -2,11 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::ejson;
+use crate::ejson::{self, Value};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::unprintable::trim;
@@ -67,9 +65,8 @@ pub(crate) enum Kind {
     Other(String, Payload),
 }
 
-/// The fields of a JSON object in their order, with unparsed values.
-#[derive(Clone)]
-pub(crate) struct Payload(pub(crate) Vec<(String, Box<RawValue>)>);
+/// The fields of a JSON object, in their order.
+pub(crate) type Payload = Vec<(String, Value)>;
 
 impl Provider {
     /// Returns the provider's name on the wire, which is also its path segment.
@@ -357,34 +354,12 @@ impl Credentials {
 /// Serialises a payload and returns its fields, in canonical extended JSON.
 fn object(payload: &impl Serialize) -> Result<Payload> {
     let text = ejson::to_vec(payload).map_err(|error| Error::decode("the credentials", error))?;
-    match serde_json::from_slice::<Payload>(&text) {
+    match serde_json::from_slice(&text) {
         // In extended JSON, numbers and ids are objects too.
-        Ok(payload) if !payload.0.iter().any(|(field, _)| ejson::is_wrapper(field)) => Ok(payload),
-        _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
-    }
-}
-
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Payload;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Payload, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = from.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Payload(fields))
-            }
+        Ok(Value::Object(fields)) if !fields.iter().any(|(field, _)| ejson::is_wrapper(field)) => {
+            Ok(fields)
         }
-
-        from.deserialize_map(Fields)
+        _ => Err(Error::decode("the credentials", "expected an object: a struct or a map")),
     }
 }
 

@@ -210,7 +210,7 @@ impl<'a> Functions<'a> {
                 b"" => b"null",
                 text => text,
             };
-            let result = serde_json::from_slice::<ejson::Tree>(text)
+            let result = serde_json::from_slice::<ejson::Value>(text)
                 .map_err(|error| unreadable(name, &error, text))?;
             result
                 .into_bson()

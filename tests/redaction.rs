@@ -678,6 +678,7 @@ fn the_server(shown: &mut Shown) {
 fn plain_data(shown: &mut Shown) {
     shown.debug(&ObjectId::new([7; 12]));
     shown.debug(&DateTime::from_millis(7));
+    shown.debug(&keyfob::ejson::Value::Null);
     shown.debug(&Int64(7));
     shown.debug(&Double(0.5));
     shown.debug(&Decimal128("1.5".into()));

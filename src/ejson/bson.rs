@@ -1,16 +1,11 @@
 //! Converts `bson::Bson` to and from extended JSON, and keeps the order of fields, which matters in
 //! commands and sort orders. `serde_json::Value` sorts fields by name.
 
-use std::fmt;
-
 use bson::{Bson, Document, JavaScriptCodeWithScope};
-use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Number, Value};
+use serde::{Serialize, Serializer};
 
-use super::de::NUMBER;
-use super::is_wrapper;
+use super::{Value, is_wrapper};
 
 /// Serialises values as a list in canonical extended JSON.
 pub(crate) fn bson_list(values: &[Bson]) -> Result<Vec<u8>, serde_json::Error> {
@@ -51,53 +46,48 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// A JSON value that keeps the order of fields.
-pub(crate) enum Tree {
-    Leaf(Value),
-    List(Vec<Tree>),
-    Fields(Vec<(String, Tree)>),
-}
-
-impl Tree {
+impl Value {
     /// Converts extended JSON, canonical or relaxed, to BSON. `None` if it is invalid; bson's own
     /// error may quote the value.
     pub(crate) fn into_bson(self) -> Option<Bson> {
         match self {
-            Self::Leaf(value) => Bson::try_from(value).ok(),
-            Self::List(items) => items.into_iter().map(Self::into_bson).collect(),
-            Self::Fields(fields) if fields.iter().any(|(name, _)| is_wrapper(name)) => {
+            Self::Array(items) => items.into_iter().map(Self::into_bson).collect(),
+            Self::Object(fields) if fields.iter().any(|(name, _)| is_wrapper(name)) => {
                 wrapped(current_form(fields))
             }
-            Self::Fields(fields) if is_legacy_regex(&fields) => wrapped(current_form(fields)),
-            Self::Fields(fields) => document(fields).map(Bson::Document),
+            Self::Object(fields) if is_legacy_regex(&fields) => wrapped(current_form(fields)),
+            Self::Object(fields) => document(fields).map(Bson::Document),
+            leaf => Bson::try_from(leaf.into_json()).ok(),
         }
     }
 
-    fn into_json(self) -> Value {
+    fn into_json(self) -> serde_json::Value {
         match self {
-            Self::Leaf(value) => value,
-            Self::List(items) => items.into_iter().map(Self::into_json).collect(),
-            Self::Fields(fields) => {
+            Self::Array(items) => items.into_iter().map(Self::into_json).collect(),
+            Self::Bool(value) => value.into(),
+            Self::Null => serde_json::Value::Null,
+            Self::Number(number) => number.into(),
+            Self::Object(fields) => {
                 fields.into_iter().map(|(name, value)| (name, value.into_json())).collect()
             }
+            Self::String(text) => text.into(),
         }
     }
 }
 
 /// Returns `true` for a regular expression as MongoDB wrote it up to version 4.0.
-fn is_legacy_regex(fields: &[(String, Tree)]) -> bool {
-    let is_text = |(name, value): &(String, Tree)| {
-        matches!(name.as_str(), "$regex" | "$options")
-            && matches!(value, Tree::Leaf(Value::String(_)))
+fn is_legacy_regex(fields: &[(String, Value)]) -> bool {
+    let is_text = |(name, value): &(String, Value)| {
+        matches!(name.as_str(), "$regex" | "$options") && matches!(value, Value::String(_))
     };
     fields.len() == 2 && fields.iter().all(is_text) && fields[0].0 != fields[1].0
 }
 
 /// Converts a wrapper of an older server to the form in the specification.
-fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
-    let text = |text: &str| Tree::Leaf(text.into());
+fn current_form(fields: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    let text = |text: &str| Value::String(text.to_owned());
     match fields.as_slice() {
-        [(name, Tree::Leaf(Value::Number(number)))]
+        [(name, Value::Number(number))]
             if matches!(
                 name.as_str(),
                 "$numberDecimal" | "$numberDouble" | "$numberInt" | "$numberLong"
@@ -105,7 +95,7 @@ fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
         {
             vec![(name.clone(), text(&number.to_string()))]
         }
-        [(first, Tree::Leaf(a)), (second, Tree::Leaf(b))] => {
+        [(first, a), (second, b)] => {
             let legacy = |one: &str, two: &str| match () {
                 () if first == one && second == two => Some((a, b)),
                 () if first == two && second == one => Some((b, a)),
@@ -114,15 +104,16 @@ fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
             if let Some((Value::String(base64), subtype)) = legacy("$binary", "$type") {
                 let subtype = match subtype {
                     Value::String(subtype) => subtype.clone(),
-                    number => {
+                    Value::Number(number) => {
                         number.as_u64().map(|number| format!("{number:02x}")).unwrap_or_default()
                     }
+                    _ => String::new(),
                 };
                 let inner = vec![
                     ("base64".to_owned(), text(base64)),
                     ("subType".to_owned(), text(&subtype)),
                 ];
-                return vec![("$binary".to_owned(), Tree::Fields(inner))];
+                return vec![("$binary".to_owned(), Value::Object(inner))];
             }
             if let Some((Value::String(pattern), Value::String(options))) =
                 legacy("$regex", "$options")
@@ -131,7 +122,7 @@ fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
                     ("pattern".to_owned(), text(pattern)),
                     ("options".to_owned(), text(options)),
                 ];
-                return vec![("$regularExpression".to_owned(), Tree::Fields(inner))];
+                return vec![("$regularExpression".to_owned(), Value::Object(inner))];
             }
             fields
         }
@@ -139,78 +130,24 @@ fn current_form(fields: Vec<(String, Tree)>) -> Vec<(String, Tree)> {
     }
 }
 
-fn document(fields: Vec<(String, Tree)>) -> Option<Document> {
+fn document(fields: Vec<(String, Value)>) -> Option<Document> {
     fields.into_iter().map(|(name, value)| Some((name, value.into_bson()?))).collect()
 }
 
-fn wrapped(mut fields: Vec<(String, Tree)>) -> Option<Bson> {
+fn wrapped(mut fields: Vec<(String, Value)>) -> Option<Bson> {
     let at = |wanted| fields.iter().position(|(name, _)| name == wanted);
     // The only wrapper with a document inside.
     let scope = match at("$code").and(at("$scope")).map(|at| fields.remove(at).1) {
-        Some(Tree::Fields(scope)) => Some(document(scope)?),
-        Some(Tree::Leaf(Value::Null)) | None => None,
+        Some(Value::Object(scope)) => Some(document(scope)?),
+        Some(Value::Null) | None => None,
         Some(_) => return None,
     };
-    match (Bson::try_from(Tree::Fields(fields).into_json()).ok()?, scope) {
+    match (Bson::try_from(Value::Object(fields).into_json()).ok()?, scope) {
         (Bson::JavaScriptCode(code), Some(scope)) => {
             Some(JavaScriptCodeWithScope { code, scope }.into())
         }
         (value, None) => Some(value),
         (_, Some(_)) => None,
-    }
-}
-
-impl<'de> Deserialize<'de> for Tree {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        macro_rules! leaves {
-            ($($method:ident($type:ty))*) => {
-                $(fn $method<E: Error>(self, value: $type) -> Result<Tree, E> {
-                    Ok(Tree::Leaf(value.into()))
-                })*
-            };
-        }
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Tree;
-
-            leaves! {
-                visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64) visit_str(&str)
-                visit_string(String)
-            }
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Tree, E> {
-                Ok(Tree::Leaf(Value::Null))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = from.next_element()? {
-                    items.push(item);
-                }
-                Ok(Tree::List(items))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Tree, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(name) = from.next_key::<String>()? {
-                    if name == NUMBER {
-                        let digits = from.next_value::<String>()?;
-                        let number = digits.parse::<Number>().map_err(A::Error::custom)?;
-                        return Ok(Tree::Leaf(number.into()));
-                    }
-                    fields.push((name, from.next_value()?));
-                }
-                Ok(Tree::Fields(fields))
-            }
-        }
-
-        from.deserialize_any(Any)
     }
 }
 
@@ -221,7 +158,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<Bson> {
-        serde_json::from_str::<Tree>(text).unwrap().into_bson()
+        serde_json::from_str::<Value>(text).unwrap().into_bson()
     }
 
     #[test]
@@ -254,12 +191,12 @@ mod tests {
             doc! {"$set": {"b": 1, "a": 2}, "no": Bson::Null, "yes": true, "text": "\u{e4}\""},
         ] {
             let value = Bson::Document(value);
-            let theirs = Value::Array(vec![value.clone().into_canonical_extjson()]);
+            let theirs = serde_json::Value::Array(vec![value.clone().into_canonical_extjson()]);
             let text = bson_list(std::slice::from_ref(&value)).unwrap();
-            assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), theirs);
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), theirs);
             assert_eq!(read(&theirs.to_string()), Bson::try_from(theirs).ok());
             assert_eq!(
-                serde_json::from_slice::<Tree>(&text).unwrap().into_bson(),
+                serde_json::from_slice::<Value>(&text).unwrap().into_bson(),
                 Some(Bson::Array(vec![value]))
             );
         }
@@ -281,7 +218,8 @@ mod tests {
             r#"{"$scope":{"a":1}}"#,
             r#"{"$ref":"x","$id":1}"#,
         ] {
-            let theirs = Bson::try_from(serde_json::from_str::<Value>(text).unwrap()).ok();
+            let theirs =
+                Bson::try_from(serde_json::from_str::<serde_json::Value>(text).unwrap()).ok();
             assert_eq!(read(text), theirs, "{text}");
         }
     }

@@ -9,7 +9,8 @@
 //!   errors, because they may be rounded.
 //! - `()` accepts any value and ignores it.
 //! - `{"$undefined":true}` is `null`, even in a `serde_json::Value` or a `RawValue`.
-//! - A `serde_json::Value` cannot hold NaN and infinities: they become `null` in it.
+//! - [`Value`] is any value. It keeps the order of fields, which `serde_json::Value` does not.
+//! - A `Value` of either kind cannot hold NaN and infinities: they become `null` in it.
 //! - Fields behind `#[serde(flatten)]` and values of untagged enums are buffered by serde, without
 //!   the wrappers of numbers. An `i64` does not accept `3.0` there; [`Int64`] does.
 //!
@@ -42,16 +43,18 @@ mod explain;
 mod ser;
 mod types;
 mod undefined;
+mod value;
 
 use serde::Serialize;
 
 #[cfg(feature = "bson")]
-pub(crate) use self::bson::{Tree, bson_list};
+pub(crate) use self::bson::bson_list;
 pub(crate) use self::de::from_slice;
 pub(crate) use self::explain::explain;
 pub(crate) use self::ser::to_vec;
 pub use self::types::{Binary, DateTime, Decimal128, Double, Int64, ObjectId};
 pub(crate) use self::undefined::without_undefined;
+pub use self::value::Value;
 use crate::error::{Error, Result};
 
 /// Returns `true` if a field marks its object as a value of another type, such as `{"$oid":"…"}`.

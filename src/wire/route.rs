@@ -331,7 +331,7 @@ impl Serialize for LoginFields<'_> {
         match self {
             Self::Known(fields) => fields.serialize(out),
             Self::Payload(payload, replaced) => {
-                let fields = payload.0.iter().map(|(name, value)| (name, value));
+                let fields = payload.iter().map(|(name, value)| (name, value));
                 out.collect_map(fields.filter(|(name, _)| !replaced.contains(&name.as_str())))
             }
         }

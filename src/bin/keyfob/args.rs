@@ -9,11 +9,11 @@ use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use keyfob::Secret;
+use keyfob::ejson::Value;
 
 use crate::browser::{BrowserArgs, WAYS};
 use crate::common_args::Common;
 use crate::failure::Failure;
-use crate::json::Json;
 use crate::serve::ServeArgs;
 use crate::unprintable::trim;
 use crate::usage::{self, Reason};
@@ -222,7 +222,7 @@ pub(crate) struct Email {
 pub(crate) struct Arguments {
     /// Arguments of the function: (extended) JSON, or else strings; what follows `--` is never an option
     #[arg(value_name = "ARG", allow_negative_numbers = true, value_parser = json_or_string)]
-    pub(crate) arguments: Vec<Json>,
+    pub(crate) arguments: Vec<Value>,
 }
 
 /// The pair from a mail.
@@ -275,7 +275,7 @@ pub(crate) struct Account {
     pub(crate) facebook: bool,
     /// Use the app's own authentication function, with this argument
     #[arg(long, value_name = "JSON", group = "how", help_heading = WAYS, value_parser = object)]
-    pub(crate) function: Option<Json>,
+    pub(crate) function: Option<Value>,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
 }
@@ -404,13 +404,13 @@ fn trimmed(text: &str) -> Result<String, Infallible> {
     Ok(trim(text).to_owned())
 }
 
-fn json_or_string(argument: &str) -> Result<Json, Infallible> {
-    Ok(serde_json::from_str(argument).unwrap_or_else(|_| Json::Text(argument.to_owned())))
+fn json_or_string(argument: &str) -> Result<Value, Infallible> {
+    Ok(serde_json::from_str(argument).unwrap_or_else(|_| Value::String(argument.to_owned())))
 }
 
-fn object(text: &str) -> Result<Json, Reason> {
+fn object(text: &str) -> Result<Value, Reason> {
     match serde_json::from_str(text) {
-        Ok(value @ Json::Object(_)) => Ok(value),
+        Ok(value @ Value::Object(_)) => Ok(value),
         _ => Err(Reason::new("needs a JSON object")),
     }
 }

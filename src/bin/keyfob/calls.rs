@@ -3,12 +3,12 @@
 use std::time::UNIX_EPOCH;
 
 use keyfob::Session;
+use keyfob::ejson::Value;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::json::Json;
 use crate::named_user::current;
 use crate::output::{Output, note};
 use crate::relaxed::relaxed;
@@ -35,7 +35,7 @@ pub(crate) fn token(session: &Session, out: &Output) -> Result<(), Failure> {
 pub(crate) fn call(
     session: &Session,
     name: &str,
-    arguments: &[Json],
+    arguments: &[Value],
     canonical: bool,
     out: &Output,
 ) -> Result<(), Failure> {
@@ -54,8 +54,8 @@ pub(crate) fn call(
 }
 
 /// Returns `true` for a string that looks like an object or an array.
-fn is_broken_json(argument: &Json) -> bool {
-    let Json::Text(text) = argument else { return false };
+fn is_broken_json(argument: &Value) -> bool {
+    let Value::String(text) = argument else { return false };
     text.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_err()
 }
 

@@ -18,7 +18,6 @@ mod demo;
 mod environment;
 mod failure;
 mod input;
-mod json;
 mod login;
 mod named_user;
 mod oidc;

@@ -2,15 +2,14 @@
 //!
 //! Source: the MongoDB specification "Extended JSON (v2)", relaxed format.
 
+use keyfob::ejson::Value;
 use serde_json::Number;
 
-use crate::json::Json;
-
 /// Converts canonical extended JSON to relaxed extended JSON.
-pub(crate) fn relaxed(value: Json) -> Json {
+pub(crate) fn relaxed(value: Value) -> Value {
     match value {
-        Json::List(items) => Json::List(items.into_iter().map(relaxed).collect()),
-        Json::Object(fields) => match &fields[..] {
+        Value::Array(items) => Value::Array(items.into_iter().map(relaxed).collect()),
+        Value::Object(fields) => match &fields[..] {
             [(name, inner)] => match plain(name, inner) {
                 Some(plain) => plain,
                 None => object(fields),
@@ -21,20 +20,20 @@ pub(crate) fn relaxed(value: Json) -> Json {
     }
 }
 
-fn object(fields: Vec<(String, Json)>) -> Json {
-    Json::Object(fields.into_iter().map(|(name, value)| (name, relaxed(value))).collect())
+fn object(fields: Vec<(String, Value)>) -> Value {
+    Value::Object(fields.into_iter().map(|(name, value)| (name, relaxed(value))).collect())
 }
 
 /// Returns the relaxed form of a type wrapper, if it differs.
-fn plain(name: &str, inner: &Json) -> Option<Json> {
-    if let ("$date", Json::Object(fields)) = (name, inner) {
-        let [(name, Json::Text(milliseconds))] = &fields[..] else { return None };
+fn plain(name: &str, inner: &Value) -> Option<Value> {
+    if let ("$date", Value::Object(fields)) = (name, inner) {
+        let [(name, Value::String(milliseconds))] = &fields[..] else { return None };
         let milliseconds = milliseconds.parse().ok().filter(|_| name == "$numberLong")?;
         // A date outside the range of the text format is not changed.
-        let date = date(milliseconds).map_or_else(|| inner.clone(), Json::Text);
-        return Some(Json::Object(vec![("$date".to_owned(), date)]));
+        let date = date(milliseconds).map_or_else(|| inner.clone(), Value::String);
+        return Some(Value::Object(vec![("$date".to_owned(), date)]));
     }
-    let Json::Text(text) = inner else { return None };
+    let Value::String(text) = inner else { return None };
     let number = match name {
         "$numberInt" => text.parse::<i32>().ok()?.into(),
         "$numberLong" => text.parse::<i64>().ok()?.into(),
@@ -42,7 +41,7 @@ fn plain(name: &str, inner: &Json) -> Option<Json> {
         "$numberDouble" => Number::from_f64(text.parse().ok()?)?,
         _ => return None,
     };
-    Some(Json::Number(number))
+    Some(Value::Number(number))
 }
 
 /// Formats milliseconds since the epoch, for the years 1970 to 9999.
