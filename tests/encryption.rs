@@ -80,7 +80,7 @@ fn users_in_memory_are_not_written() {
     assert!(files(dir.path()).is_empty());
     let error = open().encryption(EncryptionKey::key_file()).open().unwrap_err();
     assert!(matches!(error, Error::Config { what: "the encryption key", .. }), "{error}");
-    assert!(error.to_string().contains("leave one of the two out"), "{error}");
+    assert!(error.to_string().contains("remove the store or the key"), "{error}");
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn retries_and_redirects_are_logged() {
         _ => None,
     });
     user.refresh_profile().unwrap_err();
-    assert!(said(&format!("{THERE} is no place for the backend any more, it is at {HERE}")));
+    assert!(said(&format!("the backend is no longer at {THERE} but at {HERE}")));
     assert!(said("following a redirect (307) to give the profile"));
     assert!(said("once more, after Interrupted: give the profile"));
     web.answers(|seen| {

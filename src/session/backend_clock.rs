@@ -116,9 +116,9 @@ impl Inner {
 
     /// Learns the backend's time from the date of a response, unless a new token has provided it. A
     /// token from the store does not count: the clocks may have been set since.
-    pub(super) fn record_date_header(&self, answer: &Response) {
+    pub(super) fn record_date_header(&self, response: &Response) {
         if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
-            && let Some(date) = wire::backend_answered_at(answer)
+            && let Some(date) = wire::backend_answered_at(response)
         {
             let ahead = date.saturating_sub(self.moment().monotonic);
             self.time.ahead.store(ahead, Ordering::Relaxed);
@@ -132,11 +132,11 @@ impl Inner {
         &self,
         claims: &Claims,
         skew: i64,
-        answer: &Response,
+        response: &Response,
     ) -> bool {
         let now = self.moment();
         let by_wall = now.wall.saturating_add(skew);
-        let time = match (wire::answered_at(answer), self.time.by_monotonic(now)) {
+        let time = match (wire::answered_at(response), self.time.by_monotonic(now)) {
             // The monotonic clock may have stopped for weeks while the machine slept.
             (Some(date), by_monotonic) => date.min(by_wall.max(by_monotonic.unwrap_or(by_wall))),
             (None, Some(by_monotonic)) => by_wall.min(by_monotonic),
@@ -149,7 +149,7 @@ impl Inner {
 /// Estimates the backend's clock minus the local wall clock, from the time in a token that was
 /// issued between two clock readings. Differences within whole seconds and network delays count as
 /// zero.
-fn skew(said: i64, sent: ClockReading, received: ClockReading) -> i64 {
+fn skew(minted: i64, sent: ClockReading, received: ClockReading) -> i64 {
     let took = received.monotonic.saturating_sub(sent.monotonic).max(0);
     let shown = received.wall.saturating_sub(sent.wall);
     let middle = if shown < took.saturating_sub(NOISE) {
@@ -163,7 +163,7 @@ fn skew(said: i64, sent: ClockReading, received: ClockReading) -> i64 {
     } else {
         i64::midpoint(sent.wall, received.wall)
     };
-    let ahead = said.saturating_sub(middle);
+    let ahead = minted.saturating_sub(middle);
     let noise = NOISE.saturating_add(took / 2);
     if ahead.saturating_abs() <= noise { 0 } else { ahead }
 }

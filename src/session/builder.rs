@@ -252,7 +252,7 @@ impl SessionBuilder {
         let (store, app_dir) = match self.store {
             #[cfg(feature = "encryption")]
             Some(_) if self.encryption.is_some() => {
-                let reason = "a store of your own is not sealed here, leave one of the two out";
+                let reason = "keyfob does not encrypt a custom store, remove the store or the key";
                 return Err(Error::config("the encryption key", reason));
             }
             Some(store) => (store, None),
@@ -289,7 +289,7 @@ impl SessionBuilder {
             transport,
             clock: self.clock,
             time: BackendClock::new(),
-            hub: EventDispatcher::new(),
+            dispatcher: EventDispatcher::new(),
             app_dir,
             location: RwLock::new(None),
             location_is_doubted: AtomicBool::new(false),

@@ -79,7 +79,7 @@ impl Inner {
         if let Some(location) = extra.location {
             location.mark_stored();
         }
-        self.hub.wake();
+        self.dispatcher.wake();
         decided.unwrap_or_else(|| {
             let reason = "it committed without asking for the changes";
             Err(StoreError::new(StoreErrorKind::Io, reason).into())

@@ -46,7 +46,7 @@ struct State {
 /// The dispatcher's position: the number of the last commit it read, and the store instance.
 struct Seen {
     number: u64,
-    life: u64,
+    instance: u64,
     /// Set when a rollback of the store was reported.
     rolled_back: bool,
 }
@@ -85,7 +85,7 @@ struct Seen {
 /// # fn main() {}
 /// ```
 pub struct Events {
-    hub: Arc<EventDispatcher>,
+    dispatcher: Arc<EventDispatcher>,
     queue: Arc<Queue>,
 }
 
@@ -95,7 +95,7 @@ pub struct Events {
 /// [`User::subscribe`](crate::User::subscribe).
 #[must_use = "dropping it unsubscribes the listener"]
 pub struct Subscription {
-    hub: Arc<EventDispatcher>,
+    dispatcher: Arc<EventDispatcher>,
     queue: Weak<Queue>,
 }
 
@@ -132,29 +132,30 @@ impl EventDispatcher {
         of: Option<UserId>,
         deadline: Deadline,
     ) -> Result<Events> {
-        let RecentEvents { number: since, instance: life, .. } = store.recent(None, deadline)?;
+        let RecentEvents { number: since, instance, .. } = store.recent(None, deadline)?;
         let queue = Arc::new(Queue::new(since, of));
         let mut state = self.lock();
         state.queues.push(Arc::downgrade(&queue));
         if !state.running {
-            let (hub, store) = (self.clone(), store.clone());
+            let (dispatcher, store) = (self.clone(), store.clone());
             thread::Builder::new()
                 .name("keyfob-events".to_owned())
                 .spawn(move || {
-                    hub.dispatch(&*store, Seen { number: since, life, rolled_back: false })
+                    dispatcher
+                        .dispatch(&*store, Seen { number: since, instance, rolled_back: false })
                 })
                 .map_err(no_thread)?;
             state.running = true;
         }
         drop(state);
-        Ok(Events { hub: Arc::clone(self), queue })
+        Ok(Events { dispatcher: Arc::clone(self), queue })
     }
 
     fn dispatch(self: &Arc<Self>, store: &dyn Store, mut seen: Seen) {
-        let hub = Arc::downgrade(self);
+        let dispatcher = Arc::downgrade(self);
         let _watch = store.watch(Box::new(move || {
-            if let Some(hub) = hub.upgrade() {
-                hub.wake();
+            if let Some(dispatcher) = dispatcher.upgrade() {
+                dispatcher.wake();
             }
         }));
         while let Some(asked) = self.wait(store.poll_interval()) {
@@ -165,9 +166,9 @@ impl EventDispatcher {
         }
         let mut state = self.lock();
         if state.closed {
-            let is_heard = state.queues.iter().any(|queue| queue.strong_count() > 0);
+            let has_listeners = state.queues.iter().any(|queue| queue.strong_count() > 0);
             drop(state);
-            let delivered = !is_heard || self.deliver(store, &mut seen);
+            let delivered = !has_listeners || self.deliver(store, &mut seen);
             state = self.lock();
             state.end(delivered);
             self.wake.notify_all();
@@ -207,7 +208,7 @@ impl EventDispatcher {
         };
         // Another store is at this path: its commit numbers cannot be compared with the earlier
         // ones.
-        let replaced = recent.instance != seen.life || recent.number < seen.number;
+        let replaced = recent.instance != seen.instance || recent.number < seen.number;
         if recent.number == seen.number && !replaced {
             return true;
         }
@@ -225,7 +226,7 @@ impl EventDispatcher {
                 }
             }
         }
-        *seen = Seen { number: recent.number, life: recent.instance, rolled_back: false };
+        *seen = Seen { number: recent.number, instance: recent.instance, rolled_back: false };
         true
     }
 
@@ -302,7 +303,7 @@ impl Events {
     /// # fn main() {}
     /// ```
     pub fn catch_up(&self, timeout: Duration) -> bool {
-        self.hub.catch_up(Instant::now().checked_add(timeout))
+        self.dispatcher.catch_up(Instant::now().checked_add(timeout))
     }
 
     /// Returns the next event, or `None` if the queue is empty. Does not block.
@@ -368,7 +369,7 @@ impl Events {
         self,
         listener: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Subscription> {
-        let (hub, queue) = (Arc::clone(&self.hub), Arc::downgrade(&self.queue));
+        let (dispatcher, queue) = (Arc::clone(&self.dispatcher), Arc::downgrade(&self.queue));
         thread::Builder::new()
             .name("keyfob-listener".to_owned())
             .spawn(move || {
@@ -378,7 +379,7 @@ impl Events {
                 }
             })
             .map_err(no_thread)?;
-        Ok(Subscription { hub, queue })
+        Ok(Subscription { dispatcher, queue })
     }
 }
 
@@ -432,7 +433,7 @@ impl Subscription {
     pub fn drain(&self, timeout: Duration) -> bool {
         let until = Instant::now().checked_add(timeout);
         let waits = |queue: Arc<Queue>| queue.wait_for_calls(until);
-        self.hub.catch_up(until) && self.queue.upgrade().is_none_or(waits)
+        self.dispatcher.catch_up(until) && self.queue.upgrade().is_none_or(waits)
     }
 }
 

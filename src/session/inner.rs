@@ -40,7 +40,7 @@ pub(crate) struct Inner {
     pub(super) transport: Box<dyn Transport>,
     pub(super) clock: Box<dyn Clock>,
     pub(super) time: BackendClock,
-    pub(super) hub: Arc<EventDispatcher>,
+    pub(super) dispatcher: Arc<EventDispatcher>,
     /// The backend's location, once known.
     pub(super) location: RwLock<Option<Arc<Location>>>,
     /// Set when a request to the location used all the time of its call; the next call asks again.
@@ -74,7 +74,7 @@ impl Inner {
     pub(super) fn shut_down(&self) {
         note!(debug, "shutting the session down");
         self.shutdown.begin();
-        self.hub.close();
+        self.dispatcher.close();
         self.transport.shut_down();
     }
 
@@ -87,7 +87,7 @@ impl Inner {
 
     /// Subscribes to all events, or to those of one user.
     pub(crate) fn events(&self, of: Option<UserId>, deadline: Deadline) -> Result<Events> {
-        self.hub.events(&self.store, of, deadline)
+        self.dispatcher.events(&self.store, of, deadline)
     }
 
     /// Returns the local wall-clock time, in milliseconds since the epoch.
@@ -141,9 +141,9 @@ impl Inner {
     ) -> Result<Response> {
         debug_assert_eq!(route.bearer, Bearer::Access);
         let token = self.valid_access_token(user, deadline)?;
-        let answer = self.send(route, Some(token.expose()), deadline)?;
-        if !wire::refuses_token(&answer) {
-            return success(route, answer);
+        let response = self.send(route, Some(token.expose()), deadline)?;
+        if !wire::refuses_token(&response) {
+            return success(route, response);
         }
         self.note_refused(user, &token);
         let token = self.refresh(user, &token, RefreshReason::Rejected, deadline)?;
@@ -165,11 +165,11 @@ impl Inner {
             let Some(token) = &record.refresh_token else {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             };
-            let answer = self.send(route, Some(token.expose()), deadline)?;
-            if !wire::refuses_session(&answer) {
-                return success(route, answer);
+            let response = self.send(route, Some(token.expose()), deadline)?;
+            if !wire::refuses_session(&response) {
+                return success(route, response);
             }
-            let error = wire::refusal(route, &answer);
+            let error = wire::refusal(route, &response);
             // A refresh in progress may have rotated this token: wait for its outcome.
             let _lock = self.lock_refresh(user, deadline)?;
             match self.end_login(&record, token, &error, deadline)? {
@@ -191,7 +191,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // No later call of this session can store them.
         self.persist_all(Deadline::after(LAST_LIMIT));
-        self.hub.close();
+        self.dispatcher.close();
     }
 }
 

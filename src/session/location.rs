@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_secs(10);
 pub(super) struct Location {
     pub(super) host: BaseUrl,
     /// The backend's response, as stored. `None` if the backend does not support the look-up.
-    said: Option<String>,
+    response: Option<String>,
     /// The URL that sync engines connect to.
     pub(super) websocket: String,
     /// Until when this is used, by the monotonic clock. Set if the backend could not report a
@@ -36,7 +36,7 @@ pub(super) struct Location {
 impl Location {
     /// Returns the change that stores the location, or `None` if it is already stored.
     pub(super) fn change(&self, stored: &dyn StoreView) -> Option<Change> {
-        (stored.location() != self.said).then(|| Change::Location(self.said.clone()))
+        (stored.location() != self.response).then(|| Change::Location(self.response.clone()))
     }
 
     pub(super) fn mark_stored(&self) {
@@ -66,7 +66,7 @@ impl Inner {
             match self.location_lookups.join(&()) {
                 Role::Leader(lead) => {
                     let found = match self.store.location(deadline) {
-                        Ok(Some(said)) => Ok((Arc::new(self.trusted(said)), false)),
+                        Ok(Some(response)) => Ok((Arc::new(self.trusted(response)), false)),
                         Ok(None) => self.look_up_location(deadline).map(|found| (found, true)),
                         Err(error) => Err(error.into()),
                     };
@@ -93,7 +93,7 @@ impl Inner {
 
     /// Returns `true` if no backend has ever confirmed its location in response to a look-up.
     pub(super) fn is_doubtful(&self, location: &Location) -> bool {
-        self.asks_location && location.said.is_none()
+        self.asks_location && location.response.is_none()
     }
 
     /// Looks the location up again, because `wrong` does not work. Returns the new location if it
@@ -128,10 +128,7 @@ impl Inner {
                 if let Ok(found) = &found {
                     if elsewhere(found) {
                         let here = &found.host;
-                        note!(
-                            warn,
-                            "{wrong} is no place for the backend any more, it is at {here}"
-                        );
+                        note!(warn, "the backend is no longer at {wrong} but at {here}");
                     }
                     self.remember_location(found, true);
                 }
@@ -168,12 +165,12 @@ impl Inner {
     /// respond now, its location is the base URL.
     fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
-        let answer = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
-        if is_success(&answer) {
-            let said = String::from_utf8(answer.into_body()).unwrap_or_default();
-            return Ok(Arc::new(self.trusted(said)));
+        let response = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
+        if is_success(&response) {
+            let response = String::from_utf8(response.into_body()).unwrap_or_default();
+            return Ok(Arc::new(self.trusted(response)));
         }
-        let error = wire::refusal(&route, &answer);
+        let error = wire::refusal(&route, &response);
         if wire::is_unknown_app(&error) {
             return Err(error.into());
         }
@@ -181,8 +178,8 @@ impl Inner {
     }
 
     /// Accepts a location only if tokens are as safe there as at the configured base URL.
-    fn trusted(&self, said: String) -> Location {
-        let Ok(hosts) = wire::location(said.as_bytes()) else { return self.at_base_url(false) };
+    fn trusted(&self, response: String) -> Location {
+        let Ok(hosts) = wire::location(response.as_bytes()) else { return self.at_base_url(false) };
         let safe = |url: &str, secure: &str| url.starts_with(secure) || !self.base_url.is_https();
         match BaseUrl::parse(&hosts.http, self.insecure_http) {
             Ok(host) if safe(host.as_str(), "https:") => {
@@ -194,7 +191,7 @@ impl Inner {
                 let websocket = websocket.unwrap_or_else(|| host.websocket()) + &self.sync_path();
                 Location {
                     host,
-                    said: Some(said),
+                    response: Some(response),
                     websocket,
                     until: None,
                     is_news: AtomicBool::new(false),
@@ -208,7 +205,7 @@ impl Inner {
         let websocket = self.base_url.websocket() + &self.sync_path();
         let until = (!is_certain).then(|| self.clock.monotonic().saturating_add(REST));
         let host = self.base_url.clone();
-        Location { host, said: None, websocket, until, is_news: AtomicBool::new(false) }
+        Location { host, response: None, websocket, until, is_news: AtomicBool::new(false) }
     }
 
     fn sync_path(&self) -> String {

@@ -36,10 +36,11 @@ impl Inner {
         }
         let route = Route::log_in(&self.app_id, credentials, &self.device);
         let sent = self.moment();
-        let answer = self.send_plain(&route, deadline)?;
-        let login = wire::login(answer.body()).map_err(|error| {
-            let is_doubtful = self.location(deadline).is_ok_and(|place| self.is_doubtful(&place));
-            match is_doubtful && !wire::resembles_login(answer.body()) {
+        let response = self.send_plain(&route, deadline)?;
+        let login = wire::login(response.body()).map_err(|error| {
+            let is_doubtful =
+                self.location(deadline).is_ok_and(|location| self.is_doubtful(&location));
+            match is_doubtful && !wire::resembles_login(response.body()) {
                 true => not_a_backend(&self.base_url, "its response to a log-in has no tokens"),
                 false => error,
             }
@@ -94,8 +95,8 @@ impl Inner {
         if !self.has_anonymous(deadline)? {
             return Ok(None);
         }
-        self.commit(deadline, |tables| match tables.last_used(&is_anonymous)? {
-            Some(record) => Ok((switch_to(tables, &record), Some(record.id.clone()))),
+        self.commit(deadline, |view| match view.last_used(&is_anonymous)? {
+            Some(record) => Ok((switch_to(view, &record), Some(record.id.clone()))),
             None => Ok((Vec::new(), None)),
         })
     }
@@ -117,8 +118,8 @@ impl Inner {
     ) -> Result<(Vec<Identity>, Profile)> {
         let mut route = Route::profile();
         route.attempt = "give the profile after the log-in, so that nothing was stored";
-        let answer = self.send(&route, Some(login.access_token.expose()), deadline)?;
-        wire::profile(success(&route, answer)?.body(), &login.user)
+        let response = self.send(&route, Some(login.access_token.expose()), deadline)?;
+        wire::profile(success(&route, response)?.body(), &login.user)
     }
 
     /// Stores tokens, identities, profile and current user in one commit, and returns the logged-in
@@ -132,27 +133,27 @@ impl Inner {
         skew: i64,
         deadline: Deadline,
     ) -> Result<UserId> {
-        self.commit(deadline, |tables| {
+        self.commit(deadline, |view| {
             // A process without access to the lock may have logged in first.
             if reuses_anonymous(credentials)
-                && let Some(other) = tables.last_used(&is_anonymous)?
+                && let Some(other) = view.last_used(&is_anonymous)?
                 && other.id != login.user
             {
-                return Ok((switch_to(tables, &other), other.id.clone()));
+                return Ok((switch_to(view, &other), other.id.clone()));
             }
-            let mut record = match tables.user(&login.user)? {
+            let mut record = match view.user(&login.user)? {
                 Some(record) => StoredUser::clone(&record),
                 None => {
                     let mut record = StoredUser::new(login.user.clone());
-                    record.created_commit = tables.number();
+                    record.created_commit = view.number();
                     // Higher than every epoch of a removed record with this id.
-                    record.epoch = tables.number();
+                    record.epoch = view.number();
                     record
                 }
             };
             record.state = UserState::LoggedIn;
             record.epoch = record.epoch.saturating_add(1);
-            record.last_used_commit = tables.number();
+            record.last_used_commit = view.number();
             record.access_token = Some(login.access_token.clone());
             record.refresh_token = Some(login.refresh_token.clone());
             record.refresh_token_rotated = None;
@@ -172,7 +173,7 @@ impl Inner {
                     provider: credentials.provider(),
                 }),
             ];
-            changes.extend(make_current(tables, Some(user.clone())));
+            changes.extend(make_current(view, Some(user.clone())));
             Ok((changes, user))
         })
     }
@@ -190,13 +191,13 @@ impl Inner {
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
         let sent = self.moment();
-        let answer = self.send_as(user, &route, network_part(deadline))?;
-        let token = match wire::linked(answer.body(), user)? {
+        let response = self.send_as(user, &route, network_part(deadline))?;
+        let token = match wire::linked(response.body(), user)? {
             Ok(token) => token,
             Err(stranger) => {
                 self.revoke_unstored(stranger.refresh_token, deadline);
                 let reason = "it is a log-in of another user: this backend does not link accounts";
-                return Err(Error::decode("the link answer", reason));
+                return Err(Error::decode("the link response", reason));
             }
         };
         let skew = self.record_token_time(token.claims(), sent, Some(before.clock_skew_ms));
@@ -204,27 +205,27 @@ impl Inner {
         route.attempt = "give the profile after linking, which stands";
         let details = self
             .send(&route, Some(token.expose()), network_part(deadline))
-            .and_then(|answer| wire::profile(success(&route, answer)?.body(), user));
-        let newest = |tables: &dyn StoreView| {
-            let record = known(user, tables.user(user)?)?;
+            .and_then(|response| wire::profile(success(&route, response)?.body(), user));
+        let newest = |view: &dyn StoreView| {
+            let record = known(user, view.user(user)?)?;
             if record.epoch != before.epoch {
                 return Err(Error::from(LocalState::NotLoggedIn(user.clone())));
             }
             Ok(StoredUser::clone(&record))
         };
         let store = |(identities, profile): (Vec<Identity>, Profile)| {
-            self.commit(deadline, |tables| {
-                let mut record = newest(tables)?;
+            self.commit(deadline, |view| {
+                let mut record = newest(view)?;
                 record.access_token = Some(token.clone());
                 record.clock_skew_ms = skew;
-                record.last_used_commit = tables.number();
+                record.last_used_commit = view.number();
                 record.identities.clone_from(&identities);
                 record.profile = profile.clone();
                 record.has_unlisted_identity = false;
                 let event =
                     Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
                 let mut changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
-                changes.extend(make_current(tables, Some(user.clone())));
+                changes.extend(make_current(view, Some(user.clone())));
                 Ok((changes, ()))
             })
         };
@@ -232,8 +233,8 @@ impl Inner {
             if is_anonymous(&before) {
                 // From now on a log-out must keep the user, although the stored identities do not
                 // list the new account.
-                let _ = self.commit(deadline, |tables| {
-                    let mut record = newest(tables)?;
+                let _ = self.commit(deadline, |view| {
+                    let mut record = newest(view)?;
                     record.has_unlisted_identity = true;
                     Ok((vec![Change::Put(Box::new(record))], ()))
                 });
@@ -245,8 +246,8 @@ impl Inner {
     /// Deletes a user on the backend with that user's own token, and then here.
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
         self.send_as(user, &Route::delete_user(), network_part(deadline))?;
-        let deleted = self.commit(deadline, |tables| match tables.user(user)? {
-            Some(record) => Ok((remove(tables, &record, RemovalReason::Deleted)?, ())),
+        let deleted = self.commit(deadline, |view| match view.user(user)? {
+            Some(record) => Ok((remove(view, &record, RemovalReason::Deleted)?, ())),
             None => Ok((Vec::new(), ())),
         });
         deleted.map_err(Error::mark_backend_changed)?;
@@ -256,18 +257,18 @@ impl Inner {
 
     /// Logs a user out here, then notifies the backend. Returns the result of the notification.
     pub(crate) fn log_out(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.log_out_or_remove(user, deadline, |tables, record| match is_anonymous(record) {
+        self.log_out_or_remove(user, deadline, |view, record| match is_anonymous(record) {
             // It is not possible to log in as the same anonymous user again.
-            true => remove(tables, record, RemovalReason::AnonymousLogout),
-            false if record.is_logged_in() => log_out(tables, record, LogoutReason::Requested),
+            true => remove(view, record, RemovalReason::AnonymousLogout),
+            false if record.is_logged_in() => log_out(view, record, LogoutReason::Requested),
             false => Ok(Vec::new()),
         })
     }
 
     /// Removes a user here, then notifies the backend if the user was logged in.
     pub(super) fn remove(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.log_out_or_remove(user, deadline, |tables, record| {
-            remove(tables, record, RemovalReason::Requested)
+        self.log_out_or_remove(user, deadline, |view, record| {
+            remove(view, record, RemovalReason::Requested)
         })
     }
 
@@ -278,10 +279,10 @@ impl Inner {
         deadline: Deadline,
         changes: impl Fn(&dyn StoreView, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
-        let sealed = self.store.is_sealed();
-        let (tokens, kept) = self.commit(deadline, |tables| {
-            let record = known(user, tables.user(user)?)?;
-            let mut changes = changes(tables, &record)?;
+        let encrypted = self.store.is_sealed();
+        let (tokens, kept) = self.commit(deadline, |view| {
+            let record = known(user, view.user(user)?)?;
+            let mut changes = changes(view, &record)?;
             let earlier = record.pending_revocation.clone();
             if changes.is_empty() {
                 // Already logged out; the revocation may be pending.
@@ -294,7 +295,7 @@ impl Inner {
                     && left.id == *user
                 {
                     // Keep the token until it is revoked, in case this process ends first.
-                    kept = token.clone().filter(|_| sealed);
+                    kept = token.clone().filter(|_| encrypted);
                     left.pending_revocation.clone_from(&kept);
                 }
             }
@@ -328,12 +329,12 @@ impl Inner {
 
     /// Makes a logged-in user current.
     pub(super) fn switch_to(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.commit(deadline, |tables| {
-            let record = known(user, tables.user(user)?)?;
+        self.commit(deadline, |view| {
+            let record = known(user, view.user(user)?)?;
             if !record.is_logged_in() {
                 return Err(LocalState::NotLoggedIn(user.clone()).into());
             }
-            Ok((switch_to(tables, &record), ()))
+            Ok((switch_to(view, &record), ()))
         })
     }
 
@@ -352,11 +353,11 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<(Profile, bool)> {
         let (before, _) = self.logged_in(user, deadline)?;
-        let answer = self.send_as(user, &Route::profile(), deadline)?;
-        let (identities, profile) = wire::profile(answer.body(), user)?;
-        self.commit(deadline, |tables| {
+        let response = self.send_as(user, &Route::profile(), deadline)?;
+        let (identities, profile) = wire::profile(response.body(), user)?;
+        self.commit(deadline, |view| {
             let unchanged = |is_newest| Ok((Vec::new(), (profile.clone(), is_newest)));
-            let Some(record) = tables.user(user)?.filter(|record| record.epoch == before.epoch)
+            let Some(record) = view.user(user)?.filter(|record| record.epoch == before.epoch)
             else {
                 return unchanged(true);
             };
@@ -394,18 +395,18 @@ fn is_anonymous(record: &StoredUser) -> bool {
 }
 
 /// Returns the changes that make a logged-in user current; none if the user is already current.
-fn switch_to(tables: &dyn StoreView, record: &Arc<StoredUser>) -> Vec<Change> {
-    let mut changes = make_current(tables, Some(record.id.clone()));
+fn switch_to(view: &dyn StoreView, record: &Arc<StoredUser>) -> Vec<Change> {
+    let mut changes = make_current(view, Some(record.id.clone()));
     if !changes.is_empty() {
         let mut record = StoredUser::clone(record);
-        record.last_used_commit = tables.number();
+        record.last_used_commit = view.number();
         changes.push(Change::Put(Box::new(record)));
     }
     changes
 }
 
-fn make_current(tables: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
-    let from = tables.current();
+fn make_current(view: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
+    let from = view.current();
     if from == to {
         return Vec::new();
     }
@@ -416,7 +417,7 @@ fn make_current(tables: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
 /// Returns the changes that log a user out, and that elect a new current user if this user was
 /// current.
 pub(super) fn log_out(
-    tables: &dyn StoreView,
+    view: &dyn StoreView,
     record: &StoredUser,
     reason: LogoutReason,
 ) -> Result<Vec<Change>, StoreError> {
@@ -429,14 +430,14 @@ pub(super) fn log_out(
         Change::Put(Box::new(without_tokens)),
         Change::Emit(Event::LoggedOut { user: record.id.clone(), reason }),
     ];
-    changes.extend(elect_current_user(tables, record)?);
+    changes.extend(elect_current_user(view, record)?);
     Ok(changes)
 }
 
 /// Returns the changes that remove a user, and that elect a new current user if this user was
 /// current.
 fn remove(
-    tables: &dyn StoreView,
+    view: &dyn StoreView,
     record: &StoredUser,
     reason: RemovalReason,
 ) -> Result<Vec<Change>, StoreError> {
@@ -444,17 +445,17 @@ fn remove(
         Change::Remove(record.id.clone()),
         Change::Emit(Event::Removed { user: record.id.clone(), reason }),
     ];
-    changes.extend(elect_current_user(tables, record)?);
+    changes.extend(elect_current_user(view, record)?);
     Ok(changes)
 }
 
 fn elect_current_user(
-    tables: &dyn StoreView,
+    view: &dyn StoreView,
     leaving: &StoredUser,
 ) -> Result<Vec<Change>, StoreError> {
-    if tables.current().as_ref() != Some(&leaving.id) {
+    if view.current().as_ref() != Some(&leaving.id) {
         return Ok(Vec::new());
     }
-    let successor = tables.last_used(&|record| record.is_logged_in() && record.id != leaving.id)?;
-    Ok(make_current(tables, successor.map(|record| record.id.clone())))
+    let successor = view.last_used(&|record| record.is_logged_in() && record.id != leaving.id)?;
+    Ok(make_current(view, successor.map(|record| record.id.clone())))
 }

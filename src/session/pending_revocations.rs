@@ -24,7 +24,7 @@ impl Inner {
         token: &RefreshToken,
         deadline: Deadline,
     ) -> Result<()> {
-        self.commit(deadline, |tables| match tables.user(user)? {
+        self.commit(deadline, |view| match view.user(user)? {
             Some(newest) if newest.pending_revocation.as_ref() == Some(token) => {
                 let mut record = StoredUser::clone(&newest);
                 record.pending_revocation = None;

@@ -419,16 +419,16 @@ impl Inner {
             return Err(LocalState::NotLoggedIn(record.id.clone()).into());
         };
         let route = Route::refresh();
-        let answer = self.send(&route, Some(token.expose()), network_part(deadline))?;
-        if is_success(&answer) {
-            let response = wire::refreshed(answer.body(), &record.id)?;
-            let claims = response.access_token.claims();
+        let response = self.send(&route, Some(token.expose()), network_part(deadline))?;
+        if is_success(&response) {
+            let refreshed = wire::refreshed(response.body(), &record.id)?;
+            let claims = refreshed.access_token.claims();
             let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
-            return Ok(Ok(UnpersistedTokens::new(Arc::clone(record), response, skew)));
+            return Ok(Ok(UnpersistedTokens::new(Arc::clone(record), refreshed, skew)));
         }
-        let error = wire::refusal(&route, &answer);
-        let expired = self.has_definitely_expired(token.claims(), record.clock_skew_ms, &answer);
-        if !wire::ends_login(&answer, expired) {
+        let error = wire::refusal(&route, &response);
+        let expired = self.has_definitely_expired(token.claims(), record.clock_skew_ms, &response);
+        if !wire::ends_login(&response, expired) {
             return Err(error.into());
         }
         match self.end_login(record, token, &error, deadline)? {
@@ -489,8 +489,8 @@ impl Inner {
             Some(ServerErrorCode::UserDisabled) => LogoutReason::UserDisabled,
             _ => LogoutReason::SessionEnded,
         };
-        let ended = self.commit(deadline, |tables| {
-            let Some(record) = tables.user(&refused.id)? else {
+        let ended = self.commit(deadline, |view| {
+            let Some(record) = view.user(&refused.id)? else {
                 return Ok((Vec::new(), LogoutCheck::LoggedOut));
             };
             if record.epoch != refused.epoch && !record.is_logged_in() {
@@ -499,7 +499,7 @@ impl Inner {
             if record.refresh_token.as_ref() != Some(refresh_token) {
                 return Ok((Vec::new(), LogoutCheck::TokenReplaced));
             }
-            Ok((super::login::log_out(tables, &record, reason)?, LogoutCheck::LoggedOut))
+            Ok((super::login::log_out(view, &record, reason)?, LogoutCheck::LoggedOut))
         });
         if matches!(ended, Ok(LogoutCheck::LoggedOut)) {
             self.clear_login_state(&refused.id);

@@ -34,26 +34,27 @@ impl Inner {
         token: Option<&str>,
         deadline: Deadline,
     ) -> Result<Response> {
-        let mut place = self.location(deadline)?;
-        let mut outcome = self.send_following_redirects(&place.host, route, token, deadline);
-        if let LocationCheck::Wrong { repeat } = self.check_location(&place.host, route, &outcome)
-            && let Some(moved) = self.relocate(&place.host, deadline)
+        let mut location = self.location(deadline)?;
+        let mut outcome = self.send_following_redirects(&location.host, route, token, deadline);
+        if let LocationCheck::Wrong { repeat } =
+            self.check_location(&location.host, route, &outcome)
+            && let Some(moved) = self.relocate(&location.host, deadline)
             && repeat
         {
             outcome = self.send_following_redirects(&moved.host, route, token, deadline);
-            place = moved;
+            location = moved;
         }
         match outcome {
-            Ok(answer) if is_success(&answer) && wire::is_foreign(&answer) => {
+            Ok(response) if is_success(&response) && wire::is_foreign(&response) => {
                 let kind = TransportErrorKind::Intercepted;
-                let mut error = TransportError::new(kind, place.host.as_str());
+                let mut error = TransportError::new(kind, location.host.as_str());
                 error.ambiguous = !route.repeatable;
                 Err(error.into())
             }
-            Ok(answer) if route.bearer == Bearer::None && self.is_doubtful(&place) => {
-                match wire::not_a_backend(&answer) {
-                    Some(seen) => Err(not_a_backend(&place.host, seen)),
-                    None => Ok(answer),
+            Ok(response) if route.bearer == Bearer::None && self.is_doubtful(&location) => {
+                match wire::not_a_backend(&response) {
+                    Some(seen) => Err(not_a_backend(&location.host, seen)),
+                    None => Ok(response),
                 }
             }
             outcome => outcome,
@@ -67,24 +68,24 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<()> {
         let route = Route::log_out();
-        let answer = self.send(&route, Some(token.expose()), deadline)?;
+        let response = self.send(&route, Some(token.expose()), deadline)?;
         // If the backend does not know the session, it has already ended.
-        if wire::knows_no_session(&answer) {
+        if wire::knows_no_session(&response) {
             return Ok(());
         }
-        success(&route, answer).map(|_| ())
+        success(&route, response).map(|_| ())
     }
 
     fn check_location(
         &self,
-        place: &BaseUrl,
+        location: &BaseUrl,
         route: &Route,
         outcome: &Result<Response>,
     ) -> LocationCheck {
         use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Timeout, Tls};
-        let elsewhere = *place != self.base_url;
+        let elsewhere = *location != self.base_url;
         let repeat = match outcome {
-            Ok(answer) if wire::is_redirect(answer.status()) => match answer.status() {
+            Ok(response) if wire::is_redirect(response.status()) => match response.status() {
                 // Permanent, as in realm-core: `app.cpp`, `App::handle_possible_redirect_response`
                 // up to 14.12. A server that redirects has not processed the request.
                 301 | 308 => true,
@@ -92,8 +93,8 @@ impl Inner {
                 _ if elsewhere => route.repeatable,
                 _ => return LocationCheck::Right,
             },
-            Ok(answer) if elsewhere && wire::is_foreign(answer) => {
-                answer.status() == 404 || route.repeatable
+            Ok(response) if elsewhere && wire::is_foreign(response) => {
+                response.status() == 404 || route.repeatable
             }
             Err(Error::Transport(error)) if elsewhere => match error.kind {
                 Connect | Interrupted | Protocol | Resolve | Timeout | Tls => {
@@ -119,26 +120,26 @@ impl Inner {
             body: route.body.clone(),
             ..Request::new(route.method, to.join(&route.path), deadline, route.limit)
         };
-        let mut answer = self.send_once_or_retry(to, &mut request, route)?;
+        let mut response = self.send_once_or_retry(to, &mut request, route)?;
         for _ in 0..MOST_HOPS {
-            let Some(next) = self.next_hop(&request, &answer) else { break };
-            note!(debug, "following a redirect ({}) to {}", answer.status(), route.attempt);
+            let Some(next) = self.next_hop(&request, &response) else { break };
+            note!(debug, "following a redirect ({}) to {}", response.status(), route.attempt);
             request.url = next;
             request.fresh = false;
-            answer = self.send_once_or_retry(to, &mut request, route)?;
-            answer.was_redirected = true;
+            response = self.send_once_or_retry(to, &mut request, route)?;
+            response.was_redirected = true;
         }
-        Ok(answer)
+        Ok(response)
     }
 
     /// Returns the URL that a response redirects to, if it may be followed.
-    fn next_hop(&self, request: &Request, answer: &Response) -> Option<String> {
-        if !wire::is_redirect(answer.status())
-            || !wire::keeps_request(answer.status(), request.method)
+    fn next_hop(&self, request: &Request, response: &Response) -> Option<String> {
+        if !wire::is_redirect(response.status())
+            || !wire::keeps_request(response.status(), request.method)
         {
             return None;
         }
-        let next = wire::redirect(&request.url, answer)?;
+        let next = wire::redirect(&request.url, response)?;
         let here = origin(&request.url)?;
         let may_follow = next.origin == here || {
             // Only a request without secrets may leave its origin: the look-up of the location.
@@ -148,7 +149,7 @@ impl Inner {
             let is_safe = next.origin.starts_with("https:") || !here.starts_with("https:");
             is_open
                 && is_safe
-                && matches!(answer.status(), 301 | 308)
+                && matches!(response.status(), 301 | 308)
                 && BaseUrl::parse(&next.origin, self.insecure_http).is_ok()
         };
         may_follow.then_some(next.url)
@@ -175,8 +176,8 @@ impl Inner {
                 outcome = self.transport.send(request);
             }
         }
-        if let Ok(answer) = &outcome {
-            self.record_date_header(answer);
+        if let Ok(response) = &outcome {
+            self.record_date_header(response);
         }
         outcome.map_err(|mut error| {
             error.ambiguous = error.may_have_arrived() && !route.repeatable;
@@ -191,16 +192,16 @@ pub(super) fn not_a_backend(at: &BaseUrl, seen: impl Into<String>) -> Error {
     TransportError::new(kind, at.as_str()).because(seen.into()).into()
 }
 
-pub(super) fn is_success(answer: &Response) -> bool {
-    (200..300).contains(&answer.status())
+pub(super) fn is_success(response: &Response) -> bool {
+    (200..300).contains(&response.status())
 }
 
 /// Returns a response that is a success, and turns any other into an error.
-pub(super) fn success(route: &Route, answer: Response) -> Result<Response> {
-    if is_success(&answer) {
-        return Ok(answer);
+pub(super) fn success(route: &Route, response: Response) -> Result<Response> {
+    if is_success(&response) {
+        return Ok(response);
     }
-    Err(wire::refusal(route, &answer).into())
+    Err(wire::refusal(route, &response).into())
 }
 
 /// Returns the part of a call's deadline that the network may use. The rest is reserved for storing

@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 
 /// The work in progress, by key.
 pub(super) struct SingleFlight<K, T> {
-    under_way: Table<K, T>,
+    in_progress: Table<K, T>,
 }
 
 type Table<K, T> = Arc<Mutex<HashMap<K, Arc<Shared<T>>>>>;
@@ -45,7 +45,7 @@ pub(super) enum WaitResult<T> {
 
 struct Shared<T> {
     outcome: Mutex<Outcome<T>>,
-    settled: Condvar,
+    finished: Condvar,
 }
 
 enum Outcome<T> {
@@ -56,26 +56,26 @@ enum Outcome<T> {
 
 impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
     pub(super) fn new() -> Self {
-        Self { under_way: Arc::default() }
+        Self { in_progress: Arc::default() }
     }
 
     /// Joins the work for a key, or starts it.
     pub(super) fn join(&self, key: &K) -> Role<K, T> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = under_way.get(key) {
+        let mut in_progress = self.in_progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = in_progress.get(key) {
             return Role::Follower(Follower(shared.clone()));
         }
         let shared =
-            Arc::new(Shared { outcome: Mutex::new(Outcome::Pending), settled: Condvar::new() });
-        under_way.insert(key.clone(), shared.clone());
-        Role::Leader(Leader { all: Arc::clone(&self.under_way), key: key.clone(), shared })
+            Arc::new(Shared { outcome: Mutex::new(Outcome::Pending), finished: Condvar::new() });
+        in_progress.insert(key.clone(), shared.clone());
+        Role::Leader(Leader { all: Arc::clone(&self.in_progress), key: key.clone(), shared })
     }
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T> {
     /// Publishes the outcome to all followers. Later callers start new work.
     pub(super) fn done(self, outcome: T) {
-        self.settle(Outcome::Done(outcome));
+        self.finish(Outcome::Done(outcome));
     }
 
     /// Returns a follower of this work, for a leader that runs it on another thread.
@@ -83,26 +83,26 @@ impl<K: Clone + Eq + Hash, T> Leader<K, T> {
         Follower(Arc::clone(&self.shared))
     }
 
-    fn settle(&self, outcome: Outcome<T>) {
+    fn finish(&self, outcome: Outcome<T>) {
         // Remove it from the table first: callers that join from now on must not get an old
         // outcome.
-        let mut under_way = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.get(&self.key).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
-            under_way.remove(&self.key);
+        let mut in_progress = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_progress.get(&self.key).is_some_and(|shared| Arc::ptr_eq(shared, &self.shared)) {
+            in_progress.remove(&self.key);
         }
-        drop(under_way);
+        drop(in_progress);
         let mut shared = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*shared, Outcome::Pending) {
             *shared = outcome;
         }
         drop(shared);
-        self.shared.settled.notify_all();
+        self.shared.finished.notify_all();
     }
 }
 
 impl<K: Clone + Eq + Hash, T> Drop for Leader<K, T> {
     fn drop(&mut self) {
-        self.settle(Outcome::Abandoned);
+        self.finish(Outcome::Abandoned);
     }
 }
 
@@ -111,7 +111,7 @@ impl<T: Clone> Follower<T> {
     pub(super) fn wait(&self, deadline: Deadline) -> WaitResult<T> {
         let mut outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         while matches!(*outcome, Outcome::Pending) && !deadline.has_passed() {
-            let waited = self.0.settled.wait_timeout(outcome, deadline.poll_interval());
+            let waited = self.0.finished.wait_timeout(outcome, deadline.poll_interval());
             outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         match &*outcome {
@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn outcome_is_shared_only_with_waiting_callers() {
         let single = SingleFlight::<u8, u32>::new();
-        let Role::Leader(lead) = single.join(&1) else { panic!("nothing is under way") };
-        let Role::Follower(follow) = single.join(&1) else { panic!("it is under way") };
+        let Role::Leader(lead) = single.join(&1) else { panic!("nothing is in progress") };
+        let Role::Follower(follow) = single.join(&1) else { panic!("it is in progress") };
         assert!(matches!(single.join(&2), Role::Leader(_)));
         assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), WaitResult::TimedOut));
         lead.done(7);

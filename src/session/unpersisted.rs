@@ -62,10 +62,10 @@ struct State {
 }
 
 impl UnpersistedTokens {
-    pub(super) fn new(base: Arc<StoredUser>, response: RefreshResponse, skew: i64) -> Self {
+    pub(super) fn new(base: Arc<StoredUser>, refreshed: RefreshResponse, skew: i64) -> Self {
         let mut renewed = StoredUser::clone(&base);
-        renewed.access_token = Some(response.access_token);
-        renewed.refresh_token = response.refresh_token.or(renewed.refresh_token);
+        renewed.access_token = Some(refreshed.access_token);
+        renewed.refresh_token = refreshed.refresh_token.or(renewed.refresh_token);
         renewed.refresh_token_rotated = Some(renewed.refresh_token != base.refresh_token);
         renewed.clock_skew_ms = skew;
         Self { base, renewed: Arc::new(renewed) }
@@ -226,7 +226,7 @@ impl Inner {
         note!(warn, "new tokens of {user:?} are kept in memory: {}", Brief(error));
         if self.unpersisted.add(tokens) {
             let reason = error.to_string();
-            self.hub.push_to_all(&Event::TokensUnpersisted { user, reason });
+            self.dispatcher.push_to_all(&Event::TokensUnpersisted { user, reason });
         }
     }
 
