@@ -1,6 +1,5 @@
 //! The settings of a session, and their defaults.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use super::Session;
 use super::backend_clock::BackendClock;
+use super::backoff::Failures;
 use super::events::EventDispatcher;
 use super::inner::Inner;
 use super::single_flight::SingleFlight;
@@ -296,14 +296,12 @@ impl SessionBuilder {
             location_lookups: SingleFlight::new(),
             relocated: Mutex::new(None),
             refreshes: SingleFlight::new(),
-            cooldowns: Mutex::new(HashMap::new()),
-            refused: Mutex::new(HashMap::new()),
-            has_refused: AtomicBool::new(false),
+            failures: Failures::default(),
             unpersisted: Unpersisted::default(),
             may_have_revocations: AtomicBool::new(true),
             shutdown: Shutdown::new(),
             this: this.clone(),
-            early: RandomState::new().build_hasher().finish().to_le_bytes()[0],
+            jitter: RandomState::new().build_hasher().finish().to_le_bytes()[0],
         });
         Ok(Session { inner, limit: self.deadline, cancel: None })
     }

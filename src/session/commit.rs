@@ -127,6 +127,21 @@ impl Inner {
         events.insert(0, Change::Put(record));
         events
     }
+
+    /// Returns the event for a login that will end soon, at most once a day.
+    fn expiry_warning(&self, record: &mut StoredUser) -> Option<Event> {
+        const DAY: i64 = 24 * 3600 * 1000;
+        let token = record.refresh_token.as_ref()?;
+        let now = self.now().saturating_add(record.clock_skew_ms);
+        let was_warned = record
+            .expiry_warned_at
+            .is_some_and(|warned| now.saturating_sub(warned).saturating_abs() < DAY);
+        if was_warned || !token.claims().is_ending(now) {
+            return None;
+        }
+        record.expiry_warned_at = Some(now);
+        Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
+    }
 }
 
 impl StoreView for RenewedView<'_> {

@@ -1,7 +1,6 @@
 //! The state that all handles of a session share, and the methods that send a route: with the
 //! access token, with the refresh token, or with neither. All of them call [`Inner::send`].
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -10,9 +9,10 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::backend_clock::BackendClock;
+use super::backoff::Failures;
 use super::events::{EventDispatcher, Events};
 use super::location::Location;
-use super::refresh::{Cooldown, LAST_LIMIT, LogoutCheck, RefreshOutcome, RefreshReason};
+use super::refresh::{LAST_LIMIT, LogoutCheck, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
@@ -50,19 +50,15 @@ pub(crate) struct Inner {
     pub(super) relocated: Mutex<Option<Duration>>,
     /// The directory of this app's files, if the store has one.
     pub(super) app_dir: Option<PathBuf>,
-    pub(super) refreshes: SingleFlight<UserId, RefreshOutcome>,
-    pub(super) cooldowns: Mutex<HashMap<UserId, Cooldown>>,
-    /// Access tokens that the backend rejected and that were not replaced yet.
-    pub(super) refused: Mutex<HashMap<UserId, AccessToken>>,
-    /// Fast check: `refused` may be non-empty.
-    pub(super) has_refused: AtomicBool,
+    pub(super) refreshes: SingleFlight<UserId, Result<AccessToken>>,
+    pub(super) failures: Failures,
     pub(super) unpersisted: Unpersisted,
     /// Fast check: the store may hold pending revocations.
     pub(super) may_have_revocations: AtomicBool,
     pub(super) shutdown: Shutdown,
     pub(super) this: Weak<Self>,
     /// This process's share of the refresh jitter.
-    pub(super) early: u8,
+    pub(super) jitter: u8,
 }
 
 impl Inner {
@@ -145,8 +141,8 @@ impl Inner {
         if !wire::refuses_token(&response) {
             return success(route, response);
         }
-        self.note_refused(user, &token);
-        let token = self.refresh(user, &token, RefreshReason::Rejected, deadline)?;
+        self.note_rejected(user, &token);
+        let token = self.refresh(user, &token, RefreshReason::Due, deadline)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
 

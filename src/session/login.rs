@@ -251,7 +251,7 @@ impl Inner {
             None => Ok((Vec::new(), ())),
         });
         deleted.map_err(Error::mark_backend_changed)?;
-        self.clear_login_state(user);
+        self.failures.clear(user, None);
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl Inner {
             // Also revoke the token of an earlier log-out; no other code path will.
             Ok((changes, (earlier.into_iter().chain(token).collect(), kept)))
         })?;
-        self.clear_login_state(user);
+        self.failures.clear(user, None);
         self.revoke_orphans(deadline);
         let mut outcome = Ok(());
         for token in &tokens {

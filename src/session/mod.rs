@@ -2,6 +2,7 @@
 //! in and out.
 
 mod backend_clock;
+mod backoff;
 mod builder;
 mod commit;
 mod event_queue;

@@ -4,8 +4,7 @@
 //! and processes. Tokens are checked when they are used, never by a timer. A log-out takes
 //! precedence over a refresh. Only a definite response ends a login.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend_clock::ClockReading;
@@ -14,12 +13,12 @@ use super::send::{is_success, network_part};
 use super::single_flight::{Leader, Role, WaitResult};
 use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
-use crate::diagnostics::{Brief, note};
+use crate::diagnostics::note;
 use crate::error::{
     Error, LocalState, Result, ServerError, ServerErrorCode, StoreError, TransportError,
     TransportErrorKind,
 };
-use crate::event::{Event, LogoutReason};
+use crate::event::LogoutReason;
 use crate::id::UserId;
 use crate::store::{RefreshLock, StoredUser};
 use crate::token::{AccessToken, Freshness, RefreshToken};
@@ -28,86 +27,31 @@ use crate::wire::{self, Route};
 /// Maximum time that a refresh may delay a call whose token is still valid.
 const EARLY_LIMIT: Duration = Duration::from_secs(5);
 
-/// The minimum cooldown of a user's implicit refreshes after a failure. Jitter of up to the same
-/// length is added.
-const COOLDOWN: Duration = Duration::from_secs(2);
-
-/// The maximum time that a backend's `Retry-After` delays implicit refreshes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
 /// How many times a call may lose the refresh lock.
 const MOST_LOST: u32 = 3;
 
 /// Maximum time that an ending session waits for the store to persist its tokens.
 pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
 
-/// The outcome of a single-flight refresh, as followers receive it.
-#[derive(Clone)]
-pub(super) struct RefreshOutcome {
-    outcome: Result<AccessToken>,
-    attempt: Attempt,
-}
-
-/// The conditions of a refresh attempt.
-#[derive(Clone, Copy)]
-struct Attempt {
-    /// Set for a short attempt to replace a token that was still valid.
-    early: bool,
-    /// The time that the attempt had.
-    time: Duration,
-}
-
-impl Attempt {
-    /// Returns `true` if a caller with `time` left may succeed where this attempt failed. Only a
-    /// timeout may be retried, and only with at least twice the time of the failed attempt.
-    fn may_succeed_with(self, error: &Error, time: Duration) -> bool {
-        error.is_timeout() && time / 2 >= self.time
-    }
-}
-
-/// The end of a user's cooldown of implicit refreshes, and the failure that caused it.
-pub(super) struct Cooldown {
-    /// By the monotonic clock.
-    until: Duration,
-    error: Error,
-    attempt: Attempt,
-}
-
 /// Why a caller needs another token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum RefreshReason {
-    /// The program requested one. This ignores a cooldown.
+    /// The program requested one. This ignores a back-off.
     Explicit,
-    /// The token is due or has expired, by the latest reading of the clocks.
+    /// The token is due, has expired or was rejected, as far as the caller knows.
     Due,
-    /// The backend rejected the token.
-    Rejected,
 }
 
 /// A refresh to be run.
 struct Job {
     user: UserId,
+    /// The token to replace.
     stale: AccessToken,
-    why: RefreshReason,
-    attempt: Attempt,
+    reason: RefreshReason,
     /// The deadline of the refresh.
     soon: Deadline,
     /// The deadline of the whole call.
     call: Deadline,
-}
-
-impl Job {
-    /// Refreshes, publishes the outcome to the followers, and then sends pending revocations.
-    fn run(self, inner: &Inner, lead: Leader<UserId, RefreshOutcome>) -> Result<AccessToken> {
-        let Self { user, stale, why, attempt, soon, call } = self;
-        let outcome = inner.run_refresh(&user, &stale, why, soon, call);
-        inner.note_outcome(&user, &outcome, attempt);
-        lead.done(RefreshOutcome { outcome: outcome.clone(), attempt });
-        if outcome.is_ok() {
-            inner.send_pending_revocations(soon);
-        }
-        outcome
-    }
 }
 
 /// The result of checking the login after the backend refused its refresh token.
@@ -148,39 +92,10 @@ impl Inner {
     }
 
     fn freshness(&self, record: &StoredUser, token: &AccessToken, now: ClockReading) -> Freshness {
-        if self.has_refused.load(Ordering::Relaxed) && self.was_refused(&record.id, token) {
+        if self.failures.is_rejected(&record.id, token) {
             return Freshness::Expired;
         }
-        token.claims().freshness(self.backend_time(now, record.clock_skew_ms), self.early)
-    }
-
-    /// Records that the backend rejected a token, so that it is not sent again if the refresh
-    /// fails. The token counts as expired, whatever the local clock shows.
-    pub(super) fn note_refused(&self, user: &UserId, token: &AccessToken) {
-        // If the token was replaced before the response arrived, the rejection does not apply to
-        // the new one.
-        let record = self.user(user, Deadline::passed()).ok().flatten();
-        if record.is_some_and(|record| record.access_token.as_ref() != Some(token)) {
-            return;
-        }
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.insert(user.clone(), token.clone());
-        self.has_refused.store(true, Ordering::Relaxed);
-    }
-
-    fn was_refused(&self, user: &UserId, token: &AccessToken) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get(user) == Some(token)
-    }
-
-    /// Drops the record of a rejected token, after it was replaced (by `now`, if known) or its
-    /// login ended.
-    fn forget_refused(&self, user: &UserId, now: Option<&AccessToken>) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.is_none_or(|now| refused.get(user) != Some(now)) {
-            refused.remove(user);
-        }
-        self.has_refused.store(!refused.is_empty(), Ordering::Relaxed);
+        token.claims().freshness(self.backend_time(now, record.clock_skew_ms), self.jitter)
     }
 
     fn refresh_early(
@@ -192,28 +107,23 @@ impl Inner {
     ) -> Result<AccessToken> {
         // Leave most of the caller's time for the request that needs the token.
         let time = EARLY_LIMIT.min(left / 4).min(deadline.remaining() / 4);
-        let (attempt, soon) = (Attempt { early: true, time }, deadline.at_most(time));
         let Role::Leader(lead) = self.refreshes.join(user) else { return Ok(token) };
-        // The leader checks the cooldown, so that no other failure can be recorded before the
+        // The leader checks the back-off, so that no other failure can be recorded before the
         // refresh starts.
-        if self.cooling_down(user, attempt).is_some() {
+        if self.backing_off(user, time).is_some() {
             return Ok(token);
         }
-        let stale = token.clone();
-        let user_id = user.clone();
-        let job =
-            Job { user: user_id, stale, why: RefreshReason::Due, attempt, soon, call: deadline };
+        let (reason, soon) = (RefreshReason::Due, deadline.at_most(time));
+        let job = Job { user: user.clone(), stale: token, reason, soon, call: deadline };
         match self.lead_refresh(lead, job) {
-            Ok(token) => Ok(token),
-            Err(error) if error.needs_login() => Err(error),
-            // Use the old token, unless it has expired, was rejected or was removed.
-            Err(_) => {
-                let (record, token) = self.logged_in(user, deadline)?;
-                match self.freshness(&record, &token, self.moment()) {
-                    Freshness::Expired => self.refresh(user, &token, RefreshReason::Due, deadline),
-                    Freshness::Due(_) | Freshness::Fresh => Ok(token),
-                }
-            }
+            Err(error) if !error.needs_login() => {}
+            outcome => return outcome,
+        }
+        // Use the stored token, unless it has expired, was rejected or was removed.
+        let (record, token) = self.logged_in(user, deadline)?;
+        match self.freshness(&record, &token, self.moment()) {
+            Freshness::Expired => self.refresh(user, &token, reason, deadline),
+            Freshness::Due(_) | Freshness::Fresh => Ok(token),
         }
     }
 
@@ -222,38 +132,33 @@ impl Inner {
         &self,
         user: &UserId,
         stale: &AccessToken,
-        why: RefreshReason,
+        reason: RefreshReason,
         deadline: Deadline,
     ) -> Result<AccessToken> {
+        // After a wait for a refresh that failed, its back-off applies to explicit requests too.
+        let mut ignores_backoff = reason == RefreshReason::Explicit;
         loop {
-            let attempt = Attempt { early: false, time: deadline.remaining() };
             match self.refreshes.join(user) {
                 Role::Leader(lead) => {
-                    if why != RefreshReason::Explicit
-                        && let Some(error) = self.cooling_down(user, attempt)
+                    let failure = self.backing_off(user, deadline.remaining());
+                    if !ignores_backoff
+                        && let Some(error) = failure.filter(|error| !timed_out_after_send(error))
                     {
                         drop(lead);
                         // Another process may have refreshed successfully in the meantime.
-                        return self.usable_stored_token(user, stale, why, deadline)?.ok_or(error);
+                        let (record, token) = self.logged_in(user, deadline)?;
+                        let is_usable =
+                            self.is_usable(&record, &token, stale, reason, self.moment());
+                        return if is_usable { Ok(token) } else { Err(error) };
                     }
                     let (user, stale) = (user.clone(), stale.clone());
-                    let job = Job { user, stale, why, attempt, soon: deadline, call: deadline };
+                    let job = Job { user, stale, reason, soon: deadline, call: deadline };
                     return self.lead_refresh(lead, job);
                 }
                 Role::Follower(flight) => match flight.wait(deadline) {
-                    WaitResult::Done(RefreshOutcome { outcome, attempt }) => match outcome {
-                        // The leader had a shorter deadline than this caller.
-                        Err(error) if attempt.early && !error.needs_login() => {}
-                        Err(error) if attempt.may_succeed_with(&error, deadline.remaining()) => {}
-                        Err(error) if timed_out_after_send(&error) && !deadline.has_passed() => {}
-                        // The leader found this caller's token still valid, which suffices only for
-                        // `Due`.
-                        Ok(token)
-                            if token == *stale
-                                && (why != RefreshReason::Due
-                                    || self.was_refused(user, &token)) => {}
-                        outcome => return outcome,
-                    },
+                    WaitResult::Done(Ok(token)) if token != *stale => return Ok(token),
+                    WaitResult::Done(Err(error)) if error.needs_login() => return Err(error),
+                    WaitResult::Done(_) => ignores_backoff = false,
                     WaitResult::Abandoned => {}
                     WaitResult::TimedOut => {
                         let what = "a refresh by another thread";
@@ -270,64 +175,63 @@ impl Inner {
     /// Runs a refresh as the leader, and returns the outcome. If the call is cancelled, this
     /// returns at once and the refresh continues: followers share it, and a rotated refresh token
     /// must not be lost.
-    fn lead_refresh(&self, lead: Leader<UserId, RefreshOutcome>, job: Job) -> Result<AccessToken> {
+    fn lead_refresh(
+        &self,
+        lead: Leader<UserId, Result<AccessToken>>,
+        job: Job,
+    ) -> Result<AccessToken> {
         let call = job.call;
         if !call.can_be_cancelled() {
-            return job.run(self, lead);
+            return self.run_job(lead, &job);
         }
         let flight = lead.follow();
         let job = Job { soon: job.soon.without_cancel(), call: call.without_cancel(), ..job };
-        let started = self.run_apart(move |inner| drop(job.run(inner, lead)));
+        let started = self.run_apart(move |inner| drop(inner.run_job(lead, &job)));
         started.map_err(|error| {
             let kind = TransportErrorKind::Connect;
             TransportError::new(kind, self.base_url()).before_sending().because(error)
         })?;
         match flight.wait(call) {
-            WaitResult::Done(RefreshOutcome { outcome, .. }) => outcome,
+            WaitResult::Done(outcome) => outcome,
             WaitResult::Abandoned | WaitResult::TimedOut => {
                 Err(out_of_time(&self.base_url, "a refresh").into())
             }
         }
     }
 
-    /// Returns the stored token if it suffices for a caller that had `stale`.
-    fn usable_stored_token(
-        &self,
-        user: &UserId,
-        stale: &AccessToken,
-        why: RefreshReason,
-        deadline: Deadline,
-    ) -> Result<Option<AccessToken>> {
-        let (record, token) = self.logged_in(user, deadline)?;
-        let usable_stored_token = self.is_usable(&record, &token, stale, why, self.moment());
-        Ok(usable_stored_token.then_some(token))
+    /// Refreshes, publishes the outcome to the followers, and then sends pending revocations.
+    fn run_job(&self, lead: Leader<UserId, Result<AccessToken>>, job: &Job) -> Result<AccessToken> {
+        let time = job.soon.remaining();
+        let outcome = self.run_refresh(job);
+        self.note_outcome(&job.user, &outcome, time);
+        lead.done(outcome.clone());
+        if outcome.is_ok() {
+            self.send_pending_revocations(job.soon);
+        }
+        outcome
     }
 
+    /// Returns `true` if the stored token suffices for a caller that had `stale`.
     fn is_usable(
         &self,
         record: &StoredUser,
         token: &AccessToken,
         stale: &AccessToken,
-        why: RefreshReason,
+        reason: RefreshReason,
         now: ClockReading,
     ) -> bool {
         match self.freshness(record, token, now) {
             Freshness::Expired => false,
-            Freshness::Fresh if why == RefreshReason::Due => true,
+            Freshness::Fresh if reason == RefreshReason::Due => true,
             _ => token != stale,
         }
     }
 
     /// Runs one refresh, exclusively for this user among all processes, with the newest record. To
     /// store a rotated refresh token, it may use the time of the whole call.
-    fn run_refresh(
-        &self,
-        user: &UserId,
-        stale: &AccessToken,
-        why: RefreshReason,
-        deadline: Deadline,
-        call: Deadline,
-    ) -> Result<AccessToken> {
+    fn run_refresh(&self, job: &Job) -> Result<AccessToken> {
+        let Job { user, stale, reason, soon: deadline, call } = job;
+        let (reason, deadline) = (*reason, *deadline);
         let mut lock = self.lock_refresh(user, deadline)?;
         let (mut last_chance, mut times_lost) = (false, 0);
         loop {
@@ -335,11 +239,11 @@ impl Inner {
             // Use one clock reading for the check and for the response. Otherwise a wall clock that
             // is briefly set wrong could make the new token appear old again and again.
             let now = self.moment();
-            if self.is_usable(&record, &token, stale, why, now) {
+            if self.is_usable(&record, &token, stale, reason, now) {
                 return Ok(token);
             }
             if let Err(error) = &lock
-                && why == RefreshReason::Due
+                && reason == RefreshReason::Due
                 && self.freshness(&record, &token, now) != Freshness::Expired
             {
                 // Without the lock many processes would refresh. Do so only if the token has
@@ -360,7 +264,7 @@ impl Inner {
                 continue;
             }
             match self.request_tokens(&record, now, deadline)? {
-                Ok(tokens) => return self.persist_refreshed(tokens, deadline, call),
+                Ok(tokens) => return self.persist_refreshed(tokens, deadline, *call),
                 Err(refusal) if last_chance => return Err(refusal.into()),
                 Err(_) => last_chance = true,
             }
@@ -455,27 +359,6 @@ impl Inner {
         token
     }
 
-    /// Drops the cooldown and the rejected token of a login that has ended.
-    pub(super) fn clear_login_state(&self, user: &UserId) {
-        self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
-        self.forget_refused(user, None);
-    }
-
-    /// Returns the event for a login that will end soon, at most once a day.
-    pub(super) fn expiry_warning(&self, record: &mut StoredUser) -> Option<Event> {
-        const DAY: i64 = 24 * 3600 * 1000;
-        let token = record.refresh_token.as_ref()?;
-        let now = self.now().saturating_add(record.clock_skew_ms);
-        let was_warned = record
-            .expiry_warned_at
-            .is_some_and(|warned| now.saturating_sub(warned).saturating_abs() < DAY);
-        if was_warned || !token.claims().is_ending(now) {
-            return None;
-        }
-        record.expiry_warned_at = Some(now);
-        Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
-    }
-
     /// Logs out a user whose refresh token the backend definitely refused, if the store still holds
     /// that token.
     pub(super) fn end_login(
@@ -502,47 +385,10 @@ impl Inner {
             Ok((super::login::log_out(view, &record, reason)?, LogoutCheck::LoggedOut))
         });
         if matches!(ended, Ok(LogoutCheck::LoggedOut)) {
-            self.clear_login_state(&refused.id);
+            self.failures.clear(&refused.id, None);
             note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
         }
         ended
-    }
-
-    /// Returns the failure that caused the cooldown which applies to this attempt, if any. A failed
-    /// early refresh delays only other early refreshes, unless the backend sent a `Retry-After`.
-    fn cooling_down(&self, user: &UserId, attempt: Attempt) -> Option<Error> {
-        let cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
-        let Cooldown { until, error, attempt: failed } = cooldowns.get(user)?;
-        let applies = attempt.early || !failed.early || error.retry_after().is_some();
-        let holds = applies && !failed.may_succeed_with(error, attempt.time);
-        (holds && self.clock.monotonic() < *until).then(|| error.clone())
-    }
-
-    fn note_outcome(&self, user: &UserId, outcome: &Result<AccessToken>, attempt: Attempt) {
-        let mut cooldowns = self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            // No cooldown after a lost response: the backend may still return the new tokens for
-            // the rotated refresh token, but only for a short time.
-            Err(error) if timed_out_after_send(error) && !attempt.early => {}
-            Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => {
-                note!(
-                    warn,
-                    "the access token of {user:?} could not be refreshed: {}",
-                    Brief(error)
-                );
-                let now = self.clock.monotonic();
-                let jitter = COOLDOWN * u32::from(self.early) / 255;
-                let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-                let until = now.saturating_add((COOLDOWN + jitter).max(asked));
-                // Drop all expired entries, including those of removed users.
-                cooldowns.retain(|_, cooldown| now < cooldown.until);
-                cooldowns.insert(user.clone(), Cooldown { until, error: error.clone(), attempt });
-            }
-            _ => {
-                cooldowns.remove(user);
-                self.forget_refused(user, outcome.as_ref().ok());
-            }
-        }
     }
 }
 
