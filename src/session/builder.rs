@@ -3,8 +3,8 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::Session;
@@ -12,6 +12,7 @@ use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::EventDispatcher;
 use super::inner::Inner;
+use super::location::LocationCache;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
@@ -291,11 +292,8 @@ impl SessionBuilder {
             time: BackendClock::new(),
             dispatcher: EventDispatcher::new(),
             app_dir,
-            location: RwLock::new(None),
-            location_is_doubted: AtomicBool::new(false),
-            location_lookups: SingleFlight::new(),
-            relocated: Mutex::new(None),
-            refreshes: SingleFlight::new(),
+            location_cache: LocationCache::default(),
+            refreshes: SingleFlight::default(),
             failures: Failures::default(),
             unpersisted: Unpersisted::default(),
             may_have_revocations: AtomicBool::new(true),

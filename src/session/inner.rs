@@ -4,14 +4,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::{EventDispatcher, Events};
-use super::location::Location;
+use super::location::LocationCache;
 use super::refresh::{LAST_LIMIT, LogoutCheck, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
@@ -41,13 +41,7 @@ pub(crate) struct Inner {
     pub(super) clock: Box<dyn Clock>,
     pub(super) time: BackendClock,
     pub(super) dispatcher: Arc<EventDispatcher>,
-    /// The backend's location, once known.
-    pub(super) location: RwLock<Option<Arc<Location>>>,
-    /// Set when a request to the location used all the time of its call; the next call asks again.
-    pub(super) location_is_doubted: AtomicBool,
-    pub(super) location_lookups: SingleFlight<(), Result<Arc<Location>>>,
-    /// End of the pause after a new look-up of the location, by the monotonic clock.
-    pub(super) relocated: Mutex<Option<Duration>>,
+    pub(super) location_cache: LocationCache,
     /// The directory of this app's files, if the store has one.
     pub(super) app_dir: Option<PathBuf>,
     pub(super) refreshes: SingleFlight<UserId, Result<AccessToken>>,

@@ -1,16 +1,16 @@
 //! The backend's location: looking it up, and replacing it when it no longer works.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::inner::{Inner, out_of_time};
 use super::send::is_success;
-use super::single_flight::{Role, WaitResult};
+use super::single_flight::{Role, SingleFlight, WaitResult};
 use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::{Change, StoreView};
 use crate::wire::{self, Route};
 
@@ -33,6 +33,22 @@ pub(super) struct Location {
     is_news: AtomicBool,
 }
 
+/// The location that this process uses.
+#[derive(Default)]
+pub(super) struct LocationCache {
+    state: RwLock<CacheState>,
+    lookups: SingleFlight<(), Result<Arc<Location>>>,
+}
+
+#[derive(Default)]
+struct CacheState {
+    known: Option<Arc<Location>>,
+    /// Set when the location failed and has to be looked up again.
+    has_failed: bool,
+    /// Until when a failed location is not looked up again, by the monotonic clock.
+    rest: Duration,
+}
+
 impl Location {
     /// Returns the change that stores the location, or `None` if it is already stored.
     pub(super) fn change(&self, stored: &dyn StoreView) -> Option<Change> {
@@ -46,34 +62,16 @@ impl Location {
 
 impl Inner {
     /// Returns the location: from this process's memory, from the store, or from the backend, in
-    /// this order.
+    /// this order. A location that failed is looked up again, for at most a quarter of the time.
     pub(super) fn location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         loop {
             if let Some(known) = self.known_location() {
-                let doubted = &self.location_is_doubted;
-                if doubted.load(Ordering::Relaxed) && doubted.swap(false, Ordering::Relaxed) {
-                    // The location may still be right, and the base URL may not work either.
-                    let soon = deadline.at_most(deadline.remaining() / 4);
-                    return Ok(self.relocate(&known.host, soon).unwrap_or(known));
-                }
                 return Ok(known);
             }
-            if !self.asks_location {
-                let here = Arc::new(self.at_base_url(true));
-                self.remember_location(&here, false);
-                return Ok(here);
-            }
-            match self.location_lookups.join(&()) {
+            match self.location_cache.lookups.join(&()) {
                 Role::Leader(lead) => {
-                    let found = match self.store.location(deadline) {
-                        Ok(Some(response)) => Ok((Arc::new(self.trusted(response)), false)),
-                        Ok(None) => self.look_up_location(deadline).map(|found| (found, true)),
-                        Err(error) => Err(error.into()),
-                    };
-                    let found = found.map(|(found, is_news)| {
-                        self.remember_location(&found, is_news);
-                        found
-                    });
+                    // Another thread may have found it since.
+                    let found = self.known_location().map_or_else(|| self.find(deadline), Ok);
                     lead.done(found.clone());
                     return found;
                 }
@@ -91,63 +89,70 @@ impl Inner {
         }
     }
 
+    /// Finds the location when none is known or the known one has failed.
+    fn find(&self, deadline: Deadline) -> Result<Arc<Location>> {
+        let failed = self.update_location(|state| state.known.clone().filter(|_| state.has_failed));
+        let found = match &failed {
+            _ if !self.asks_location => Arc::new(self.at_base_url(true)),
+            Some(failed) => {
+                let soon = deadline.at_most(deadline.remaining() / 4);
+                // The location may still be right, and the base URL may not work either.
+                let found = self.look_up_location(soon).unwrap_or_else(|_| Arc::clone(failed));
+                if found.host != failed.host {
+                    let (gone, here) = (&failed.host, &found.host);
+                    note!(warn, "the backend is no longer at {gone} but at {here}");
+                }
+                found
+            }
+            None => match self.store.location(deadline)? {
+                Some(response) => Arc::new(self.trusted(response)),
+                None => self.look_up_location(deadline)?,
+            },
+        };
+        let rest = self.clock.monotonic().saturating_add(REST);
+        self.update_location(|state| {
+            state.known = Some(Arc::clone(&found));
+            if std::mem::take(&mut state.has_failed) {
+                state.rest = rest;
+            }
+        });
+        Ok(found)
+    }
+
     /// Returns `true` if no backend has ever confirmed its location in response to a look-up.
     pub(super) fn is_doubtful(&self, location: &Location) -> bool {
         self.asks_location && location.response.is_none()
     }
 
     /// Looks the location up again, because `wrong` does not work. Returns the new location if it
-    /// differs. Further look-ups are skipped for a while, however many callers ask for one.
+    /// differs. Further look-ups are skipped for a while, however many callers ask for one. If no
+    /// time is left, the next call looks it up.
     pub(super) fn relocate(&self, wrong: &BaseUrl, deadline: Deadline) -> Option<Arc<Location>> {
         if !self.asks_location {
             return None;
         }
+        let now = self.clock.monotonic();
+        self.update_location(|state| {
+            // Another thread may have replaced it since the response.
+            let is_known = state.known.as_ref().is_some_and(|known| known.host == *wrong);
+            state.has_failed |= is_known && now >= state.rest;
+        });
         if deadline.has_passed() {
-            self.location_is_doubted.store(true, Ordering::Relaxed);
             return None;
         }
-        let elsewhere = |found: &Arc<Location>| found.host != *wrong;
-        let found = match self.location_lookups.join(&()) {
-            Role::Leader(lead) => {
-                // Another thread may have looked it up since the response.
-                if let Some(known) = self.known_location().filter(elsewhere) {
-                    lead.done(Ok(known.clone()));
-                    return Some(known);
-                }
-                let mut rests = self.relocated.lock().unwrap_or_else(PoisonError::into_inner);
-                let now = self.clock.monotonic();
-                if rests.is_some_and(|until| now < until) {
-                    return None;
-                }
-                *rests = Some(now.saturating_add(REST));
-                drop(rests);
-                let found = self.look_up_location(deadline);
-                // The rest of a call's time may have been too short.
-                let is_late = found.as_ref().is_err_and(Error::is_timeout);
-                self.location_is_doubted.store(is_late, Ordering::Relaxed);
-                if let Ok(found) = &found {
-                    if elsewhere(found) {
-                        let here = &found.host;
-                        note!(warn, "the backend is no longer at {wrong} but at {here}");
-                    }
-                    self.remember_location(found, true);
-                }
-                lead.done(found.clone());
-                found.ok()
-            }
-            Role::Follower(lookup) => match lookup.wait(deadline) {
-                WaitResult::Done(found) => found.ok(),
-                WaitResult::Abandoned | WaitResult::TimedOut => None,
-            },
-        };
-        found.filter(elsewhere)
+        self.location(deadline).ok().filter(|found| found.host != *wrong)
     }
 
+    /// Returns the location in memory, unless it has to be looked up.
     fn known_location(&self) -> Option<Arc<Location>> {
-        let known = self.location.read().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_ref()?;
+        let state = self.location_cache.state.read().unwrap_or_else(PoisonError::into_inner);
+        let known = state.known.as_ref()?;
         let serves = known.until.is_none_or(|until| self.clock.monotonic() < until);
-        serves.then(|| known.clone())
+        (serves && !state.has_failed).then(|| Arc::clone(known))
+    }
+
+    fn update_location<T>(&self, change: impl FnOnce(&mut CacheState) -> T) -> T {
+        change(&mut self.location_cache.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the location if the next commit has to store it.
@@ -155,26 +160,23 @@ impl Inner {
         self.known_location().filter(|known| known.is_news.load(Ordering::Relaxed))
     }
 
-    /// Remembers a location. If it is new and does not expire, the next commit stores it.
-    fn remember_location(&self, location: &Arc<Location>, is_news: bool) {
-        location.is_news.store(is_news && location.until.is_none(), Ordering::Relaxed);
-        *self.location.write().unwrap_or_else(PoisonError::into_inner) = Some(location.clone());
-    }
-
     /// Asks the backend for its location. If the backend does not support the look-up or cannot
     /// respond now, its location is the base URL.
     fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
         let response = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
-        if is_success(&response) {
-            let response = String::from_utf8(response.into_body()).unwrap_or_default();
-            return Ok(Arc::new(self.trusted(response)));
-        }
-        let error = wire::refusal(&route, &response);
-        if wire::is_unknown_app(&error) {
-            return Err(error.into());
-        }
-        Ok(Arc::new(self.at_base_url(matches!(error.status, 404 | 405 | 501))))
+        let found = if is_success(&response) {
+            self.trusted(String::from_utf8(response.into_body()).unwrap_or_default())
+        } else {
+            let error = wire::refusal(&route, &response);
+            if wire::is_unknown_app(&error) {
+                return Err(error.into());
+            }
+            self.at_base_url(matches!(error.status, 404 | 405 | 501))
+        };
+        // The next commit stores it, unless it is only used for a while.
+        found.is_news.store(found.until.is_none(), Ordering::Relaxed);
+        Ok(Arc::new(found))
     }
 
     /// Accepts a location only if tokens are as safe there as at the configured base URL.

@@ -54,11 +54,13 @@ enum Outcome<T> {
     Abandoned,
 }
 
-impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
-    pub(super) fn new() -> Self {
+impl<K, T> Default for SingleFlight<K, T> {
+    fn default() -> Self {
         Self { in_progress: Arc::default() }
     }
+}
 
+impl<K: Clone + Eq + Hash, T: Clone> SingleFlight<K, T> {
     /// Joins the work for a key, or starts it.
     pub(super) fn join(&self, key: &K) -> Role<K, T> {
         let mut in_progress = self.in_progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn outcome_is_shared_only_with_waiting_callers() {
-        let single = SingleFlight::<u8, u32>::new();
+        let single = SingleFlight::<u8, u32>::default();
         let Role::Leader(lead) = single.join(&1) else { panic!("nothing is in progress") };
         let Role::Follower(follow) = single.join(&1) else { panic!("it is in progress") };
         assert!(matches!(single.join(&2), Role::Leader(_)));
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn panicked_leader_is_replaced() {
-        let single = SingleFlight::<(), u32>::new();
+        let single = SingleFlight::<(), u32>::default();
         let mut follow = None;
         let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let Role::Leader(_lead) = single.join(&()) else { return };
