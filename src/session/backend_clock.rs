@@ -20,7 +20,7 @@ use crate::wire;
 /// Tolerance for whole seconds in tokens and for the time a server takes to respond.
 const NOISE: i64 = 2_000;
 
-/// A larger difference between the clocks means that one was set or the machine slept.
+/// A wall clock that is further ahead of a new token was set forward.
 const SET: i64 = 60_000;
 
 /// How long a wall clock that was set forward is ignored.
@@ -56,8 +56,9 @@ impl BackendClock {
         (ahead != UNKNOWN).then(|| now.monotonic.saturating_add(ahead))
     }
 
-    /// Returns the backend's time. `skew` is the backend's clock minus the wall clock.
-    fn at(&self, now: ClockReading, skew: i64) -> i64 {
+    /// Returns the backend's time at a clock reading, as far as it is known. `skew` is the backend's
+    /// clock minus the wall clock, as stored with a token.
+    pub(super) fn at(&self, now: ClockReading, skew: i64) -> i64 {
         let by_wall = now.wall.saturating_add(skew);
         match self.by_monotonic(now) {
             None => by_wall,
@@ -76,15 +77,9 @@ impl BackendClock {
         known: Option<i64>,
     ) -> i64 {
         let minted = claims.issued_at.saturating_mul(1000).saturating_add(500);
-        if let Some(known) = known {
-            let by_wall = sent.wall.saturating_add(known);
-            // A new process has no other reference to compare the wall clock with.
-            let by_monotonic = self.by_monotonic(sent).unwrap_or(minted);
-            let is_ahead = by_wall.saturating_sub(by_monotonic) > SET;
-            if is_ahead && minted.abs_diff(by_monotonic) < minted.abs_diff(by_wall) {
-                let until = received.monotonic.saturating_add(DISTRUST);
-                self.distrust.store(until, Ordering::Relaxed);
-            }
+        let was_ahead = |known| sent.wall.saturating_add(known).saturating_sub(minted) > SET;
+        if known.is_some_and(was_ahead) {
+            self.distrust.store(received.monotonic.saturating_add(DISTRUST), Ordering::Relaxed);
         }
         let middle = i64::midpoint(sent.monotonic, received.monotonic);
         self.ahead.store(minted.saturating_sub(middle), Ordering::Relaxed);
@@ -95,12 +90,6 @@ impl BackendClock {
 impl Inner {
     pub(super) fn moment(&self) -> ClockReading {
         ClockReading { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
-    }
-
-    /// Returns the backend's time at a clock reading, as far as it is known. `skew` is the one
-    /// stored with a token.
-    pub(super) fn backend_time(&self, now: ClockReading, skew: i64) -> i64 {
-        self.time.at(now, skew)
     }
 
     /// Learns the backend's time from a token that was requested at `sent` and has just been
@@ -151,18 +140,11 @@ impl Inner {
 /// zero.
 fn skew(minted: i64, sent: ClockReading, received: ClockReading) -> i64 {
     let took = received.monotonic.saturating_sub(sent.monotonic).max(0);
-    let shown = received.wall.saturating_sub(sent.wall);
-    let middle = if shown < took.saturating_sub(NOISE) {
-        // The clock was set back during the request. Use the time that it shows now.
-        received.wall.saturating_sub(took / 2)
-    } else if shown > took.saturating_add(NOISE) {
-        // The clock was set forward, or the machine slept before it read the response. If the token
-        // is taken for too old, this costs a refresh; if it is taken for too new, it would be sent
-        // after it expired.
-        sent.wall.saturating_add(took / 2)
-    } else {
-        i64::midpoint(sent.wall, received.wall)
-    };
+    // If the clock was set back during the request, use the time that it shows now. If it was set
+    // forward, or the machine slept before it read the response, use the time that it showed
+    // before: a token that is taken for too old costs a refresh, but one that is taken for too new
+    // would be sent after it expired.
+    let middle = sent.wall.saturating_add(took / 2).min(received.wall.saturating_sub(took / 2));
     let ahead = minted.saturating_sub(middle);
     let noise = NOISE.saturating_add(took / 2);
     if ahead.saturating_abs() <= noise { 0 } else { ahead }

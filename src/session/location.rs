@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inner::{Inner, out_of_time};
 use super::send::is_success;
-use super::single_flight::{Role, SingleFlight, WaitResult};
+use super::single_flight::{Outcome, Role, SingleFlight};
 use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
@@ -77,11 +77,10 @@ impl Inner {
                 }
                 Role::Follower(lookup) => match lookup.wait(deadline) {
                     // The leader had less time than this caller has.
-                    WaitResult::Done(Err(error))
-                        if error.is_timeout() && !deadline.has_passed() => {}
-                    WaitResult::Done(found) => return found,
-                    WaitResult::Abandoned => {}
-                    WaitResult::TimedOut => {
+                    Outcome::Done(Err(error)) if error.is_timeout() && !deadline.has_passed() => {}
+                    Outcome::Done(found) => return found,
+                    Outcome::Abandoned => {}
+                    Outcome::Pending => {
                         return Err(out_of_time(&self.base_url, "the app's location").into());
                     }
                 },

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::backend_clock::ClockReading;
 use super::inner::{Inner, out_of_time};
 use super::send::{is_success, network_part};
-use super::single_flight::{Leader, Role, WaitResult};
+use super::single_flight::{Leader, Outcome, Role};
 use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
@@ -95,7 +95,7 @@ impl Inner {
         if self.failures.is_rejected(&record.id, token) {
             return Freshness::Expired;
         }
-        token.claims().freshness(self.backend_time(now, record.clock_skew_ms), self.jitter)
+        token.claims().freshness(self.time.at(now, record.clock_skew_ms), self.jitter)
     }
 
     fn refresh_early(
@@ -156,11 +156,11 @@ impl Inner {
                     return self.lead_refresh(lead, job);
                 }
                 Role::Follower(flight) => match flight.wait(deadline) {
-                    WaitResult::Done(Ok(token)) if token != *stale => return Ok(token),
-                    WaitResult::Done(Err(error)) if error.needs_login() => return Err(error),
-                    WaitResult::Done(_) => ignores_backoff = false,
-                    WaitResult::Abandoned => {}
-                    WaitResult::TimedOut => {
+                    Outcome::Done(Ok(token)) if token != *stale => return Ok(token),
+                    Outcome::Done(Err(error)) if error.needs_login() => return Err(error),
+                    Outcome::Done(_) => ignores_backoff = false,
+                    Outcome::Abandoned => {}
+                    Outcome::Pending => {
                         let what = "a refresh by another thread";
                         return Err(out_of_time(&self.base_url, what).into());
                     }
@@ -192,8 +192,8 @@ impl Inner {
             TransportError::new(kind, self.base_url()).before_sending().because(error)
         })?;
         match flight.wait(call) {
-            WaitResult::Done(outcome) => outcome,
-            WaitResult::Abandoned | WaitResult::TimedOut => {
+            Outcome::Done(outcome) => outcome,
+            Outcome::Abandoned | Outcome::Pending => {
                 Err(out_of_time(&self.base_url, "a refresh").into())
             }
         }

@@ -13,17 +13,6 @@ use crate::wire::{self, Bearer, Route};
 /// The maximum number of redirects for one request.
 const MOST_HOPS: u32 = 5;
 
-/// What the outcome of a request says about the location.
-enum LocationCheck {
-    /// The location is right, or no better one can be expected.
-    Right,
-    /// The location has to be looked up again.
-    Wrong {
-        /// Set if the request may be repeated at the new location.
-        repeat: bool,
-    },
-}
-
 impl Inner {
     /// Sends a route to the backend's location, and returns the response with any status. If the
     /// location is wrong, the backend is asked once for the current one. A web page with a success
@@ -36,8 +25,7 @@ impl Inner {
     ) -> Result<Response> {
         let mut location = self.location(deadline)?;
         let mut outcome = self.send_following_redirects(&location.host, route, token, deadline);
-        if let LocationCheck::Wrong { repeat } =
-            self.check_location(&location.host, route, &outcome)
+        if let Some(repeat) = self.check_location(&location.host, route, &outcome)
             && let Some(moved) = self.relocate(&location.host, deadline)
             && repeat
         {
@@ -76,12 +64,15 @@ impl Inner {
         success(&route, response).map(|_| ())
     }
 
+    /// Returns `None` if the location is right, or no better one can be expected. Otherwise the
+    /// location has to be looked up again, and this returns whether the request may be repeated
+    /// there.
     fn check_location(
         &self,
         location: &BaseUrl,
         route: &Route,
         outcome: &Result<Response>,
-    ) -> LocationCheck {
+    ) -> Option<bool> {
         use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Timeout, Tls};
         let elsewhere = *location != self.base_url;
         let repeat = match outcome {
@@ -91,7 +82,7 @@ impl Inner {
                 301 | 308 => true,
                 307 if elsewhere => true,
                 _ if elsewhere => route.repeatable,
-                _ => return LocationCheck::Right,
+                _ => return None,
             },
             Ok(response) if elsewhere && wire::is_foreign(response) => {
                 response.status() == 404 || route.repeatable
@@ -100,11 +91,11 @@ impl Inner {
                 Connect | Interrupted | Protocol | Resolve | Timeout | Tls => {
                     !error.may_have_arrived() || route.repeatable
                 }
-                _ => return LocationCheck::Right,
+                _ => return None,
             },
-            _ => return LocationCheck::Right,
+            _ => return None,
         };
-        LocationCheck::Wrong { repeat }
+        Some(repeat)
     }
 
     /// Sends a route to a host, and follows the redirects that `next_hop` allows.

@@ -33,24 +33,18 @@ pub(super) struct Leader<K: Clone + Eq + Hash, T> {
 /// Work of another thread, to wait for.
 pub(super) struct Follower<T>(Arc<Shared<T>>);
 
-/// How a wait ended.
-pub(super) enum WaitResult<T> {
-    /// The work is done.
-    Done(T),
-    /// The leader ended without an outcome; try again.
-    Abandoned,
-    /// The deadline passed.
-    TimedOut,
-}
-
 struct Shared<T> {
     outcome: Mutex<Outcome<T>>,
     finished: Condvar,
 }
 
-enum Outcome<T> {
+/// The state of the work, as far as a follower has waited for it.
+#[derive(Clone)]
+pub(super) enum Outcome<T> {
+    /// The work is in progress. After a wait: the deadline passed first.
     Pending,
     Done(T),
+    /// The leader ended without an outcome; try again.
     Abandoned,
 }
 
@@ -110,17 +104,13 @@ impl<K: Clone + Eq + Hash, T> Drop for Leader<K, T> {
 
 impl<T: Clone> Follower<T> {
     /// Waits for the outcome until the deadline.
-    pub(super) fn wait(&self, deadline: Deadline) -> WaitResult<T> {
+    pub(super) fn wait(&self, deadline: Deadline) -> Outcome<T> {
         let mut outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         while matches!(*outcome, Outcome::Pending) && !deadline.has_passed() {
             let waited = self.0.finished.wait_timeout(outcome, deadline.poll_interval());
             outcome = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        match &*outcome {
-            Outcome::Done(value) => WaitResult::Done(value.clone()),
-            Outcome::Abandoned => WaitResult::Abandoned,
-            Outcome::Pending => WaitResult::TimedOut,
-        }
+        outcome.clone()
     }
 }
 
@@ -137,9 +127,9 @@ mod tests {
         let Role::Leader(lead) = single.join(&1) else { panic!("nothing is in progress") };
         let Role::Follower(follow) = single.join(&1) else { panic!("it is in progress") };
         assert!(matches!(single.join(&2), Role::Leader(_)));
-        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), WaitResult::TimedOut));
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Outcome::Pending));
         lead.done(7);
-        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), WaitResult::Done(7)));
+        assert!(matches!(follow.wait(Deadline::after(Duration::ZERO)), Outcome::Done(7)));
         assert!(matches!(single.join(&1), Role::Leader(_)));
     }
 
@@ -156,7 +146,7 @@ mod tests {
         }));
         assert!(panicked.is_err());
         let waited = follow.unwrap().wait(Deadline::after(Duration::from_secs(5)));
-        assert!(matches!(waited, WaitResult::Abandoned));
+        assert!(matches!(waited, Outcome::Abandoned));
         assert!(matches!(single.join(&()), Role::Leader(_)));
     }
 }
