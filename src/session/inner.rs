@@ -12,7 +12,7 @@ use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::{EventDispatcher, Events};
 use super::location::LocationCache;
-use super::refresh::{LAST_LIMIT, LogoutCheck, RefreshReason};
+use super::refresh::{LAST_LIMIT, RefreshReason};
 use super::send::success;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
@@ -20,7 +20,7 @@ use crate::base_url::BaseUrl;
 use crate::clock::{Clock, milliseconds};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
-use crate::error::{Error, LocalState, Result, TransportError, TransportErrorKind};
+use crate::error::{LocalState, Result, TransportError, TransportErrorKind};
 use crate::id::UserId;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoredUser};
@@ -162,11 +162,11 @@ impl Inner {
             let error = wire::refusal(route, &response);
             // A refresh in progress may have rotated this token: wait for its outcome.
             let _lock = self.lock_refresh(user, deadline)?;
-            match self.end_login(&record, token, &error, deadline)? {
-                LogoutCheck::LoggedOut => return Err(Error::LoginEnded(Box::new(error))),
-                LogoutCheck::TokenReplaced if last_chance => return Err(error.into()),
-                LogoutCheck::TokenReplaced => last_chance = true,
+            let error = self.end_login(&record, token, error, deadline)?;
+            if last_chance {
+                return Err(error.into());
             }
+            last_chance = true;
         }
     }
 

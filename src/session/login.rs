@@ -17,8 +17,11 @@ use crate::error::{Error, LocalState, Result, StoreError};
 use crate::event::{Event, LogoutReason, RemovalReason};
 use crate::id::UserId;
 use crate::store::{Change, Listing, RefreshLock, StoreView, StoredUser};
-use crate::token::RefreshToken;
+use crate::token::{AccessToken, RefreshToken};
 use crate::wire::{self, LoginResponse, Route};
+
+/// What the backend returns as a user's profile.
+type Details = (Vec<Identity>, Profile);
 
 impl Inner {
     /// Logs in and makes the user current.
@@ -48,8 +51,9 @@ impl Inner {
         let skew = self.record_token_time(login.access_token.claims(), sent, None);
         // Reserve time to revoke the server session if the profile cannot be fetched.
         let network = network_part(deadline);
+        let attempt = "give the profile after the log-in, so that nothing was stored";
         let stored = self
-            .fetch_profile(&login, network)
+            .fetch_profile(&login.user, &login.access_token, attempt, network)
             .and_then(|details| self.store_login(credentials, &login, details, skew, deadline));
         drop(lock);
         if stored.as_ref().ok() != Some(&login.user) {
@@ -111,15 +115,18 @@ impl Inner {
         Ok(false)
     }
 
+    /// Fetches the profile with an access token that is not stored yet. `attempt` describes the
+    /// request in errors.
     fn fetch_profile(
         &self,
-        login: &LoginResponse,
+        user: &UserId,
+        token: &AccessToken,
+        attempt: &'static str,
         deadline: Deadline,
-    ) -> Result<(Vec<Identity>, Profile)> {
-        let mut route = Route::profile();
-        route.attempt = "give the profile after the log-in, so that nothing was stored";
-        let response = self.send(&route, Some(login.access_token.expose()), deadline)?;
-        wire::profile(success(&route, response)?.body(), &login.user)
+    ) -> Result<Details> {
+        let route = Route { attempt, ..Route::profile() };
+        let response = self.send(&route, Some(token.expose()), deadline)?;
+        wire::profile(success(&route, response)?.body(), user)
     }
 
     /// Stores tokens, identities, profile and current user in one commit, and returns the logged-in
@@ -129,7 +136,7 @@ impl Inner {
         &self,
         credentials: &Credentials,
         login: &LoginResponse,
-        (identities, profile): (Vec<Identity>, Profile),
+        details: Details,
         skew: i64,
         deadline: Deadline,
     ) -> Result<UserId> {
@@ -162,9 +169,7 @@ impl Inner {
             record.clock_skew_ms = skew;
             record.expiry_warned_at = None;
             record.device_id = login.device_id.clone().or(record.device_id);
-            record.identities.clone_from(&identities);
-            record.profile = profile.clone();
-            record.has_unlisted_identity = false;
+            set_details(&mut record, &details);
             let user = login.user.clone();
             let mut changes = vec![
                 Change::Put(Box::new(record)),
@@ -201,11 +206,8 @@ impl Inner {
             }
         };
         let skew = self.record_token_time(token.claims(), sent, Some(before.clock_skew_ms));
-        let mut route = Route::profile();
-        route.attempt = "give the profile after linking, which stands";
-        let details = self
-            .send(&route, Some(token.expose()), network_part(deadline))
-            .and_then(|response| wire::profile(success(&route, response)?.body(), user));
+        let attempt = "give the profile after linking, which stands";
+        let details = self.fetch_profile(user, &token, attempt, network_part(deadline));
         let newest = |view: &dyn StoreView| {
             let record = known(user, view.user(user)?)?;
             if record.epoch != before.epoch {
@@ -213,15 +215,13 @@ impl Inner {
             }
             Ok(StoredUser::clone(&record))
         };
-        let store = |(identities, profile): (Vec<Identity>, Profile)| {
+        let store = |details: Details| {
             self.commit(deadline, |view| {
                 let mut record = newest(view)?;
                 record.access_token = Some(token.clone());
                 record.clock_skew_ms = skew;
                 record.last_used_commit = view.number();
-                record.identities.clone_from(&identities);
-                record.profile = profile.clone();
-                record.has_unlisted_identity = false;
+                set_details(&mut record, &details);
                 let event =
                     Event::IdentityLinked { user: user.clone(), provider: credentials.provider() };
                 let mut changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
@@ -257,71 +257,57 @@ impl Inner {
 
     /// Logs a user out here, then notifies the backend. Returns the result of the notification.
     pub(crate) fn log_out(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.log_out_or_remove(user, deadline, |view, record| match is_anonymous(record) {
-            // It is not possible to log in as the same anonymous user again.
-            true => remove(view, record, RemovalReason::AnonymousLogout),
-            false if record.is_logged_in() => log_out(view, record, LogoutReason::Requested),
-            false => Ok(Vec::new()),
-        })
+        self.log_out_or_remove(user, None, deadline)
     }
 
     /// Removes a user here, then notifies the backend if the user was logged in.
     pub(super) fn remove(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.log_out_or_remove(user, deadline, |view, record| {
-            remove(view, record, RemovalReason::Requested)
-        })
+        self.log_out_or_remove(user, Some(RemovalReason::Requested), deadline)
     }
 
     /// Commits the local change first: it stays in effect whatever the network does.
     fn log_out_or_remove(
         &self,
         user: &UserId,
+        removal: Option<RemovalReason>,
         deadline: Deadline,
-        changes: impl Fn(&dyn StoreView, &StoredUser) -> Result<Vec<Change>, StoreError>,
     ) -> Result<()> {
         let encrypted = self.store.is_sealed();
         let (tokens, kept) = self.commit(deadline, |view| {
             let record = known(user, view.user(user)?)?;
-            let mut changes = changes(view, &record)?;
-            let earlier = record.pending_revocation.clone();
-            if changes.is_empty() {
-                // Already logged out; the revocation may be pending.
-                return Ok((changes, (Vec::from_iter(earlier.clone()), earlier)));
-            }
-            let token = record.refresh_token.clone();
-            let mut kept = None;
-            for change in &mut changes {
-                if let Change::Put(left) = change
-                    && left.id == *user
-                {
+            let (earlier, token) = (&record.pending_revocation, &record.refresh_token);
+            // It is not possible to log in as the same anonymous user again.
+            let anonymous = is_anonymous(&record).then_some(RemovalReason::AnonymousLogout);
+            let (changes, kept) = match removal.or(anonymous) {
+                Some(reason) => (remove(view, &record, reason)?, None),
+                None if record.is_logged_in() => {
                     // Keep the token until it is revoked, in case this process ends first.
-                    kept = token.clone().filter(|_| encrypted);
-                    left.pending_revocation.clone_from(&kept);
+                    let kept = token.clone().filter(|_| encrypted);
+                    (log_out(view, &record, LogoutReason::Requested, kept.clone())?, kept)
                 }
-            }
+                // The revocation may be pending.
+                None => (Vec::new(), earlier.clone()),
+            };
             // Also revoke the token of an earlier log-out; no other code path will.
-            Ok((changes, (earlier.into_iter().chain(token).collect(), kept)))
+            Ok((changes, (Vec::from_iter(earlier.iter().chain(token).cloned()), kept)))
         })?;
         self.failures.clear(user, None);
         self.revoke_orphans(deadline);
         let mut outcome = Ok(());
         for token in &tokens {
-            let revoked = self.end_server_session(token, deadline);
+            let is_kept = kept.as_ref() == Some(token);
+            let revoked = match is_kept {
+                true => self.revoke_pending(user, token, deadline),
+                false => self.end_server_session(token, deadline),
+            };
             match &revoked {
                 Ok(()) => note!(info, "{user:?} has logged out"),
                 Err(error) => {
                     note!(warn, "the login of {user:?} was not revoked: {}", Brief(error))
                 }
             }
-            let is_kept = kept.as_ref() == Some(token);
-            if is_kept && revoked.as_ref().is_err_and(Error::is_retryable) {
-                self.defer_revocation();
-            } else {
+            if !(is_kept && revoked.as_ref().is_err_and(Error::is_retryable)) {
                 outcome = outcome.and(revoked);
-                if is_kept && self.clear_pending_revocation(user, token, deadline).is_err() {
-                    // The token will be revoked once more, which is harmless.
-                    self.defer_revocation();
-                }
             }
         }
         outcome
@@ -340,45 +326,45 @@ impl Inner {
 
     /// Fetches the profile and stores it with the identities.
     pub(crate) fn refresh_profile(&self, user: &UserId, deadline: Deadline) -> Result<Profile> {
-        let (profile, is_newest) = self.fetch_and_store_profile(user, deadline)?;
-        // A link or another fetch that was stored in the meantime may be newer or older than this
-        // profile.
-        if is_newest { Ok(profile) } else { Ok(self.fetch_and_store_profile(user, deadline)?.0) }
+        let mut last_chance = false;
+        loop {
+            let (before, _) = self.logged_in(user, deadline)?;
+            let response = self.send_as(user, &Route::profile(), deadline)?;
+            let details = wire::profile(response.body(), user)?;
+            let is_newest = self.commit(deadline, |view| {
+                let Some(record) = view.user(user)?.filter(|record| record.epoch == before.epoch)
+                else {
+                    return Ok((Vec::new(), true));
+                };
+                if record.identities != before.identities
+                    || record.has_unlisted_identity != before.has_unlisted_identity
+                    || record.profile != before.profile
+                {
+                    return Ok((Vec::new(), false));
+                }
+                if (&record.identities, &record.profile) == (&details.0, &details.1) {
+                    return Ok((Vec::new(), true));
+                }
+                let mut record = StoredUser::clone(&record);
+                set_details(&mut record, &details);
+                let event = Event::ProfileChanged { user: user.clone() };
+                Ok((vec![Change::Put(Box::new(record)), Change::Emit(event)], true))
+            })?;
+            // A link or another fetch that was stored in the meantime may be newer or older than
+            // this profile.
+            if is_newest || last_chance {
+                return Ok(details.1);
+            }
+            last_chance = true;
+        }
     }
+}
 
-    /// Returns the profile, and `false` if another profile was stored during the request.
-    fn fetch_and_store_profile(
-        &self,
-        user: &UserId,
-        deadline: Deadline,
-    ) -> Result<(Profile, bool)> {
-        let (before, _) = self.logged_in(user, deadline)?;
-        let response = self.send_as(user, &Route::profile(), deadline)?;
-        let (identities, profile) = wire::profile(response.body(), user)?;
-        self.commit(deadline, |view| {
-            let unchanged = |is_newest| Ok((Vec::new(), (profile.clone(), is_newest)));
-            let Some(record) = view.user(user)?.filter(|record| record.epoch == before.epoch)
-            else {
-                return unchanged(true);
-            };
-            if record.identities != before.identities
-                || record.has_unlisted_identity != before.has_unlisted_identity
-                || record.profile != before.profile
-            {
-                return unchanged(false);
-            }
-            if record.identities == identities && record.profile == profile {
-                return unchanged(true);
-            }
-            let mut record = StoredUser::clone(&record);
-            record.identities.clone_from(&identities);
-            record.profile = profile.clone();
-            record.has_unlisted_identity = false;
-            let event = Event::ProfileChanged { user: user.clone() };
-            let changes = vec![Change::Put(Box::new(record)), Change::Emit(event)];
-            Ok((changes, (profile.clone(), true)))
-        })
-    }
+/// Stores the identities and the profile that the backend returned in a record.
+fn set_details(record: &mut StoredUser, (identities, profile): &Details) {
+    record.identities.clone_from(identities);
+    record.profile.clone_from(profile);
+    record.has_unlisted_identity = false;
 }
 
 /// Returns `true` for anonymous credentials that accept an anonymous user who is already logged in.
@@ -415,17 +401,19 @@ fn make_current(view: &dyn StoreView, to: Option<UserId>) -> Vec<Change> {
 }
 
 /// Returns the changes that log a user out, and that elect a new current user if this user was
-/// current.
+/// current. `pending` is the token that the store keeps until it is revoked.
 pub(super) fn log_out(
     view: &dyn StoreView,
     record: &StoredUser,
     reason: LogoutReason,
+    pending: Option<RefreshToken>,
 ) -> Result<Vec<Change>, StoreError> {
     let mut without_tokens = record.clone();
     without_tokens.state = UserState::LoggedOut;
     without_tokens.epoch = without_tokens.epoch.saturating_add(1);
     without_tokens.access_token = None;
     without_tokens.refresh_token = None;
+    without_tokens.pending_revocation = pending;
     let mut changes = vec![
         Change::Put(Box::new(without_tokens)),
         Change::Emit(Event::LoggedOut { user: record.id.clone(), reason }),

@@ -12,13 +12,26 @@ use crate::store::{Change, Listing, StoredUser};
 use crate::token::RefreshToken;
 
 impl Inner {
-    /// Leaves a revocation, which the store holds, to a later log-in or refresh.
-    pub(super) fn defer_revocation(&self) {
-        self.may_have_revocations.store(true, Ordering::Relaxed);
+    /// Revokes a token that the store keeps until then. After a failure that a retry may mend, it
+    /// is left to a later log-in or refresh.
+    pub(super) fn revoke_pending(
+        &self,
+        user: &UserId,
+        token: &RefreshToken,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let revoked = self.end_server_session(token, deadline);
+        if revoked.as_ref().is_err_and(Error::is_retryable)
+            // Revoking a token again is harmless.
+            || self.clear_pending_revocation(user, token, deadline).is_err()
+        {
+            self.may_have_revocations.store(true, Ordering::Relaxed);
+        }
+        revoked
     }
 
     /// Removes a pending revocation from the store, after it was sent or was definitely refused.
-    pub(super) fn clear_pending_revocation(
+    fn clear_pending_revocation(
         &self,
         user: &UserId,
         token: &RefreshToken,
@@ -47,24 +60,16 @@ impl Inner {
         let deadline = deadline.at_most(LIMIT.min(deadline.remaining() / 4));
         let mut listing = Listing::default();
         while let Some(record) = listing.next(&*self.store, || deadline) {
-            let sent = record
-                .map_err(Error::from)
-                .and_then(|record| self.send_pending_revocation(&record, deadline));
-            match sent {
-                Ok(()) => {}
+            let Ok(record) = record else {
+                return self.may_have_revocations.store(true, Ordering::Relaxed);
+            };
+            let Some(token) = &record.pending_revocation else { continue };
+            match self.revoke_pending(&record.id, token, deadline) {
                 // The backend failed for this token; it may succeed for others.
-                Err(Error::Server(_)) => self.defer_revocation(),
-                Err(_) => return self.defer_revocation(),
+                Ok(()) | Err(Error::Server(_)) => {}
+                Err(error) if error.is_retryable() => return,
+                Err(_) => {}
             }
-        }
-    }
-
-    fn send_pending_revocation(&self, record: &StoredUser, deadline: Deadline) -> Result<()> {
-        let Some(token) = &record.pending_revocation else { return Ok(()) };
-        match self.end_server_session(token, deadline) {
-            Err(error) if error.is_retryable() => Err(error),
-            // Sent, or definitely refused.
-            _ => self.clear_pending_revocation(&record.id, token, deadline),
         }
     }
 }

@@ -54,13 +54,6 @@ struct Job {
     call: Deadline,
 }
 
-/// The result of checking the login after the backend refused its refresh token.
-pub(super) enum LogoutCheck {
-    LoggedOut,
-    /// The store has another refresh token by now.
-    TokenReplaced,
-}
-
 impl Inner {
     /// Returns an access token that the backend will accept, refreshing it if it is due.
     ///
@@ -335,10 +328,7 @@ impl Inner {
         if !wire::ends_login(&response, expired) {
             return Err(error.into());
         }
-        match self.end_login(record, token, &error, deadline)? {
-            LogoutCheck::LoggedOut => Err(Error::LoginEnded(Box::new(error))),
-            LogoutCheck::TokenReplaced => Ok(Err(error)),
-        }
+        self.end_login(record, token, error, deadline).map(Err)
     }
 
     /// Stores new tokens within half of the remaining time. If the store is busy, the other half is
@@ -359,36 +349,38 @@ impl Inner {
         token
     }
 
-    /// Logs out a user whose refresh token the backend definitely refused, if the store still holds
-    /// that token.
+    /// Logs out a user whose refresh token the backend definitely refused, and returns
+    /// [`Error::LoginEnded`]. If the store has another refresh token by now, returns the refusal.
     pub(super) fn end_login(
         &self,
         refused: &StoredUser,
         refresh_token: &RefreshToken,
-        error: &ServerError,
+        error: ServerError,
         deadline: Deadline,
-    ) -> Result<LogoutCheck> {
+    ) -> Result<ServerError> {
         let reason = match error.code {
             Some(ServerErrorCode::UserDisabled) => LogoutReason::UserDisabled,
             _ => LogoutReason::SessionEnded,
         };
-        let ended = self.commit(deadline, |view| {
-            let Some(record) = view.user(&refused.id)? else {
-                return Ok((Vec::new(), LogoutCheck::LoggedOut));
-            };
-            if record.epoch != refused.epoch && !record.is_logged_in() {
-                return Ok((Vec::new(), LogoutCheck::LoggedOut));
+        let was_replaced = self.commit(deadline, |view| {
+            let record = view.user(&refused.id)?;
+            match record.filter(|now| now.epoch == refused.epoch || now.is_logged_in()) {
+                None => Ok((Vec::new(), false)),
+                Some(record) if record.refresh_token.as_ref() != Some(refresh_token) => {
+                    Ok((Vec::new(), true))
+                }
+                Some(record) => {
+                    let pending = record.pending_revocation.clone();
+                    Ok((super::login::log_out(view, &record, reason, pending)?, false))
+                }
             }
-            if record.refresh_token.as_ref() != Some(refresh_token) {
-                return Ok((Vec::new(), LogoutCheck::TokenReplaced));
-            }
-            Ok((super::login::log_out(view, &record, reason)?, LogoutCheck::LoggedOut))
-        });
-        if matches!(ended, Ok(LogoutCheck::LoggedOut)) {
-            self.failures.clear(&refused.id, None);
-            note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
+        })?;
+        if was_replaced {
+            return Ok(error);
         }
-        ended
+        self.failures.clear(&refused.id, None);
+        note!(warn, "the login of {:?} has ended (status {})", refused.id, error.status);
+        Err(Error::LoginEnded(Box::new(error)))
     }
 }
 
