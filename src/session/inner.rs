@@ -1,5 +1,4 @@
-//! The state that all handles of a session share, and the methods that send a route: with the
-//! access token, with the refresh token, or with neither. All of them call [`Inner::send`].
+//! The state that all handles of a session share, and the records of its users.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,8 +11,7 @@ use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::{EventDispatcher, Events};
 use super::location::LocationCache;
-use super::refresh::{LAST_LIMIT, RefreshReason};
-use super::send::success;
+use super::refresh::LAST_LIMIT;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
@@ -25,8 +23,8 @@ use crate::id::UserId;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoredUser};
 use crate::token::AccessToken;
-use crate::transport::{Response, Transport};
-use crate::wire::{self, Bearer, Device, Route};
+use crate::transport::Transport;
+use crate::wire::Device;
 
 /// A session's shared state. No lock in here is held during network requests or calls of listeners.
 pub(crate) struct Inner {
@@ -118,62 +116,6 @@ impl Inner {
     ) -> Result<(Arc<StoredUser>, AccessToken)> {
         self.retry_persist(deadline);
         self.logged_in(user, deadline)
-    }
-
-    /// Sends a route with the user's access token, and returns the response if it is a success. A
-    /// due token is refreshed first. If the backend rejects the token, it is refreshed once and the
-    /// request is repeated once.
-    pub(crate) fn send_as(
-        &self,
-        user: &UserId,
-        route: &Route,
-        deadline: Deadline,
-    ) -> Result<Response> {
-        debug_assert_eq!(route.bearer, Bearer::Access);
-        let token = self.valid_access_token(user, deadline)?;
-        let response = self.send(route, Some(token.expose()), deadline)?;
-        if !wire::refuses_token(&response) {
-            return success(route, response);
-        }
-        self.note_rejected(user, &token);
-        let token = self.refresh(user, &token, RefreshReason::Due, deadline)?;
-        success(route, self.send(route, Some(token.expose()), deadline)?)
-    }
-
-    /// Sends a route with the user's refresh token, and returns the response if it is a success. If
-    /// the backend refuses the token, the login ends, as in a refresh.
-    pub(crate) fn send_with_refresh_token(
-        &self,
-        user: &UserId,
-        route: &Route,
-        deadline: Deadline,
-    ) -> Result<Response> {
-        debug_assert_eq!(route.bearer, Bearer::Refresh);
-        let mut last_chance = false;
-        loop {
-            let (record, _) = self.logged_in_for_request(user, deadline)?;
-            let Some(token) = &record.refresh_token else {
-                return Err(LocalState::NotLoggedIn(user.clone()).into());
-            };
-            let response = self.send(route, Some(token.expose()), deadline)?;
-            if !wire::refuses_session(&response) {
-                return success(route, response);
-            }
-            let error = wire::refusal(route, &response);
-            // A refresh in progress may have rotated this token: wait for its outcome.
-            let _lock = self.lock_refresh(user, deadline)?;
-            let error = self.end_login(&record, token, error, deadline)?;
-            if last_chance {
-                return Err(error.into());
-            }
-            last_chance = true;
-        }
-    }
-
-    /// Sends a route without a token, and returns the response if it is a success.
-    pub(crate) fn send_plain(&self, route: &Route, deadline: Deadline) -> Result<Response> {
-        debug_assert_eq!(route.bearer, Bearer::None);
-        success(route, self.send(route, None, deadline)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Refreshing access tokens: when a refresh is due, which caller does it, and what a failure means.
+//! Refreshing access tokens: when a refresh is due, which caller does it, and what ends a login.
 //!
 //! The manual page `refresh` defines the rules. Each user has one refresh at a time across threads
 //! and processes. Tokens are checked when they are used, never by a timer. A log-out takes

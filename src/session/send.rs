@@ -1,11 +1,13 @@
-//! Sending a request: to the backend's location, with a repetition where that is harmless, and
-//! along redirects that are safe to follow. The manual page `network` has the rules.
+//! Sending a request: with the access token, the refresh token or neither; to the backend's
+//! location, with a repetition where that is harmless, and along redirects that are safe to follow. The manual page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
+use super::refresh::RefreshReason;
 use crate::base_url::{BaseUrl, origin};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
-use crate::error::{Error, Result, TransportError, TransportErrorKind};
+use crate::error::{Error, LocalState, Result, TransportError, TransportErrorKind};
+use crate::id::UserId;
 use crate::token::RefreshToken;
 use crate::transport::{Request, Response};
 use crate::wire::{self, Bearer, Route};
@@ -14,6 +16,62 @@ use crate::wire::{self, Bearer, Route};
 const MOST_HOPS: u32 = 5;
 
 impl Inner {
+    /// Sends a route with the user's access token, and returns the response if it is a success. A
+    /// due token is refreshed first. If the backend rejects the token, it is refreshed once and the
+    /// request is repeated once.
+    pub(crate) fn send_as(
+        &self,
+        user: &UserId,
+        route: &Route,
+        deadline: Deadline,
+    ) -> Result<Response> {
+        debug_assert_eq!(route.bearer, Bearer::Access);
+        let token = self.valid_access_token(user, deadline)?;
+        let response = self.send(route, Some(token.expose()), deadline)?;
+        if !wire::refuses_token(&response) {
+            return success(route, response);
+        }
+        self.note_rejected(user, &token);
+        let token = self.refresh(user, &token, RefreshReason::Due, deadline)?;
+        success(route, self.send(route, Some(token.expose()), deadline)?)
+    }
+
+    /// Sends a route with the user's refresh token, and returns the response if it is a success. If
+    /// the backend refuses the token, the login ends, as in a refresh.
+    pub(crate) fn send_with_refresh_token(
+        &self,
+        user: &UserId,
+        route: &Route,
+        deadline: Deadline,
+    ) -> Result<Response> {
+        debug_assert_eq!(route.bearer, Bearer::Refresh);
+        let mut last_chance = false;
+        loop {
+            let (record, _) = self.logged_in_for_request(user, deadline)?;
+            let Some(token) = &record.refresh_token else {
+                return Err(LocalState::NotLoggedIn(user.clone()).into());
+            };
+            let response = self.send(route, Some(token.expose()), deadline)?;
+            if !wire::refuses_session(&response) {
+                return success(route, response);
+            }
+            let error = wire::refusal(route, &response);
+            // A refresh in progress may have rotated this token: wait for its outcome.
+            let _lock = self.lock_refresh(user, deadline)?;
+            let error = self.end_login(&record, token, error, deadline)?;
+            if last_chance {
+                return Err(error.into());
+            }
+            last_chance = true;
+        }
+    }
+
+    /// Sends a route without a token, and returns the response if it is a success.
+    pub(crate) fn send_plain(&self, route: &Route, deadline: Deadline) -> Result<Response> {
+        debug_assert_eq!(route.bearer, Bearer::None);
+        success(route, self.send(route, None, deadline)?)
+    }
+
     /// Sends a route to the backend's location, and returns the response with any status. If the
     /// location is wrong, the backend is asked once for the current one. A web page with a success
     /// status is an error.
