@@ -549,6 +549,36 @@ fn retry_after_outlasts_token_expiry() {
 }
 
 #[test]
+fn failed_early_refresh_delays_expired_token() {
+    let (script, clock, _, user) = logged_in();
+    script.reply(CALL, 200, json!(null));
+    script.reply(REFRESH, 503, Value::Null);
+    clock.advance(Duration::from_secs(1799));
+    user.functions().call::<()>("f", ()).unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(user.functions().call::<()>("f", ()).unwrap_err().status(), Some(503));
+    assert_eq!(script.count(REFRESH), 1);
+    clock.advance(Duration::from_secs(4));
+    refreshes(&script, &clock);
+    user.functions().call::<()>("f", ()).unwrap();
+}
+
+#[test]
+fn early_refresh_timeout_delays_no_expired_token() {
+    for kind in [TransportErrorKind::Timeout, TransportErrorKind::Connect] {
+        let (script, clock, _, user) = logged_in();
+        script.reply(CALL, 200, json!(null));
+        script.fail(REFRESH, kind);
+        clock.advance(Duration::from_secs(1799));
+        user.functions().call::<()>("f", ()).unwrap();
+        clock.advance(Duration::from_secs(1));
+        refreshes(&script, &clock);
+        let outcome = user.functions().call::<()>("f", ());
+        assert_eq!(outcome.is_ok(), kind == TransportErrorKind::Timeout, "{outcome:?}");
+    }
+}
+
+#[test]
 fn removal_during_early_refresh_cancels_call() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 27);

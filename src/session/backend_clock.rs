@@ -88,7 +88,7 @@ impl BackendClock {
 }
 
 impl Inner {
-    pub(super) fn moment(&self) -> ClockReading {
+    pub(super) fn read_clocks(&self) -> ClockReading {
         ClockReading { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
     }
 
@@ -100,7 +100,7 @@ impl Inner {
         sent: ClockReading,
         known: Option<i64>,
     ) -> i64 {
-        self.time.learn(claims, sent, self.moment(), known)
+        self.time.learn(claims, sent, self.read_clocks(), known)
     }
 
     /// Learns the backend's time from the date of a response, unless a new token has provided it. A
@@ -109,7 +109,7 @@ impl Inner {
         if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
             && let Some(date) = wire::backend_answered_at(response)
         {
-            let ahead = date.saturating_sub(self.moment().monotonic);
+            let ahead = date.saturating_sub(self.read_clocks().monotonic);
             self.time.ahead.store(ahead, Ordering::Relaxed);
         }
     }
@@ -123,7 +123,7 @@ impl Inner {
         skew: i64,
         response: &Response,
     ) -> bool {
-        let now = self.moment();
+        let now = self.read_clocks();
         let by_wall = now.wall.saturating_add(skew);
         let time = match (wire::answered_at(response), self.time.by_monotonic(now)) {
             // The monotonic clock may have stopped for weeks while the machine slept.

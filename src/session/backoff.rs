@@ -17,7 +17,7 @@ use crate::token::AccessToken;
 const BACKOFF: Duration = Duration::from_secs(2);
 
 /// The maximum time that a backend's `Retry-After` delays implicit refreshes.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
 /// The failures of all users, until the next success or log-in.
 #[derive(Default)]
@@ -79,7 +79,7 @@ impl Failures {
 impl Inner {
     /// Records that the backend rejected a token, so that it is not sent again if the refresh
     /// fails. The token counts as expired, whatever the local clock shows.
-    pub(super) fn note_rejected(&self, user: &UserId, token: &AccessToken) {
+    pub(super) fn record_rejection(&self, user: &UserId, token: &AccessToken) {
         // If the token was replaced before the response arrived, the rejection does not apply to
         // the new one.
         let record = self.user(user, Deadline::passed()).ok().flatten();
@@ -100,7 +100,7 @@ impl Inner {
     }
 
     /// Records the outcome of a refresh that had `time`.
-    pub(super) fn note_outcome(
+    pub(super) fn record_outcome(
         &self,
         user: &UserId,
         outcome: &Result<AccessToken>,
@@ -113,7 +113,7 @@ impl Inner {
         note!(warn, "the access token of {user:?} could not be refreshed: {}", Brief(error));
         let now = self.clock.monotonic();
         let jitter = BACKOFF * u32::from(self.jitter) / 255;
-        let asked = error.retry_after().unwrap_or_default().min(LONGEST_BACKOFF);
+        let asked = error.retry_after().unwrap_or_default().min(MAX_BACKOFF);
         let until = now.saturating_add((BACKOFF + jitter).max(asked));
         self.failures.update(|users| {
             // Drop all expired entries, including those of removed users.

@@ -16,7 +16,7 @@ use crate::wire::{self, Route};
 
 /// How long a location that failed is not looked up again, and how long the base URL is used when
 /// the backend could not report a location.
-const REST: Duration = Duration::from_secs(10);
+const LOOKUP_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Where to send requests.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Location {
     /// location.
     until: Option<Duration>,
     /// Set when the location was looked up by this process and is not stored yet.
-    is_news: AtomicBool,
+    is_unstored: AtomicBool,
 }
 
 /// The location that this process uses.
@@ -46,7 +46,7 @@ struct CacheState {
     /// Set when the location failed and has to be looked up again.
     has_failed: bool,
     /// Until when a failed location is not looked up again, by the monotonic clock.
-    rest: Duration,
+    backoff_until: Duration,
 }
 
 impl Location {
@@ -56,7 +56,7 @@ impl Location {
     }
 
     pub(super) fn mark_stored(&self) {
-        self.is_news.store(false, Ordering::Relaxed);
+        self.is_unstored.store(false, Ordering::Relaxed);
     }
 }
 
@@ -108,11 +108,11 @@ impl Inner {
                 None => self.look_up_location(deadline)?,
             },
         };
-        let rest = self.clock.monotonic().saturating_add(REST);
+        let backoff_until = self.clock.monotonic().saturating_add(LOOKUP_BACKOFF);
         self.update_location(|state| {
             state.known = Some(Arc::clone(&found));
             if std::mem::take(&mut state.has_failed) {
-                state.rest = rest;
+                state.backoff_until = backoff_until;
             }
         });
         Ok(found)
@@ -134,7 +134,7 @@ impl Inner {
         self.update_location(|state| {
             // Another thread may have replaced it since the response.
             let is_known = state.known.as_ref().is_some_and(|known| known.host == *wrong);
-            state.has_failed |= is_known && now >= state.rest;
+            state.has_failed |= is_known && now >= state.backoff_until;
         });
         if deadline.has_passed() {
             return None;
@@ -156,7 +156,7 @@ impl Inner {
 
     /// Returns the location if the next commit has to store it.
     pub(super) fn unstored_location(&self) -> Option<Arc<Location>> {
-        self.known_location().filter(|known| known.is_news.load(Ordering::Relaxed))
+        self.known_location().filter(|known| known.is_unstored.load(Ordering::Relaxed))
     }
 
     /// Asks the backend for its location. If the backend does not support the look-up or cannot
@@ -174,7 +174,7 @@ impl Inner {
             self.at_base_url(matches!(error.status, 404 | 405 | 501))
         };
         // The next commit stores it, unless it is only used for a while.
-        found.is_news.store(found.until.is_none(), Ordering::Relaxed);
+        found.is_unstored.store(found.until.is_none(), Ordering::Relaxed);
         Ok(Arc::new(found))
     }
 
@@ -195,7 +195,7 @@ impl Inner {
                     response: Some(response),
                     websocket,
                     until: None,
-                    is_news: AtomicBool::new(false),
+                    is_unstored: AtomicBool::new(false),
                 }
             }
             _ => self.at_base_url(true),
@@ -204,9 +204,9 @@ impl Inner {
 
     fn at_base_url(&self, is_certain: bool) -> Location {
         let websocket = self.base_url.websocket() + &self.sync_path();
-        let until = (!is_certain).then(|| self.clock.monotonic().saturating_add(REST));
+        let until = (!is_certain).then(|| self.clock.monotonic().saturating_add(LOOKUP_BACKOFF));
         let host = self.base_url.clone();
-        Location { host, response: None, websocket, until, is_news: AtomicBool::new(false) }
+        Location { host, response: None, websocket, until, is_unstored: AtomicBool::new(false) }
     }
 
     fn sync_path(&self) -> String {

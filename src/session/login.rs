@@ -38,7 +38,7 @@ impl Inner {
             }
         }
         let route = Route::log_in(&self.app_id, credentials, &self.device);
-        let sent = self.moment();
+        let sent = self.read_clocks();
         let response = self.send_plain(&route, deadline)?;
         let login = wire::login(response.body()).map_err(|error| {
             let is_doubtful =
@@ -195,7 +195,7 @@ impl Inner {
         }
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
-        let sent = self.moment();
+        let sent = self.read_clocks();
         let response = self.send_as(user, &route, network_part(deadline))?;
         let token = match wire::linked(response.body(), user)? {
             Ok(token) => token,

@@ -28,7 +28,7 @@ use crate::wire::{self, Route};
 const EARLY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many times a call may lose the refresh lock.
-const MOST_LOST: u32 = 3;
+const MAX_LOCK_LOSSES: u32 = 3;
 
 /// Maximum time that an ending session waits for the store to persist its tokens.
 pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let (record, token) = self.logged_in_for_request(user, deadline)?;
-        match self.freshness(&record, &token, self.moment()) {
+        match self.freshness(&record, &token, self.read_clocks()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
             Freshness::Expired => self.refresh(user, &token, RefreshReason::Due, deadline),
@@ -81,7 +81,8 @@ impl Inner {
         }
         let record = self.store.user(user, Deadline::passed()).ok()??;
         let token = record.access_token.as_ref().filter(|_| record.is_logged_in())?;
-        (self.freshness(&record, token, self.moment()) == Freshness::Fresh).then(|| token.clone())
+        (self.freshness(&record, token, self.read_clocks()) == Freshness::Fresh)
+            .then(|| token.clone())
     }
 
     fn freshness(&self, record: &StoredUser, token: &AccessToken, now: ClockReading) -> Freshness {
@@ -114,7 +115,7 @@ impl Inner {
         }
         // Use the stored token, unless it has expired, was rejected or was removed.
         let (record, token) = self.logged_in(user, deadline)?;
-        match self.freshness(&record, &token, self.moment()) {
+        match self.freshness(&record, &token, self.read_clocks()) {
             Freshness::Expired => self.refresh(user, &token, reason, deadline),
             Freshness::Due(_) | Freshness::Fresh => Ok(token),
         }
@@ -141,7 +142,7 @@ impl Inner {
                         // Another process may have refreshed successfully in the meantime.
                         let (record, token) = self.logged_in(user, deadline)?;
                         let is_usable =
-                            self.is_usable(&record, &token, stale, reason, self.moment());
+                            self.is_usable(&record, &token, stale, reason, self.read_clocks());
                         return if is_usable { Ok(token) } else { Err(error) };
                     }
                     let (user, stale) = (user.clone(), stale.clone());
@@ -196,7 +197,7 @@ impl Inner {
     fn run_job(&self, lead: Leader<UserId, Result<AccessToken>>, job: &Job) -> Result<AccessToken> {
         let time = job.soon.remaining();
         let outcome = self.run_refresh(job);
-        self.note_outcome(&job.user, &outcome, time);
+        self.record_outcome(&job.user, &outcome, time);
         lead.done(outcome.clone());
         if outcome.is_ok() {
             self.send_pending_revocations(job.soon);
@@ -231,7 +232,7 @@ impl Inner {
             let (record, token) = self.logged_in(user, deadline)?;
             // Use one clock reading for the check and for the response. Otherwise a wall clock that
             // is briefly set wrong could make the new token appear old again and again.
-            let now = self.moment();
+            let now = self.read_clocks();
             if self.is_usable(&record, &token, stale, reason, now) {
                 return Ok(token);
             }
@@ -250,7 +251,7 @@ impl Inner {
                 note!(warn, "the refresh lock of {user:?} was lost, taking it again");
                 drop(lock);
                 times_lost += 1;
-                if times_lost > MOST_LOST {
+                if times_lost > MAX_LOCK_LOSSES {
                     return Err(out_of_time(&self.base_url, "a refresh by another process").into());
                 }
                 lock = self.lock_refresh(user, deadline)?;

@@ -13,7 +13,7 @@ use crate::transport::{Request, Response};
 use crate::wire::{self, Bearer, Route};
 
 /// The maximum number of redirects for one request.
-const MOST_HOPS: u32 = 5;
+const MAX_REDIRECTS: u32 = 5;
 
 impl Inner {
     /// Sends a route with the user's access token, and returns the response if it is a success. A
@@ -31,7 +31,7 @@ impl Inner {
         if !wire::refuses_token(&response) {
             return success(route, response);
         }
-        self.note_rejected(user, &token);
+        self.record_rejection(user, &token);
         let token = self.refresh(user, &token, RefreshReason::Due, deadline)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
@@ -170,7 +170,7 @@ impl Inner {
             ..Request::new(route.method, to.join(&route.path), deadline, route.limit)
         };
         let mut response = self.send_once_or_retry(to, &mut request, route)?;
-        for _ in 0..MOST_HOPS {
+        for _ in 0..MAX_REDIRECTS {
             let Some(next) = self.next_hop(&request, &response) else { break };
             note!(debug, "following a redirect ({}) to {}", response.status(), route.attempt);
             request.url = next;
