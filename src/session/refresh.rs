@@ -42,6 +42,17 @@ pub(crate) enum RefreshReason {
     Due,
 }
 
+impl RefreshReason {
+    /// Returns `true` if the stored token suffices. `is_new` is set if the caller had another one.
+    fn is_met(self, freshness: Freshness, is_new: bool) -> bool {
+        match freshness {
+            Freshness::Expired => false,
+            Freshness::Fresh if self == Self::Due => true,
+            Freshness::Due(_) | Freshness::Fresh => is_new,
+        }
+    }
+}
+
 /// A refresh to be run.
 struct Job {
     user: UserId,
@@ -141,8 +152,8 @@ impl Inner {
                         drop(lead);
                         // Another process may have refreshed successfully in the meantime.
                         let (record, token) = self.logged_in(user, deadline)?;
-                        let is_usable =
-                            self.is_usable(&record, &token, stale, reason, self.read_clocks());
+                        let freshness = self.freshness(&record, &token, self.read_clocks());
+                        let is_usable = reason.is_met(freshness, token != *stale);
                         return if is_usable { Ok(token) } else { Err(error) };
                     }
                     let (user, stale) = (user.clone(), stale.clone());
@@ -205,22 +216,6 @@ impl Inner {
         outcome
     }
 
-    /// Returns `true` if the stored token suffices for a caller that had `stale`.
-    fn is_usable(
-        &self,
-        record: &StoredUser,
-        token: &AccessToken,
-        stale: &AccessToken,
-        reason: RefreshReason,
-        now: ClockReading,
-    ) -> bool {
-        match self.freshness(record, token, now) {
-            Freshness::Expired => false,
-            Freshness::Fresh if reason == RefreshReason::Due => true,
-            _ => token != stale,
-        }
-    }
-
     /// Runs one refresh, exclusively for this user among all processes, with the newest record. To
     /// store a rotated refresh token, it may use the time of the whole call.
     fn run_refresh(&self, job: &Job) -> Result<AccessToken> {
@@ -233,12 +228,13 @@ impl Inner {
             // Use one clock reading for the check and for the response. Otherwise a wall clock that
             // is briefly set wrong could make the new token appear old again and again.
             let now = self.read_clocks();
-            if self.is_usable(&record, &token, stale, reason, now) {
+            let freshness = self.freshness(&record, &token, now);
+            if reason.is_met(freshness, token != *stale) {
                 return Ok(token);
             }
             if let Err(error) = &lock
                 && reason == RefreshReason::Due
-                && self.freshness(&record, &token, now) != Freshness::Expired
+                && freshness != Freshness::Expired
             {
                 // Without the lock many processes would refresh. Do so only if the token has
                 // expired.
