@@ -12,8 +12,8 @@ use crate::store::{Change, Listing, StoredUser};
 use crate::token::RefreshToken;
 
 impl Inner {
-    /// Revokes a token that the store keeps until then. After a failure that a retry may mend, it
-    /// is left to a later log-in or refresh.
+    /// Revokes a token that the store keeps until then. After a retryable failure, a later log-in
+    /// or refresh tries again.
     pub(super) fn revoke_pending(
         &self,
         user: &UserId,
