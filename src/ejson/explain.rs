@@ -37,13 +37,14 @@ fn reason(error: &serde_json::Error, first_key: Option<&str>) -> String {
         let kind = seen.split(['`', '"']).next().unwrap_or_default().trim_end();
         let is_of_another_type = start.starts_with("invalid type");
         let wrapped = first_key.filter(|_| kind == "map").and_then(wrapper_word);
-        return match (wrapped.or_else(|| seen_word(kind)), is_of_another_type) {
-            (Some(seen), true) => format!("expected {}, got {seen}", expected_words(expected)),
-            (Some(seen), false) => {
-                format!("expected {}, got {seen} that is not one", expected_words(expected))
-            }
-            (None, _) => unfit(),
+        let Some(seen) = wrapped.or_else(|| seen_word(kind)) else { return unfit() };
+        let seen = match (kind, is_of_another_type) {
+            ("floating point", true) if is_integer(expected) => "a floating-point number",
+            (_, true) => seen,
+            ("integer", false) if is_integer(expected) => "a number out of its range",
+            (_, false) => &format!("{seen} that is not one"),
         };
+        return format!("expected {}, got {seen}", expected_words(expected));
     }
     if text.starts_with("unknown variant ") {
         return match text.rfind(", expected ") {
@@ -99,15 +100,19 @@ fn wrapper_word(first_key: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns `true` if serde expected an integer type.
+fn is_integer(expected: &str) -> bool {
+    let bits = expected.strip_prefix(['i', 'u']);
+    bits.is_some_and(|bits| ["8", "16", "32", "64", "128"].contains(&bits))
+}
+
 /// Translates serde's description of the expected value to JSON's terms.
 fn expected_words(expected: &str) -> String {
     match expected {
         "a map" => "an object".to_owned(),
         "a sequence" => "an array".to_owned(),
         "unit" => "null".to_owned(),
-        "i8" | "i16" | "i32" | "i64" | "i128" | "u8" | "u16" | "u32" | "u64" | "u128" => {
-            format!("a whole number ({expected})")
-        }
+        _ if is_integer(expected) => format!("a whole number ({expected})"),
         "f32" | "f64" => format!("a number ({expected})"),
         _ => match expected.strip_prefix("struct ") {
             Some(name) => format!("an object ({name})"),
@@ -261,8 +266,12 @@ mod tests {
         assert_eq!(explained::<u8>("{}"), "expected a whole number (u8), got an object");
         assert_eq!(
             explained::<Vec<u8>>("[1,300]"),
-            "expected a whole number (u8), got a number that is not one at `[1]`"
+            "expected a whole number (u8), got a number out of its range at `[1]`"
         );
+        for text in ["1.5", r#"{"$numberDouble":"1.5"}"#] {
+            let message = "expected a whole number (i64), got a floating-point number";
+            assert_eq!(explained::<i64>(text), message);
+        }
         assert_eq!(explained::<Vec<Named>>("[{}]"), "missing field `name` at `[0]`");
         assert_eq!(explained::<Named>("7"), "expected an object (Named), got a number");
     }
@@ -296,7 +305,7 @@ mod tests {
         }
         assert_eq!(
             explained::<u8>(r#"{"$numberInt":"300"}"#),
-            "expected a whole number (u8), got a number that is not one"
+            "expected a whole number (u8), got a number out of its range"
         );
     }
 
