@@ -43,7 +43,8 @@ impl Home {
             return None;
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_keyfob"), dir.join("keyfob")).unwrap();
+        // In another process, since a child of another test would hold the file open for writing.
+        copy(Path::new(env!("CARGO_BIN_EXE_keyfob")), &dir.join("keyfob"));
         let home = dir.join("ada");
         fs::create_dir(&home).unwrap();
         chown(&home, Some(ADA), Some(ADA)).unwrap();
@@ -237,7 +238,7 @@ fn planted_links_are_not_followed() {
     }
 }
 
-/// Copies a directory with its owners.
+/// Copies a file or directory with its owners.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
