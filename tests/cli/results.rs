@@ -24,7 +24,9 @@ fn demo_succeeds_and_cleans_up() {
     assert_eq!(output.code, 0, "{output:?}");
     assert_eq!(output.stderr, "");
     assert!(output.stdout.starts_with(" 1. "), "{output:?}");
-    assert_eq!(output.stdout.lines().last(), Some("    Every step succeeded."));
+    let mut lines = output.stdout.lines().rev();
+    assert!(lines.next().unwrap().contains("keyfob serve"), "the next step is named last");
+    assert_eq!(lines.next(), Some("    Every step succeeded."));
     assert!(output.stdout.contains("InvalidPassword"), "{output:?}");
     assert!(!output.stdout.contains("battery"), "{output:?}");
 

@@ -48,6 +48,7 @@ pub(crate) fn run(out: &Output) -> Result<(), Failure> {
         return Err(Failure::Demo(format!("step {step} failed: {title}: {message}")));
     }
     story.show("Every step succeeded.");
+    story.show("To go on: `keyfob serve`, and the quick start in README.md.");
     if out.is_json() { out.json_line(&json!({"steps": story.steps})) } else { Ok(()) }
 }
 
@@ -133,7 +134,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     let refreshes = server.journal().count(Route::Refresh);
     ensure(refreshes == 1, "there was not exactly one refresh")?;
 
-    story.step("A second user logs in anonymously, and both stay logged in")?;
+    story.step("A guest logs in anonymously, and both users stay logged in")?;
     let guest = session.log_in(&Credentials::anonymous())?;
     ensure(current(&session)? == guest, "the guest is not the current user")?;
     for user in session.users()? {
@@ -163,7 +164,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(session.users()? == [ada.clone()], "the guest is still here")?;
     ensure(session.current_user()?.is_none(), "there is a current user")?;
 
-    story.step("A new anonymous user links an account, and stays the same user")?;
+    story.step("Eve logs in anonymously, links an account, and stays the same user")?;
     let eve = session.log_in(&Credentials::new_anonymous())?;
     let credentials = Credentials::email_password(OTHER_EMAIL, PASSWORD);
     session.email_password().register(OTHER_EMAIL, PASSWORD)?;
@@ -173,7 +174,7 @@ fn play(story: &mut Story<'_>, dir: &Path) -> Result<(), Failure> {
     ensure(session.log_in(&credentials)? == eve, "the account belongs to another user")?;
     story.show(format_args!("{} and {}", linked[0].provider, linked[1].provider));
 
-    story.step("The new user deletes the account, and cannot log in any more")?;
+    story.step("Eve deletes the account, and cannot log in any more")?;
     session.delete_user(&eve)?;
     ensure(eve.state()? == UserState::Removed, "the user is still here")?;
     match session.log_in(&credentials) {
