@@ -5,30 +5,18 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyfob::store::{MemoryStore, Store};
 use keyfob::{
-    ApiKeyId, CancelToken, Credentials, Deadline, Error, Result, Session, TransportErrorKind, User,
-    UserState,
+    ApiKeyId, CancelToken, Credentials, Error, Result, Session, TransportErrorKind, User, UserState,
 };
 use serde_json::json;
+use support::interrupt::*;
 use support::*;
-
-/// Far longer than any test may take.
-const FOR_EVER: Duration = Duration::from_secs(3600);
-
-/// How soon a cancelled call ends on a busy machine; 50 ms is usual.
-const AT_ONCE: Duration = Duration::from_secs(20);
-
-fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
-}
 
 /// Returns whether the cancelled call may have taken effect.
 fn cancelled<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
@@ -40,20 +28,11 @@ fn cancelled<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
     ambiguous
 }
 
-/// Runs a call on a thread of its own; its result comes through the channel.
-fn apart<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
-    let (done, outcome) = channel();
-    thread::spawn(move || {
-        let _ = done.send(call());
-    });
-    outcome
-}
-
 /// Cancels a call, and returns its result.
 fn cancel<T>(token: &CancelToken, outcome: &Receiver<T>) -> T {
     let began = Instant::now();
     token.cancel();
-    let outcome = outcome.recv_timeout(AT_ONCE).expect("it ends");
+    let outcome = at_once(outcome);
     println!("ended after {:?}", began.elapsed());
     outcome
 }
@@ -65,30 +44,13 @@ fn interrupted<T: std::fmt::Debug + Send + 'static>(
     yields: usize,
     call: impl FnOnce() -> Result<T> + Send + 'static,
 ) {
-    let (begun, begins) = channel();
-    let outcome = apart(move || {
-        begun.send(()).unwrap();
-        call()
-    });
-    begins.recv().unwrap();
-    (0..yields).for_each(|_| thread::yield_now());
+    let outcome = waiting(yields, call);
     assert!(!cancelled(cancel(token, &outcome)));
 }
 
 /// The same user, with a handle whose calls a token cancels.
 fn with_cancel(user: &User, token: &CancelToken) -> User {
     user.session().with_cancel(token).user(user.id()).unwrap().unwrap()
-}
-
-/// A session with a user whose token has expired, on a store.
-fn expired(store: impl Store) -> (Script, ManualClock, Session, User) {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.accept_login("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).store(store).deadline(FOR_EVER).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    clock.advance(Duration::from_secs(3600));
-    script.clear();
-    (script, clock, session, user)
 }
 
 #[test]
@@ -134,33 +96,6 @@ fn call_with_cancelled_token_sends_nothing() {
     assert_eq!(fresh.current_user().unwrap(), Some(user));
 }
 
-/// A backend that takes connections, reads the beginning of a request and never answers.
-fn black_hole() -> (String, Receiver<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (came, comes) = channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 1024]).unwrap();
-            if came.send(stream).is_err() {
-                return;
-            }
-        }
-    });
-    (url, comes)
-}
-
-/// A session of a user who is logged in with a fresh token, at a backend that never answers.
-fn at_black_hole() -> (Session, Receiver<TcpStream>) {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-    script.accept_login("ada", &access("a1"), &refresh("r1"));
-    builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
-    let (url, comes) = black_hole();
-    let session = Session::builder(APP, url).clock(clock).store(store).location_lookup(false);
-    (session.deadline(FOR_EVER).open().unwrap(), comes)
-}
-
 #[test]
 fn wait_for_response_is_cancelled() {
     for (call, ambiguous) in [
@@ -180,7 +115,7 @@ fn wait_for_response_is_cancelled() {
         // The request of another thread is not cut.
         let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
         connection.write_all(answer).unwrap();
-        let error = other.recv_timeout(AT_ONCE).unwrap().unwrap_err();
+        let error = at_once(&other).unwrap_err();
         assert_eq!(error.status(), Some(401));
     }
 }
@@ -217,23 +152,6 @@ fn large_unread_request_is_cancelled() {
     assert!(cancelled(cancel(&token, &outcome)));
 }
 
-/// Lets the refresh wait for the test, and returns a new access token and another refresh token.
-fn slow_rotation(script: &Script, clock: &ManualClock) -> (Receiver<()>, impl FnOnce()) {
-    let (sent, is_sent) = channel();
-    let (answer, answers) = channel::<()>();
-    let now = clock.seconds();
-    script.on(REFRESH, move |_| {
-        sent.send(()).unwrap();
-        answers.recv().unwrap();
-        let rotated = json!({
-            "access_token": jwt("a2", now, now + 1800),
-            "refresh_token": jwt("r2", now, now + 5_000_000),
-        });
-        Ok(json_answer(201, &rotated))
-    });
-    (is_sent, move || answer.send(()).unwrap())
-}
-
 /// Waits until the store has the rotated refresh token.
 fn wait_for_rotation(store: &impl Store, user: &User, clock: &ManualClock) {
     let (until, now) = (soon(), clock.seconds());
@@ -266,7 +184,7 @@ fn cancelled_leader_leaves_refresh_to_followers() {
     assert!(!cancelled(cancel(&token, &leads)));
     answer();
     for follower in followers {
-        follower.recv_timeout(AT_ONCE).unwrap().unwrap();
+        at_once(&follower).unwrap();
     }
     wait_for_rotation(&store, &user, &clock);
     assert_eq!(script.count(REFRESH), 1);
@@ -309,7 +227,7 @@ fn cancelled_follower_leaves_refresh_to_leader() {
         interrupted(&token, round * 10, move || follower.valid_access_token());
     }
     answer();
-    leads.recv_timeout(AT_ONCE).unwrap().unwrap();
+    at_once(&leads).unwrap();
     assert_eq!(script.count(REFRESH), 1);
 }
 
@@ -334,21 +252,11 @@ fn wait_for_refresh_lock_is_cancelled() {
 fn wait_for_commit_is_cancelled() {
     let store = MemoryStore::new();
     let (_, _, _, user) = expired(store.clone());
-    let (inside, is_inside) = channel();
-    let (leave, leaving) = channel::<()>();
-    let holder = thread::spawn(move || {
-        store.commit(soon(), &mut |_| {
-            inside.send(()).unwrap();
-            leaving.recv().unwrap();
-            Ok(Vec::new())
-        })
-    });
-    is_inside.recv().unwrap();
+    let end_commit = slow_commit(store);
     let token = CancelToken::new();
     let caller = with_cancel(&user, &token);
     interrupted(&token, 100, move || caller.log_out());
-    leave.send(()).unwrap();
-    holder.join().unwrap().unwrap();
+    end_commit();
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
 }
 
@@ -360,18 +268,8 @@ fn wait_for_lock_of_another_process_is_cancelled() {
     let session = session.data_dir(dir.path()).deadline(FOR_EVER).open().unwrap();
     let user = session.log_in(&password()).unwrap();
     clock.advance(Duration::from_secs(3600));
-    let app = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
-    let open = |name: String| {
-        let options = File::options().read(true).write(true).create(true).truncate(false).clone();
-        options.open(app.join(name)).unwrap()
-    };
-    let refresh_locks = (0..16).map(|number| format!("refresh.{number}")).collect();
-    for (names, call) in [
-        (vec!["lock".to_owned()], (|user| user.log_out()) as fn(User) -> Result<()>),
-        (refresh_locks, |user| user.valid_access_token().map(drop)),
-    ] {
-        let held: Vec<_> = names.into_iter().map(open).collect();
-        held.iter().for_each(|file| file.lock().unwrap());
+    for (names, call) in locked_calls() {
+        let _held = locked_files(&dir, &names);
         let token = CancelToken::new();
         let caller = with_cancel(&user, &token);
         interrupted(&token, 100, move || call(caller));
@@ -412,7 +310,7 @@ fn cancelled_login_revokes_its_server_session() {
     });
     let session = builder(&script, &clock).store(MemoryStore::new()).open().unwrap();
     assert!(!cancelled(session.with_cancel(&token).log_in(&password())));
-    assert_eq!(revokes.recv_timeout(AT_ONCE).unwrap(), Some(refresh("r1")));
+    assert_eq!(at_once(&revokes), Some(refresh("r1")));
     assert!(session.users().unwrap().is_empty());
 }
 

@@ -5,30 +5,19 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use keyfob::store::{MemoryStore, Store};
 use keyfob::transport::{Response, Transport, UreqTransport};
 use keyfob::{
-    ApiKeyId, Credentials, Deadline, Error, Event, Result, Secret, Session, SessionBuilder, User,
-    UserState,
+    ApiKeyId, Credentials, Error, Event, Result, Secret, Session, SessionBuilder, UserState,
 };
 use serde_json::json;
+use support::interrupt::*;
 use support::*;
-
-/// Far longer than any test may take.
-const FOR_EVER: Duration = Duration::from_secs(3600);
-
-fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
-}
 
 fn ended<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
     let error = outcome.expect_err("it was shut down");
@@ -39,19 +28,6 @@ fn ended<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
     ambiguous
 }
 
-/// Runs a call on a thread of its own; what it gives comes through the channel.
-fn apart<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
-    let (done, outcome) = channel();
-    thread::spawn(move || {
-        let _ = done.send(call());
-    });
-    outcome
-}
-
-fn at_once<T>(outcome: &Receiver<T>) -> T {
-    outcome.recv_timeout(Duration::from_secs(30)).expect("it ends")
-}
-
 /// Lets a call run on another thread into whatever holds it up, shuts the session down, and
 /// expects the call to end. Either may be first.
 fn interrupted<T: std::fmt::Debug + Send + 'static>(
@@ -59,26 +35,9 @@ fn interrupted<T: std::fmt::Debug + Send + 'static>(
     call: impl FnOnce() -> Result<T> + Send + 'static,
     yields: usize,
 ) {
-    let (begun, begins) = channel();
-    let outcome = apart(move || {
-        begun.send(()).unwrap();
-        call()
-    });
-    begins.recv().unwrap();
-    (0..yields).for_each(|_| thread::yield_now());
+    let outcome = waiting(yields, call);
     session.shut_down();
     assert!(!ended(at_once(&outcome)));
-}
-
-/// A session with a user whose token has expired, on a store.
-fn expired(store: impl Store) -> (Script, ManualClock, Session, User) {
-    let (script, clock) = (Script::new(), ManualClock::at(START));
-    script.accept_login("ada", &access("a1"), &refresh("r1"));
-    let session = builder(&script, &clock).store(store).deadline(FOR_EVER).open().unwrap();
-    let user = session.log_in(&password()).unwrap();
-    clock.advance(Duration::from_secs(3600));
-    script.clear();
-    (script, clock, session, user)
 }
 
 #[test]
@@ -130,23 +89,12 @@ fn calls_after_shutdown_send_nothing() {
 fn shutdown_ends_followers_of_other_session() {
     let store = MemoryStore::new();
     let (script, clock, session, user) = expired(store.clone());
-    let (in_the_air, is_in_the_air) = channel();
-    let (land, landing) = channel::<()>();
-    let now = clock.seconds();
-    script.on(REFRESH, move |_| {
-        in_the_air.send(()).unwrap();
-        landing.recv().unwrap();
-        let rotated = json!({
-            "access_token": jwt("a2", now, now + 1800),
-            "refresh_token": jwt("r2", now, now + 5_000_000),
-        });
-        Ok(json_answer(201, &rotated))
-    });
+    let (is_sent, answer) = slow_rotation(&script, &clock);
     let leader = apart({
         let user = user.clone();
         move || user.valid_access_token()
     });
-    is_in_the_air.recv().unwrap();
+    is_sent.recv().unwrap();
     let followers: Vec<_> = (0..8)
         .map(|_| {
             let user = user.clone();
@@ -158,8 +106,9 @@ fn shutdown_ends_followers_of_other_session() {
     for follower in &followers {
         assert!(!ended(at_once(follower)));
     }
-    // The backend may accept no other refresh token any more: it is kept, whoever asked for it.
-    land.send(()).unwrap();
+    // The new refresh token is stored, because the backend may accept no other one.
+    let now = clock.seconds();
+    answer();
     assert!(at_once(&leader).is_ok());
     let stored = store.user(user.id(), soon()).unwrap().unwrap();
     let stored = serde_json::to_value(&*stored).unwrap();
@@ -180,24 +129,9 @@ fn shutdown_ends_wait_for_other_refresh() {
 fn shutdown_ends_wait_for_commit() {
     let store = MemoryStore::new();
     let (_, _, session, user) = expired(store.clone());
-    let (inside, is_inside) = channel();
-    let (leave, leaving) = channel::<()>();
-    let holder = thread::spawn(move || {
-        store.commit(soon(), &mut |_| {
-            inside.send(()).unwrap();
-            leaving.recv().unwrap();
-            Ok(Vec::new())
-        })
-    });
-    is_inside.recv().unwrap();
+    let end_commit = slow_commit(store);
     interrupted(&session, move || user.log_out(), 100);
-    leave.send(()).unwrap();
-    holder.join().unwrap().unwrap();
-}
-
-/// The files of the one app in a directory.
-fn app_files(dir: &Dir) -> PathBuf {
-    std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path()
+    end_commit();
 }
 
 fn on_disk(dir: &Dir) -> (Script, ManualClock, SessionBuilder) {
@@ -214,22 +148,11 @@ fn shutdown_ends_wait_for_process_lock() {
     let session = builder.open().unwrap();
     let user = session.log_in(&password()).unwrap();
     clock.advance(Duration::from_secs(3600));
-    let open = |name: String| {
-        let options = File::options().read(true).write(true).create(true).truncate(false).clone();
-        options.open(app_files(&dir).join(name)).unwrap()
-    };
-    for (names, call) in [
-        (vec!["lock".to_owned()], (|user| user.log_out()) as fn(User) -> Result<()>),
-        ((0..16).map(|n| format!("refresh.{n}")).collect(), |user| {
-            user.valid_access_token().map(drop)
-        }),
-    ] {
-        let held: Vec<_> = names.into_iter().map(open).collect();
-        held.iter().for_each(|file| file.lock().unwrap());
+    for (names, call) in locked_calls() {
+        let _held = locked_files(&dir, &names);
         let session = on_disk(&dir).2.clock(clock.clone()).open().unwrap();
         let user = session.user(user.id()).unwrap().unwrap();
         interrupted(&session, move || call(user), 100);
-        drop(held);
     }
     // It was not logged out, and the first session goes on.
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
@@ -312,23 +235,6 @@ fn other_session_on_store_continues() {
     assert_eq!(next.current_user().unwrap(), None);
 }
 
-/// A backend that takes connections and never answers; says when a request has come.
-fn black_hole() -> (String, Receiver<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (came, comes): (Sender<TcpStream>, _) = channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 1024]).unwrap();
-            if came.send(stream).is_err() {
-                return;
-            }
-        }
-    });
-    (url, comes)
-}
-
 #[test]
 fn shutdown_ends_wait_for_response() {
     for (call, ambiguous) in [
@@ -359,12 +265,7 @@ fn response_truncated_by_shutdown_is_error() {
             as fn(Session) -> Result<()>,
         |session| session.current_user()?.unwrap().functions().call_text("f", ()).map(drop),
     ] {
-        let (script, clock, store) = (Script::new(), ManualClock::at(START), MemoryStore::new());
-        script.accept_login("ada", &access("a1"), &refresh("r1"));
-        builder(&script, &clock).store(store.clone()).open().unwrap().log_in(&password()).unwrap();
-        let (url, comes) = black_hole();
-        let session = Session::builder(APP, url).clock(clock).store(store).location_lookup(false);
-        let session = session.deadline(FOR_EVER).open().unwrap();
+        let (session, comes) = at_black_hole();
         let caller = session.clone();
         let outcome = apart(move || call(caller));
         let mut connection = comes.recv().unwrap();

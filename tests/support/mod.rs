@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 pub mod backend;
+pub mod interrupt;
 pub mod net;
 pub mod oidc;
 #[cfg(feature = "browser")]
