@@ -64,7 +64,7 @@ pub(crate) fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 pub(crate) fn format(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date(days);
+    let (year, month, day) = date(days.cast_signed());
     format!(
         "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         DAYS[(days % 7) as usize],
@@ -76,18 +76,18 @@ pub(crate) fn format(time: SystemTime) -> String {
 }
 
 /// Returns the year, the month from zero and the day from one of a day counted from the epoch.
-#[cfg(feature = "server")]
-fn date(days: u64) -> (u64, usize, u64) {
-    // All eras of 400 years have the same number of days.
-    let days = days + EPOCH.unsigned_abs();
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
+pub(crate) fn date(days: i64) -> (i64, usize, u64) {
+    /// All eras of 400 years have the same number of days.
+    const ERA: i64 = 146_097;
+    let days = days + EPOCH;
+    let (era, day_of_era) = (days.div_euclid(ERA), days.rem_euclid(ERA).unsigned_abs());
     let year_of_era =
         (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = (month_from_march + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
+    let year = era * 400 + (year_of_era + u64::from(month < 2)).cast_signed();
     (year, month as usize, day)
 }
 
@@ -136,6 +136,8 @@ mod tests {
             ((2100, 3, 1), 47_541),
         ] {
             assert_eq!(days_since_epoch(year, month, day), expected);
+            let (year, month, day) = (year, month as usize - 1, day as u64);
+            assert_eq!(date(expected), (year, month, day));
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::date;
 use super::de::Extended;
 use crate::clock::milliseconds;
+use crate::http_date;
 
 /// The id of a document: 12 bytes, written as 24 hexadecimal digits in `{"$oid":"…"}`.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -98,6 +99,21 @@ impl From<SystemTime> for DateTime {
         match time.duration_since(UNIX_EPOCH) {
             Ok(after) => Self(milliseconds(after)),
             Err(before) => Self(-milliseconds(before.duration())),
+        }
+    }
+}
+
+/// Writes the relaxed form, such as `2026-01-31T12:00:00.500Z`.
+impl fmt::Display for DateTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: i64 = 24 * 60 * 60 * 1000;
+        let (days, time) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
+        let (year, month, day) = http_date::date(days);
+        let (hour, minute, second) = (time / 3_600_000, time / 60_000 % 60, time / 1000 % 60);
+        write!(f, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", month + 1)?;
+        match time % 1000 {
+            0 => f.write_str("Z"),
+            millis => write!(f, ".{millis:03}Z"),
         }
     }
 }
@@ -351,6 +367,21 @@ mod tests {
         assert_eq!(date(r#"{"$date":1500}"#), 1500);
         assert_eq!(date(r#"{"$date":{"$numberDouble":"1500.0"}}"#), 1500);
         assert_eq!(from_slice::<Double>(b"2").unwrap(), Double(2.0));
+    }
+
+    #[test]
+    fn date_is_displayed_in_relaxed_form() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (-62_135_596_800_000, "0001-01-01T00:00:00Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(DateTime::from_millis(millis).to_string(), text);
+            assert_eq!(date::parse(text), Some(millis));
+        }
+        assert!(!DateTime::from_millis(i64::MIN).to_string().is_empty());
     }
 
     /// What MongoDB wrote up to version 4.0, and what tools write.

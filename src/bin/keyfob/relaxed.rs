@@ -2,8 +2,11 @@
 //!
 //! Source: the MongoDB specification "Extended JSON (v2)", relaxed format.
 
-use keyfob::ejson::Value;
+use keyfob::ejson::{DateTime, Value};
 use serde_json::Number;
+
+/// The last millisecond of the year 9999.
+const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 
 /// Converts canonical extended JSON to relaxed extended JSON.
 pub(crate) fn relaxed(value: Value) -> Value {
@@ -29,8 +32,11 @@ fn plain(name: &str, inner: &Value) -> Option<Value> {
     if let ("$date", Value::Object(fields)) = (name, inner) {
         let [(name, Value::String(milliseconds))] = &fields[..] else { return None };
         let milliseconds = milliseconds.parse().ok().filter(|_| name == "$numberLong")?;
-        // A date outside the range of the text format is not changed.
-        let date = date(milliseconds).map_or_else(|| inner.clone(), Value::String);
+        // A date outside the years 1970 to 9999 is not changed.
+        let date = match milliseconds {
+            0..=LAST_MILLISECOND => Value::String(DateTime::from_millis(milliseconds).to_string()),
+            _ => inner.clone(),
+        };
         return Some(Value::Object(vec![("$date".to_owned(), date)]));
     }
     let Value::String(text) = inner else { return None };
@@ -42,31 +48,6 @@ fn plain(name: &str, inner: &Value) -> Option<Value> {
         _ => return None,
     };
     Some(Value::Number(number))
-}
-
-/// Formats milliseconds since the epoch, for the years 1970 to 9999.
-fn date(milliseconds: i64) -> Option<String> {
-    const DAY: i64 = 24 * 60 * 60 * 1000;
-    const LAST_DAY: i64 = 2_932_896;
-    let (days, time) = (milliseconds.div_euclid(DAY), milliseconds.rem_euclid(DAY));
-    if !(0..=LAST_DAY).contains(&days) {
-        return None;
-    }
-    // Days since 0000-03-01, so that a leap day is the last day of its year; see Howard Hinnant,
-    // "chrono-Compatible Low-Level Date Algorithms".
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let (seconds, fraction) = (time / 1000, time % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:03}") };
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"))
 }
 
 #[cfg(test)]
