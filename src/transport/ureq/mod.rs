@@ -408,23 +408,29 @@ mod tests {
     use crate::cancel::CancelToken;
     use crate::deadline::Deadline;
 
-    /// Resolves every host to these addresses, or to none before the timeout.
-    #[derive(Debug)]
-    struct StubResolver(Vec<SocketAddr>);
+    /// Resolves every host to the addresses that the function returns for the time limit. `None` is
+    /// a timeout.
+    struct StubResolver<F>(F);
 
-    impl Resolver for StubResolver {
+    impl<F> fmt::Debug for StubResolver<F> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("StubResolver")
+        }
+    }
+
+    impl<F> Resolver for StubResolver<F>
+    where
+        F: Fn(Duration) -> Option<Vec<SocketAddr>> + Send + Sync + 'static,
+    {
         fn resolve(
             &self,
             _: &Uri,
             _: &Config,
             timeout: NextTimeout,
         ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-            assert!(*timeout.after < Duration::from_secs(8), "the look-up has a timeout");
-            if self.0.is_empty() {
-                return Err(ureq::Error::Timeout(timeout.reason));
-            }
+            let addresses = self.0(*timeout.after).ok_or(ureq::Error::Timeout(timeout.reason))?;
             let mut found = self.empty();
-            self.0.iter().for_each(|address| found.push(*address));
+            addresses.into_iter().for_each(|address| found.push(address));
             Ok(found)
         }
     }
@@ -472,7 +478,8 @@ mod tests {
     /// A transport for a host with these addresses, and its address book.
     fn at(addresses: &[SocketAddr]) -> (UreqTransport, Arc<AddressBook>) {
         let book = Arc::<AddressBook>::default();
-        let inner = Arc::new(StubResolver(addresses.to_vec()));
+        let addresses = addresses.to_vec();
+        let inner = Arc::new(StubResolver(move |_| Some(addresses.clone())));
         let resolver = CachingResolver { inner, book: book.clone() };
         let mut transport = transport(connector(book.clone()), resolver);
         transport.addresses = book.clone();
@@ -568,27 +575,15 @@ mod tests {
         }
     }
 
-    /// Looks until the test ends.
-    #[derive(Debug)]
-    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
-
-    impl Resolver for Slow {
-        fn resolve(
-            &self,
-            _: &Uri,
-            _: &Config,
-            timeout: NextTimeout,
-        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-            let _ = self.0.lock().unwrap().recv();
-            Err(ureq::Error::Timeout(timeout.reason))
-        }
-    }
-
     #[test]
     fn cancelled_call_stops_looking_up() {
-        let (_lookup, wait) = std::sync::mpsc::channel();
+        let (_lookup, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
         let book = Arc::<AddressBook>::default();
-        let inner = Arc::new(Slow(Mutex::new(wait)));
+        let inner = Arc::new(StubResolver(move |_| {
+            let _ = wait.lock().unwrap().recv();
+            None
+        }));
         let resolver = CachingResolver { inner, book: book.clone() };
         let error = cancelled(transport(connector(book), resolver));
         assert_eq!((error.kind, error.may_have_arrived()), (Kind::Timeout, false));
@@ -629,7 +624,13 @@ mod tests {
 
     #[test]
     fn look_up_timeout_has_sent_nothing() {
-        let error = failure(connector(Arc::default()), StubResolver(Vec::new()));
+        let error = failure(
+            connector(Arc::default()),
+            StubResolver(|limit| {
+                assert!(limit < Duration::from_secs(8), "the look-up has a time limit");
+                None
+            }),
+        );
         assert_eq!(error.kind, Kind::Timeout);
         assert!(!error.may_have_arrived());
     }
@@ -648,7 +649,7 @@ mod tests {
         for (cause, kind) in failures {
             let book = Arc::<AddressBook>::default();
             let inner = TagConnectErrors { inner: Fails(cause), book: book.clone() };
-            let found = StubResolver(vec![([127, 0, 0, 1], 9).into()]);
+            let found = StubResolver(|_| Some(vec![([127, 0, 0, 1], 9).into()]));
             let error = failure(TagConnectErrors { inner, book }, found);
             assert_eq!(error.kind, kind);
             assert!(!error.may_have_arrived(), "{kind:?}");
