@@ -38,13 +38,13 @@ impl Scenario {
         let mut judge = Judge::new(&world);
         prepare(&world, &mut judge);
         let store = MemoryStore::new();
-        let user = open(&world, &judge, &store).log_in(&Credentials::jwt("ada")).unwrap();
+        let user = judge.open(&world, &store).log_in(&Credentials::jwt("ada")).unwrap();
         Self { world, judge, store, user }
     }
 
     /// What happens when the program ends and starts again.
     fn restart(&mut self) {
-        let session = open(&self.world, &self.judge, &self.store);
+        let session = self.judge.open(&self.world, &self.store);
         self.user = session.current_user().unwrap().expect("nobody was logged out");
     }
 
@@ -66,16 +66,6 @@ impl Scenario {
     fn seen(&self) -> Seen {
         self.judge.seen("ada")
     }
-}
-
-fn open(world: &SimulatedWorld, judge: &Judge, store: &MemoryStore) -> Session {
-    Session::builder(APP, URL)
-        .transport(judge.clone())
-        .clock(world.clone())
-        .store(store.clone())
-        .location_lookup(false)
-        .open()
-        .unwrap()
 }
 
 /// How many refreshes a day of a call each eleven minutes takes at most: a token serves for 25

@@ -38,7 +38,7 @@ use keyfob::{Credentials, Error, Session, TransportErrorKind, User, UserId, User
 use serde_json::json;
 use support::backend::{Random, seed, setting};
 use support::world::{Asked, Judge, Seen, SimulatedWorld, Trouble, http_date};
-use support::{APP, URL, error_body, json_answer};
+use support::{error_body, json_answer};
 
 const USERS: usize = 16;
 /// In milliseconds, as the world's clocks count.
@@ -169,16 +169,6 @@ fn name(user: usize) -> String {
     format!("user-{user}")
 }
 
-fn open(world: &SimulatedWorld, judge: &Judge, store: &MemoryStore) -> Session {
-    Session::builder(APP, URL)
-        .transport(judge.clone())
-        .clock(world.clone())
-        .store(store.clone())
-        .location_lookup(false)
-        .open()
-        .unwrap()
-}
-
 impl Simulation {
     fn new(seed: u64, rotates: bool) -> Self {
         let world = SimulatedWorld::default();
@@ -195,7 +185,7 @@ impl Simulation {
         let drawn = fault_plan.clone();
         judge.plan(move |asked, _| drawn.lock().unwrap().meet(asked));
         let store = MemoryStore::new();
-        let session = open(&world, &judge, &store);
+        let session = judge.open(&world, &store);
         let known = (0..USERS).map(|_| Known::default()).collect();
         Self { world, judge, store, session, tally, known, fault_plan, began: 0 }
     }
@@ -346,7 +336,7 @@ fn run(faults: usize, seed: u64, threads: usize, rotates: bool) {
                 simulation.surprise();
             }
             6 => {
-                simulation.session = open(&world, &simulation.judge, &simulation.store);
+                simulation.session = simulation.judge.open(&world, &simulation.store);
                 simulation.known.iter_mut().for_each(|known| known.excused = true);
                 simulation.judge.forget_refusals();
                 simulation.surprise();

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use keyfob::store::MemoryStore;
 use keyfob::transport::{Request, Response, Transport};
-use keyfob::{Clock, TransportError, TransportErrorKind};
+use keyfob::{Clock, Session, TransportError, TransportErrorKind};
 use serde_json::{Value, json};
 
-use super::{START, jwt, login_body};
+use super::{APP, START, URL, jwt, login_body};
 
 /// How long access tokens last, and refresh tokens, in seconds.
 pub const ACCESS_LIFE: i64 = 1800;
@@ -186,6 +187,17 @@ pub struct Judge {
 const SLOP: i64 = 90_000;
 
 impl Judge {
+    /// Opens a session with this backend on a machine with the clocks of the world.
+    pub fn open(&self, world: &SimulatedWorld, store: &MemoryStore) -> Session {
+        Session::builder(APP, URL)
+            .transport(self.clone())
+            .clock(world.clone())
+            .store(store.clone())
+            .location_lookup(false)
+            .open()
+            .unwrap()
+    }
+
     pub fn new(world: &SimulatedWorld) -> Self {
         let state = State {
             tokens: HashMap::new(),
