@@ -106,6 +106,8 @@ mod fs;
 mod functions;
 mod happy_eyeballs;
 mod hash;
+#[cfg(any(feature = "browser", feature = "server"))]
+mod html;
 mod http_date;
 mod id;
 mod lenient;

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 
 use super::request::Refusal;
+use crate::html::escaped;
 
 /// The texts of the page that the browser shows after the sign-in.
 ///
@@ -168,25 +169,6 @@ fn response(status: &str, media_type: &str, fields: &str, body: &str) -> Vec<u8>
         body.len()
     )
     .into_bytes()
-}
-
-/// Escapes a text for an element or a quoted attribute. Joiners and direction marks stay, because
-/// texts of the program may need them; in a provider's texts, the error type has already escaped
-/// them.
-fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            control if control.is_control() => html.push(' '),
-            other => html.push(other),
-        }
-    }
-    html
 }
 
 /// The contrast of all colours is at least 7 to 1, in both schemes.

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::plain_response;
 use crate::base_url::origin;
+use crate::html::escaped;
 use crate::server::http::Response;
 
 pub(super) const BAD_NAME: &str =
@@ -137,23 +138,6 @@ fn page(status: u16, title: &str, body: &str, script: &str, form_action: &str) -
         ("Referrer-Policy", "same-origin".to_owned()),
     ];
     plain_response(status, headers, html)
-}
-
-/// Escapes a text for an element or a quoted attribute.
-fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            control if control.is_control() => html.push(' '),
-            other => html.push(other),
-        }
-    }
-    html
 }
 
 const STYLE: &str = "\
