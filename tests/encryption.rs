@@ -112,7 +112,7 @@ fn apps_share_only_key_file() {
 
 fn open_with_file(dir: &Path, key: &Path) -> Result<SledStore, StoreError> {
     let key = EncryptionKey::from_file(key);
-    SledStore::open_sealed(dir, store_support::APP, &key, OnDamage::Refuse, soon())
+    SledStore::open_encrypted(dir, store_support::APP, &key, OnDamage::Refuse, soon())
 }
 
 fn log_in(store: &SledStore) {
@@ -232,7 +232,7 @@ fn child_process() {
     match open_with_file(&words[0], &words[1]) {
         Ok(store) => {
             log_in(&store);
-            say("sealed");
+            say("encrypted");
         }
         Err(error) => say(error),
     }
@@ -249,7 +249,7 @@ fn concurrent_processes_agree_on_key() {
         let start = |store: &PathBuf| spawn_child(&[&text(store), &text(&key)]);
         let mut children: Vec<_> = stores.iter().map(start).collect();
         for child in &mut children {
-            assert_eq!(child.hear().as_deref(), Some("sealed"));
+            assert_eq!(child.hear().as_deref(), Some("encrypted"));
         }
         for store in &stores {
             assert_eq!(store_support::names(&open_with_file(store, &key).unwrap()), ["ada"]);
@@ -263,11 +263,12 @@ fn debug_and_errors_hide_key() {
     let key = EncryptionKey::from_bytes(*b"planted-planted-planted-planted-");
     let builder = Session::builder(APP, URL).encryption(key.clone());
     let dir = Dir::new();
-    let store = SledStore::open_sealed(dir.path(), "app", &key, OnDamage::Refuse, soon()).unwrap();
+    let store =
+        SledStore::open_encrypted(dir.path(), "app", &key, OnDamage::Refuse, soon()).unwrap();
     log_in(&store);
     let user: StoredUser = (*store_support::get(&store, "ada").unwrap()).clone();
     let other = EncryptionKey::from_bytes([1; 32]);
-    let error = SledStore::open_sealed(dir.path(), "app", &other, OnDamage::Refuse, soon());
+    let error = SledStore::open_encrypted(dir.path(), "app", &other, OnDamage::Refuse, soon());
     let text = format!("{key:?} {builder:?} {store:?} {user:?} {:?}", error.unwrap_err());
     for part in ["planted", "112, 108, 97", "70, 6c, 61"] {
         assert!(!text.contains(part), "{text}");

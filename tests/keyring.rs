@@ -18,7 +18,7 @@ use store_support::*;
 
 fn open(dir: &Path, account: &str, patience: Duration) -> Result<SledStore, keyfob::StoreError> {
     let key = EncryptionKey::keyring("keyfob test", account);
-    SledStore::open_sealed(dir, APP, &key, OnDamage::Refuse, Deadline::after(patience))
+    SledStore::open_encrypted(dir, APP, &key, OnDamage::Refuse, Deadline::after(patience))
 }
 
 /// Not a test of its own: what the tests below start, with a bus of their own.
@@ -40,7 +40,7 @@ fn child_process() {
             let again = open(dir, "ada", patience).unwrap();
             assert_eq!(names(&again), ["ada"]);
             assert_eq!(files_with(dir, "s3cret"), NOWHERE);
-            // The entry is the key: no other one opens it, and none is made for a sealed store.
+            // The entry is the key: no other one opens it, and none is made for an encrypted store.
             let error = open(dir, "eve", patience).unwrap_err();
             say(format_args!("{:?}: {error}", error.kind));
         }

@@ -22,7 +22,7 @@ use support::*;
 /// Keeps everything that anybody logs in this process, at every level.
 struct Captured(Mutex<Vec<String>>);
 
-/// Whether a store that is not sealed is in use.
+/// Whether a store that is not encrypted is in use.
 static IN_THE_CLEAR: AtomicBool = AtomicBool::new(false);
 
 static CAPTURED: Captured = Captured(Mutex::new(Vec::new()));
@@ -111,19 +111,19 @@ fn log_contains_no_secret() {
         .start()
         .unwrap();
     let store = MemoryStore::new();
-    let (sealed, clear) = (Dir::new(), Dir::new());
-    for kind in ["memory", "sealed", "clear"] {
+    let (encrypted, clear) = (Dir::new(), Dir::new());
+    for kind in ["memory", "encrypted", "clear"] {
         IN_THE_CLEAR.store(kind == "clear", Ordering::SeqCst);
         let builder = Session::builder(server.app_id(), server.base_url());
         let builder = match kind {
             "memory" => builder.store(store.clone()),
-            "sealed" => builder.data_dir(sealed.path()).encryption(EncryptionKey::key_file()),
+            "encrypted" => builder.data_dir(encrypted.path()).encryption(EncryptionKey::key_file()),
             _ => builder.data_dir(clear.path()),
         };
         let session = builder.open().unwrap();
         let (email, password) = match kind {
             "memory" => ("ada@example.org", "passw0rd-of-ada"),
-            "sealed" => ("bob@example.org", "passw0rd-of-bob"),
+            "encrypted" => ("bob@example.org", "passw0rd-of-bob"),
             _ => ("eve@example.org", "passw0rd-of-eve"),
         };
         let accounts = session.email_password();

@@ -18,7 +18,7 @@ use support::*;
 
 #[test]
 fn definitely_refused_revocation_delays_no_other() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     for (name, refresh_token) in [("ada", "r1"), ("bob", "s1")] {
@@ -38,7 +38,7 @@ fn definitely_refused_revocation_delays_no_other() {
 
 #[test]
 fn encrypted_store_keeps_pending_revocation() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let open = || builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = open();
@@ -68,7 +68,7 @@ fn encrypted_store_keeps_pending_revocation() {
 
 #[test]
 fn pending_token_is_stored_until_revoked() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
@@ -90,7 +90,7 @@ fn pending_token_is_stored_until_revoked() {
 
 #[test]
 fn logout_succeeds_when_store_is_busy_afterwards() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store.clone()).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
@@ -109,7 +109,7 @@ fn logout_succeeds_when_store_is_busy_afterwards() {
 
 #[test]
 fn removal_revokes_pending_logout() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
@@ -124,7 +124,7 @@ fn removal_revokes_pending_logout() {
 
 #[test]
 fn token_call_does_not_wait_for_revocations() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let ada = session.log_in(&password()).unwrap();
@@ -156,7 +156,7 @@ fn token_call_does_not_wait_for_revocations() {
 /// Logs users in and out, in an encrypted store, while the backend cannot be notified.
 fn with_pending_revocations(names: &[&str]) -> (Script, ManualClock, Session, Vec<User>) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
+    let session = builder(&script, &clock).store(FailingStore::encrypted()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
     let users = names.iter().map(|name| {
         script.accept_login(name, &access(name), &refresh(name));
@@ -218,7 +218,7 @@ fn revocations_use_small_share_of_deadline() {
         }
         _ => relay.send(request),
     };
-    let session = builder(&script, &clock).transport(transport).store(FailingStore::sealed());
+    let session = builder(&script, &clock).transport(transport).store(FailingStore::encrypted());
     let session = session.open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("ada"));
     session.log_in(&password()).unwrap().log_out().unwrap();
@@ -241,7 +241,7 @@ fn revocations_use_small_share_of_deadline() {
 #[test]
 fn revocation_scan_wraps_around() {
     let (script, clock) = (Script::new(), ManualClock::at(START));
-    let session = builder(&script, &clock).store(FailingStore::sealed()).open().unwrap();
+    let session = builder(&script, &clock).store(FailingStore::encrypted()).open().unwrap();
     script.fail(LOGOUT, TransportErrorKind::Timeout);
     let users: Vec<_> = ["ada", "bob", "cay"]
         .map(|name| {
@@ -279,7 +279,7 @@ fn repeated_logout_retries_revocation() {
 
 #[test]
 fn revocation_spares_login_with_same_token() {
-    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::sealed());
+    let (script, clock, store) = (Script::new(), ManualClock::at(START), FailingStore::encrypted());
     let session = builder(&script, &clock).store(store).open().unwrap();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     script.fail(LOGOUT, TransportErrorKind::Connect);

@@ -410,12 +410,12 @@ fn the_store(shown: &mut Shown, memory: &MemoryStore) {
     shown.debug(&record);
     let put = Change::Put(Box::new(record));
     shown.debug(&put);
-    for sealed in [false, true] {
+    for encrypted in [false, true] {
         let dir = Dir::new();
         let key = EncryptionKey::from_slice(&secret("0123456789").as_bytes()[..32]).unwrap();
         let refuse = OnDamage::Refuse;
-        let store = match sealed {
-            true => SledStore::open_sealed(dir.path(), "app", &key, refuse, deadline()),
+        let store = match encrypted {
+            true => SledStore::open_encrypted(dir.path(), "app", &key, refuse, deadline()),
             false => SledStore::open(dir.path(), "app", refuse, deadline()),
         }
         .unwrap();
@@ -755,14 +755,15 @@ fn log_lines_show_no_secret() {
     static LOG: Log = Log(Mutex::new(Vec::new()));
     log::set_logger(&LOG).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    for sealed in [false, true] {
-        let made = busy_day(sealed);
+    for encrypted in [false, true] {
+        let made = busy_day(encrypted);
         let lines = std::mem::take(&mut *LOG.0.lock().unwrap());
         assert!(lines.iter().any(|(target, ..)| target.starts_with("ureq")), "{lines:?}");
         // At its most talkative sled logs what it writes, byte for byte: see the manual's page on
-        // storage. What is sealed is sealed there too.
+        // storage. What is encrypted is encrypted there too.
         let bytes = |target: &str, level| target.starts_with("sled") && level == log::Level::Trace;
-        let lines = lines.into_iter().filter(|(target, level, _)| sealed || !bytes(target, *level));
+        let lines =
+            lines.into_iter().filter(|(target, level, _)| encrypted || !bytes(target, *level));
         let lines: Vec<_> = lines.map(|(_, _, line)| line).collect();
         assert!(lines.len() > 20, "{lines:?}");
         Wanted::new(&made).in_none_of(&lines);
@@ -770,11 +771,11 @@ fn log_lines_show_no_secret() {
 }
 
 /// Does everything that has a secret in it, and returns those that were made on the way.
-fn busy_day(sealed: bool) -> Vec<String> {
+fn busy_day(encrypted: bool) -> Vec<String> {
     let server = Server::builder().built_in_functions().start().unwrap();
     let dir = Dir::new();
     let builder = Session::builder(server.app_id(), server.base_url()).data_dir(dir.path());
-    let builder = if sealed { builder.encryption(EncryptionKey::key_file()) } else { builder };
+    let builder = if encrypted { builder.encryption(EncryptionKey::key_file()) } else { builder };
     let session = builder.open().unwrap();
     session.email_password().register("ada@example.org", secret("password")).unwrap();
     let user = session.log_in(&credentials()[0]).unwrap();

@@ -194,7 +194,7 @@ fn command_keeps_plaintext_store_plaintext() {
     assert!(work(&again));
     assert!(!dir.path().join("key").exists());
 
-    // What the command makes is sealed.
+    // What the command makes is encrypted.
     let other = Dir::new();
     let cli = Cli { dir: &other, ..cli };
     cli.json(&["login", "--email", "eve@example.org"]);

@@ -33,8 +33,8 @@ macro_rules! laws {
             $(#[test] fn $law() { super::hold(stringify!($law), &super::Dir::new()); })*
         }
         #[cfg(feature = "encryption")]
-        mod sealed_store {
-            $(#[test] fn $law() { super::hold(stringify!($law), &super::Dir::sealed()); })*
+        mod encrypted_store {
+            $(#[test] fn $law() { super::hold(stringify!($law), &super::Dir::encrypted()); })*
         }
         const HELD: &[&str] = &[$(stringify!($law)),*];
     };

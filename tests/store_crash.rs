@@ -26,9 +26,9 @@ fn child_process() {
     match &*words[0] {
         "count" => count(&open()),
         #[cfg(feature = "encryption")]
-        "count sealed" => {
+        "count encrypted" => {
             let (data, on_damage) = (words[1].as_ref(), OnDamage::Refuse);
-            count(&SledStore::open_sealed(data, APP, &key(), on_damage, soon()).unwrap());
+            count(&SledStore::open_encrypted(data, APP, &key(), on_damage, soon()).unwrap());
         }
         "write" => write(&open(), &words[2]),
         "read" => read(&open()),
@@ -62,7 +62,7 @@ fn kill_keeps_acknowledged_commits() {
 #[cfg(feature = "encryption")]
 #[test]
 fn kill_keeps_acknowledged_commits_encrypted() {
-    kill(if cfg!(windows) { 20 } else { 80 }, "count sealed", Dir::sealed());
+    kill(if cfg!(windows) { 20 } else { 80 }, "count encrypted", Dir::encrypted());
 }
 
 /// Kills a writer so many times: on Windows fewer, since it takes long to start one there.

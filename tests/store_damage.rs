@@ -12,19 +12,19 @@ use keyfob::{Event, StoreError, StoreErrorKind};
 
 use store_support::*;
 
-macro_rules! in_the_clear_and_sealed {
+macro_rules! plaintext_and_encrypted {
     ($($test:ident)*) => {
         mod clear {
             $(#[test] fn $test() { super::$test(super::Dir::new()); })*
         }
         #[cfg(feature = "encryption")]
-        mod sealed {
-            $(#[test] fn $test() { super::$test(super::Dir::sealed()); })*
+        mod encrypted {
+            $(#[test] fn $test() { super::$test(super::Dir::encrypted()); })*
         }
     };
 }
 
-in_the_clear_and_sealed! {
+plaintext_and_encrypted! {
     lost_small_file_loses_nothing
     both_small_files_lost_loses_nothing
     flipped_snapshot_byte_is_detected
@@ -641,7 +641,7 @@ fn numbered(number: u64) -> Vec<Change> {
 fn encrypted_store_without_key_is_rejected() {
     let (dir, _) = with_history();
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
-    sled_at(database(&dir)).insert(b"meta/seal\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
+    sled_at(database(&dir)).insert(b"meta/check\0\0", [&[0, 1, 1], &[7; 46][..]].concat()).unwrap();
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let error = dir.try_open(on_damage).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Key);
@@ -792,9 +792,9 @@ fn damaged_database_is_unchanged_without_generation() {
 #[cfg(feature = "encryption")]
 #[test]
 fn opening_without_key_changes_nothing() {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     let harmed = harmed_late(&dir);
-    // Without it the database is asked what it is sealed with.
+    // Without it the database is asked what it is encrypted with.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     let error = dir.try_open_clear(OnDamage::Refuse).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);

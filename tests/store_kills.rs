@@ -69,10 +69,10 @@ enum Before {
 enum Kept {
     Clear,
     #[cfg(feature = "encryption")]
-    Sealed,
+    Encrypted,
     /// Unencrypted before, and converted by the process that opens it.
     #[cfg(feature = "encryption")]
-    SealedNow,
+    EncryptedNow,
 }
 
 /// The name of a system call, and the how manieth of that name it is in its thread.
@@ -110,7 +110,7 @@ fn open(dir: &Path, in_the_clear: bool) -> SledStore {
         #[cfg(feature = "encryption")]
         false => {
             let key = store_support::key();
-            SledStore::open_sealed(dir, APP, &key, OnDamage::Refuse, soon()).unwrap()
+            SledStore::open_encrypted(dir, APP, &key, OnDamage::Refuse, soon()).unwrap()
         }
         _ => SledStore::open(dir, APP, OnDamage::Refuse, soon()).unwrap(),
     }
@@ -158,8 +158,8 @@ impl Store for Telling {
         self.inner.recent(number, deadline)
     }
 
-    fn is_sealed(&self) -> bool {
-        self.inner.is_sealed()
+    fn is_encrypted(&self) -> bool {
+        self.inner.is_encrypted()
     }
 
     fn lock_refresh(
@@ -272,7 +272,7 @@ impl Kept {
     fn before(self) -> Self {
         match self {
             #[cfg(feature = "encryption")]
-            Self::Sealed => self,
+            Self::Encrypted => self,
             _ => Self::Clear,
         }
     }
@@ -290,7 +290,7 @@ impl Kept {
         dir: &Dir,
         under: Option<Command>,
     ) -> (Vec<String>, bool) {
-        let word = if self == Self::Clear { "clear" } else { "sealed" };
+        let word = if self == Self::Clear { "clear" } else { "encrypted" };
         let words = [role, dir.data().to_str().unwrap(), word, action].map(str::to_owned);
         let words = words.each_ref().map(String::as_str);
         let mut child = match under {
@@ -344,14 +344,14 @@ impl Case {
             all.push((action, Few, Kept::Clear));
             all.push((action, Many, Kept::Clear));
             #[cfg(feature = "encryption")]
-            all.push((action, Few, Kept::Sealed));
+            all.push((action, Few, Kept::Encrypted));
         }
         #[cfg(feature = "encryption")]
         all.extend([
-            ("log in", Nothing, Kept::Sealed),
-            ("log out", Many, Kept::Sealed),
-            ("log in", Few, Kept::SealedNow),
-            ("remove", Many, Kept::SealedNow),
+            ("log in", Nothing, Kept::Encrypted),
+            ("log out", Many, Kept::Encrypted),
+            ("log in", Few, Kept::EncryptedNow),
+            ("remove", Many, Kept::EncryptedNow),
         ]);
         let prepare = |part: &[(&'static str, Before, Kept)]| -> Vec<_> {
             part.iter().map(|(action, before, kept)| Self::new(action, *before, *kept)).collect()
@@ -392,7 +392,7 @@ impl Case {
             }
         }
         #[cfg(feature = "encryption")]
-        if self.kept == Kept::Sealed {
+        if self.kept == Kept::Encrypted {
             assert_eq!(files_with(dir.path(), &hush()), NOWHERE, "{what}");
         }
         // Who repairs: a reader, a writer of this process, or another process.

@@ -37,7 +37,7 @@ fn child_process() {
     let data = words[1].as_ref();
     let store = match &*words[0] {
         #[cfg(feature = "encryption")]
-        "sealed" => SledStore::open_sealed(data, APP, &key(), OnDamage::Refuse, soon()),
+        "encrypted" => SledStore::open_encrypted(data, APP, &key(), OnDamage::Refuse, soon()),
         _ => SledStore::open(data, APP, OnDamage::Refuse, soon()),
     };
     let (store, is_full) = (store.unwrap(), words[0] == "full");
@@ -74,7 +74,7 @@ fn recorded_power_cut_keeps_commits_beyond_snapshot() {
 #[test]
 #[ignore = "needs strace"]
 fn recorded_power_cut_keeps_commits_encrypted() {
-    cut("sealed", Dir::sealed, 2);
+    cut("encrypted", Dir::encrypted, 2);
 }
 
 fn cut(role: &str, dir: fn() -> Dir, share: u64) {

@@ -148,7 +148,7 @@ impl SessionBuilder {
     /// are stored unencrypted.
     ///
     /// An unencrypted store is encrypted when the session is opened; see
-    /// [`SledStore::open_sealed`]. From then on it cannot be opened without the key.
+    /// [`SledStore::open_encrypted`]. From then on it cannot be opened without the key.
     ///
     /// # Examples
     ///
@@ -271,7 +271,7 @@ impl SessionBuilder {
                 #[cfg(feature = "encryption")]
                 let store = match self.encryption.map(|key| key.in_data_dir(&root)) {
                     Some(key) => {
-                        SledStore::open_sealed(&dir, &app, &key, self.on_damage, deadline)?
+                        SledStore::open_encrypted(&dir, &app, &key, self.on_damage, deadline)?
                     }
                     None => SledStore::open(&dir, &app, self.on_damage, deadline)?,
                 };

@@ -272,7 +272,7 @@ impl Inner {
         removal: Option<RemovalReason>,
         deadline: Deadline,
     ) -> Result<()> {
-        let encrypted = self.store.is_sealed();
+        let encrypted = self.store.is_encrypted();
         let (tokens, kept) = self.commit(deadline, |view| {
             let record = known(user, view.user(user)?)?;
             let (earlier, token) = (&record.pending_revocation, &record.refresh_token);

@@ -51,7 +51,7 @@ impl Inner {
     /// time. Failed ones are retried after the next log-in or refresh.
     pub(super) fn send_pending_revocations(&self, deadline: Deadline) {
         const LIMIT: Duration = Duration::from_secs(5);
-        if !self.store.is_sealed()
+        if !self.store.is_encrypted()
             || deadline.has_passed()
             || !self.may_have_revocations.swap(false, Ordering::Relaxed)
         {

@@ -86,7 +86,7 @@ pub struct StoredUser {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry_warned_at: Option<i64>,
     /// The refresh token of a login that has ended here, while its revocation is pending because the
-    /// backend could not be notified. Only in an [encrypted](Store::is_sealed) store.
+    /// backend could not be notified. Only in an [encrypted](Store::is_encrypted) store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_revocation: Option<RefreshToken>,
     /// Whether an account was linked to an anonymous user and is missing in `identities`, because
@@ -201,7 +201,7 @@ pub trait Lease: Send {
 /// Advice for a store of your own on a server that many machines share: Reject a commit with a
 /// [`Change`] that the store does not know. Call [`validate`], which rejects what no store accepts.
 /// Implement the refresh lock as a [`Lease`] that is renewed while it is held, because a server does
-/// not notice when a machine dies. [`is_sealed`](Self::is_sealed) decides whether tokens of ended
+/// not notice when a machine dies. [`is_encrypted`](Self::is_encrypted) decides whether tokens of ended
 /// logins may be stored.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
@@ -240,7 +240,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns `true` if the store is encrypted, so that someone who reads the disk cannot read
     /// tokens. Only then does the session store tokens of ended logins. Defaults to `false`.
-    fn is_sealed(&self) -> bool {
+    fn is_encrypted(&self) -> bool {
         false
     }
 

@@ -138,7 +138,7 @@ fn network_failure_exits_with_4_and_keeps_login() {
     let error = at.refused_with(4, PASSWORD, &["login", "--email", EMAIL]);
     assert_error(&error, "transport", Value::Null, Value::Null);
 
-    // The store is sealed, so the backend is told of it later.
+    // The store is encrypted, so the backend is told of it later.
     assert_eq!(at.json(&["logout"]), json!({"user_id": ada, "current": guest}));
     assert_eq!(at.json(&["whoami"])["user_id"], guest, "the log-out here stands");
     let error = at.refused(4, &["remove"]);

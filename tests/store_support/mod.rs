@@ -26,7 +26,7 @@ pub const APP: &str = "https://backend.example.org my-app";
 /// A directory of a test, removed at its end unless it failed.
 pub struct Dir {
     path: PathBuf,
-    sealed: bool,
+    encrypted: bool,
 }
 
 impl Dir {
@@ -36,11 +36,11 @@ impl Dir {
 
     /// A directory whose store is encrypted with [`key`].
     #[cfg(feature = "encryption")]
-    pub fn sealed() -> Self {
+    pub fn encrypted() -> Self {
         Self::of(true)
     }
 
-    fn of(sealed: bool) -> Self {
+    fn of(encrypted: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("store-{}-{count}", std::process::id());
@@ -48,7 +48,7 @@ impl Dir {
         let path = absolute(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
-        Self { path, sealed }
+        Self { path, encrypted }
     }
 
     pub fn path(&self) -> &Path {
@@ -65,7 +65,7 @@ impl Dir {
     }
 
     pub fn try_open(&self, on_damage: OnDamage) -> Result<SledStore, StoreError> {
-        match self.sealed {
+        match self.encrypted {
             #[cfg(feature = "encryption")]
             true => self.try_open_with(&key(), on_damage),
             _ => self.try_open_clear(on_damage),
@@ -82,12 +82,12 @@ impl Dir {
         key: &EncryptionKey,
         on_damage: OnDamage,
     ) -> Result<SledStore, StoreError> {
-        SledStore::open_sealed(&self.data(), APP, key, on_damage, soon())
+        SledStore::open_encrypted(&self.data(), APP, key, on_damage, soon())
     }
 
     /// A copy of what is on disk.
     pub fn copy(&self) -> Self {
-        let copied = Self::of(self.sealed);
+        let copied = Self::of(self.encrypted);
         copy(&self.data(), &copied.data());
         copied
     }

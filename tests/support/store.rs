@@ -57,8 +57,8 @@ pub trait StoreHooks: Send + Sync + 'static {
         store.recent(number, deadline)
     }
 
-    fn is_sealed(&self, store: &dyn Store) -> bool {
-        store.is_sealed()
+    fn is_encrypted(&self, store: &dyn Store) -> bool {
+        store.is_encrypted()
     }
 
     fn staleness(&self, store: &dyn Store) -> Duration {
@@ -123,8 +123,8 @@ impl<T: StoreHooks> Store for HookedStore<T> {
         self.hooks.recent(&self.store, number, deadline)
     }
 
-    fn is_sealed(&self) -> bool {
-        self.hooks.is_sealed(&self.store)
+    fn is_encrypted(&self) -> bool {
+        self.hooks.is_encrypted(&self.store)
     }
 
     fn staleness(&self) -> Duration {
@@ -148,19 +148,19 @@ impl<T: StoreHooks> Store for HookedStore<T> {
     }
 }
 
-/// A store that can be made to say it is sealed, and to be busy.
+/// A store that can be made to say it is encrypted, and to be busy.
 pub type FailingStore = HookedStore<InjectedFailures>;
 
 #[derive(Clone, Default)]
 pub struct InjectedFailures {
-    is_sealed: bool,
+    is_encrypted: bool,
     is_busy: Arc<AtomicBool>,
 }
 
 impl FailingStore {
-    /// Returns an empty store that says it is sealed.
-    pub fn sealed() -> Self {
-        let hooks = InjectedFailures { is_sealed: true, ..InjectedFailures::default() };
+    /// Returns an empty store that says it is encrypted.
+    pub fn encrypted() -> Self {
+        let hooks = InjectedFailures { is_encrypted: true, ..InjectedFailures::default() };
         Self { hooks, ..Self::default() }
     }
 
@@ -183,8 +183,8 @@ impl StoreHooks for InjectedFailures {
         store.commit(deadline, decide)
     }
 
-    fn is_sealed(&self, _: &dyn Store) -> bool {
-        self.is_sealed
+    fn is_encrypted(&self, _: &dyn Store) -> bool {
+        self.is_encrypted
     }
 }
 

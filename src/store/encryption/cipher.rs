@@ -57,11 +57,11 @@ pub(super) struct Cipher {
 impl Cipher {
     /// Creates the cipher of a new store.
     pub(super) fn begin(key: &Arc<KeyBytes>, app: &str) -> Result<Self, StoreError> {
-        let mut seal = Self { cipher: cipher(key), app: app.to_owned(), check: Vec::new() };
+        let mut cipher = Self { cipher: cipher(key), app: app.to_owned(), check: Vec::new() };
         let nonce = nonce()?;
-        let sealed = seal.encrypt(nonce, AssociatedData::Check, CONSTANT)?;
-        seal.check = [&[FORMAT], &nonce[..], &sealed[..]].concat();
-        Ok(seal)
+        let encrypted = cipher.encrypt_with(nonce, AssociatedData::Check, CONSTANT)?;
+        cipher.check = [&[FORMAT], &nonce[..], &encrypted[..]].concat();
+        Ok(cipher)
     }
 
     /// Creates the cipher of the store with this check.
@@ -79,9 +79,9 @@ impl Cipher {
                 return Err(StoreError::new(StoreErrorKind::Damaged, reason));
             }
         }
-        let seal = Self { cipher: cipher(key), app: app.to_owned(), check: check.to_owned() };
-        match seal.open(AssociatedData::Check, &check[1..]) {
-            Some(constant) if constant == CONSTANT => Ok(seal),
+        let cipher = Self { cipher: cipher(key), app: app.to_owned(), check: check.to_owned() };
+        match cipher.decrypt(AssociatedData::Check, &check[1..]) {
+            Some(constant) if constant == CONSTANT => Ok(cipher),
             _ => {
                 let reason = "the store is encrypted with another key, open it with that one";
                 Err(StoreError::new(StoreErrorKind::Key, reason))
@@ -94,23 +94,23 @@ impl Cipher {
         &self.check
     }
 
-    pub(super) fn seal(
+    pub(super) fn encrypt(
         &self,
         kind: AssociatedData<'_>,
         plain: &[u8],
     ) -> Result<Vec<u8>, StoreError> {
         let nonce = nonce()?;
-        Ok([&nonce[..], &self.encrypt(nonce, kind, plain)?].concat())
+        Ok([&nonce[..], &self.encrypt_with(nonce, kind, plain)?].concat())
     }
 
     /// Decrypts a value. `None` if it was not encrypted with this cipher as this kind.
-    pub(super) fn open(&self, kind: AssociatedData<'_>, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, msg) = sealed.split_first_chunk()?;
+    pub(super) fn decrypt(&self, kind: AssociatedData<'_>, encrypted: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, msg) = encrypted.split_first_chunk()?;
         let aad = &self.associated_data(kind);
         self.cipher.decrypt(&XNonce::from(*nonce), Payload { msg, aad }).ok()
     }
 
-    fn encrypt(
+    fn encrypt_with(
         &self,
         nonce: [u8; NONCE],
         kind: AssociatedData<'_>,
@@ -174,54 +174,57 @@ mod tests {
     #[test]
     fn value_is_decrypted_only_in_its_place() {
         let (ada, eve) = (UserId::new("ada"), UserId::new("eve"));
-        let seal = Cipher::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(AssociatedData::Record(&ada), b"hush").unwrap();
-        assert_eq!(seal.open(AssociatedData::Record(&ada), &sealed).as_deref(), Some(&b"hush"[..]));
-        assert_eq!(seal.open(AssociatedData::Record(&eve), &sealed), None);
-        assert_eq!(seal.open(AssociatedData::Snapshot, &sealed), None);
-        assert_eq!(seal.open(AssociatedData::Check, &sealed), None);
+        let cipher = Cipher::begin(&key(1), "app").unwrap();
+        let encrypted = cipher.encrypt(AssociatedData::Record(&ada), b"hush").unwrap();
+        assert_eq!(
+            cipher.decrypt(AssociatedData::Record(&ada), &encrypted).as_deref(),
+            Some(&b"hush"[..])
+        );
+        assert_eq!(cipher.decrypt(AssociatedData::Record(&eve), &encrypted), None);
+        assert_eq!(cipher.decrypt(AssociatedData::Snapshot, &encrypted), None);
+        assert_eq!(cipher.decrypt(AssociatedData::Check, &encrypted), None);
         // The same user of another store with the same key, and of another app.
         let other = Cipher::begin(&key(1), "app").unwrap();
-        assert_eq!(other.open(AssociatedData::Record(&ada), &sealed), None);
-        let mut other = Cipher::fit(&key(1), "app", seal.check()).unwrap();
-        assert!(other.open(AssociatedData::Record(&ada), &sealed).is_some());
+        assert_eq!(other.decrypt(AssociatedData::Record(&ada), &encrypted), None);
+        let mut other = Cipher::fit(&key(1), "app", cipher.check()).unwrap();
+        assert!(other.decrypt(AssociatedData::Record(&ada), &encrypted).is_some());
         other.app = "apq".to_owned();
-        assert_eq!(other.open(AssociatedData::Record(&ada), &sealed), None);
+        assert_eq!(other.decrypt(AssociatedData::Record(&ada), &encrypted), None);
         // A longer app with a shorter user has other associated data.
         let record = |app: &str, user: &str| {
-            let seal = Cipher { app: app.to_owned(), ..Cipher::begin(&key(1), "").unwrap() };
-            seal.associated_data(AssociatedData::Record(&UserId::new(user)))[32..].to_vec()
+            let cipher = Cipher { app: app.to_owned(), ..Cipher::begin(&key(1), "").unwrap() };
+            cipher.associated_data(AssociatedData::Record(&UserId::new(user)))[32..].to_vec()
         };
         assert_ne!(record("appa", "da"), record("app", "ada"));
     }
 
     #[test]
     fn flipped_bit_is_detected() {
-        let seal = Cipher::begin(&key(1), "app").unwrap();
-        let sealed = seal.seal(AssociatedData::Snapshot, b"hush").unwrap();
-        for bit in 0..sealed.len() * 8 {
-            let mut flipped = sealed.clone();
+        let cipher = Cipher::begin(&key(1), "app").unwrap();
+        let encrypted = cipher.encrypt(AssociatedData::Snapshot, b"hush").unwrap();
+        for bit in 0..encrypted.len() * 8 {
+            let mut flipped = encrypted.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(seal.open(AssociatedData::Snapshot, &flipped), None);
+            assert_eq!(cipher.decrypt(AssociatedData::Snapshot, &flipped), None);
         }
-        for length in 0..sealed.len() {
-            assert_eq!(seal.open(AssociatedData::Snapshot, &sealed[..length]), None);
+        for length in 0..encrypted.len() {
+            assert_eq!(cipher.decrypt(AssociatedData::Snapshot, &encrypted[..length]), None);
         }
     }
 
     #[test]
     fn check_verifies_key_and_is_unique() {
-        let seal = Cipher::begin(&key(1), "app").unwrap();
-        assert!(Cipher::fit(&key(1), "app", seal.check()).is_ok());
+        let cipher = Cipher::begin(&key(1), "app").unwrap();
+        assert!(Cipher::fit(&key(1), "app", cipher.check()).is_ok());
         let fails = |key: &Arc<KeyBytes>, check: &[u8]| match Cipher::fit(key, "app", check) {
             Ok(_) => panic!("it fits"),
             Err(error) => error.kind,
         };
-        assert_eq!(fails(&key(2), seal.check()), StoreErrorKind::Key);
+        assert_eq!(fails(&key(2), cipher.check()), StoreErrorKind::Key);
         assert_eq!(fails(&key(1), &[]), StoreErrorKind::Damaged);
         assert_eq!(fails(&key(1), &[2]), StoreErrorKind::NewerVersion);
-        assert_eq!(fails(&key(1), &seal.check()[..20]), StoreErrorKind::Key);
-        assert_ne!(Cipher::begin(&key(1), "app").unwrap().check(), seal.check());
+        assert_eq!(fails(&key(1), &cipher.check()[..20]), StoreErrorKind::Key);
+        assert_ne!(Cipher::begin(&key(1), "app").unwrap().check(), cipher.check());
     }
 
     /// From draft-irtf-cfrg-xchacha, A.3.1.
@@ -238,14 +241,14 @@ mod tests {
             *byte = value;
         }
         let aad = &[0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7];
-        let sealed = cipher(&KeyBytes::new(&bytes))
+        let encrypted = cipher(&KeyBytes::new(&bytes))
             .encrypt(&XNonce::from(nonce), Payload { msg: plain, aad })
             .unwrap();
         let tag = [
             0xc0, 0x87, 0x59, 0x24, 0xc1, 0xc7, 0x98, 0x79, 0x47, 0xde, 0xaf, 0xd8, 0x78, 0x0a,
             0xcf, 0x49,
         ];
-        assert_eq!(sealed[..4], [0xbd, 0x6d, 0x17, 0x9d]);
-        assert_eq!(sealed[plain.len()..], tag);
+        assert_eq!(encrypted[..4], [0xbd, 0x6d, 0x17, 0x9d]);
+        assert_eq!(encrypted[plain.len()..], tag);
     }
 }

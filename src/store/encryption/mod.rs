@@ -36,7 +36,7 @@ pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 impl EncryptionMode {
     /// Returns the mode of an encrypted store whose key is not known yet.
     #[cfg(feature = "encryption")]
-    pub(super) fn sealed() -> Self {
+    pub(super) fn encrypted() -> Self {
         Self(Some(Arc::default()))
     }
 
@@ -66,7 +66,7 @@ impl EncryptionMode {
         }
     }
 
-    pub(super) fn is_sealed(&self) -> bool {
+    pub(super) fn is_encrypted(&self) -> bool {
         self.0.is_some()
     }
 
@@ -119,26 +119,26 @@ impl RecordCodec {
     }
 
     /// Encrypts a user's record.
-    pub(super) fn seal_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn encrypt_record(&self, id: &UserId, record: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(cipher) => cipher.seal(AssociatedData::Record(id), record),
+            Some(cipher) => cipher.encrypt(AssociatedData::Record(id), record),
             None => Ok(record.to_owned()),
         }
     }
 
     /// Decrypts a user's record. `None` if it was not encrypted for this user.
-    pub(super) fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    pub(super) fn decrypt_record(&self, id: &UserId, bytes: Vec<u8>) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(cipher) => cipher.open(AssociatedData::Record(id), &bytes),
+            Some(cipher) => cipher.decrypt(AssociatedData::Record(id), &bytes),
             None => Some(bytes),
         }
     }
 
     /// Encrypts the location.
-    pub(super) fn seal_location(&self, location: &str) -> Result<String, StoreError> {
+    pub(super) fn encrypt_location(&self, location: &str) -> Result<String, StoreError> {
         match &self.0 {
             Some(cipher) => {
-                Ok(STANDARD.encode(cipher.seal(AssociatedData::Location, location.as_bytes())?))
+                Ok(STANDARD.encode(cipher.encrypt(AssociatedData::Location, location.as_bytes())?))
             }
             None => Ok(location.to_owned()),
         }
@@ -146,11 +146,11 @@ impl RecordCodec {
 
     /// Decrypts the location. `None` if it was not encrypted for this store: tokens are sent there,
     /// so someone who can write the file must not be able to choose it.
-    pub(super) fn open_location(&self, kept: String) -> Option<String> {
+    pub(super) fn decrypt_location(&self, kept: String) -> Option<String> {
         match &self.0 {
             Some(cipher) => {
                 let encrypted = STANDARD.decode(kept).ok()?;
-                String::from_utf8(cipher.open(AssociatedData::Location, &encrypted)?).ok()
+                String::from_utf8(cipher.decrypt(AssociatedData::Location, &encrypted)?).ok()
             }
             None => Some(kept),
         }
@@ -158,34 +158,34 @@ impl RecordCodec {
 
     /// Encrypts the events of a commit.
     #[cfg(feature = "redis")]
-    pub(super) fn seal_events(&self, number: u64, events: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn encrypt_events(&self, number: u64, events: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(cipher) => cipher.seal(AssociatedData::Events(number), events),
+            Some(cipher) => cipher.encrypt(AssociatedData::Events(number), events),
             None => Ok(events.to_owned()),
         }
     }
 
     /// Decrypts the events of a commit. `None` if they were not encrypted for this commit.
     #[cfg(feature = "redis")]
-    pub(super) fn open_events(&self, number: u64, events: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn decrypt_events(&self, number: u64, events: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(cipher) => cipher.open(AssociatedData::Events(number), events),
+            Some(cipher) => cipher.decrypt(AssociatedData::Events(number), events),
             None => Some(events.to_owned()),
         }
     }
 
     /// Encrypts a snapshot.
-    pub(super) fn seal_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn encrypt_snapshot(&self, body: &[u8]) -> Result<Vec<u8>, StoreError> {
         match &self.0 {
-            Some(cipher) => cipher.seal(AssociatedData::Snapshot, body),
+            Some(cipher) => cipher.encrypt(AssociatedData::Snapshot, body),
             None => Ok(body.to_owned()),
         }
     }
 
     /// Decrypts a snapshot. `None` if it was not encrypted for this store.
-    pub(super) fn open_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn decrypt_snapshot(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         match &self.0 {
-            Some(cipher) => cipher.open(AssociatedData::Snapshot, bytes),
+            Some(cipher) => cipher.decrypt(AssociatedData::Snapshot, bytes),
             None => Some(bytes.to_owned()),
         }
     }
@@ -226,11 +226,15 @@ mod none {
             match *self {}
         }
 
-        pub(super) fn seal(&self, _: AssociatedData<'_>, _: &[u8]) -> Result<Vec<u8>, StoreError> {
+        pub(super) fn encrypt(
+            &self,
+            _: AssociatedData<'_>,
+            _: &[u8],
+        ) -> Result<Vec<u8>, StoreError> {
             match *self {}
         }
 
-        pub(super) fn open(&self, _: AssociatedData<'_>, _: &[u8]) -> Option<Vec<u8>> {
+        pub(super) fn decrypt(&self, _: AssociatedData<'_>, _: &[u8]) -> Option<Vec<u8>> {
             match *self {}
         }
     }

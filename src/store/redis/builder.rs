@@ -236,7 +236,7 @@ impl RedisStoreBuilder {
         // The head is not encrypted.
         let is_new = || store(EncryptionMode::default()).0.is_new(Limit::until(deadline));
         let key = key.find_shared(is_new, deadline)?;
-        let mode = EncryptionMode::sealed();
+        let mode = EncryptionMode::encrypted();
         mode.set_key(key);
         Ok(store(mode))
     }

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::history::{History, Verdict};
 use super::limit::Limit;
 use super::pool::Pooled;
-use super::record::{decode_user, digits, encode_events, open_location, random_hex};
+use super::record::{decode_user, decrypt_location, digits, encode_events, random_hex};
 use super::scripts::{self, APPLY, BEGIN, CONFIRM, Head, mark_field};
 use super::{Inner, jittered};
 use crate::deadline::Deadline;
@@ -131,7 +131,7 @@ impl Inner {
                     // From here on the lock is released in any case, when `attempt` is dropped.
                     attempt.verdict = self.judge(seen.as_ref(), &attempt.head)?;
                     attempt.codec = self.codec(&attempt.head)?;
-                    attempt.location = open_location(&attempt.codec, &attempt.head)?;
+                    attempt.location = decrypt_location(&attempt.codec, &attempt.head)?;
                     return Ok(Some(attempt));
                 }
                 Ok(None) => pooled.put_back(),
@@ -269,11 +269,11 @@ impl Attempt<'_> {
                 Change::Current(Some(user)) => add(&[b"set", b"current", user.as_str().as_bytes()]),
                 Change::Current(None) => add(&[b"clear", b"current"]),
                 Change::Location(Some(location)) => {
-                    add(&[b"set", b"location", codec.seal_location(location)?.as_bytes()]);
+                    add(&[b"set", b"location", codec.encrypt_location(location)?.as_bytes()]);
                 }
                 Change::Location(None) => add(&[b"clear", b"location"]),
                 Change::Put(user) => {
-                    let record = codec.seal_record(&user.id, &record::encode(user)?)?;
+                    let record = codec.encrypt_record(&user.id, &record::encode(user)?)?;
                     let used = match user.is_logged_in() {
                         true => digits(user.last_used_commit),
                         false => String::new(),

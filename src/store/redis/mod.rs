@@ -37,7 +37,7 @@ use self::lease::Leases;
 use self::limit::Limit;
 use self::pool::Pool;
 use self::record::{
-    damaged, decode_events, decode_user, digits, open_location, order_name, random_hex,
+    damaged, decode_events, decode_user, decrypt_location, digits, order_name, random_hex,
 };
 use self::scripts::{BEGIN, Head, Keys, Lua, PAGE, READ, RECENT};
 use super::encryption::{EncryptionMode, RecordCodec};
@@ -313,7 +313,7 @@ impl Store for RedisStore {
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
         let limit = Limit::until(deadline);
         let answer: Answer<Option<Vec<u8>>> = self.0.read(&READ, None, &[], limit)?;
-        open_location(&answer.codec, &answer.head)
+        decrypt_location(&answer.codec, &answer.head)
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
@@ -371,8 +371,8 @@ impl Store for RedisStore {
         Ok(recent)
     }
 
-    fn is_sealed(&self) -> bool {
-        self.0.mode.is_sealed()
+    fn is_encrypted(&self) -> bool {
+        self.0.mode.is_encrypted()
     }
 
     fn lock_refresh(

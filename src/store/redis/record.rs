@@ -40,19 +40,19 @@ pub(super) fn decode_user(
     id: &UserId,
     bytes: Vec<u8>,
 ) -> Result<Arc<StoredUser>, StoreError> {
-    let Some(record) = codec.open_record(id, bytes) else {
+    let Some(record) = codec.decrypt_record(id, bytes) else {
         return Err(damaged("a user's record was not written for this user of this namespace"));
     };
     Ok(Arc::new(record::decode(&record)?))
 }
 
 /// Decodes the stored location.
-pub(super) fn open_location(
+pub(super) fn decrypt_location(
     codec: &RecordCodec,
     head: &Head,
 ) -> Result<Option<String>, StoreError> {
     let Some(location) = head.location.clone() else { return Ok(None) };
-    match codec.open_location(location) {
+    match codec.decrypt_location(location) {
         Some(location) => Ok(Some(location)),
         None => Err(damaged("the location was not written for this namespace")),
     }
@@ -68,7 +68,7 @@ pub(super) fn encode_events(
     let mut entry = digits(number).into_bytes();
     let text = serde_json::to_vec(events).unwrap_or_default();
     if !text.is_empty() && text.len() <= EVENT_BYTES {
-        entry.extend(codec.seal_events(number, &text)?);
+        entry.extend(codec.encrypt_events(number, &text)?);
     }
     Ok(entry)
 }
@@ -76,9 +76,9 @@ pub(super) fn encode_events(
 /// Decodes an entry from [`encode_events`] into `recent`. An invalid entry sets `lagged`.
 pub(super) fn decode_events(codec: &RecordCodec, entry: &[u8], recent: &mut RecentEvents) {
     let read = || {
-        let (number, sealed) = entry.split_at_checked(DIGITS)?;
+        let (number, encrypted) = entry.split_at_checked(DIGITS)?;
         let number = std::str::from_utf8(number).ok()?.parse().ok()?;
-        let text = codec.open_events(number, sealed)?;
+        let text = codec.decrypt_events(number, encrypted)?;
         let events: Vec<Box<RawValue>> = serde_json::from_slice(&text).ok()?;
         Some((number, events))
     };

@@ -11,7 +11,7 @@ use sled::Batch;
 
 use super::kv::Kv;
 use super::schema::{
-    APP, BY_CREATED, BY_USE, CommitHeader, HEAD, RECORDS, SEAL, SortKeys, UserEdit, order_key,
+    APP, BY_CREATED, BY_USE, CHECK, CommitHeader, HEAD, RECORDS, SortKeys, UserEdit, order_key,
     parse_order_key, parse_record_key, record_key,
 };
 use crate::deadline::Deadline;
@@ -87,7 +87,7 @@ impl Database {
         encryption: &EncryptionMode,
         app: &str,
     ) -> Result<(), StoreError> {
-        let check = self.kv.value(SEAL)?;
+        let check = self.kv.value(CHECK)?;
         let codec = encryption.fit(app, check.as_deref());
         self.codec = codec.map_err(|error| error.at(self.path()))?;
         Ok(())
@@ -100,11 +100,11 @@ impl Database {
 
     /// Returns a user's record.
     pub(super) fn record(&self, id: &UserId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.kv.value(&record_key(id))?.map(|bytes| self.open_record(id, bytes)).transpose()
+        self.kv.value(&record_key(id))?.map(|bytes| self.decrypt_record(id, bytes)).transpose()
     }
 
-    fn open_record(&self, id: &UserId, bytes: Vec<u8>) -> Result<Vec<u8>, StoreError> {
-        let record = self.codec.open_record(id, bytes);
+    fn decrypt_record(&self, id: &UserId, bytes: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let record = self.codec.decrypt_record(id, bytes);
         record.ok_or_else(|| self.kv.damage_error("a record was not encrypted for this user"))
     }
 
@@ -128,7 +128,7 @@ impl Database {
                     _ => return Err(self.kv.damage_error("a record is incomplete")),
                 }
             }
-            let record = self.open_record(&id, record)?;
+            let record = self.decrypt_record(&id, record)?;
             if visit(id, record)?.is_break() {
                 break;
             }
@@ -185,7 +185,7 @@ impl Database {
     /// Writes the header and the edits, all or nothing. They are not on disk before [`Self::sync`].
     pub(super) fn write(&self, head: &CommitHeader, edits: &[UserEdit]) -> Result<(), StoreError> {
         let mut batch = self.batch(edits)?;
-        let location = head.location.as_ref().map(|location| self.codec.seal_location(location));
+        let location = head.location.as_ref().map(|location| self.codec.encrypt_location(location));
         let location = location.transpose().map_err(|error| error.at(self.path()))?;
         let Ok(head) = serde_json::to_vec(&CommitHeader { location, ..head.clone() }) else {
             let reason = "the header of the database cannot be written as JSON";
@@ -199,7 +199,8 @@ impl Database {
         let mut batch = Batch::default();
         for edit in edits {
             let id = &edit.id;
-            let record = edit.after.as_ref().map(|(_, record)| self.codec.seal_record(id, record));
+            let record =
+                edit.after.as_ref().map(|(_, record)| self.codec.encrypt_record(id, record));
             let record = record.transpose().map_err(|error| error.at(self.path()))?;
             self.kv.put(&mut batch, &record_key(id), record.as_deref())?;
             for key in edit.before.into_iter().flat_map(|keys| keys.keys(id)) {
@@ -217,7 +218,7 @@ impl Database {
         self.kv.sync_config()?;
         let mut batch = Batch::default();
         self.kv.put(&mut batch, APP, Some(app.as_bytes()))?;
-        self.kv.put(&mut batch, SEAL, codec.check())?;
+        self.kv.put(&mut batch, CHECK, codec.check())?;
         self.codec = codec;
         self.kv.apply("write", batch)
     }

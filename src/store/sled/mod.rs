@@ -103,7 +103,7 @@ pub enum OnDamage {
 /// With [`open`](Self::open), users and tokens are stored unencrypted, in files that only their owner
 /// can read. Logging out and removing a user rewrite the database without their tokens. keyfob cannot
 /// erase copies that the file system or the disk keeps; someone with access to the disk may recover
-/// them. With `open_sealed` (feature `encryption`) users and tokens are encrypted.
+/// them. With `open_encrypted` (feature `encryption`) users and tokens are encrypted.
 ///
 /// A directory on a network file system is rejected (kind `NotLocal`), and so is a process that was
 /// forked after the store was opened (kind `Forked`).
@@ -164,7 +164,7 @@ impl SledStore {
     /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is encrypted with another key, or
     /// the key is not available. Nothing is changed then.
     #[cfg(feature = "encryption")]
-    pub fn open_sealed(
+    pub fn open_encrypted(
         dir: &Path,
         app: &str,
         key: &EncryptionKey,
@@ -173,7 +173,7 @@ impl SledStore {
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
         if !key.only_new {
-            return Self::seal(files, app, key, on_damage, deadline);
+            return Self::encrypt(files, app, key, on_damage, deadline);
         }
         if Snapshot::is_plaintext(&files.snapshot())? {
             match Self::open(dir, app, on_damage, deadline) {
@@ -182,7 +182,7 @@ impl SledStore {
                 opened => return opened,
             }
         }
-        match Self::seal(files, app, key, on_damage, deadline) {
+        match Self::encrypt(files, app, key, on_damage, deadline) {
             // Without a snapshot only the database says whether the store is encrypted, and another
             // process may just have created an unencrypted one. An empty store does not count: no
             // unencrypted store is created because the key is not available.
@@ -201,14 +201,14 @@ impl SledStore {
     /// Opens an encrypted or empty store, and encrypts an unencrypted one unless the key is for new
     /// stores only.
     #[cfg(feature = "encryption")]
-    fn seal(
+    fn encrypt(
         files: Files,
         app: &str,
         key: &EncryptionKey,
         on_damage: OnDamage,
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
-        let mut store = Self::new(files, app, on_damage, EncryptionMode::sealed());
+        let mut store = Self::new(files, app, on_damage, EncryptionMode::encrypted());
         store.key = Some(key.clone());
         store.converts = !key.only_new;
         store.load_key(false, deadline)?;
@@ -348,8 +348,8 @@ impl Store for SledStore {
         has_room
     }
 
-    fn is_sealed(&self) -> bool {
-        self.encryption.is_sealed()
+    fn is_encrypted(&self) -> bool {
+        self.encryption.is_encrypted()
     }
 
     fn lock_refresh(

@@ -72,7 +72,7 @@ impl<'a> Writer<'a> {
         let generation = self.generation;
         let open = self.open.insert(open(&self.lock, generation, self.deadline)?);
         let head = &open.head;
-        let converts = store.encryption.is_sealed() && open.database.codec().check().is_none();
+        let converts = store.encryption.is_encrypted() && open.database.codec().check().is_none();
         if converts {
             // It stays current until the encrypted one is complete, and must not be truncated.
             let plaintext = EncryptionMode::default();
@@ -330,7 +330,7 @@ fn open(
         }
     }
     let codec = database.codec();
-    head.location = head.location.take().and_then(|kept| codec.open_location(kept));
+    head.location = head.location.take().and_then(|kept| codec.decrypt_location(kept));
     Ok(Open { database, head })
 }
 

@@ -3,7 +3,7 @@
 //! | bytes of a key | value |
 //! | --- | --- |
 //! | `meta/app` | the backend and the app, in UTF-8 |
-//! | `meta/seal` | the check of the encryption; no such entry in an unencrypted store |
+//! | `meta/check` | the check of the encryption; no such entry in an unencrypted store |
 //! | `meta/head` | the [`CommitHeader`] in JSON, its location encrypted |
 //! | `u/`, length of the id (2 bytes, big-endian), id | a user's record, encrypted |
 //! | `c/`, `created_commit` (8 bytes, big-endian), id | empty: users in the order of their creation |
@@ -22,7 +22,7 @@ use crate::store::record::VERSION;
 
 pub(super) const APP: &[u8] = b"meta/app";
 pub(super) const HEAD: &[u8] = b"meta/head";
-pub(super) const SEAL: &[u8] = b"meta/seal";
+pub(super) const CHECK: &[u8] = b"meta/check";
 pub(super) const RECORDS: &[u8] = b"u/";
 pub(super) const BY_CREATED: &[u8] = b"c/";
 pub(super) const BY_USE: &[u8] = b"r/";

@@ -22,7 +22,7 @@
 //!
 //! | bytes | content |
 //! | --- | --- |
-//! | one line | JSON: `{"app":…,"seal":…}` ([`Owner`]); `seal` is the check of the encryption in base64 |
+//! | one line | JSON: `{"app":…,"check":…}` ([`Owner`]); `check` is the check of the encryption in base64 |
 //! | 24 | nonce |
 //! | the rest | head and tail of the table above, encrypted together |
 //!
@@ -58,7 +58,7 @@ const MAGIC: &[u8] = b"keyfob snapshot ";
 struct Owner {
     app: String,
     #[serde(default)]
-    seal: Option<String>,
+    check: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -106,7 +106,7 @@ impl Snapshot {
         if scope == LoadScope::Header
             && let Some(envelope) = Envelope::open(&bytes)
             && let Some((owner, _)) = envelope.owner(path)?
-            && owner.seal.is_none()
+            && owner.check.is_none()
         {
             check_app(&owner.app, app, path)?;
             let codec = encryption.fit(app, None).map_err(|error| error.at(path))?;
@@ -118,7 +118,7 @@ impl Snapshot {
         };
         let Some((owner, line)) = envelope.owner(path)? else { return Ok(None) };
         check_app(&owner.app, app, path)?;
-        let check = match owner.seal.map(|seal| STANDARD.decode(seal)).transpose() {
+        let check = match owner.check.map(|check| STANDARD.decode(check)).transpose() {
             Ok(check) => check,
             Err(_) => return Ok(None),
         };
@@ -129,7 +129,9 @@ impl Snapshot {
         if check.is_none() {
             return Ok(Self::decode(&bytes[envelope.start..], codec));
         }
-        let Some(mut body) = codec.open_snapshot(&envelope.head[line..]) else { return Ok(None) };
+        let Some(mut body) = codec.decrypt_snapshot(&envelope.head[line..]) else {
+            return Ok(None);
+        };
         let snapshot = Self::decode(&body, codec);
         wipe(&mut body);
         Ok(snapshot)
@@ -145,7 +147,7 @@ impl Snapshot {
         let Some(envelope) = Envelope::open(&bytes).filter(Envelope::is_complete) else {
             return Ok(false);
         };
-        Ok(envelope.owner(path)?.is_some_and(|(owner, _)| owner.seal.is_none()))
+        Ok(envelope.owner(path)?.is_some_and(|(owner, _)| owner.check.is_none()))
     }
 
     /// Returns the bytes of the file.
@@ -178,9 +180,9 @@ impl Snapshot {
             tail.extend_from_slice(&cached.record);
         }
         let Some(check) = self.codec.check() else { return Ok(Envelope::write(&head, &tail)) };
-        let owner = line(&Owner { app: app.to_owned(), seal: Some(STANDARD.encode(check)) })?;
+        let owner = line(&Owner { app: app.to_owned(), check: Some(STANDARD.encode(check)) })?;
         let mut body = [head, tail].concat();
-        let encrypted = self.codec.seal_snapshot(&body)?;
+        let encrypted = self.codec.encrypt_snapshot(&body)?;
         wipe(&mut body);
         Ok(Envelope::write(&[owner, encrypted].concat(), &[]))
     }

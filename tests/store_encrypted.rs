@@ -72,7 +72,7 @@ fn encrypted_files_show_no_secret() {
     commit(&clear.open(), &[put(full("ada", 1, 0, 9_000)), linked("ada")]);
     assert_eq!(found(&clear).len(), SECRETS.len(), "the test looks for what is there");
 
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     let store = dir.open();
     for name in ["ada", "eve", "joe"] {
         let user = |number| full(name, number, 0, 9_000);
@@ -101,7 +101,7 @@ fn encrypted_files_show_no_secret() {
 
 #[test]
 fn ciphertext_of_user_always_differs() {
-    let (one, other) = (Dir::sealed(), Dir::sealed());
+    let (one, other) = (Dir::encrypted(), Dir::encrypted());
     for dir in [&one, &other] {
         commit(&dir.open(), &[put(user("ada", 1))]);
     }
@@ -113,7 +113,7 @@ fn ciphertext_of_user_always_differs() {
 
 #[test]
 fn wrong_key_leaves_store_unchanged() {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     log_in(&dir.open(), "ada");
     let before = generation(&dir.data());
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
@@ -136,7 +136,7 @@ fn wrong_key_leaves_store_unchanged() {
 #[test]
 fn wrong_key_leaves_damaged_store_unchanged() {
     for harm in ["snapshot", "generation", "snapshot generation", "database", "torn"] {
-        let dir = Dir::sealed();
+        let dir = Dir::encrypted();
         log_in(&dir.open(), "ada");
         let (count, number) = generation(&dir.data());
         match harm {
@@ -169,7 +169,7 @@ fn wrong_key_leaves_damaged_store_unchanged() {
 
 #[test]
 fn damaged_store_recovers_encrypted() {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     commit(&dir.open(), &[put(full("ada", 1, 0, 9_000))]);
     std::fs::remove_dir_all(dir.data().join("db.0")).unwrap();
     let store = dir.try_open(OnDamage::Recover).unwrap();
@@ -181,7 +181,7 @@ fn damaged_store_recovers_encrypted() {
 
 #[test]
 fn first_commit_decides_key() {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     let (first, second) = (dir.open(), dir.try_open_with(&other_key(), OnDamage::Refuse).unwrap());
     let clear = dir.try_open_clear(OnDamage::Refuse).unwrap();
     assert_eq!(names(&second), names(&clear));
@@ -196,7 +196,7 @@ fn first_commit_decides_key() {
 
 #[test]
 fn unfinished_first_commit_decides_nothing() {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     dir.open().commit(soon(), &mut |_| Ok(vec![])).unwrap();
     // As a writer leaves it that dies before there is a snapshot.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
@@ -214,7 +214,7 @@ fn child_process() {
     let Some(words) = child_words() else { return };
     let key = keyfob::EncryptionKey::from_bytes([words[1].parse().unwrap(); 32]);
     let (data, on_damage) = (words[0].as_ref(), OnDamage::Refuse);
-    let done = SledStore::open_sealed(data, APP, &key, on_damage, soon())
+    let done = SledStore::open_encrypted(data, APP, &key, on_damage, soon())
         .and_then(|store| store.commit(soon(), &mut |_| Ok(vec![put(user(&words[1], 1))])));
     match done {
         Ok(number) => say(format!("number {number}")),
@@ -272,7 +272,7 @@ fn is_refused(dir: &Dir, what: &str) {
 }
 
 fn two_users() -> Dir {
-    let dir = Dir::sealed();
+    let dir = Dir::encrypted();
     let store = dir.open();
     commit(&store, &[put(user("ada", 1))]);
     commit(&store, &[put(user("eve", 2))]);
@@ -344,7 +344,7 @@ fn forged_location_is_dropped() {
         assert_eq!(location(&copied), None, "{forged}");
     }
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
-    assert_eq!(location(&dir).as_deref(), Some(GOOD), "it is in the database, sealed");
+    assert_eq!(location(&dir).as_deref(), Some(GOOD), "it is in the database, encrypted");
 }
 
 #[test]
@@ -353,21 +353,21 @@ fn forged_check_is_key_error() {
     for removed in [false, true] {
         let copied = dir.copy();
         let mut mine = None;
-        let seal = b"meta/seal\0\0";
+        let entry = b"meta/check\0\0";
         forge(&copied, |db| {
-            let check = db.get(seal).unwrap().unwrap();
+            let check = db.get(entry).unwrap().unwrap();
             let mut changed = check.to_vec();
             changed[10] ^= 1;
             match removed {
-                true => db.remove(seal).unwrap(),
-                false => db.insert(seal, changed).unwrap(),
+                true => db.remove(entry).unwrap(),
+                false => db.insert(entry, changed).unwrap(),
             };
             mine = Some(check);
         });
         let store = copied.open();
         assert_eq!(names(&store), ["ada", "eve"], "the snapshot is whole");
         assert_eq!(kind(store.commit(soon(), &mut |_| Ok(vec![]))), StoreErrorKind::Key);
-        forge(&copied, |db| drop(db.insert(seal, mine.unwrap()).unwrap()));
+        forge(&copied, |db| drop(db.insert(entry, mine.unwrap()).unwrap()));
         assert_eq!(log_in(&copied.open(), "joe"), 3);
     }
 }

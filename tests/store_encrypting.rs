@@ -90,7 +90,7 @@ fn conversion_keeps_users_and_leaves_no_plaintext() {
 
 #[test]
 fn replaced_plaintext_store_is_rejected() {
-    let (dir, clear) = (Dir::sealed(), in_the_clear());
+    let (dir, clear) = (Dir::encrypted(), in_the_clear());
     let store = dir.open();
     log_in(&store, "ada");
     take_away(&dir.data());
@@ -107,19 +107,19 @@ fn key_for_new_stores_keeps_plaintext_store() {
     let long_lived = dir.open();
     let open = || dir.try_open_with(&key().for_new_stores(), OnDamage::Refuse).unwrap();
     let store = open();
-    assert!(!store.is_sealed());
+    assert!(!store.is_encrypted());
     is_whole(&store);
     // Only the database says whether the store is encrypted.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
     let store = open();
-    assert!(!store.is_sealed());
+    assert!(!store.is_encrypted());
     is_whole(&store);
     assert_eq!(log_in(&store, "ada"), USERS + 3);
     assert_eq!(log_in(&long_lived, "eve"), USERS + 4);
     assert_eq!(number(&dir.open()), USERS + 4);
     // A key that seals what it finds still does.
     assert_eq!(number(&seal(&dir)), USERS + 4);
-    assert!(open().is_sealed());
+    assert!(open().is_encrypted());
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn key_for_new_stores_creates_no_key_file() {
     let dir = in_the_clear();
     let key = EncryptionKey::key_file().for_new_stores();
     for name in ["generation", "snapshot"] {
-        assert!(!dir.try_open_with(&key, OnDamage::Refuse).unwrap().is_sealed());
+        assert!(!dir.try_open_with(&key, OnDamage::Refuse).unwrap().is_encrypted());
         assert!(!dir.data().join("key").exists());
         std::fs::remove_file(dir.data().join(name)).unwrap();
     }
@@ -153,7 +153,7 @@ fn key_for_new_stores_encrypts_new_store() {
     std::fs::remove_file(&file).unwrap();
 
     let store = dir.try_open_with(&new, OnDamage::Refuse).unwrap();
-    assert!(store.is_sealed());
+    assert!(store.is_encrypted());
     log_in(&store, "ada");
     assert_eq!(files_with(&dir.data(), "s3cret"), NOWHERE);
     assert_eq!(dir.try_open_clear(OnDamage::Refuse).unwrap_err().kind, StoreErrorKind::Key);
@@ -167,12 +167,12 @@ fn key_for_new_stores_encrypts_new_store() {
 fn first_commit_decides_encryption() {
     let dir = Dir::new();
     let new = key().for_new_stores();
-    let (clear, sealed) = (dir.open(), dir.try_open_with(&new, OnDamage::Refuse).unwrap());
+    let (clear, encrypted) = (dir.open(), dir.try_open_with(&new, OnDamage::Refuse).unwrap());
     log_in(&clear, "ada");
-    let error = sealed.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
+    let error = encrypted.commit(soon(), &mut |_| Ok(vec![])).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);
     let again = dir.try_open_with(&new, OnDamage::Refuse).unwrap();
-    assert_eq!((names(&again), again.is_sealed()), (vec!["ada".to_owned()], false));
+    assert_eq!((names(&again), again.is_encrypted()), (vec!["ada".to_owned()], false));
 }
 
 #[test]
@@ -229,15 +229,15 @@ fn child_process() {
     let Some(words) = child_words() else { return };
     say("begins");
     let data = words[0].as_ref();
-    SledStore::open_sealed(data, APP, &key(), OnDamage::Refuse, soon()).unwrap();
-    say("sealed");
+    SledStore::open_encrypted(data, APP, &key(), OnDamage::Refuse, soon()).unwrap();
+    say("encrypted");
 }
 
 #[test]
 fn kill_during_conversion_is_atomic() {
     let mut random = Random::from_env();
     let origin = in_the_clear();
-    let (mut sealed, mut clear) = (0, 0);
+    let (mut encrypted, mut clear) = (0, 0);
     for round in 0..30 {
         let dir = origin.copy();
         let mut child = spawn_child(&[dir.data().to_str().unwrap()]);
@@ -253,14 +253,14 @@ fn kill_during_conversion_is_atomic() {
                 }
                 Err(error) => {
                     assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
-                    sealed += 1;
+                    encrypted += 1;
                 }
             }
         }
         is_whole(&seal(&dir));
         assert_eq!(files_with(&dir.data(), "planted"), NOWHERE, "{round}");
     }
-    println!("{clear} in the clear, {sealed} sealed");
+    println!("{clear} in the clear, {encrypted} encrypted");
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn concurrent_conversions_give_one_store() {
         let mut children: Vec<_> = (0..4).map(|_| spawn_child(&[&data])).collect();
         for child in &mut children {
             assert_eq!(child.hear().as_deref(), Some("begins"));
-            assert_eq!(child.hear().as_deref(), Some("sealed"));
+            assert_eq!(child.hear().as_deref(), Some("encrypted"));
         }
         is_whole(&seal(&dir));
         assert_eq!(generation(&dir.data()).1, 1, "once");
@@ -286,7 +286,7 @@ fn conversion_error_keeps_its_kind() {
     let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
     lock.lock().unwrap();
     let brief = Deadline::after(Duration::from_millis(50));
-    let error = SledStore::open_sealed(&dir.data(), APP, &key(), OnDamage::Refuse, brief);
+    let error = SledStore::open_encrypted(&dir.data(), APP, &key(), OnDamage::Refuse, brief);
     assert_eq!(error.unwrap_err().kind, StoreErrorKind::Busy);
     drop(lock);
     // In the way of the next snapshot; a full disk would be no other case.
@@ -301,8 +301,8 @@ fn plaintext_reader_is_rejected_during_conversion() {
     let clear = dir.open();
     log_in(&clear, "ada");
     assert_eq!(clear.current(soon()).unwrap(), Some(id("ada")));
-    let sealed = dir.try_open_with(&key(), OnDamage::Refuse).unwrap();
-    commit(&sealed, &[Change::Current(None), put(logged_out(user("ada", 1)))]);
+    let encrypted = dir.try_open_with(&key(), OnDamage::Refuse).unwrap();
+    commit(&encrypted, &[Change::Current(None), put(logged_out(user("ada", 1)))]);
     let (count, database) = generation(&dir.data());
     set_generation(&dir.data(), count + 1, database);
     let lock = std::fs::File::options().write(true).open(dir.data().join("lock")).unwrap();
