@@ -89,9 +89,32 @@ fn enabling_encryption_keeps_logins() {
     session(&script).data_dir(dir.path()).open().unwrap().log_in(&password()).unwrap();
     assert!(is_readable(dir.path()));
     let open = || session(&script).data_dir(dir.path()).encryption(EncryptionKey::key_file());
-    assert_eq!(current(&open().open().unwrap()), Some(ada()));
+    let error = open().open().unwrap_err();
+    assert!(matches!(&error, Error::Store(error) if error.kind == StoreErrorKind::Key), "{error}");
+    assert!(
+        error.to_string().contains("encrypt it with `SessionBuilder::encrypt_store`"),
+        "{error}"
+    );
+    assert!(is_readable(dir.path()));
+    assert!(open().encrypt_store().unwrap());
     assert!(!is_readable(dir.path()));
+    assert!(!open().encrypt_store().unwrap(), "it is encrypted");
     assert_eq!(current(&open().open().unwrap()), Some(ada()));
+}
+
+#[test]
+fn encrypting_needs_key_and_directory() {
+    let (dir, script) = (Dir::new(), script());
+    let builder = || session(&script).data_dir(dir.path());
+    let key = EncryptionKey::key_file();
+    for error in [
+        builder().encrypt_store().unwrap_err(),
+        builder().encryption(key.clone()).store(MemoryStore::new()).encrypt_store().unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Config { what: "the encryption key", .. }), "{error}");
+    }
+    assert!(!builder().encryption(key).encrypt_store().unwrap(), "there is no store");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -178,6 +178,12 @@ mod produced {
         let used = |opened: keyfob::Result<Session>| opened?.current_user();
         assert_listed(used(builder().open()));
         assert_listed(used(builder().encryption(key(2)).open()));
+        let builder = || {
+            Session::builder(server.app_id(), server.base_url()).data_dir(dir.join("unencrypted"))
+        };
+        let session = builder().open().unwrap();
+        session.log_in(&Credentials::anonymous()).unwrap();
+        assert_listed(used(builder().encryption(key(1)).open()));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

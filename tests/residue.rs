@@ -130,6 +130,24 @@ fn encrypted_directory_contains_no_plaintext() {
 }
 
 #[test]
+fn encrypting_leaves_no_plaintext() {
+    let (dir, script, mut pieces) = (Dir::new(), Script::new(), Pieces::new());
+    let session = open(&script, dir.path(), None);
+    live(&script, &session, 30, &mut pieces);
+    assert_ne!(look(dir.path(), &pieces).0, HashMap::new(), "what is looked for is there");
+    add(&mut pieces, &KEY);
+    let builder = Session::builder(APP, URL).data_dir(dir.path());
+    assert!(builder.encryption(EncryptionKey::from_bytes(KEY)).encrypt_store().unwrap());
+    assert_eq!(look(dir.path(), &pieces).0, HashMap::new(), "encrypted");
+    // The session without the key adds nothing.
+    session.log_in(&Credentials::anonymous()).unwrap_err();
+    session.shut_down();
+    assert_eq!(look(dir.path(), &pieces).0, HashMap::new(), "after the plaintext session");
+    let session = open(&script, dir.path(), Some(EncryptionKey::from_bytes(KEY)));
+    assert!(session.current_user().unwrap().is_some());
+}
+
+#[test]
 fn log_out_leaves_no_plaintext_token() {
     for removes in [false, true] {
         let (dir, script, mut pieces) = (Dir::new(), Script::new(), Pieces::new());

@@ -70,7 +70,7 @@ enum Kept {
     Clear,
     #[cfg(feature = "encryption")]
     Encrypted,
-    /// Unencrypted before, and converted by the process that opens it.
+    /// Unencrypted before, and encrypted by the process that opens it.
     #[cfg(feature = "encryption")]
     EncryptedNow,
 }
@@ -94,7 +94,7 @@ struct Case {
 fn child_process() {
     let Some(words) = child_words() else { return };
     let [role, dir, kept, action] = [0, 1, 2, 3].map(|at| words[at].as_str());
-    let store = Telling { inner: open(dir.as_ref(), kept == "clear"), all: role == "record" };
+    let store = Telling { inner: open(dir.as_ref(), kept), all: role == "record" };
     match role {
         "prepare" => prepare(store),
         "touch" => {
@@ -105,15 +105,23 @@ fn child_process() {
     say("done");
 }
 
-fn open(dir: &Path, in_the_clear: bool) -> SledStore {
-    match in_the_clear {
+fn open(dir: &Path, kept: &str) -> SledStore {
+    let opened = match kept {
         #[cfg(feature = "encryption")]
-        false => {
-            let key = store_support::key();
-            SledStore::open_encrypted(dir, APP, &key, OnDamage::Refuse, soon()).unwrap()
+        "encrypted" | "encrypted now" => {
+            if kept == "encrypted now" {
+                SledStore::encrypt(dir, APP, &store_support::key(), soon()).unwrap();
+            }
+            SledStore::open_encrypted(dir, APP, &store_support::key(), OnDamage::Refuse, soon())
         }
-        _ => SledStore::open(dir, APP, OnDamage::Refuse, soon()).unwrap(),
-    }
+        #[cfg(feature = "encryption")]
+        "either" => {
+            let key = store_support::key().for_new_stores();
+            SledStore::open_encrypted(dir, APP, &key, OnDamage::Refuse, soon())
+        }
+        _ => SledStore::open(dir, APP, OnDamage::Refuse, soon()),
+    };
+    opened.unwrap()
 }
 
 /// A store that says which commits have returned.
@@ -278,7 +286,23 @@ impl Kept {
     }
 
     fn open(self, dir: &Dir) -> SledStore {
-        open(&dir.data(), self == Self::Clear)
+        let mode = match self {
+            // Whoever was killed may have encrypted it or not.
+            #[cfg(feature = "encryption")]
+            Self::EncryptedNow => "either",
+            kept => kept.word(),
+        };
+        open(&dir.data(), mode)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            #[cfg(feature = "encryption")]
+            Self::Encrypted => "encrypted",
+            #[cfg(feature = "encryption")]
+            Self::EncryptedNow => "encrypted now",
+        }
     }
 
     /// Runs a child to its end, under a command if there is one, and returns what it said and
@@ -290,8 +314,7 @@ impl Kept {
         dir: &Dir,
         under: Option<Command>,
     ) -> (Vec<String>, bool) {
-        let word = if self == Self::Clear { "clear" } else { "encrypted" };
-        let words = [role, dir.data().to_str().unwrap(), word, action].map(str::to_owned);
+        let words = [role, dir.data().to_str().unwrap(), self.word(), action].map(str::to_owned);
         let words = words.each_ref().map(String::as_str);
         let mut child = match under {
             Some(command) => spawn_child_under(command, &words),
@@ -418,6 +441,13 @@ impl Case {
         }
         self.check_traces(&dir, known, true, &what);
         assert_eq!(state(&self.kept.open(&dir))["users"], known["users"], "{what}");
+        #[cfg(feature = "encryption")]
+        if self.kept == Kept::EncryptedNow {
+            SledStore::encrypt(&dir.data(), APP, &store_support::key(), soon()).unwrap();
+            assert_eq!(files_with(dir.path(), &hush()), NOWHERE, "{what}");
+            let store = open(&dir.data(), "encrypted");
+            assert_eq!(state(&store)["users"], known["users"], "{what}");
+        }
         killed
     }
 

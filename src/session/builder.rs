@@ -147,8 +147,8 @@ impl SessionBuilder {
     /// Encrypts everything stored in the data directory with this key. By default users and tokens
     /// are stored unencrypted.
     ///
-    /// An unencrypted store is encrypted when the session is opened; see
-    /// [`SledStore::open_encrypted`]. From then on it cannot be opened without the key.
+    /// An unencrypted store cannot be opened with a key; [`Self::encrypt_store`] encrypts it. An
+    /// encrypted one cannot be opened without its key.
     ///
     /// # Examples
     ///
@@ -243,30 +243,15 @@ impl SessionBuilder {
     /// assert_eq!(error.to_string(), "the app id cannot be used: it is empty");
     /// ```
     pub fn open(self) -> Result<Session> {
-        if self.app_id.trim().is_empty() {
-            return Err(Error::config("the app id", "it is empty"));
-        }
-        let base_url = BaseUrl::parse(&self.base_url, self.allow_insecure_http)
-            .map_err(|reason| Error::config("the base URL", reason))?;
+        let base_url = self.checked_base_url()?;
         let transport = self.transport.unwrap_or_else(|| Box::new(UreqTransport::new()));
         transport.check(base_url.as_str())?;
         let (store, app_dir) = match self.store {
             #[cfg(feature = "encryption")]
-            Some(_) if self.encryption.is_some() => {
-                let reason = "keyfob does not encrypt a custom store, remove the store or the key";
-                return Err(Error::config("the encryption key", reason));
-            }
+            Some(_) if self.encryption.is_some() => return Err(own_store_with_key()),
             Some(store) => (store, None),
             None => {
-                let root = match self.data_dir {
-                    Some(dir) if dir.as_os_str().is_empty() => {
-                        return Err(Error::config("the data directory", "its path is empty"));
-                    }
-                    Some(dir) => dir,
-                    None => default_data_dir()?,
-                };
-                let app = format!("{}\n{base_url}", self.app_id);
-                let dir = app_dir(&root, &self.app_id, &app);
+                let (root, dir, app) = store_place(self.data_dir, &self.app_id, &base_url)?;
                 let deadline = Deadline::after(self.deadline);
                 #[cfg(feature = "encryption")]
                 let store = match self.encryption.map(|key| key.in_data_dir(&root)) {
@@ -303,6 +288,53 @@ impl SessionBuilder {
         });
         Ok(Session { inner, limit: self.deadline, cancel: None })
     }
+
+    /// Encrypts the unencrypted store in the data directory with the key that was given to
+    /// [`Self::encryption`]; see [`SledStore::encrypt`]. Returns `false` if nothing was to be done.
+    /// Uses no network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a setting is invalid or there is no key; [`Error::Store`] as
+    /// [`SledStore::encrypt`]. The store is unencrypted or encrypted then, and complete.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use keyfob::{EncryptionKey, Session};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("keyfob-doc-encrypt-{}", std::process::id()));
+    /// let builder = || Session::builder("my-app-id", "https://example.org").data_dir(&dir);
+    /// builder().encryption(EncryptionKey::key_file()).encrypt_store()?;
+    /// let session = builder().encryption(EncryptionKey::key_file()).open()?;
+    /// # Ok::<(), keyfob::Error>(())
+    /// ```
+    #[cfg(feature = "encryption")]
+    pub fn encrypt_store(self) -> Result<bool> {
+        let base_url = self.checked_base_url()?;
+        let Some(key) = self.encryption else {
+            return Err(Error::config("the encryption key", "it is missing"));
+        };
+        if self.store.is_some() {
+            return Err(own_store_with_key());
+        }
+        let (root, dir, app) = store_place(self.data_dir, &self.app_id, &base_url)?;
+        let deadline = Deadline::after(self.deadline);
+        Ok(SledStore::encrypt(&dir, &app, &key.in_data_dir(&root), deadline)?)
+    }
+
+    fn checked_base_url(&self) -> Result<BaseUrl> {
+        if self.app_id.trim().is_empty() {
+            return Err(Error::config("the app id", "it is empty"));
+        }
+        BaseUrl::parse(&self.base_url, self.allow_insecure_http)
+            .map_err(|reason| Error::config("the base URL", reason))
+    }
+}
+
+#[cfg(feature = "encryption")]
+fn own_store_with_key() -> Error {
+    let reason = "keyfob does not encrypt a custom store, remove the store or the key";
+    Error::config("the encryption key", reason)
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -314,6 +346,24 @@ impl fmt::Debug for SessionBuilder {
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the data directory, the directory of the store in it, and the name of backend and app.
+fn store_place(
+    data_dir: Option<PathBuf>,
+    app_id: &str,
+    base_url: &BaseUrl,
+) -> Result<(PathBuf, PathBuf, String)> {
+    let root = match data_dir {
+        Some(dir) if dir.as_os_str().is_empty() => {
+            return Err(Error::config("the data directory", "its path is empty"));
+        }
+        Some(dir) => dir,
+        None => default_data_dir()?,
+    };
+    let app = format!("{app_id}\n{base_url}");
+    let dir = app_dir(&root, app_id, &app);
+    Ok((root, dir, app))
 }
 
 /// Returns the directory of one app on one backend. The name is readable, and unique to the pair.

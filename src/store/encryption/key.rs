@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::secret::wipe;
 
 /// The length of a key, in bytes.
@@ -35,7 +35,7 @@ pub(in crate::store) const KEY_BYTES: usize = 32;
 #[derive(Clone, Debug)]
 pub struct EncryptionKey {
     pub(in crate::store) source: Source,
-    /// Whether an unencrypted store stays unencrypted.
+    /// Whether an unencrypted store may be opened too.
     pub(in crate::store) only_new: bool,
 }
 
@@ -124,14 +124,28 @@ impl EncryptionKey {
         Self::of(Source::Keyring(KeyringPlace { service, account, lock_dir: None }))
     }
 
-    /// Encrypts new stores only. An existing unencrypted store stays unencrypted, so that programs
-    /// without the key can still open it. Without this method it is encrypted when it is opened.
-    ///
-    /// If programs with and without a key start at the same time with an empty directory, the first
-    /// commit decides whether the store is encrypted.
+    /// Encrypts new stores only: an existing unencrypted store is opened as it is, and stays
+    /// unencrypted. Without this method it is an error.
     #[must_use]
     pub fn for_new_stores(self) -> Self {
         Self { only_new: true, ..self }
+    }
+
+    /// Returns the error for an encrypted store in this directory if there is no key.
+    pub(in crate::store) fn missing(&self, dir: &Path) -> StoreError {
+        let reason = match &self.source {
+            Source::Bytes(_) => "the store is encrypted and its key is missing".to_owned(),
+            Source::File(path) => format!(
+                "the store is encrypted and the file with its key is missing, restore it from a \
+                 backup ({})",
+                path.clone().unwrap_or_else(|| dir.join("key")).display()
+            ),
+            #[cfg(feature = "keyring")]
+            Source::Keyring(place) => {
+                format!("the store is encrypted and its key is missing in the keyring ({place})")
+            }
+        };
+        StoreError::new(StoreErrorKind::Key, reason)
     }
 
     fn of(source: Source) -> Self {

@@ -24,50 +24,68 @@ pub(super) use self::key::{KEY_BYTES, KeyBytes, Source};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
 
-/// How a store was opened: without a key, or with one. The key of a new store is created by its first
-/// commit, and is not known before.
+/// How a store was opened: without a key, or with one.
 #[derive(Clone, Default)]
-pub(super) struct EncryptionMode(Option<Arc<OnceLock<Arc<KeyBytes>>>>);
+pub(super) struct EncryptionMode(Option<Arc<KeySlot>>);
+
+/// The key of an encrypted store. That of a new store is created by its first commit, and is not known
+/// before.
+struct KeySlot {
+    key: OnceLock<Arc<KeyBytes>>,
+    /// The error if the store is encrypted and there is no key.
+    missing: StoreError,
+    /// Whether the store is unencrypted. Not set until that is known, if either may be opened.
+    is_plaintext: OnceLock<bool>,
+}
 
 /// Encrypts and decrypts every value that contains a token or a profile.
 #[derive(Clone, Default)]
 pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 
 impl EncryptionMode {
-    /// Returns the mode of an encrypted store whose key is not known yet.
+    /// Returns the mode of an encrypted store whose key is not known yet, or of a store that may also
+    /// be unencrypted.
     #[cfg(feature = "encryption")]
-    pub(super) fn encrypted() -> Self {
-        Self(Some(Arc::default()))
+    pub(super) fn encrypted(missing: StoreError, accepts_plaintext: bool) -> Self {
+        let is_plaintext = if accepts_plaintext { OnceLock::new() } else { false.into() };
+        Self(Some(Arc::new(KeySlot { key: OnceLock::new(), missing, is_plaintext })))
+    }
+
+    /// Remembers what kind of store was found: from then on the other kind is an error.
+    pub(super) fn decide(&self, codec: &RecordCodec) {
+        if let Some(slot) = &self.0 {
+            let _ = slot.is_plaintext.set(codec.is_plaintext());
+        }
+    }
+
+    /// Returns the place of the key, unless the store is known to be unencrypted.
+    fn slot(&self) -> Option<&KeySlot> {
+        self.0.as_deref().filter(|slot| slot.is_plaintext.get() != Some(&true))
     }
 
     /// Returns `true` if there is a key that is not known yet.
     #[cfg(feature = "encryption")]
     pub(super) fn needs_key(&self) -> bool {
-        self.0.as_ref().is_some_and(|key| key.get().is_none())
+        self.slot().is_some_and(|slot| slot.key.get().is_none())
     }
 
     /// Sets the key, unless one is known.
     #[cfg(feature = "encryption")]
     pub(super) fn set_key(&self, key: Arc<KeyBytes>) {
         if let Some(slot) = &self.0 {
-            let _ = slot.set(key);
+            let _ = slot.key.set(key);
         }
     }
 
     /// Returns the key of an encrypted store; `None` for an unencrypted one.
     fn key(&self) -> Result<Option<&Arc<KeyBytes>>, StoreError> {
-        match &self.0 {
-            Some(key) if key.get().is_none() => {
-                let reason =
-                    "the store is encrypted and its key is missing, restore it from a backup";
-                Err(StoreError::new(StoreErrorKind::Key, reason))
-            }
-            key => Ok(key.as_ref().and_then(|key| key.get())),
-        }
+        let Some(slot) = self.slot() else { return Ok(None) };
+        slot.key.get().map(Some).ok_or_else(|| slot.missing.clone())
     }
 
+    /// Returns `false` if the store is known to be unencrypted.
     pub(super) fn is_encrypted(&self) -> bool {
-        self.0.is_some()
+        self.slot().is_some()
     }
 
     /// Returns the codec of a new store.
@@ -79,13 +97,19 @@ impl EncryptionMode {
     /// Returns the codec of the store with this check; an unencrypted store has none.
     ///
     /// # Errors
-    /// Of kind `Key` if the store was opened in the other mode, or with the wrong key.
+    /// Of kind `Key` if the store was opened in the other mode, with the wrong key, or without one.
     pub(super) fn fit(&self, app: &str, check: Option<&[u8]>) -> Result<RecordCodec, StoreError> {
-        let reason = match (&self.0, check) {
+        let reason = match (self.slot(), check) {
             (None, None) => return Ok(RecordCodec::default()),
+            (Some(slot), None) if slot.is_plaintext.get().is_none() => {
+                return Ok(RecordCodec::default());
+            }
             (Some(_), Some(check)) => {
                 let cipher = self.key()?.map(|key| Cipher::fit(key, app, check)).transpose()?;
                 return Ok(RecordCodec(cipher.map(Arc::new)));
+            }
+            (None, Some(_)) if self.0.is_some() => {
+                "the store was encrypted meanwhile, open it again"
             }
             (None, Some(_)) if cfg!(feature = "encryption") => {
                 "the store is encrypted, open it with its key in `SessionBuilder::encryption` \
@@ -95,7 +119,8 @@ impl EncryptionMode {
                 "the store is encrypted, open it with its key and with keyfob's feature `encryption`"
             }
             (Some(_), None) => {
-                "the store is unencrypted although a key was given, open it without a key"
+                "the store is unencrypted, encrypt it with `SessionBuilder::encrypt_store` or open it \
+                 without a key"
             }
         };
         Err(StoreError::new(StoreErrorKind::Key, reason))

@@ -1,6 +1,7 @@
 //! The builder of a [`RedisStore`].
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -235,9 +236,8 @@ impl RedisStoreBuilder {
         let deadline = Deadline::after(OPEN);
         // The head is not encrypted.
         let is_new = || store(EncryptionMode::default()).0.is_new(Limit::until(deadline));
-        let key = key.find_shared(is_new, deadline)?;
-        let mode = EncryptionMode::encrypted();
-        mode.set_key(key);
+        let mode = EncryptionMode::encrypted(key.missing(Path::new("")), false);
+        mode.set_key(key.find_shared(is_new, deadline)?);
         Ok(store(mode))
     }
 

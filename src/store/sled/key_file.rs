@@ -25,17 +25,6 @@ use crate::secret::wipe;
 use crate::store::encryption::random;
 use crate::store::encryption::{EncryptionKey, KEY_BYTES, KeyBytes, Source};
 
-/// What to do if the key does not exist.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub(super) enum MissingKey {
-    /// Data may be encrypted with it: report that it is lost.
-    IsLost,
-    /// Nothing is encrypted yet: create it.
-    Create,
-    /// Nothing is encrypted yet, and nothing is to be created yet.
-    Wait,
-}
-
 impl EncryptionKey {
     /// Returns the key for a store that has no directory of its own. A key file is created only if
     /// `may_create` says that nothing was encrypted yet; a key in a keyring has to exist.
@@ -45,50 +34,38 @@ impl EncryptionKey {
         may_create: impl FnOnce() -> Result<bool, StoreError>,
         deadline: Deadline,
     ) -> Result<Arc<KeyBytes>, Error> {
-        let if_missing = || match self.source {
-            Source::File(_) if may_create()? => Ok(MissingKey::Create),
-            _ => Ok(MissingKey::IsLost),
-        };
         let dir = match &self.source {
             Source::File(None) => default_data_dir()?,
             _ => PathBuf::new(),
         };
-        let found = self.find(&dir, if_missing, deadline)?;
-        found.ok_or_else(|| StoreError::new(StoreErrorKind::Key, "there is no key").into())
+        if let Some(key) = self.find(&dir, false, deadline)? {
+            return Ok(key);
+        }
+        let may_create = matches!(self.source, Source::File(_)) && may_create()?;
+        // Another process may have created it meanwhile.
+        let found = self.find(&dir, may_create, deadline)?;
+        found.ok_or_else(|| self.missing(&dir).into())
     }
 
-    /// Returns the key for the store in a directory; `None` if it does not exist and need not.
+    /// Returns the key for the store in a directory. If it does not exist, this creates it if
+    /// `may_create` is `true`, and returns `None` otherwise.
     pub(super) fn find(
         &self,
         dir: &Path,
-        if_missing: impl FnOnce() -> Result<MissingKey, StoreError>,
+        may_create: bool,
         deadline: Deadline,
     ) -> Result<Option<Arc<KeyBytes>>, StoreError> {
-        let path = match &self.source {
+        let key = match &self.source {
             Source::Bytes(key) => return Ok(Some(Arc::clone(key))),
             #[cfg(feature = "keyring")]
-            Source::Keyring(place) => {
-                let key = keyring::find(place, dir, if_missing, deadline)?;
-                return Ok(key.map(Arc::new));
-            }
-            Source::File(Some(path)) => path.clone(),
-            Source::File(None) => dir.join("key"),
-        };
-        if let Some(key) = read(&path)? {
-            return Ok(Some(Arc::new(key)));
-        }
-        let key = match if_missing()? {
-            MissingKey::Create => Some(create(&path, deadline)?),
-            MissingKey::Wait => None,
-            // Another process may have created it meanwhile.
-            MissingKey::IsLost => match read(&path)? {
-                Some(key) => Some(key),
-                None => {
-                    let reason = "the store is encrypted and the file with its key is missing, \
-                                  restore it from a backup";
-                    return Err(StoreError::new(StoreErrorKind::Key, reason).at(path));
+            Source::Keyring(place) => keyring::find(place, dir, may_create, deadline)?,
+            Source::File(path) => {
+                let path = path.clone().unwrap_or_else(|| dir.join("key"));
+                match read(&path)? {
+                    None if may_create => Some(create(&path, deadline)?),
+                    key => key,
                 }
-            },
+            }
         };
         Ok(key.map(Arc::new))
     }

@@ -10,7 +10,6 @@ use std::thread;
 use keyring_core::api::CredentialStoreApi;
 use keyring_core::{Entry, Error as KeyringError};
 
-use super::key_file::MissingKey;
 use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
@@ -28,33 +27,29 @@ enum Seen {
     Other(usize),
 }
 
-/// Returns the key; `None` if it does not exist and need not.
+/// Returns the key. If it does not exist, this creates it if `may_create` is `true`, and returns
+/// `None` otherwise.
 pub(super) fn find(
     place: &KeyringPlace,
     dir: &Path,
-    if_missing: impl FnOnce() -> Result<MissingKey, StoreError>,
+    may_create: bool,
     deadline: Deadline,
 ) -> Result<Option<KeyBytes>, StoreError> {
     let seen = match ask(place, deadline, read)? {
-        Seen::Nothing => match if_missing()? {
-            MissingKey::Create => create(place, dir, deadline)?,
-            MissingKey::Wait => return Ok(None),
-            // Another process may have created it meanwhile.
-            MissingKey::IsLost => ask(place, deadline, read)?,
-        },
+        Seen::Nothing if may_create => create(place, dir, deadline)?,
         seen => seen,
     };
-    let reason = match seen {
-        Seen::Key(key) => return Ok(Some(key)),
-        Seen::Nothing => {
-            format!("the store is encrypted and its key is missing in the keyring ({place})")
+    match seen {
+        Seen::Key(key) => Ok(Some(key)),
+        Seen::Nothing => Ok(None),
+        Seen::Other(length) => {
+            let reason = format!(
+                "the entry of the keyring ({place}) must have {KEY_BYTES} bytes and has {length}, \
+                 choose another entry"
+            );
+            Err(StoreError::new(StoreErrorKind::Key, reason))
         }
-        Seen::Other(length) => format!(
-            "the entry of the keyring ({place}) must have {KEY_BYTES} bytes and has {length}, \
-             choose another entry"
-        ),
-    };
-    Err(StoreError::new(StoreErrorKind::Key, reason))
+    }
 }
 
 /// Creates the key, or returns the one that another process created first.

@@ -43,8 +43,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-#[cfg(feature = "encryption")]
-use self::key_file::MissingKey;
 use self::layout::Files;
 pub(crate) use self::layout::failed;
 use self::lock::FileLock;
@@ -52,8 +50,6 @@ use self::process::ran_in_parent;
 use self::reader::View;
 use self::registry::{Shared, shared};
 use self::snapshot::LoadScope;
-#[cfg(feature = "encryption")]
-use self::snapshot::Snapshot;
 use self::writer::Writer;
 #[cfg(feature = "encryption")]
 use super::encryption::EncryptionKey;
@@ -115,8 +111,6 @@ pub struct SledStore {
     /// The source of the key, if the store is encrypted.
     #[cfg(feature = "encryption")]
     key: Option<EncryptionKey>,
-    /// Whether an unencrypted store is to be encrypted.
-    converts: bool,
     process: u32,
     shared: Arc<Shared>,
     view: RwLock<Arc<View>>,
@@ -151,18 +145,14 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Opens the encrypted store in a directory, like [`Self::open`].
-    ///
-    /// If the store is unencrypted, this encrypts it in one commit, in a new database, and removes
-    /// the old one. From then on it cannot be opened without the key, and programs that have it open
-    /// get an error of kind `Key`. With a key [for new stores](EncryptionKey::for_new_stores) an
-    /// unencrypted store stays so and is opened like [`Self::open`] does.
+    /// Opens the encrypted store in a directory, like [`Self::open`]. With a key
+    /// [for new stores](EncryptionKey::for_new_stores) this opens an unencrypted one too.
     ///
     /// [`EncryptionKey::key_file`] is the file `key` in this directory.
     ///
     /// # Errors
-    /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is encrypted with another key, or
-    /// the key is not available. Nothing is changed then.
+    /// As [`Self::open`]; and [`StoreErrorKind::Key`] if the store is unencrypted or encrypted with
+    /// another key, or the key is not available. Nothing is changed then.
     #[cfg(feature = "encryption")]
     pub fn open_encrypted(
         dir: &Path,
@@ -172,50 +162,50 @@ impl SledStore {
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
-        if !key.only_new {
-            return Self::encrypt(files, app, key, on_damage, deadline);
-        }
-        if Snapshot::is_plaintext(&files.snapshot())? {
-            match Self::open(dir, app, on_damage, deadline) {
-                // The store was encrypted by a process that crashed before it replaced the snapshot.
-                Err(error) if error.kind == StoreErrorKind::Key => {}
-                opened => return opened,
-            }
-        }
-        match Self::encrypt(files, app, key, on_damage, deadline) {
-            // Without a snapshot only the database says whether the store is encrypted, and another
-            // process may just have created an unencrypted one. An empty store does not count: no
-            // unencrypted store is created because the key is not available.
-            Err(error) if error.kind == StoreErrorKind::Key => {
-                match Self::open(dir, app, OnDamage::Refuse, deadline) {
-                    Ok(store) if store.remembered().snapshot().number > 0 => {
-                        Ok(Self { on_damage, ..store })
-                    }
-                    _ => Err(error),
-                }
-            }
-            opened => opened,
-        }
-    }
-
-    /// Opens an encrypted or empty store, and encrypts an unencrypted one unless the key is for new
-    /// stores only.
-    #[cfg(feature = "encryption")]
-    fn encrypt(
-        files: Files,
-        app: &str,
-        key: &EncryptionKey,
-        on_damage: OnDamage,
-        deadline: Deadline,
-    ) -> Result<Self, StoreError> {
-        let mut store = Self::new(files, app, on_damage, EncryptionMode::encrypted());
+        let mode = EncryptionMode::encrypted(key.missing(files.dir()), key.only_new);
+        let mut store = Self::new(files, app, on_damage, mode);
         store.key = Some(key.clone());
-        store.converts = !key.only_new;
         store.load_key(false, deadline)?;
         store.view(LoadScope::Header, deadline)?;
-        // An unencrypted store that replaces this one later is an error.
-        store.converts = false;
         Ok(store)
+    }
+
+    /// Encrypts the unencrypted store in a directory: copies it, encrypted, into a new database, and
+    /// removes the old one. Returns `false` if nothing was to be done, because there is no store or
+    /// it is encrypted with this key.
+    ///
+    /// A crash at any point leaves one of the two, complete. From then on the store cannot be opened
+    /// without the key. Programs that have it open without the key get an error of kind `Key`.
+    ///
+    /// # Errors
+    /// As [`Self::open_encrypted`]. A damaged store has to be recovered first, without a key.
+    #[cfg(feature = "encryption")]
+    pub fn encrypt(
+        dir: &Path,
+        app: &str,
+        key: &EncryptionKey,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        let encrypt = || {
+            let store = Self::open(dir, app, OnDamage::Refuse, deadline)?;
+            if store.files.is_fresh()? {
+                return Ok(false);
+            }
+            let mut writer = Writer::open(&store, deadline)?;
+            let missing = key.missing(store.files.dir());
+            let found = key.find(store.files.dir(), true, deadline)?;
+            let mode = EncryptionMode::encrypted(missing.clone(), false);
+            mode.set_key(found.ok_or(missing)?);
+            writer.encrypt(&mode).map(|()| true)
+        };
+        let encrypted = match encrypt() {
+            // It is encrypted already, or the key is not available.
+            Err(error) if error.kind == StoreErrorKind::Key => false,
+            done => done?,
+        };
+        let key = EncryptionKey { only_new: false, ..key.clone() };
+        Self::open_encrypted(dir, app, &key, OnDamage::Refuse, deadline)?;
+        Ok(encrypted)
     }
 
     /// Sets the data directory around the store. New directories in it belong to its owner.
@@ -224,23 +214,16 @@ impl SledStore {
         self
     }
 
-    /// Finds the key, unless it is known already. If it does not exist and nothing is encrypted yet,
-    /// this creates it if `creates` is `true`.
+    /// Finds the key, unless it is known already. If it does not exist and nothing is stored yet, this
+    /// creates it if `creates` is `true`.
     #[cfg(feature = "encryption")]
     fn load_key(&self, creates: bool, deadline: Deadline) -> Result<(), StoreError> {
         let Some(key) = self.key.as_ref().filter(|_| self.encryption.needs_key()) else {
             return Ok(());
         };
-        let if_missing = || {
-            let is_new = self.files.is_fresh()?;
-            let is_plaintext = !is_new && Snapshot::is_plaintext(&self.files.snapshot())?;
-            Ok(match is_new || is_plaintext && self.converts {
-                true if creates => MissingKey::Create,
-                false if !is_plaintext => MissingKey::IsLost,
-                _ => MissingKey::Wait,
-            })
-        };
-        if let Some(key) = key.find(self.files.dir(), if_missing, deadline)? {
+        // Before the key is looked for: no data is encrypted before there is a key.
+        let may_create = creates && self.files.is_fresh()?;
+        if let Some(key) = key.find(self.files.dir(), may_create, deadline)? {
             self.encryption.set_key(key);
         }
         Ok(())
@@ -267,7 +250,6 @@ impl SledStore {
             encryption,
             #[cfg(feature = "encryption")]
             key: None,
-            converts: false,
             process,
             view: RwLock::new(Arc::new(View::nothing())),
             instances: AtomicU64::new(0),

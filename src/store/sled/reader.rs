@@ -145,6 +145,9 @@ impl SledStore {
     /// Stores a view, unless a newer one of the same store is stored already, and returns the stored
     /// one.
     pub(super) fn install(&self, view: View) -> Arc<View> {
+        if view.snapshot.number > 0 {
+            self.encryption.decide(&view.snapshot.codec);
+        }
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let age = |view: &View| {
             (view.snapshot.generation, view.seen.count, view.snapshot.has(LoadScope::Full))
@@ -196,8 +199,6 @@ impl SledStore {
                 None => self.load_own(scope)?,
                 enough => (enough, None),
             };
-            // A store that is to be encrypted is plaintext until then, which is not an error.
-            let key_error = key_error.filter(|_| !self.converts);
             // The generation was read before the snapshot, so the next attempt notices a commit in
             // between.
             if let Some(snapshot) = snapshot.filter(enough) {
@@ -246,7 +247,7 @@ impl SledStore {
             Some(snapshot) if is_newest(&snapshot) => Some(snapshot),
             older => {
                 let (own, key_error) = self.load_own(scope)?;
-                if let Some(key_error) = key_error.filter(|_| !self.converts) {
+                if let Some(key_error) = key_error {
                     // The store was encrypted or replaced meanwhile: the view in memory is outdated.
                     return Ok(ReadAttempt::Blocked(key_error));
                 }

@@ -22,7 +22,6 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::fs::remove_dir_all;
 use crate::private::sync_dir;
-use crate::store::encryption::EncryptionMode;
 use crate::store::event_log::EventLog;
 
 /// How far a generation that replaces a lost one is above all that readers may have seen.
@@ -72,16 +71,7 @@ impl<'a> Writer<'a> {
         let generation = self.generation;
         let open = self.open.insert(open(&self.lock, generation, self.deadline)?);
         let head = &open.head;
-        let converts = store.encryption.is_encrypted() && open.database.codec().check().is_none();
-        if converts {
-            // It stays current until the encrypted one is complete, and must not be truncated.
-            let plaintext = EncryptionMode::default();
-            let latest =
-                Snapshot::load(&store.files.snapshot(), &store.app, &plaintext, LoadScope::Full)?;
-            self.latest = latest.map(Arc::new);
-        } else {
-            self.key_error = None;
-        }
+        self.key_error = None;
         // Drop the snapshot of another store at this path.
         self.latest =
             self.latest.take().filter(|latest| latest.codec.is_same(open.database.codec()));
@@ -91,7 +81,6 @@ impl<'a> Writer<'a> {
         store.files.remove_stale(generation.database);
         let agreed = self.latest.as_ref().is_some_and(|latest| {
             generation.is_clean()
-                && !converts
                 && (latest.generation, head.generation) == (generation.count, generation.count)
                 && (latest.number, latest.database) == (head.number, generation.database)
         });
@@ -120,10 +109,7 @@ impl<'a> Writer<'a> {
         }
         let (head, edits) = (head.clone(), Vec::new());
         self.generation.count = generation.count.max(seen);
-        if converts {
-            snapshot.codec = store.encryption.begin(&store.app)?;
-        }
-        self.publish(CommitPlan { head, edits, snapshot, new_database: converts })
+        self.publish(CommitPlan { head, edits, snapshot, new_database: false })
     }
 
     /// Renames a damaged database, and creates a new one from the snapshot if [`OnDamage`] allows
@@ -139,6 +125,10 @@ impl<'a> Writer<'a> {
         if let Some(key_error) = &self.key_error {
             return Err(key_error.clone().because(error));
         }
+        let latest = match self.latest.as_deref() {
+            Some(latest) => latest.clone(),
+            None => Snapshot::empty(store.encryption.begin(&store.app)?),
+        };
         let number = self.generation.database;
         let kept = store.files.quarantine(number)?;
         let mut path = kept.clone().unwrap_or_else(|| store.files.database(number));
@@ -168,10 +158,7 @@ impl<'a> Writer<'a> {
                 >= self.generation.count
         };
         let current = self.latest.as_ref().filter(up_to_date).is_some();
-        let mut snapshot = match self.latest.as_deref() {
-            Some(latest) => latest.clone(),
-            None => Snapshot::empty(store.encryption.begin(&store.app)?),
-        };
+        let mut snapshot = latest;
         if !current {
             snapshot.number = snapshot.number.max(self.generation.count.div_ceil(2));
             snapshot.events = EventLog::since(snapshot.number);
@@ -297,8 +284,11 @@ fn open(
         opened => opened?,
     };
     let mut head = match head {
+        // Nothing was ever committed, so the encryption can still change.
+        _ if first && head.as_ref().is_none_or(|head| head.number == 0) => {
+            begin(store, &mut database)?
+        }
         Some(head) => head,
-        None if first => begin(store, &mut database)?,
         None => return Err(damaged(&database, "it has lost everything")),
     };
     if first {
@@ -313,22 +303,7 @@ fn open(
         Some(app) => check_app(&app, &store.app, &path)?,
         None => return Err(damaged(&database, "it does not name its app")),
     }
-    match database.unlock(&store.encryption, &store.app) {
-        Ok(()) => {}
-        Err(error) if error.kind != StoreErrorKind::Key => return Err(error),
-        // Nothing was ever committed, so the encryption can still change.
-        Err(_) if first && head.number == 0 => {
-            let head = begin(store, &mut database)?;
-            return Ok(Open { database, head });
-        }
-        Err(error) => {
-            let is_plaintext =
-                store.converts && database.unlock(&EncryptionMode::default(), &store.app).is_ok();
-            if !is_plaintext {
-                return Err(error);
-            }
-        }
-    }
+    database.unlock(&store.encryption, &store.app)?;
     let codec = database.codec();
     head.location = head.location.take().and_then(|kept| codec.decrypt_location(kept));
     Ok(Open { database, head })

@@ -137,19 +137,6 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Returns `true` if the file has a complete, unencrypted snapshot.
-    #[cfg(feature = "encryption")]
-    pub(super) fn is_plaintext(path: &Path) -> Result<bool, StoreError> {
-        let Some(file) = open(path)? else { return Ok(false) };
-        let mut bytes = Vec::new();
-        read_up_to(usize::MAX, &file, &mut bytes)
-            .map_err(|error| failed("read the snapshot", path, error))?;
-        let Some(envelope) = Envelope::open(&bytes).filter(Envelope::is_complete) else {
-            return Ok(false);
-        };
-        Ok(envelope.owner(path)?.is_some_and(|(owner, _)| owner.check.is_none()))
-    }
-
     /// Returns the bytes of the file.
     pub(super) fn encode(&self, app: &str) -> Result<Vec<u8>, StoreError> {
         let entry = |(id, cached): &(&UserId, &Arc<CachedRecord>)| Entry {

@@ -28,6 +28,8 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::fs::{remove_dir_all, rename};
 use crate::id::UserId;
 use crate::owner::Owner;
+#[cfg(feature = "encryption")]
+use crate::store::encryption::EncryptionMode;
 use crate::store::encryption::RecordCodec;
 use crate::store::fair_mutex::FairMutexGuard;
 use crate::store::record::{decode, encode};
@@ -142,6 +144,17 @@ impl<'a> Writer<'a> {
                 Ok(()) => Ok(number),
                 Err(error) => writer.check_commit_applied(number, error),
             }
+        })
+    }
+
+    /// Encrypts the unencrypted store: copies it into a new database, and removes the old one.
+    #[cfg(feature = "encryption")]
+    pub(super) fn encrypt(&mut self, key: &EncryptionMode) -> Result<(), StoreError> {
+        self.retry_after_recovery(|writer| {
+            let (head, edits) = (writer.opened()?.head.clone(), Vec::new());
+            let mut snapshot = writer.latest.as_deref().ok_or_else(closed)?.clone();
+            snapshot.codec = key.begin(&writer.lock.store.app)?;
+            writer.publish(CommitPlan { head, edits, snapshot, new_database: true })
         })
     }
 
