@@ -18,7 +18,7 @@ use keyfob::{
     Credentials, EncryptionKey, Error, Event, LocalState, Secret, Session, StoreErrorKind, UserId,
     UserState,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::Dir;
 
 const PASSWORD: &str = "hunter22";
@@ -193,6 +193,25 @@ fn command_keeps_plaintext_store_plaintext() {
     assert_eq!(again.user(&eve).unwrap().unwrap().state().unwrap(), UserState::LoggedOut);
     assert!(work(&again));
     assert!(!dir.path().join("key").exists());
+
+    // The program with its own settings cannot go on once the command has encrypted the store.
+    assert_eq!(cli.json(&["encrypt"]), json!({"encrypted": true}));
+    assert_eq!(cli.json(&["encrypt"]), json!({"encrypted": false}));
+    for error in [session.current_user().unwrap_err(), again.log_in(&credentials).unwrap_err()] {
+        assert!(
+            matches!(&error, Error::Store(error) if error.kind == StoreErrorKind::Key),
+            "{error}"
+        );
+    }
+    assert_eq!(cli.whoami().as_ref(), Some(ada.id()));
+    let with_key = || {
+        let builder = Session::builder("keyfob-local", server.base_url()).data_dir(dir.path());
+        builder.encryption(EncryptionKey::key_file())
+    };
+    let session = with_key().open().unwrap();
+    assert_eq!(session.current_user().unwrap().unwrap().id(), ada.id());
+    assert!(work(&session));
+    assert!(!with_key().encrypt_store().unwrap());
 
     // What the command makes is encrypted.
     let other = Dir::new();

@@ -86,6 +86,7 @@ fn api_key_acts_and_stores_nothing() {
         &["link", "--api-key"],
         &["watch"],
         &["recover"],
+        &["encrypt"],
         &["--store", "x", "token"],
     ] {
         let refused = run(&key, command);

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
+use serde_json::json;
+
 use crate::command::{APP_ID, Backend, Dir, EMAIL, PASSWORD, Place, finish, keyfob};
 
 #[test]
@@ -186,4 +188,27 @@ fn concurrent_processes_share_store_without_loss() {
         assert!(users.iter().any(|user| user["user_id"] == *id), "{id}");
     }
     assert_eq!(users.iter().filter(|user| user["current"] == true).count(), 1);
+}
+
+#[test]
+fn encrypt_needs_unencrypted_store() {
+    let backend = Backend::start(&[]);
+    let at = backend.place("encrypted-store");
+    let nothing = "there is no unencrypted store; nothing was changed\n";
+    assert_eq!(at.run(&["encrypt"]).stdout, nothing);
+    assert!(!at.store.exists() || fs::read_dir(&at.store).unwrap().next().is_none());
+    at.json(&["login", "--anonymous"]);
+    assert_eq!(at.run(&["encrypt"]).stdout, nothing);
+    assert_eq!(at.json(&["encrypt"]), json!({"encrypted": false}));
+    fs::rename(at.store.join("key"), at.store.join("elsewhere")).unwrap();
+    let error = at.refused(5, &["encrypt"]);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("the file with its key is missing"), "{message}");
+    assert!(message.contains("set KEYFOB_STORE_KEY_FILE"), "{message}");
+    assert!(!at.store.join("key").exists());
+    let mut command = at.command(&["encrypt"]);
+    command.env("KEYFOB_STORE_KEY_FILE", at.store.join("elsewhere"));
+    assert_eq!(finish(command, "").stdout, nothing);
+    at.refused(2, &["encrypt", "hunter22"]);
+    at.refused(2, &["--store", "redis://127.0.0.1:1", "encrypt"]);
 }

@@ -188,6 +188,13 @@ pub(crate) enum Command {
                             files are, and the ids of the users"
     )]
     Recover,
+    /// Encrypt an unencrypted store
+    ///
+    /// The key is the file key in the data directory, or the file in KEYFOB_STORE_KEY_FILE. It is created if need be.
+    /// Programs cannot open the store without the key any more. Does nothing if the store is encrypted, or does not
+    /// exist.
+    #[command(after_help = "JSON: {\"encrypted\"}: whether the store was unencrypted before")]
+    Encrypt,
     /// Print a script that completes commands and options in a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {

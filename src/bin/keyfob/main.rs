@@ -15,6 +15,7 @@ mod browser;
 mod calls;
 mod common_args;
 mod demo;
+mod encrypt;
 mod environment;
 mod failure;
 mod input;
@@ -99,6 +100,7 @@ fn run(Cli { common, command }: Cli) -> Result<(), Failure> {
             calls::call(&acting()?, &name, &arguments.arguments, canonical, out)
         }
         Command::Watch => calls::watch(&stored()?, out),
+        Command::Encrypt => encrypt::run(&common, out),
         Command::Recover => recover::run(&common, out),
         Command::Completions { shell } => shell::completions(shell, out),
         Command::Man { dir } => shell::man(dir.as_deref(), out),

@@ -30,14 +30,32 @@ pub(crate) fn open_recovering(common: &Common) -> Result<Session, Failure> {
     stored(common, OnDamage::Recover)
 }
 
+/// Encrypts the store; `false` if nothing was to be done.
+pub(crate) fn encrypt_store(common: &Common) -> Result<bool, Failure> {
+    check_stored()?;
+    let store = common.store();
+    if store.as_deref().is_some_and(store::is_redis) {
+        let reason = "`keyfob encrypt` works on a directory, and --store is a Redis server, where \
+                      everything that this command writes is encrypted";
+        return Err(Failure::Usage(reason.to_owned()));
+    }
+    Ok(builder(common, true)?.encrypt_store()?)
+}
+
 fn stored(common: &Common, on_damage: OnDamage) -> Result<Session, Failure> {
+    check_stored()?;
+    opened(common, true, on_damage)
+}
+
+/// Rejects an API key in the environment.
+fn check_stored() -> Result<(), Failure> {
     if environment(API_KEY).is_some() {
         return Err(Failure::Usage(format!(
             "this command works on the stored users, but {API_KEY} is set; unset the variable, or \
              use a command that acts as the user of the key, such as `keyfob call`"
         )));
     }
-    opened(common, true, on_damage)
+    Ok(())
 }
 
 /// Opens a session for a command that acts as a user: the current user of the store, or the user of
@@ -56,6 +74,10 @@ pub(crate) fn open_acting(common: &Common) -> Result<Session, Failure> {
 }
 
 fn opened(common: &Common, is_stored: bool, on_damage: OnDamage) -> Result<Session, Failure> {
+    Ok(builder(common, is_stored)?.on_damage(on_damage).open()?)
+}
+
+fn builder(common: &Common, is_stored: bool) -> Result<SessionBuilder, Failure> {
     let (app_id, base_url) = match (common.app_id()?, common.base_url()?) {
         (Some(app_id), Some(base_url)) => (app_id, base_url),
         (app_id, base_url) => {
@@ -78,5 +100,5 @@ fn opened(common: &Common, is_stored: bool, on_damage: OnDamage) -> Result<Sessi
     if let Some(timeout) = common.timeout {
         builder = builder.deadline(timeout);
     }
-    Ok(builder.on_damage(on_damage).open()?)
+    Ok(builder)
 }

@@ -15,15 +15,14 @@ pub(crate) fn choose(
     base_url: &str,
 ) -> Result<SessionBuilder, Failure> {
     let Some(store) = store else { return Ok(on_disk(builder)) };
-    match store.to_str().filter(|text| is_redis(text)) {
+    match store.to_str().filter(|_| is_redis(store)) {
         Some(url) => on_redis(builder, url, app_id, base_url),
         None => Ok(on_disk(builder).data_dir(store)),
     }
 }
 
 fn on_disk(builder: SessionBuilder) -> SessionBuilder {
-    // Encrypt only new stores, so that a program without a key can still open its store in the same
-    // directory.
+    // A program without a key can still open its store in the same directory.
     builder.encryption(key().for_new_stores())
 }
 
@@ -35,8 +34,11 @@ fn key() -> EncryptionKey {
     }
 }
 
-fn is_redis(store: &str) -> bool {
-    let scheme = store.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+pub(crate) fn is_redis(store: &Path) -> bool {
+    let scheme = store
+        .to_str()
+        .and_then(|store| store.split_once("://"))
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
     scheme.is_some_and(|scheme| matches!(scheme.as_str(), "redis" | "rediss"))
 }
 
