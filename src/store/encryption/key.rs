@@ -117,7 +117,7 @@ impl EncryptionKey {
     /// This protects against someone who has the directory but is not logged in as its owner on this
     /// machine. A locked keyring may ask its user; opening the session waits for that until its
     /// deadline. Without a desktop there is usually no keyring: opening the session fails
-    /// ([`StoreErrorKind::Key`](crate::StoreErrorKind::Key)), and nothing is written.
+    /// ([`StoreErrorKind::Key`]), and nothing is written.
     #[cfg(feature = "keyring")]
     pub fn keyring(service: impl Into<String>, account: impl Into<String>) -> Self {
         let (service, account) = (service.into(), account.into());

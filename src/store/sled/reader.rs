@@ -184,7 +184,7 @@ impl SledStore {
             } else if self.files.generation().exists() {
                 Ok(ReadAttempt::Retry)
             } else {
-                self.repair(None)
+                self.repair(None, deadline)
             };
         };
         // Another process may have created the store, and the key with it, since this one was opened.
@@ -205,7 +205,7 @@ impl SledStore {
                 return Ok(ReadAttempt::Ready(self.install(View::new(Some(file), seen, snapshot))));
             }
             // The database decides whether the key or the snapshot is wrong.
-            return match self.repair(Some((&file, stored))) {
+            return match self.repair(Some((&file, stored)), deadline) {
                 Err(error) if allows_stale_read(error.kind) => Err(key_error.unwrap_or(error)),
                 Ok(ReadAttempt::Blocked(error)) => {
                     Ok(ReadAttempt::Blocked(key_error.unwrap_or(error)))
@@ -214,7 +214,7 @@ impl SledStore {
             };
         }
         // A writer is active, or crashed during a commit.
-        match self.repair(Some((&file, stored))) {
+        match self.repair(Some((&file, stored)), deadline) {
             Ok(ReadAttempt::Blocked(error)) => {
                 self.read_without_repair(file, stored, remembered, scope, error)
             }
@@ -273,6 +273,7 @@ impl SledStore {
     fn repair(
         &self,
         read: Option<(&GenerationFile, Option<Generation>)>,
+        deadline: Deadline,
     ) -> Result<ReadAttempt, StoreError> {
         let now = Deadline::after(Duration::ZERO);
         let lock = match WriteLock::acquire(self, now) {
@@ -288,6 +289,7 @@ impl SledStore {
         if !unchanged {
             return Ok(ReadAttempt::Retry);
         }
+        self.load_key(true, deadline)?;
         match Writer::recover(lock, now) {
             Err(error) if error.kind == StoreErrorKind::Busy => Ok(ReadAttempt::Blocked(error)),
             Err(error) => Err(error),

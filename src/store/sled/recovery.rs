@@ -38,9 +38,8 @@ struct StoreProbe {
 }
 
 impl<'a> Writer<'a> {
-    /// Recovers the store.
+    /// Recovers the store, whose key has been looked for.
     pub(super) fn recover(lock: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
-        lock.store.load_key(true, deadline)?;
         let StoreProbe { file, generation, latest, key_error } = StoreProbe::new(&lock, deadline)?;
         let file = Arc::new(file);
         let recovered = false;

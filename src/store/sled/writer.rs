@@ -108,7 +108,9 @@ impl<'a> WriteLock<'a> {
 impl<'a> Writer<'a> {
     /// Acquires the locks, opens the database, and recovers.
     pub(super) fn open(store: &'a SledStore, deadline: Deadline) -> Result<Self, StoreError> {
-        Self::recover(WriteLock::acquire(store, deadline)?, deadline)
+        let lock = WriteLock::acquire(store, deadline)?;
+        store.load_key(true, deadline)?;
+        Self::recover(lock, deadline)
     }
 
     /// Returns the current state for readers.
