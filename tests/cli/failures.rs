@@ -138,14 +138,14 @@ fn network_failure_exits_with_4_and_keeps_login() {
     let error = at.refused_with(4, PASSWORD, &["login", "--email", EMAIL]);
     assert_error(&error, "transport", Value::Null, Value::Null);
 
-    // The store is encrypted, so the backend is told of it later.
+    // The store is encrypted, so the backend is notified later.
     assert_eq!(at.json(&["logout"]), json!({"user_id": ada, "current": guest}));
     assert_eq!(at.json(&["whoami"])["user_id"], guest, "the log-out here stands");
     let error = at.refused(4, &["remove"]);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(guest) && message.contains("removed here"), "{message}");
     assert!(message.contains("backend could not be notified"), "{message}");
-    // With the record goes what was kept to tell the backend of the log-out.
+    // The token for the pending revocation is removed with the record.
     let error = at.refused(4, &["remove", ada]);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(ada) && message.contains("removed here"), "{message}");
@@ -232,7 +232,6 @@ fn busy_store_reports_nothing_was_done() {
 fn unencrypted_log_out_reports_unnotified_backend() {
     let mut backend = Backend::start(&[]);
     let at = backend.place("unnotified-store");
-    // In the clear no token is kept to tell it with.
     let session = Session::builder(APP_ID, &backend.base_url).data_dir(&at.store).open().unwrap();
     session.email_password().register(EMAIL, Secret::new(PASSWORD)).unwrap();
     let ada = session.log_in(&Credentials::email_password(EMAIL, PASSWORD)).unwrap();
@@ -386,7 +385,7 @@ fn messages_name_next_step() {
     at.json_with(PASSWORD, &["login", "--email", EMAIL]);
     let called = at.run(&["call", "echo", "{\"a\""]);
     assert_eq!((called.code, &*called.stdout), (0, "\"{\\\"a\\\"\"\n"), "{called:?}");
-    assert!(called.stderr.contains("argument 1 is no valid JSON, and is sent as a string"));
+    assert!(called.stderr.contains("argument 1 is not valid JSON, and is sent as a string"));
     at.json(&["logout"]);
     let message = refusal(&at, 3, &["delete", "--yes", EMAIL]);
     assert!(message.contains(EMAIL) && message.contains("log in to delete"), "{message}");

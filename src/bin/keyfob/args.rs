@@ -153,10 +153,10 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Show the profile of the current user; uses no network without --refresh and KEYFOB_API_KEY
+    /// Show the profile of the current user; uses no network without --refresh or KEYFOB_API_KEY
     #[command(after_help = "JSON: the document")]
     Profile(Refresh),
-    /// Show the custom data of the current user; uses no network without --refresh and KEYFOB_API_KEY
+    /// Show the custom data of the current user; uses no network without --refresh or KEYFOB_API_KEY
     #[command(after_help = "JSON: the document, or null if there is none")]
     CustomData(Refresh),
     /// Create and manage the API keys of the current user
@@ -190,9 +190,9 @@ pub(crate) enum Command {
     Recover,
     /// Encrypt an unencrypted store
     ///
-    /// The key is the file key in the data directory, or the file in KEYFOB_STORE_KEY_FILE. It is created if need be.
-    /// Programs cannot open the store without the key any more. Does nothing if the store is encrypted, or does not
-    /// exist.
+    /// The key is in the file `key` in the data directory, or in the file that KEYFOB_STORE_KEY_FILE names. It is
+    /// created if it is missing. Programs without the key cannot open the store any more. Does nothing if the store is
+    /// encrypted already, or does not exist.
     #[command(after_help = "JSON: {\"encrypted\"}: whether the store was unencrypted before")]
     Encrypt,
     /// Print a script that completes commands and options in a shell

@@ -41,7 +41,7 @@ pub(crate) fn call(
 ) -> Result<(), Failure> {
     for (index, argument) in arguments.iter().enumerate() {
         if is_broken_json(argument) {
-            note(format_args!("argument {} is no valid JSON, and is sent as a string", index + 1));
+            note(format_args!("argument {} is not valid JSON, and is sent as a string", index + 1));
         }
     }
     // The text is checked to be JSON but not parsed further.

@@ -48,7 +48,7 @@ pub(crate) fn run(out: &Output) -> Result<(), Failure> {
         return Err(Failure::Demo(format!("step {step} failed: {title}: {message}")));
     }
     story.show("Every step succeeded.");
-    story.show("To go on: `keyfob serve`, and the quick start in README.md.");
+    story.show("Next: `keyfob serve`, and the quick start in README.md.");
     if out.is_json() { out.json_line(&json!({"steps": story.steps})) } else { Ok(()) }
 }
 

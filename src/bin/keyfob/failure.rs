@@ -143,8 +143,8 @@ impl Failure {
                 "no user is current: name a user, `keyfob users` lists them".to_owned()
             }
             Self::NoSuchUser => {
-                "no user of this store has this e-mail address or an id that begins \
-                                 like this; `keyfob users` lists the users"
+                "no user of this store has this e-mail address or an id that begins like this; \
+                 `keyfob users` lists the users"
                     .to_owned()
             }
             Self::Interrupted(signal) => format!("interrupted by signal {signal}"),
@@ -225,7 +225,7 @@ fn described(error: &Error) -> String {
     text
 }
 
-/// Returns `true` if a TLS handshake failed because the response was no TLS.
+/// Returns `true` if a TLS handshake failed because the response was not TLS.
 fn is_plain_http(error: &Error) -> bool {
     let is_tls = matches!(error, Error::Transport(error) if error.kind == TransportErrorKind::Tls);
     is_tls && with_causes(error).contains("InvalidContentType")

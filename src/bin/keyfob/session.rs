@@ -30,7 +30,7 @@ pub(crate) fn open_recovering(common: &Common) -> Result<Session, Failure> {
     stored(common, OnDamage::Recover)
 }
 
-/// Encrypts the store; `false` if nothing was to be done.
+/// Encrypts the store. Returns `false` if there was nothing to do.
 pub(crate) fn encrypt_store(common: &Common) -> Result<bool, Failure> {
     check_stored()?;
     let store = common.store();
