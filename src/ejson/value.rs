@@ -24,17 +24,17 @@ use super::de::NUMBER;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A list.
+    /// An array.
     Array(Vec<Value>),
     /// `true` or `false`.
     Bool(bool),
-    /// No value.
+    /// `null`.
     Null,
     /// A number.
     Number(Number),
     /// Fields in their order. A name may occur more than once.
     Object(Vec<(String, Value)>),
-    /// A text.
+    /// A string.
     String(String),
 }
 

@@ -43,8 +43,9 @@ pub enum StoreErrorKind {
     Full,
     /// Reading or writing failed.
     Io,
-    /// The encryption key is wrong or not available, a key was given for an unencrypted store, or no
-    /// key was given for an encrypted one. Nothing was changed; the message says how the store opens.
+    /// The encryption key is wrong or not available, a key was given for an unencrypted store, or
+    /// no key was given for an encrypted one. Nothing was changed; the message says how to open the
+    /// store.
     Key,
     /// The directory holds the users of another app or backend.
     Mismatch,

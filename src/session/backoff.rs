@@ -19,7 +19,7 @@ const BACKOFF: Duration = Duration::from_secs(2);
 /// The maximum time that a backend's `Retry-After` delays implicit refreshes.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// The failures of all users, until the next success or log-in.
+/// The failures of all users. Those of a user are dropped after a success, and when the login ends.
 #[derive(Default)]
 pub(super) struct Failures {
     users: Mutex<HashMap<UserId, Failure>>,
@@ -29,7 +29,7 @@ pub(super) struct Failures {
 
 #[derive(Default)]
 struct Failure {
-    /// The access token, if the backend rejected it and it was not replaced yet.
+    /// The access token that the backend rejected, until it is replaced.
     rejected: Option<AccessToken>,
     backoff: Option<Backoff>,
 }

@@ -147,7 +147,8 @@ impl SessionBuilder {
     /// Encrypts everything stored in the data directory with this key. By default users and tokens
     /// are stored unencrypted.
     ///
-    /// An unencrypted store cannot be opened with a key; [`Self::encrypt_store`] encrypts it. An
+    /// An unencrypted store cannot be opened with a key, unless the key is
+    /// [for new stores](EncryptionKey::for_new_stores); [`Self::encrypt_store`] encrypts it. An
     /// encrypted one cannot be opened without its key.
     ///
     /// # Examples
@@ -290,12 +291,13 @@ impl SessionBuilder {
     }
 
     /// Encrypts the unencrypted store in the data directory with the key that was given to
-    /// [`Self::encryption`]; see [`SledStore::encrypt`]. Returns `false` if nothing was to be done.
-    /// Uses no network.
+    /// [`Self::encryption`]; see [`SledStore::encrypt`]. Returns `false` if there was nothing to
+    /// do. Uses no network.
     ///
     /// # Errors
-    /// [`Error::Config`] if a setting is invalid or there is no key; [`Error::Store`] as
-    /// [`SledStore::encrypt`]. The store is unencrypted or encrypted then, and complete.
+    /// [`Error::Config`] if a setting is invalid, there is no key, or a store was given;
+    /// [`Error::Store`] as [`SledStore::encrypt`]. The store is unencrypted or encrypted then, and
+    /// complete.
     ///
     /// # Examples
     ///

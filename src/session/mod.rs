@@ -1,5 +1,4 @@
-//! The [`Session`]: lists the users known on this device, tracks the current user, and logs users
-//! in and out.
+//! The [`Session`]: logs users in and out, and keeps track of the users known on this device.
 
 mod backend_clock;
 mod backoff;

@@ -1,5 +1,6 @@
 //! Sending a request: with the access token, the refresh token or neither; to the backend's
-//! location, with a repetition where that is harmless, and along redirects that are safe to follow. The manual page `network` has the rules.
+//! location, with a repetition where that is harmless, and along redirects that are safe to follow.
+//! The manual page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
 use super::refresh::RefreshReason;

@@ -38,7 +38,7 @@ struct Shared<T> {
     finished: Condvar,
 }
 
-/// The state of the work, as far as a follower has waited for it.
+/// The state of the work, as a follower sees it.
 #[derive(Clone)]
 pub(super) enum Outcome<T> {
     /// The work is in progress. After a wait: the deadline passed first.

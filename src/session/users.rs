@@ -295,7 +295,7 @@ impl Session {
 }
 
 impl Users {
-    pub(super) fn new(session: Session) -> Self {
+    fn new(session: Session) -> Self {
         Self { session, listing: Listing::default() }
     }
 }

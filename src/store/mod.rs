@@ -201,8 +201,8 @@ pub trait Lease: Send {
 /// Advice for a store of your own on a server that many machines share: Reject a commit with a
 /// [`Change`] that the store does not know. Call [`validate`], which rejects what no store accepts.
 /// Implement the refresh lock as a [`Lease`] that is renewed while it is held, because a server does
-/// not notice when a machine dies. [`is_encrypted`](Self::is_encrypted) decides whether tokens of ended
-/// logins may be stored.
+/// not notice when a machine dies. [`is_encrypted`](Self::is_encrypted) decides whether tokens of
+/// ended logins may be stored.
 pub trait Store: Send + Sync + 'static {
     /// Returns the current user's id.
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError>;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// Bodies of up to this many bytes are read without a reservation of memory.
 pub(in crate::server) const SMALL_BODY: usize = 64 * 1024;
+
 /// Limits on what clients may use.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct Limits {

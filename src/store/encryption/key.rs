@@ -35,7 +35,7 @@ pub(in crate::store) const KEY_BYTES: usize = 32;
 #[derive(Clone, Debug)]
 pub struct EncryptionKey {
     pub(in crate::store) source: Source,
-    /// Whether an unencrypted store may be opened too.
+    /// Whether an existing unencrypted store may be opened.
     pub(in crate::store) only_new: bool,
 }
 
@@ -131,7 +131,8 @@ impl EncryptionKey {
         Self { only_new: true, ..self }
     }
 
-    /// Returns the error for an encrypted store in this directory if there is no key.
+    /// Returns the error for an encrypted store whose key is missing. A key file without a path of
+    /// its own is in `dir`.
     pub(in crate::store) fn missing(&self, dir: &Path) -> StoreError {
         let reason = match &self.source {
             Source::Bytes(_) => "the store is encrypted and its key is missing".to_owned(),

@@ -28,8 +28,8 @@ use crate::id::UserId;
 #[derive(Clone, Default)]
 pub(super) struct EncryptionMode(Option<Arc<KeySlot>>);
 
-/// The key of an encrypted store. That of a new store is created by its first commit, and is not known
-/// before.
+/// The key of an encrypted store. That of a new store is created by its first commit, and is not
+/// known before.
 struct KeySlot {
     key: OnceLock<Arc<KeyBytes>>,
     /// The error if the store is encrypted and there is no key.
@@ -43,8 +43,8 @@ struct KeySlot {
 pub(super) struct RecordCodec(Option<Arc<Cipher>>);
 
 impl EncryptionMode {
-    /// Returns the mode of an encrypted store whose key is not known yet, or of a store that may also
-    /// be unencrypted.
+    /// Returns the mode of an encrypted store whose key is not known yet, or of a store that may
+    /// also be unencrypted.
     #[cfg(feature = "encryption")]
     pub(super) fn encrypted(missing: StoreError, accepts_plaintext: bool) -> Self {
         let is_plaintext = if accepts_plaintext { OnceLock::new() } else { false.into() };

@@ -108,7 +108,7 @@ pub struct SledStore {
     app: String,
     on_damage: OnDamage,
     encryption: EncryptionMode,
-    /// The source of the key, if the store is encrypted.
+    /// The source of the key, if one was given.
     #[cfg(feature = "encryption")]
     key: Option<EncryptionKey>,
     process: u32,
@@ -170,11 +170,11 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Encrypts the unencrypted store in a directory: copies it, encrypted, into a new database, and
-    /// removes the old one. Returns `false` if nothing was to be done, because there is no store or
-    /// it is encrypted with this key.
+    /// Encrypts the unencrypted store in a directory: copies it, encrypted, into a new database,
+    /// and removes the old one. Returns `false` if there was nothing to do: there is no store, or
+    /// it is already encrypted with this key.
     ///
-    /// A crash at any point leaves one of the two, complete. From then on the store cannot be opened
+    /// A crash at any point leaves one of the two, complete. An encrypted store cannot be opened
     /// without the key. Programs that have it open without the key get an error of kind `Key`.
     ///
     /// # Errors
@@ -214,14 +214,14 @@ impl SledStore {
         self
     }
 
-    /// Finds the key, unless it is known already. If it does not exist and nothing is stored yet, this
-    /// creates it if `creates` is `true`.
+    /// Finds the key, unless it is known already. If it does not exist and nothing is stored yet,
+    /// this creates it if `creates` is `true`.
     #[cfg(feature = "encryption")]
     fn load_key(&self, creates: bool, deadline: Deadline) -> Result<(), StoreError> {
         let Some(key) = self.key.as_ref().filter(|_| self.encryption.needs_key()) else {
             return Ok(());
         };
-        // Before the key is looked for: no data is encrypted before there is a key.
+        // Check this before looking for the key: another process may create both in between.
         let may_create = creates && self.files.is_fresh()?;
         if let Some(key) = key.find(self.files.dir(), may_create, deadline)? {
             self.encryption.set_key(key);

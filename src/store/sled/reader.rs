@@ -269,7 +269,8 @@ impl SledStore {
         })
     }
 
-    /// Recovers the store, if the lock is free and the generation has not changed since it was read.
+    /// Recovers the store, if the lock is free and the generation has not changed since it was
+    /// read. Waits only for the key, at most until the deadline.
     fn repair(
         &self,
         read: Option<(&GenerationFile, Option<Generation>)>,

@@ -38,7 +38,7 @@ struct StoreProbe {
 }
 
 impl<'a> Writer<'a> {
-    /// Recovers the store, whose key has been looked for.
+    /// Recovers the store. The caller has already looked for the key.
     pub(super) fn recover(lock: WriteLock<'a>, deadline: Deadline) -> Result<Self, StoreError> {
         let StoreProbe { file, generation, latest, key_error } = StoreProbe::new(&lock, deadline)?;
         let file = Arc::new(file);

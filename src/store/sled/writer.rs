@@ -151,11 +151,11 @@ impl<'a> Writer<'a> {
 
     /// Encrypts the unencrypted store: copies it into a new database, and removes the old one.
     #[cfg(feature = "encryption")]
-    pub(super) fn encrypt(&mut self, key: &EncryptionMode) -> Result<(), StoreError> {
+    pub(super) fn encrypt(&mut self, mode: &EncryptionMode) -> Result<(), StoreError> {
         self.retry_after_recovery(|writer| {
             let (head, edits) = (writer.opened()?.head.clone(), Vec::new());
             let mut snapshot = writer.latest.as_deref().ok_or_else(closed)?.clone();
-            snapshot.codec = key.begin(&writer.lock.store.app)?;
+            snapshot.codec = mode.begin(&writer.lock.store.app)?;
             writer.publish(CommitPlan { head, edits, snapshot, new_database: true })
         })
     }
