@@ -74,7 +74,7 @@ const REFRESHES_A_DAY: usize = 24 * 60 / 33 + 2;
 
 /// Up to ten years in either direction.
 #[test]
-fn constant_skew_costs_no_refresh() {
+fn constant_skew_costs_no_extra_refresh() {
     for wrong in WRONG {
         for dates in [true, false] {
             let scenario = Scenario::begin(|world, judge| {

@@ -385,9 +385,9 @@ struct Operation {
     name: &'static str,
     prepare: fn(&Stage<'_>),
     act: fn(&Stage<'_>) -> Result<(), Error>,
-    /// Whether it is done here even if the backend cannot be told.
+    /// Whether it is done here even if the backend cannot be notified.
     stands: bool,
-    /// Whether it is a success also if nothing came of it.
+    /// Whether it is a success even if nothing came of it.
     may_wait: bool,
     /// What doing it again may end with, if the backend did it the first time.
     again: fn(&Error) -> bool,

@@ -104,7 +104,7 @@ fn lost_refresh_response_beyond_grace_ends_login() {
     assert_eq!(user.state().unwrap(), UserState::LoggedOut);
 }
 
-/// A repeated login gives the same user with valid tokens.
+/// A repeated login returns the same user with valid tokens.
 #[test]
 fn lost_login_response_is_ambiguous() {
     for (fault, _) in losses() {

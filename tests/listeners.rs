@@ -119,14 +119,14 @@ fn calls_in_listeners_deliver_each_event_once() {
     // Quiet comes once the listeners have spent what they may and heard what there is to hear.
     allowance.store(0, Ordering::SeqCst);
     let mark = Event::LoggedIn { user: UserId::new("mark"), provider: keyfob::Provider::Jwt };
-    let tell = |tables: &dyn keyfob::store::StoreView| {
+    let emit = |tables: &dyn keyfob::store::StoreView| {
         assert!(tables.number() > 0);
         Ok(vec![Change::Emit(mark.clone())])
     };
     let deadline = || Deadline::after(Duration::from_secs(60));
-    // Whoever was still inside a listener tells after the mark, so it is set until nobody is.
+    // A call still inside a listener emits after the mark, so it is set again until none is.
     loop {
-        store.commit(deadline(), &mut |tables| tell(tables)).unwrap();
+        store.commit(deadline(), &mut |tables| emit(tables)).unwrap();
         let end = deadline();
         let all_heard =
             || heard.iter().all(|heard| heard.lock().unwrap().len() >= store.recorded().len());

@@ -22,8 +22,8 @@ use support::*;
 /// Keeps everything that anybody logs in this process, at every level.
 struct Captured(Mutex<Vec<String>>);
 
-/// Whether a store that is not encrypted is in use.
-static IN_THE_CLEAR: AtomicBool = AtomicBool::new(false);
+/// Whether an unencrypted store is in use.
+static UNENCRYPTED: AtomicBool = AtomicBool::new(false);
 
 static CAPTURED: Captured = Captured(Mutex::new(Vec::new()));
 
@@ -36,7 +36,7 @@ impl Log for Captured {
         // What ureq's parser says at this one level is a dump of all that goes over the wire, and
         // sled shows what it writes; the manual warns of both, page `network`.
         let dumps = record.target() == "ureq_proto::util"
-            || record.target().starts_with("sled") && IN_THE_CLEAR.load(Ordering::SeqCst);
+            || record.target().starts_with("sled") && UNENCRYPTED.load(Ordering::SeqCst);
         if dumps && record.level() == Level::Trace {
             return;
         }
@@ -113,7 +113,7 @@ fn log_contains_no_secret() {
     let store = MemoryStore::new();
     let (encrypted, clear) = (Dir::new(), Dir::new());
     for kind in ["memory", "encrypted", "clear"] {
-        IN_THE_CLEAR.store(kind == "clear", Ordering::SeqCst);
+        UNENCRYPTED.store(kind == "clear", Ordering::SeqCst);
         let builder = Session::builder(server.app_id(), server.base_url());
         let builder = match kind {
             "memory" => builder.store(store.clone()),

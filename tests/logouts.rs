@@ -132,9 +132,9 @@ fn token_call_does_not_wait_for_revocations() {
     let bob = session.log_in(&password()).unwrap();
     script.fail(LOGOUT, TransportErrorKind::Connect);
     ada.log_out().unwrap();
-    let ((is_told, telling), (answer, answers)) = (mpsc::channel(), mpsc::channel::<()>());
+    let ((sender, is_sent), (answer, answers)) = (mpsc::channel(), mpsc::channel::<()>());
     script.on(LOGOUT, move |_| {
-        is_told.send(()).unwrap();
+        sender.send(()).unwrap();
         answers.recv().unwrap();
         Ok(Response::new(204, ""))
     });
@@ -145,7 +145,7 @@ fn token_call_does_not_wait_for_revocations() {
     });
     thread::scope(|scope| {
         scope.spawn(|| bob.refresh_access_token().unwrap());
-        telling.recv().unwrap();
+        is_sent.recv().unwrap();
         let hurried = session.with_deadline(Duration::from_secs(2));
         let refreshed = hurried.user(bob.id()).unwrap().unwrap().refresh_access_token();
         answer.send(()).unwrap();

@@ -340,7 +340,7 @@ fn refresh_failure_is_reported_instead_of_401() {
     assert!(matches!(error, Error::Transport(_)) && error.is_retryable(), "{error}");
 }
 
-/// Calls do not repeat it during the cooldown; an explicit refresh does.
+/// Calls do not repeat it during the back-off; an explicit refresh does.
 #[test]
 fn failed_refresh_is_retried_on_request_only() {
     let (script, clock, _, user) = logged_in();
@@ -488,7 +488,7 @@ fn out_of_reach(then: impl Fn() + Send + Sync + 'static) -> (Script, ManualClock
 }
 
 #[test]
-fn unreachable_backend_starts_cooldown() {
+fn unreachable_backend_starts_backoff() {
     let (script, clock, user) = out_of_reach(|| {});
     for _ in 0..20 {
         assert!(user.valid_access_token().unwrap_err().is_timeout());
@@ -563,6 +563,7 @@ fn failed_early_refresh_delays_expired_token() {
     user.functions().call::<()>("f", ()).unwrap();
 }
 
+/// A connection that failed does delay it.
 #[test]
 fn early_refresh_timeout_delays_no_expired_token() {
     for kind in [TransportErrorKind::Timeout, TransportErrorKind::Connect] {
@@ -631,7 +632,7 @@ fn refusal_with_damaged_body_keeps_login() {
 }
 
 #[test]
-fn new_login_ignores_earlier_cooldown() {
+fn new_login_ignores_earlier_backoff() {
     let (script, clock, session, user) = logged_in();
     clock.advance(MINUTE * 31);
     script.reply(REFRESH, 503, Value::Null);

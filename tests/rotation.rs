@@ -75,7 +75,7 @@ fn pending_token_is_stored_before_next_request() {
 
 /// A user whose rotated refresh token `r2` could not be stored, with a backend that accepts no
 /// other any more.
-fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
+fn with_unpersisted_token() -> (Script, FailingStore, Session, User) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     let store = FailingStore::default();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
@@ -102,7 +102,7 @@ fn with_an_unsaved_token() -> (Script, FailingStore, Session, User) {
 
 #[test]
 fn unpersisted_refresh_token_is_used() {
-    let (script, store, _session, user) = with_an_unsaved_token();
+    let (script, store, _session, user) = with_unpersisted_token();
     assert_eq!(user.api_keys().list().unwrap().len(), 0);
     assert_eq!(user.state().unwrap(), UserState::LoggedIn);
     store.set_busy(false);
@@ -113,7 +113,7 @@ fn unpersisted_refresh_token_is_used() {
 
 #[test]
 fn logout_revokes_rotated_token() {
-    let (script, store, _session, user) = with_an_unsaved_token();
+    let (script, store, _session, user) = with_unpersisted_token();
     store.set_busy(false);
     user.log_out().unwrap();
     let bearers: Vec<_> = script.sent().into_iter().map(|sent| sent.bearer).collect();
@@ -437,7 +437,7 @@ fn token_rotated_after_logout_is_revoked() {
 }
 
 /// Ends a refresh whose rotated token the store cannot keep, and returns the store.
-fn unsaved(script: &Script, clock: &ManualClock, access_token: String) -> (FailingStore, User) {
+fn unpersisted(script: &Script, clock: &ManualClock, access_token: String) -> (FailingStore, User) {
     let store = FailingStore::default();
     script.accept_login("ada", &access("a1"), &refresh("r1"));
     let session = builder(script, clock).store(store.clone()).open().unwrap();
@@ -461,7 +461,7 @@ fn explicit_refresh_skips_pending_token() {
         let times = (START, START + 1800);
         jwt_with(mark, json!({"iat": times.0, "exp": times.1, "user_data": {"v": version}}))
     };
-    let (_store, user) = unsaved(&script, &clock, token("a2", 1));
+    let (_store, user) = unpersisted(&script, &clock, token("a2", 1));
     let newest = json!({"access_token": token("a3", 2), "refresh_token": refresh("r3")});
     script.reply(REFRESH, 201, newest);
     let data: Option<Value> = user.refresh_custom_data().unwrap();
@@ -479,7 +479,7 @@ fn pending_token_is_revoked_after_foreign_logout() {
         |user| user.log_out(),
     ] {
         let (script, clock) = (Script::new(), ManualClock::at(START));
-        let (store, user) = unsaved(&script, &clock, access("a2"));
+        let (store, user) = unpersisted(&script, &clock, access("a2"));
         script.on(LOGOUT, move |sent| {
             Ok(match sent.bearer == Some(refresh("r2")) {
                 true => Response::new(204, ""),

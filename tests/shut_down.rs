@@ -159,7 +159,7 @@ fn shutdown_ends_wait_for_process_lock() {
 }
 
 #[test]
-fn call_during_cooldown_reports_shutdown() {
+fn call_during_backoff_reports_shutdown() {
     let (script, _, session, user) = expired(MemoryStore::new());
     script.reply(REFRESH, 503, json!({}));
     assert_eq!(user.valid_access_token().unwrap_err().status(), Some(503));

@@ -18,9 +18,9 @@
 //!
 //! At most one refresh an hour may meet none of them, and only because a clock was adjusted.
 //!
-//! A refresh that fails is followed by a cooldown of two seconds, or by the time in `Retry-After`
-//! up to five minutes. During the cooldown, one more attempt is allowed after a timeout or if the
-//! token expires. A lost request is sent once more without a delay. The checker in `support::world`
+//! A refresh that fails is followed by a back-off of two to four seconds, or of the time in
+//! `Retry-After` up to five minutes. During the back-off, another attempt is allowed only after a
+//! timeout. A lost request is sent once more without a delay. The checker in `support::world`
 //! counts all of these.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]

@@ -27,7 +27,7 @@ fn expected(number: u64) -> StoredUser {
 }
 
 /// An unencrypted store with more users than a snapshot holds, and with traces of earlier tokens.
-fn in_the_clear() -> Dir {
+fn unencrypted() -> Dir {
     let dir = Dir::new();
     let store = dir.open();
     for number in 1..=USERS {
@@ -83,7 +83,7 @@ fn in_either_mode() -> EncryptionKey {
 
 #[test]
 fn encryption_keeps_users_and_leaves_no_plaintext() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     assert!(!files_with(&dir.data(), "planted").is_empty());
     let (reader, writer) = (dir.open(), dir.open());
     assert_eq!(number(&reader), USERS + 2);
@@ -120,7 +120,7 @@ fn encryption_keeps_users_and_leaves_no_plaintext() {
 
 #[test]
 fn plaintext_store_does_not_open_encrypted() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     let before = generation(&dir.data());
     for key in [key(), EncryptionKey::key_file()] {
         for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
@@ -143,7 +143,7 @@ fn nothing_is_encrypted_without_store() {
 
 #[test]
 fn unusable_key_leaves_plaintext_store() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     let file = dir.data().join("key");
     std::fs::create_dir(&file).unwrap();
     for key in [EncryptionKey::key_file(), EncryptionKey::key_file().for_new_stores()] {
@@ -167,7 +167,7 @@ fn unusable_key_leaves_plaintext_store() {
 
 #[test]
 fn replaced_plaintext_store_is_rejected() {
-    let (dir, clear) = (Dir::encrypted(), in_the_clear());
+    let (dir, clear) = (Dir::encrypted(), unencrypted());
     let store = dir.open();
     log_in(&store, "ada");
     take_away(&dir.data());
@@ -180,7 +180,7 @@ fn replaced_plaintext_store_is_rejected() {
 
 #[test]
 fn key_for_new_stores_keeps_plaintext_store() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     let long_lived = dir.open();
     let open = || dir.try_open_with(&in_either_mode(), OnDamage::Refuse).unwrap();
     let store = open();
@@ -194,7 +194,7 @@ fn key_for_new_stores_keeps_plaintext_store() {
     assert_eq!(log_in(&store, "ada"), USERS + 3);
     assert_eq!(log_in(&long_lived, "eve"), USERS + 4);
     assert_eq!(number(&dir.open()), USERS + 4);
-    // Who has it open gets an error when it is encrypted.
+    // A program that has it open gets an error when it is encrypted.
     assert_eq!(number(&encrypt(&dir)), USERS + 4);
     let error = store.commit(soon(), &mut |_| Ok(vec![put(user("joe", 1))])).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key, "{error}");
@@ -205,7 +205,7 @@ fn key_for_new_stores_keeps_plaintext_store() {
 
 #[test]
 fn key_for_new_stores_creates_no_key_file() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     let key = EncryptionKey::key_file().for_new_stores();
     for name in ["generation", "snapshot"] {
         assert!(!dir.try_open_with(&key, OnDamage::Refuse).unwrap().is_encrypted());
@@ -241,7 +241,7 @@ fn key_for_new_stores_encrypts_new_store() {
 
 #[test]
 fn key_for_new_stores_rejects_replaced_store() {
-    let (dir, clear) = (Dir::new(), in_the_clear());
+    let (dir, clear) = (Dir::new(), unencrypted());
     let store = dir.try_open_with(&in_either_mode(), OnDamage::Refuse).unwrap();
     log_in(&store, "ada");
     take_away(&dir.data());
@@ -303,7 +303,7 @@ fn crash_before_first_commit_allows_encryption() {
 
 #[test]
 fn plaintext_snapshot_after_crash_is_replaced() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     let path = dir.data().join("snapshot");
     let old = std::fs::read(&path).unwrap();
     drop(encrypt(&dir));
@@ -321,7 +321,7 @@ fn plaintext_snapshot_after_crash_is_replaced() {
 
 #[test]
 fn damaged_plaintext_store_is_not_encrypted() {
-    let dir = in_the_clear();
+    let dir = unencrypted();
     std::fs::write(dir.data().join("db.0/db"), "garbage").unwrap();
     for on_damage in [OnDamage::Refuse, OnDamage::Recover] {
         let error = dir.try_open_with(&key(), on_damage).unwrap_err();
@@ -376,7 +376,7 @@ fn child_process() {
 #[test]
 fn kill_during_encryption_is_atomic() {
     let mut random = Random::from_env();
-    let origin = in_the_clear();
+    let origin = unencrypted();
     let (mut encrypted, mut clear) = (0, 0);
     for round in 0..30 {
         let dir = origin.copy();
@@ -402,12 +402,12 @@ fn kill_during_encryption_is_atomic() {
         is_whole(&encrypt(&dir));
         assert_eq!(files_with(&dir.data(), "planted"), NOWHERE, "{round}");
     }
-    println!("{clear} in the clear, {encrypted} encrypted");
+    println!("{clear} unencrypted, {encrypted} encrypted");
 }
 
 #[test]
 fn concurrent_encryptions_give_one_store() {
-    let origin = in_the_clear();
+    let origin = unencrypted();
     for _ in 0..5 {
         let dir = origin.copy();
         let data = dir.data().to_str().unwrap().to_owned();

@@ -16,7 +16,7 @@ pub(crate) fn id(number: usize) -> String {
     format!("{number:024x}")
 }
 
-/// Opens a store in the clear.
+/// Opens an unencrypted store.
 pub(crate) fn open(dir: &Path) -> SledStore {
     SledStore::open(dir, "bench", OnDamage::Refuse, soon()).unwrap()
 }
