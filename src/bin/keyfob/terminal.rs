@@ -133,12 +133,13 @@ impl<'a> Prompt<'a> {
         // Signals caught after the last prompt already had their effect.
         while signals.take().is_some() {}
         signals.is_idle.store(false, Ordering::SeqCst);
-        prompt.silence()?;
+        prompt.silence(OptionalActions::Now)?;
         Ok(prompt)
     }
 
-    /// Turns the echo off and shows the prompt.
-    fn silence(&mut self) -> io::Result<()> {
+    /// Turns the echo off and shows the prompt. [`OptionalActions::Flush`] discards what was typed
+    /// before.
+    fn silence(&mut self, action: OptionalActions) -> io::Result<()> {
         self.wait_for_foreground();
         let saved = tcgetattr(&self.input)?;
         let mut silent = saved.clone();
@@ -148,7 +149,7 @@ impl<'a> Prompt<'a> {
         silent.special_codes[SpecialCodeIndex::VMIN] = 0;
         silent.special_codes[SpecialCodeIndex::VTIME] = READ_TENTHS;
         self.saved = Some(saved);
-        tcsetattr(&self.input, OptionalActions::Now, &silent)?;
+        tcsetattr(&self.input, action, &silent)?;
         write!(self.output, "{}", self.text)?;
         self.output.flush()
     }
@@ -220,7 +221,7 @@ impl<'a> Prompt<'a> {
         self.restore(OptionalActions::Flush);
         have_effect(signal);
         self.signals.clear(SIGCONT);
-        self.silence()?;
+        self.silence(OptionalActions::Flush)?;
         Ok(true)
     }
 }
