@@ -633,20 +633,24 @@ fn refusal_with_damaged_body_keeps_login() {
 
 #[test]
 fn new_login_ignores_earlier_backoff() {
-    let (script, clock, session, user) = logged_in();
-    clock.advance(MINUTE * 31);
-    script.reply(REFRESH, 503, Value::Null);
-    user.valid_access_token().unwrap_err();
-    user.log_out().unwrap();
-    let now = clock.seconds();
-    script.accept_login("ada", &jwt("b1", now, now + 1800), &jwt("s1", now, now + 86400));
-    session.log_in(&password()).unwrap();
-    refreshes(&script, &clock);
-    script.on(CALL, move |sent| {
-        Ok(match sent.bearer == Some(jwt("b1", now, now + 1800)) {
-            true => json_answer(401, &error_body("InvalidSession", "over")),
-            false => json_answer(200, &json!(7)),
-        })
-    });
-    assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 7);
+    for logs_out_first in [true, false] {
+        let (script, clock, session, user) = logged_in();
+        clock.advance(MINUTE * 31);
+        script.reply(REFRESH, 503, Value::Null);
+        user.valid_access_token().unwrap_err();
+        if logs_out_first {
+            user.log_out().unwrap();
+        }
+        let now = clock.seconds();
+        script.accept_login("ada", &jwt("b1", now, now + 1800), &jwt("s1", now, now + 86400));
+        session.log_in(&password()).unwrap();
+        refreshes(&script, &clock);
+        script.on(CALL, move |sent| {
+            Ok(match sent.bearer == Some(jwt("b1", now, now + 1800)) {
+                true => json_answer(401, &error_body("InvalidSession", "over")),
+                false => json_answer(200, &json!(7)),
+            })
+        });
+        assert_eq!(user.functions().call::<i64>("f", ()).unwrap(), 7, "{logs_out_first}");
+    }
 }

@@ -19,7 +19,8 @@ const BACKOFF: Duration = Duration::from_secs(2);
 /// The maximum time that a backend's `Retry-After` delays implicit refreshes.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// The failures of all users. Those of a user are dropped after a success, and when the login ends.
+/// The failures of all users. Those of a user are dropped after a success, at a log-in, and when
+/// the login ends.
 #[derive(Default)]
 pub(super) struct Failures {
     users: Mutex<HashMap<UserId, Failure>>,

@@ -60,6 +60,7 @@ impl Inner {
             self.revoke_unstored(login.refresh_token, deadline);
         }
         let user = stored?;
+        self.failures.clear(&user, None);
         note!(info, "{user:?} has logged in by {:?}", credentials.provider());
         self.send_pending_revocations(deadline);
         Ok(user)
