@@ -185,7 +185,7 @@ fn described(error: &Error) -> String {
     let mut text = match error {
         Error::Config { what, reason } => misconfigured(what, reason),
         Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
-        Error::Store(error) if error.kind == StoreErrorKind::Key => format!(
+        Error::Store(error) if lacks_key(error) => format!(
             "{}; if the key is in another file, set KEYFOB_STORE_KEY_FILE to its path; without the \
              key, move the store away and log in again",
             with_causes(error)
@@ -223,6 +223,13 @@ fn described(error: &Error) -> String {
         text.push_str("; the backend may have done it nevertheless");
     }
     text
+}
+
+/// Returns `true` if the key of a store is missing or another one.
+fn lacks_key(error: &StoreError) -> bool {
+    let reason = &*error.reason;
+    error.kind == StoreErrorKind::Key
+        && (reason.contains("key is missing") || reason.contains("with another key"))
 }
 
 /// Returns `true` if a TLS handshake failed because the response was not TLS.

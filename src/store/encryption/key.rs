@@ -137,8 +137,8 @@ impl EncryptionKey {
         let reason = match &self.source {
             Source::Bytes(_) => "the store is encrypted and its key is missing".to_owned(),
             Source::File(path) => format!(
-                "the store is encrypted and the file with its key is missing, restore it from a \
-                 backup ({})",
+                "the store is encrypted and the file with its key is missing ({}), restore it from \
+                 a backup",
                 path.clone().unwrap_or_else(|| dir.join("key")).display()
             ),
             #[cfg(feature = "keyring")]
