@@ -184,6 +184,8 @@ mod produced {
         let session = builder().open().unwrap();
         session.log_in(&Credentials::anonymous()).unwrap();
         assert_listed(used(builder().encryption(key(1)).open()));
+        // On Windows the files of an open session cannot be removed.
+        drop(session);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
