@@ -314,7 +314,10 @@ impl SessionBuilder {
     pub fn encrypt_store(self) -> Result<bool> {
         let base_url = self.checked_base_url()?;
         let Some(key) = self.encryption else {
-            return Err(Error::config("the encryption key", "it is missing"));
+            return Err(Error::config(
+                "the encryption key",
+                "it is missing: set one with `encryption`",
+            ));
         };
         if self.store.is_some() {
             return Err(own_store_with_key());

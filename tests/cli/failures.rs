@@ -363,8 +363,8 @@ fn messages_name_next_step() {
         (2, &["login", "anonymous"], "the way to log in is an option, such as --email"),
         (2, &["register", "ada"], "passwords are read from standard input"),
         (2, &["login", "--browser", "gogle", "--client-id", "c"], "--browser needs google, or"),
-        (3, &["logout"], "no user is current: name a user"),
-        (3, &["delete", "--yes"], "no user is current: name a user"),
+        (3, &["logout"], "no user is current: name one"),
+        (3, &["delete", "--yes"], "no user is current: name one"),
         (3, &["switch", "ada"], "`keyfob users` lists the users"),
     ] {
         let message = refusal(&at, code, arguments);

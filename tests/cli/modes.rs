@@ -40,7 +40,7 @@ fn refused_chmod_is_no_error() {
     check(&dir, |words| {
         let mut command = Command::new("strace");
         let plain = keyfob(words);
-        // Detached, so that whoever ends the child ends the command.
+        // Detached: the child is the command itself, and killing it kills the command.
         command.args([
             "-D",
             "-f",

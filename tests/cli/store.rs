@@ -204,6 +204,7 @@ fn encrypt_needs_unencrypted_store() {
     let error = at.refused(5, &["encrypt"]);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("the file with its key is missing"), "{message}");
+    assert!(message.contains("away and log in again"), "{message}");
     assert!(message.contains("set KEYFOB_STORE_KEY_FILE"), "{message}");
     assert!(!at.store.join("key").exists());
     let mut command = at.command(&["encrypt"]);

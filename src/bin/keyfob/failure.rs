@@ -140,7 +140,7 @@ impl Failure {
                  remove the user from this store only"
             ),
             Self::NoCurrentUser => {
-                "no user is current: name a user, `keyfob users` lists them".to_owned()
+                "no user is current: name one that `keyfob users` lists".to_owned()
             }
             Self::NoSuchUser => {
                 "no user of this store has this e-mail address or an id that begins like this; \
@@ -187,8 +187,12 @@ fn described(error: &Error) -> String {
         Error::Store(error) if error.kind == StoreErrorKind::Damaged => damaged(error),
         Error::Store(error) if lacks_key(error) => format!(
             "{}; if the key is in another file, set KEYFOB_STORE_KEY_FILE to its path; without the \
-             key, move the store away and log in again",
-            with_causes(error)
+             key, move {} away and log in again",
+            with_causes(error),
+            error
+                .path
+                .as_deref()
+                .map_or("the store".into(), |path| directory(path).to_string_lossy())
         ),
         error => with_causes(error),
     };
