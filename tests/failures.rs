@@ -307,7 +307,7 @@ impl<'a> Stage<'a> {
         self.fixture.clock.advance(Duration::from_secs(minutes * 60));
     }
 
-    /// Everything that is stored, as whoever opens the directory finds it.
+    /// Everything that is stored, as a new session finds it.
     fn stored(&self) -> Value {
         everything(&on_disk(&self.dir))
     }

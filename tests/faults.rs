@@ -119,7 +119,7 @@ fn lost_login_response_is_ambiguous() {
         assert_eq!(sum(&user).unwrap(), 3);
         clock.advance(MINUTE * 31);
         assert_eq!(sum(&user).unwrap(), 3, "{fault}");
-        // Whoever logs in elsewhere is the same user.
+        // A log-in by another session yields the same user.
         assert_eq!(open(&server, &clock).log_in(&named("ada")).unwrap().id(), user.id());
     }
 }

@@ -86,7 +86,7 @@ fn missing_keyring_is_error() {
 fn unresponsive_keyring_ends_at_deadline() {
     let dir = Dir::new();
     let socket = dir.path().join("bus");
-    // Whoever calls is put through, and hears nothing.
+    // It accepts every connection and never responds.
     let _silent = UnixListener::bind(&socket).unwrap();
     let bus = format!("unix:path={}", socket.display());
     let said = said(child(&["try", dir.data().to_str().unwrap()], &bus));

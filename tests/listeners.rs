@@ -62,8 +62,8 @@ fn calls_in_listeners_deliver_each_event_once() {
     // What listeners do makes events, which make listeners do more: only so much of it.
     let allowance = Arc::new(AtomicUsize::new(operations));
     let seeds = Arc::new(AtomicU64::new(seed));
-    // Whoever falls behind by a queue's length is told so; that is not the matter here, so nobody acts
-    // while anybody is far behind.
+    // A listener that falls behind by a queue's length gets `Lagged`. That is not tested here, so no
+    // operation starts while any listener is far behind.
     let counts: Arc<Vec<AtomicUsize>> =
         Arc::new(heard.iter().map(|_| AtomicUsize::new(0)).collect());
     let all_keep_up = {

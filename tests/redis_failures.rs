@@ -241,7 +241,7 @@ fn promotion_keeps_acknowledged_commits() {
     }
 }
 
-/// Commits that only the old primary had: lost, and reported by whoever has seen them.
+/// Commits that only the old primary had: lost, and reported by the processes that have seen them.
 #[test]
 #[ignore = "needs redis-server"]
 fn promotion_without_acknowledgement_is_rollback() {

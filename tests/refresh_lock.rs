@@ -73,7 +73,7 @@ fn lost_lock_is_acquired_again() {
     assert_eq!(script.routes(), [REFRESH]);
 }
 
-/// Whoever had the lock meanwhile has refreshed: that token serves, and nothing is sent.
+/// The previous holder of the lock has refreshed: its token is used, and nothing is sent.
 #[test]
 fn lost_lock_uses_newer_token() {
     let shared = Arc::new(Mutex::new(None::<MemoryStore>));

@@ -93,8 +93,8 @@ impl Expected {
     }
 }
 
-/// Uses the session as a program does: whoever is current calls functions, and may be logged out
-/// by others while it does.
+/// Uses the session as a program does: the current user calls functions, and other processes may
+/// log that user out meanwhile.
 fn work(session: &Session) -> bool {
     let worked = session.current_user().and_then(|user| match user {
         Some(user) => user.functions().call::<i64>("sum", (1, 2)).map(Some),

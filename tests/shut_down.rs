@@ -230,7 +230,7 @@ fn other_session_on_store_continues() {
     let event = events.next_timeout(Duration::from_secs(30));
     assert!(matches!(event, Some(Event::TokenRefreshed { .. })), "{event:?}");
     drop((session, events));
-    // Whoever comes after a session that is gone is not shut down with it.
+    // A later session is not shut down with an earlier one.
     let next = builder(&script, &clock).open().unwrap();
     assert_eq!(next.current_user().unwrap(), None);
 }

@@ -198,7 +198,7 @@ impl Simulation {
         self.user(user).is_some_and(|user| user.state().unwrap() == UserState::LoggedIn)
     }
 
-    /// Logs in whoever is logged out, as well as it goes.
+    /// Logs in every user who is logged out, best effort.
     fn log_in(&mut self) {
         self.began = self.world.awake();
         for user in 0..USERS {

@@ -689,7 +689,7 @@ fn small_damaged_database_is_unchanged() {
     assert_eq!(error.kind, StoreErrorKind::Damaged);
     let kept = dir.data().join("db.0.damaged");
     assert!(std::fs::read(kept.join("db")).unwrap() == harmed);
-    // Whoever can mend it has lost nothing.
+    // Nothing is lost once the damage is repaired.
     std::fs::write(kept.join("db"), &whole).unwrap();
     std::fs::rename(&kept, dir.data().join("db.0")).unwrap();
     assert_eq!(log_in(&dir.open(), "eve"), 2);

@@ -384,7 +384,7 @@ fn kill_during_encryption_is_atomic() {
         assert_eq!(child.hear().as_deref(), Some("begins"));
         thread::sleep(Duration::from_micros(random.below(60_000)));
         child.kill();
-        // It is either of the two, whoever looks first.
+        // The first process to look decides which of the two it is.
         match round % 3 {
             0 => match dir.try_open_clear(OnDamage::Refuse) {
                 Ok(store) => {

@@ -287,7 +287,7 @@ impl Kept {
 
     fn open(self, dir: &Dir) -> SledStore {
         let mode = match self {
-            // Whoever was killed may have encrypted it or not.
+            // The killed process may have encrypted it or not.
             #[cfg(feature = "encryption")]
             Self::EncryptedNow => "either",
             kept => kept.word(),

@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let session = Session::builder(variable("KEYFOB_APP_ID")?, variable("KEYFOB_BASE_URL")?)
         .data_dir(variable("KEYFOB_STORE")?)
         .open()?;
-    // The builds share one store: whoever comes first logs in, the others may find it done.
+    // The builds share one store: the first one logs in, the others may find the user there.
     let user = match session.current_user()? {
         Some(user) => user,
         None => {

@@ -225,7 +225,7 @@ fn damaged_database_is_unchanged() {
         }
     }
     let kept = dir.0.join(format!("db.kept.{noted}/db"));
-    // Whoever can mend it has lost nothing.
+    // Nothing is lost once the damage is repaired.
     fs::write(kept, &whole).unwrap();
     let server = builder(&dir).start().unwrap();
     assert_eq!(Client::new(&server).profile(&user.access).status, 200);

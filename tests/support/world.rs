@@ -238,7 +238,7 @@ impl Judge {
         self.state.lock().unwrap().seen.get(user).cloned().unwrap_or_default()
     }
 
-    /// Takes note that whoever knew of refusals is gone.
+    /// Forgets which tokens were refused: the sessions that knew are gone.
     pub fn forget_refusals(&self) {
         let mut state = self.state.lock().unwrap();
         state.tokens.values_mut().for_each(|token| token.was_refused = false);
