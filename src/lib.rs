@@ -110,10 +110,12 @@ mod hash;
 mod html;
 mod http_date;
 mod id;
+mod kv;
 mod lenient;
 pub mod manual;
 #[cfg_attr(not(unix), path = "no_owner.rs")]
 mod owner;
+mod poll;
 #[cfg(any(windows, test))]
 mod polled_stream;
 mod private;

@@ -153,6 +153,25 @@ pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the files in a directory private, if others may read them.
+pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+
+            let mode = entry.metadata()?.permissions().mode();
+            if mode & 0o077 != 0 {
+                restrict(&entry.path(), mode & 0o700)?;
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = entry;
+    }
+    Ok(())
+}
+
 /// Returns `true` if the file system does not support modes. The caller has checked that the file
 /// does not belong to another user.
 #[cfg(unix)]

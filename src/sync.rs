@@ -13,10 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::ejson;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failed};
 use crate::private::create_private_dir;
 use crate::session::{ListedUser, Session};
-use crate::store::failed;
 use crate::token::AccessToken;
 use crate::untrusted_json;
 use crate::user::User;

@@ -20,6 +20,7 @@ pub use codes::ServerErrorCode;
 pub(crate) use display::Printable;
 pub use server::{LinkRefusal, ServerError};
 pub use sign_in::{SignInError, SignInErrorKind};
+pub(crate) use store::failed;
 pub use store::{StoreError, StoreErrorKind};
 pub use transport::{TransportError, TransportErrorKind};
 

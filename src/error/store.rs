@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Printable;
+use crate::owner;
 
 /// The store could not be read or written.
 #[derive(Clone, Debug)]
@@ -106,4 +108,26 @@ impl StdError for StoreError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as _)
     }
+}
+
+/// Converts an I/O error. The result has its kind, the attempt, the path, and what the caller can do.
+pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
+    let kind = match error.kind() {
+        ErrorKind::AlreadyExists
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotADirectory
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Access,
+        ErrorKind::QuotaExceeded | ErrorKind::StorageFull => StoreErrorKind::Full,
+        _ => StoreErrorKind::Io,
+    };
+    let advice = match kind {
+        StoreErrorKind::Access => match owner::explain(&error, path) {
+            Some(why) => format!(": {why}"),
+            None => ", check its owner and its permissions".to_owned(),
+        },
+        StoreErrorKind::Full => ", free space on the disk".to_owned(),
+        _ => String::new(),
+    };
+    StoreError::new(kind, format!("cannot {attempt}{advice}")).at(path).because(error)
 }

@@ -32,7 +32,6 @@ pub use self::memory::MemoryStore;
 pub(crate) use self::paging::Listing;
 #[cfg(feature = "redis")]
 pub use self::redis::{OnRollback, RedisStore, RedisStoreBuilder};
-pub(crate) use self::sled::failed;
 pub use self::sled::{OnDamage, SledStore};
 use crate::account::{Identity, Profile, UserState};
 use crate::deadline::Deadline;

@@ -7,9 +7,6 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use sled::Batch;
-
-use super::kv::Kv;
 use super::schema::{
     APP, BY_CREATED, BY_USE, CHECK, CommitHeader, HEAD, RECORDS, SortKeys, UserEdit, order_key,
     parse_order_key, parse_record_key, record_key,
@@ -17,12 +14,13 @@ use super::schema::{
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::kv::{Batch, Kv, Visited};
 use crate::owner::Owner;
 use crate::store::encryption::{EncryptionMode, RecordCodec};
 use crate::store::record::{check_version, decode};
 use crate::untrusted_json;
 
-/// How many entries are copied in one batch.
+/// How many records are encrypted anew in one batch.
 const COPY: usize = 512;
 
 /// An open database, which no other thread or process can open meanwhile.
@@ -111,47 +109,27 @@ impl Database {
     /// Passes all records to `visit`, in an unspecified order, until it breaks.
     pub(super) fn each_record(
         &self,
-        visit: &mut dyn FnMut(UserId, Vec<u8>) -> Result<ControlFlow<()>, StoreError>,
+        visit: &mut dyn FnMut(UserId, Vec<u8>) -> Visited,
     ) -> Result<(), StoreError> {
-        let mut entries = self.kv.scan(RECORDS)?;
-        while let Some((key, first)) = self.kv.next("list users", &mut entries)? {
-            let Some((id, 0)) = parse_record_key(&key) else {
-                return Err(self.kv.damage_error("a record has no first piece"));
+        self.kv.each_value(RECORDS, &mut |key, record| {
+            let Some((id, [])) = parse_record_key(key) else {
+                return Err(self.kv.damage_error("a record has an invalid key"));
             };
-            let (pieces, first) = self.kv.split_first(&first)?;
-            let mut record = first.to_vec();
-            for piece in 1..pieces {
-                match self.kv.next("list users", &mut entries)? {
-                    Some((key, more)) if parse_record_key(&key) == Some((id.clone(), piece)) => {
-                        record.extend_from_slice(&more);
-                    }
-                    _ => return Err(self.kv.damage_error("a record is incomplete")),
-                }
-            }
             let record = self.decrypt_record(&id, record)?;
-            if visit(id, record)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+            visit(id, record)
+        })
     }
 
     /// Passes the ids of the logged-in users to `visit`, the most recently used one first, until it
     /// breaks.
     pub(super) fn each_by_use(
         &self,
-        visit: &mut dyn FnMut(UserId) -> Result<ControlFlow<()>, StoreError>,
+        visit: &mut dyn FnMut(UserId) -> Visited,
     ) -> Result<(), StoreError> {
-        let mut entries = self.kv.scan(BY_USE)?;
-        while let Some((key, _)) = self.kv.next("list users", &mut entries)? {
-            let Some(id) = parse_order_key(&key) else {
-                return Err(self.kv.damage_error("the order of use is broken"));
-            };
-            if visit(id)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.kv.each_key(BY_USE, BY_USE, &mut |key| match parse_order_key(key) {
+            Some(id) => visit(id),
+            None => Err(self.kv.damage_error("the order of use is broken")),
+        })
     }
 
     /// Passes the records to `visit` by `created_commit`, those after a position in that order or
@@ -159,27 +137,21 @@ impl Database {
     pub(super) fn each_by_created(
         &self,
         after: Option<(u64, &UserId)>,
-        visit: &mut dyn FnMut(UserId, Vec<u8>) -> Result<ControlFlow<()>, StoreError>,
+        visit: &mut dyn FnMut(UserId, Vec<u8>) -> Visited,
     ) -> Result<(), StoreError> {
         let from = match after {
             // The next possible key.
             Some((created, id)) => [&*order_key(BY_CREATED, created, id), b"\0"].concat(),
             None => BY_CREATED.to_vec(),
         };
-        let mut entries = self.kv.range(from)?;
-        while let Some((key, _)) = self.kv.next("list users", &mut entries)?
-            && key.starts_with(BY_CREATED)
-        {
-            let id = parse_order_key(&key);
+        self.kv.each_key(BY_CREATED, &from, &mut |key| {
+            let id = parse_order_key(key);
             let record = id.as_ref().map(|id| self.record(id)).transpose()?.flatten();
             let (Some(id), Some(record)) = (id, record) else {
                 return Err(self.kv.damage_error("the order of users is broken"));
             };
-            if visit(id, record)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+            visit(id, record)
+        })
     }
 
     /// Writes the header and the edits, all or nothing. They are not on disk before [`Self::sync`].
@@ -192,7 +164,7 @@ impl Database {
             return Err(StoreError::new(StoreErrorKind::Io, reason).at(self.path()));
         };
         self.kv.put(&mut batch, HEAD, Some(&head))?;
-        self.kv.apply("write", batch)
+        self.kv.apply(batch)
     }
 
     fn batch(&self, edits: &[UserEdit]) -> Result<Batch, StoreError> {
@@ -220,7 +192,7 @@ impl Database {
         self.kv.put(&mut batch, APP, Some(app.as_bytes()))?;
         self.kv.put(&mut batch, CHECK, codec.check())?;
         self.codec = codec;
-        self.kv.apply("write", batch)
+        self.kv.apply(batch)
     }
 
     /// Copies everything except the header and the edited users into an initialised database.
@@ -229,27 +201,10 @@ impl Database {
             return self.copy_records_to(to, edits);
         }
         let edited: HashSet<_> = edits.iter().map(|edit| &edit.id).collect();
-        let is_excluded = |key: &[u8]| {
+        self.kv.copy_to(&to.kv, |key| {
             let id = parse_record_key(key).map(|(id, _)| id).or_else(|| parse_order_key(key));
             key.starts_with(HEAD) || id.is_some_and(|id| edited.contains(&id))
-        };
-        let mut entries = self.kv.scan(b"")?;
-        loop {
-            let mut batch = Batch::default();
-            let mut copied = 0;
-            while copied < COPY
-                && let Some((key, value)) = self.kv.next("copy", &mut entries)?
-            {
-                copied += 1;
-                if !is_excluded(&key) {
-                    batch.insert(key, value);
-                }
-            }
-            if copied == 0 {
-                return Ok(());
-            }
-            to.kv.apply("copy", batch)?;
-        }
+        })
     }
 
     /// Copies the records into a database that is encrypted in another way.
@@ -258,7 +213,7 @@ impl Database {
         let copy = |copied: &mut Vec<UserEdit>| {
             let batch = to.batch(copied)?;
             copied.clear();
-            to.kv.apply("copy", batch)
+            to.kv.apply(batch)
         };
         self.each_record(&mut |id, record| {
             if edits.iter().all(|edit| edit.id != id) {

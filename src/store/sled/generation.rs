@@ -20,9 +20,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::file_id::FileId;
-use super::layout::failed;
 use crate::clock::milliseconds;
-use crate::error::StoreError;
+use crate::error::{StoreError, failed};
 use crate::owner::Owner;
 use crate::private::{open_or_create, private};
 

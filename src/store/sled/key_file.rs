@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 #[cfg(feature = "keyring")]
 use super::keyring;
-use super::layout::failed;
 use super::lock::FileLock;
 #[cfg(feature = "redis")]
 use crate::data_dir::default_data_dir;
 use crate::deadline::Deadline;
 #[cfg(feature = "redis")]
-use crate::error::Error;
+use crate::error::{Error, failed};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::fs::rename;
 use crate::private::{create_private_dir, replace, sync_dir};

@@ -10,10 +10,9 @@ use std::thread;
 use keyring_core::api::CredentialStoreApi;
 use keyring_core::{Entry, Error as KeyringError};
 
-use super::layout::failed;
 use super::lock::FileLock;
 use crate::deadline::Deadline;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::private::create_private_dir;
 use crate::secret::wipe;
 use crate::store::encryption::random;

@@ -1,4 +1,4 @@
-//! The files of a store: their names and modes, and the errors of accessing them.
+//! The files of a store and their names.
 //!
 //! | name | content |
 //! | --- | --- |
@@ -13,16 +13,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-#[cfg(unix)]
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf, absolute};
 
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::hash::fnv1a;
 use crate::id::UserId;
-use crate::owner;
-#[cfg(unix)]
-use crate::private::restrict;
 use crate::private::{create_private_dir, create_private_dir_in, sync_dir, write_private};
 
 /// How many refresh locks there are. Users whose ids have the same hash share one.
@@ -201,48 +196,9 @@ fn leads_through_file(path: &Path) -> bool {
     cfg!(windows) && nearest().is_some_and(|nearest| !nearest.is_dir())
 }
 
-/// Makes the files of sled private. sled creates them with mode 0644 under the usual umask.
-pub(super) fn make_private(dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        #[cfg(unix)]
-        {
-            let mode = entry.metadata()?.permissions().mode();
-            if mode & 0o077 != 0 {
-                restrict(&entry.path(), mode & 0o700)?;
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = entry;
-    }
-    Ok(())
-}
-
 /// Returns the next number. An overflow is only possible in a file that keyfob did not write.
 pub(super) fn next(number: u64) -> Result<u64, StoreError> {
     number.checked_add(1).ok_or_else(|| {
         StoreError::new(StoreErrorKind::Damaged, "a number in the store is too large")
     })
-}
-
-/// Converts an I/O error: returns the kind of error, the attempt, the path, and what the caller can do.
-pub(crate) fn failed(attempt: &str, path: &Path, error: io::Error) -> StoreError {
-    let kind = match error.kind() {
-        ErrorKind::AlreadyExists
-        | ErrorKind::IsADirectory
-        | ErrorKind::NotADirectory
-        | ErrorKind::PermissionDenied
-        | ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Access,
-        ErrorKind::QuotaExceeded | ErrorKind::StorageFull => StoreErrorKind::Full,
-        _ => StoreErrorKind::Io,
-    };
-    let advice = match kind {
-        StoreErrorKind::Access => match owner::explain(&error, path) {
-            Some(why) => format!(": {why}"),
-            None => ", check its owner and its permissions".to_owned(),
-        },
-        StoreErrorKind::Full => ", free space on the disk".to_owned(),
-        _ => String::new(),
-    };
-    StoreError::new(kind, format!("cannot {attempt}{advice}")).at(path).because(error)
 }

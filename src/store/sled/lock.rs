@@ -3,24 +3,13 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 #[cfg(unix)]
 use super::file_id::FileId;
-use super::layout::failed;
 use crate::deadline::Deadline;
-use crate::error::StoreError;
+use crate::error::{StoreError, failed};
+use crate::poll::Poll;
 use crate::private::{open_or_create, private};
-
-/// The sleep after the first attempt.
-const FIRST_SLEEP: Duration = Duration::from_micros(50);
-
-/// The longest sleep between two attempts.
-const LONGEST_SLEEP: Duration = Duration::from_millis(2);
-
-/// The longest sleep of the next process in line.
-const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// An exclusive lock on a file, released when it is dropped or the process ends.
 #[derive(Debug)]
@@ -30,7 +19,7 @@ impl FileLock {
     /// Locks a file, and creates it if it does not exist. `None` if another holder kept the lock
     /// until the deadline. With a deadline that has passed this tries once.
     pub(super) fn acquire(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
-        Self::acquire_with(path, Backoff::until(deadline))
+        Self::acquire_with(path, Poll::until(deadline))
     }
 
     /// Locks a file that many processes lock repeatedly, and keeps the waiting times fair.
@@ -43,13 +32,13 @@ impl FileLock {
         turn: &Path,
         deadline: Deadline,
     ) -> Result<Option<Self>, StoreError> {
-        let backoff = Backoff { pace: Pace::Aging(Instant::now()), deadline };
-        let Some(_turn) = Self::acquire_with(turn, backoff)? else { return Ok(None) };
-        let (next, longest) = (FIRST_SLEEP, SHORT_SLEEP);
-        Self::acquire_with(path, Backoff { pace: Pace::Exponential { next, longest }, deadline })
+        match Self::acquire_with(turn, Poll::aging(deadline))? {
+            Some(_turn) => Self::acquire_with(path, Poll::often(deadline)),
+            None => Ok(None),
+        }
     }
 
-    fn acquire_with(path: &Path, mut backoff: Backoff) -> Result<Option<Self>, StoreError> {
+    fn acquire_with(path: &Path, mut poll: Poll) -> Result<Option<Self>, StoreError> {
         let mut opened = None;
         loop {
             match Self::attempt(path, &mut opened) {
@@ -57,7 +46,7 @@ impl FileLock {
                 Ok(None) => {}
                 Err(error) => return Err(failed("lock the file", path, error)),
             }
-            if !backoff.wait() {
+            if !poll.wait() {
                 return Ok(None);
             }
         }
@@ -118,66 +107,4 @@ fn open(path: &Path) -> io::Result<File> {
         std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARED);
     }
     open_or_create(options.read(true).write(true), path)
-}
-
-/// Sleeps between attempts, until a deadline.
-pub(super) struct Backoff {
-    pace: Pace,
-    deadline: Deadline,
-}
-
-/// The lengths of the sleeps.
-enum Pace {
-    /// Doubled each time.
-    Exponential { next: Duration, longest: Duration },
-    /// Shorter the longer the wait, which began at this time. So among many processes that wait for
-    /// one lock, the longest waiting one tries most often.
-    Aging(Instant),
-}
-
-impl Backoff {
-    /// Sleeps that grow, up to two milliseconds.
-    pub(super) fn until(deadline: Deadline) -> Self {
-        let (next, longest) = (FIRST_SLEEP, LONGEST_SLEEP);
-        Self { pace: Pace::Exponential { next, longest }, deadline }
-    }
-
-    /// Sleeps. Returns `false`, without a sleep, if the deadline has passed.
-    pub(super) fn wait(&mut self) -> bool {
-        let left = self.deadline.remaining();
-        if left.is_zero() {
-            return false;
-        }
-        let time = match &mut self.pace {
-            Pace::Exponential { next, longest } => {
-                let time = *next;
-                *next = (time * 2).min(*longest);
-                time
-            }
-            Pace::Aging(since) => after_waiting(since.elapsed()),
-        };
-        thread::sleep(time.min(left));
-        true
-    }
-}
-
-/// Returns the length of the next sleep: 2 ms at first, 200 us after a wait of 200 ms.
-fn after_waiting(waited: Duration) -> Duration {
-    const YOUNG: Duration = Duration::from_millis(20);
-    let share = YOUNG.as_secs_f64() / waited.max(YOUNG).as_secs_f64();
-    LONGEST_SLEEP.mul_f64(share).max(SHORT_SLEEP)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sleep_is_shorter_after_longer_wait() {
-        let poll_interval = |millis| after_waiting(Duration::from_millis(millis)).as_micros();
-        assert_eq!(
-            [0, 20, 40, 200, 1000, 1 << 40].map(poll_interval),
-            [2000, 2000, 1000, 200, 200, 200]
-        );
-    }
 }

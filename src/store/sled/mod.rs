@@ -8,11 +8,10 @@
 //! | `reader` | reads, without waiting for writers |
 //! | `writer` | the commit: the order of its steps and the commit point |
 //! | `recovery` | recovery after a crash, and damaged databases |
-//! | `database`, `schema`, `kv` | the database: operations, keys, and the wrapper around sled |
+//! | `database`, `schema` | the database: operations and keys, on [`kv`](crate::kv) |
 //! | `snapshot`, `snapshot_file`, `generation` | the two small files |
 //! | `key_file`, `keyring` | sources of the encryption key |
 //! | `layout`, `file_id`, `lock`, `network_fs` | names of files, identities, locks, file systems |
-//! | `original`, `process` | safeguards around sled |
 //! | `registry` | the state that all stores of a process on one directory share |
 //!
 //! Lock order: a user's refresh lock, the mutex of the process, the file `lock`. Never the other way.
@@ -24,12 +23,9 @@ mod generation;
 mod key_file;
 #[cfg(feature = "keyring")]
 mod keyring;
-mod kv;
 mod layout;
 mod lock;
 mod network_fs;
-mod original;
-mod process;
 mod reader;
 mod recovery;
 mod registry;
@@ -44,9 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use self::layout::Files;
-pub(crate) use self::layout::failed;
 use self::lock::FileLock;
-use self::process::ran_in_parent;
 use self::reader::View;
 use self::registry::{Shared, shared};
 use self::snapshot::LoadScope;
@@ -58,6 +52,7 @@ use super::{Decide, RecentEvents, RefreshLock, Store, StoredUser};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::kv::ran_in_parent;
 
 /// What to do if the database is damaged; set with
 /// [`SessionBuilder::on_damage`](crate::SessionBuilder::on_damage).

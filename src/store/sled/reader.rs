@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::SledStore;
 use super::generation::{Generation, GenerationFile};
-use super::lock::Backoff;
 use super::snapshot::{LoadScope, Snapshot};
 use super::writer::{WriteLock, Writer};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::UserId;
+use crate::poll::Poll;
 use crate::store::StoredUser;
 use crate::store::encryption::RecordCodec;
 
@@ -119,7 +119,7 @@ impl SledStore {
             return Ok(view);
         }
         self.check_process()?;
-        let mut backoff = Backoff::until(deadline);
+        let mut poll = Poll::until(deadline);
         let mut retries = 0;
         loop {
             let error = match self.attempt(scope, deadline)? {
@@ -131,7 +131,7 @@ impl SledStore {
                 ReadAttempt::Retry => self.busy("others kept writing"),
                 ReadAttempt::Blocked(error) => error,
             };
-            if !backoff.wait() {
+            if !poll.wait() {
                 return Err(error);
             }
         }

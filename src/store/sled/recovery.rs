@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::database::Database;
 use super::generation::{Generation, GenerationFile};
-use super::layout::failed;
 use super::schema::CommitHeader;
 use super::snapshot::{LoadScope, Snapshot};
 use super::snapshot_file::check_app;
@@ -18,7 +17,7 @@ use super::writer::{CommitPlan, Open, WriteLock, Writer};
 use super::{OnDamage, SledStore};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::event::Event;
 use crate::fs::remove_dir_all;
 use crate::private::sync_dir;

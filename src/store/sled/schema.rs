@@ -9,7 +9,7 @@
 //! | `c/`, `created_commit` (8 bytes, big-endian), id | empty: users in the order of their creation |
 //! | `r/`, complement of `last_used_commit` (8 bytes, big-endian), id | empty: logged-in users, the most recently used one first |
 //!
-//! The values of `meta/…` and `u/…` are stored in pieces; see [`kv`](super::kv).
+//! The values of `meta/…` and `u/…` are stored in pieces; see [`kv`](crate::kv).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -108,10 +108,11 @@ pub(super) fn record_key(id: &UserId) -> Vec<u8> {
     [RECORDS, &length.to_be_bytes(), id].concat()
 }
 
-pub(super) fn parse_record_key(key: &[u8]) -> Option<(UserId, u16)> {
+/// Returns the id in the key of a record or of an entry of its value, and the bytes after the id.
+pub(super) fn parse_record_key(key: &[u8]) -> Option<(UserId, &[u8])> {
     let (length, rest) = key.strip_prefix(RECORDS)?.split_first_chunk()?;
-    let (id, piece) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    Some((UserId::new(std::str::from_utf8(id).ok()?), u16::from_be_bytes(piece.try_into().ok()?)))
+    let (id, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some((UserId::new(std::str::from_utf8(id).ok()?), rest))
 }
 
 pub(super) fn order_key(order: &[u8], place: u64, id: &UserId) -> Vec<u8> {
@@ -125,7 +126,6 @@ pub(super) fn parse_order_key(key: &[u8]) -> Option<UserId> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kv::piece_key;
     use super::*;
 
     #[test]
@@ -133,12 +133,13 @@ mod tests {
         let ids = ["", "a", "a\0", "a\0\0\0", "ab", "u/"];
         for id in ids.map(UserId::new) {
             let key = record_key(&id);
-            assert_eq!(parse_record_key(&piece_key(&key, 258)), Some((id.clone(), 258)));
+            assert_eq!(parse_record_key(&key), Some((id.clone(), &[][..])));
+            assert_eq!(parse_record_key(&[&*key, b"12"].concat()), Some((id.clone(), &b"12"[..])));
             for other in ids.map(UserId::new) {
                 assert_eq!(record_key(&other).starts_with(&key), other == id);
             }
         }
-        assert_eq!(parse_record_key(b"u/\0\x05a\0\0"), None);
-        assert_eq!(parse_record_key(b"meta/head\0\0"), None);
+        assert_eq!(parse_record_key(b"u/\0\x05a"), None);
+        assert_eq!(parse_record_key(b"meta/head"), None);
     }
 }

@@ -39,9 +39,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::layout::failed;
 use super::snapshot::{CachedRecord, LoadScope, Snapshot};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::hash::fnv1a;
 use crate::id::UserId;
 use crate::secret::wipe;

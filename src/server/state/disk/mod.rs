@@ -8,9 +8,7 @@
 //! | `lock` (0600) | locked while a server has the directory open; contains the number of the newest change |
 //!
 //! A record's field `v` is its version. Records of a newer version are rejected with an error that
-//! names the version. Version 3 is stored in pieces of at most 4,000 bytes, together with a `head`;
-//! see `database`. Version 2 added API keys, accounts pending confirmation, and custom user data.
-//! Versions 1 and 2 store a record in one piece; both can be read.
+//! names the version.
 
 mod database;
 mod files;
@@ -24,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use self::database::{Database, guard};
+use self::database::Database;
 use self::files::{copy, is_full, remove};
 use self::lock::Lock;
 use super::Deployment;
@@ -35,7 +33,7 @@ use crate::private::{create_private_dir, replace, restrict, sync_dir};
 use crate::server::random;
 use crate::untrusted_json;
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 1;
 const DEPLOYMENT: &str = "deployment";
 
 pub(super) struct Disk {
@@ -83,7 +81,7 @@ impl Disk {
 
     /// Releases the directory, so that another server can open it.
     pub(super) fn close(&mut self) {
-        self.close_database();
+        self.db = None;
         self.lock = None;
     }
 
@@ -188,7 +186,7 @@ impl Disk {
     /// Restores the database from the copy, after it could not be read. Returns the error, unless
     /// the disk was full because of the copy.
     fn give_up(&mut self, error: io::Error) -> io::Result<()> {
-        self.close_database();
+        self.db = None;
         let has_copy = self.kept().try_exists()?;
         if has_copy {
             self.take_kept()?;
@@ -275,25 +273,15 @@ impl Disk {
         if self.lock.is_none() {
             return Err(io::Error::other("the server has stopped"));
         }
-        let (path, owner) = (self.dir.join("db"), self.owner);
-        let db = &mut self.db;
-        let done = guard(&path, || match db {
-            Some(db) => work(db),
-            db => work(db.insert(Database::open(path.clone(), owner)?)),
-        });
+        let db = match &mut self.db {
+            Some(db) => db,
+            db => db.insert(Database::open(&self.dir.join("db"), self.owner)?),
+        };
+        let done = work(db);
         if done.is_err() {
-            self.close_database();
+            self.db = None;
         }
         done
-    }
-
-    fn close_database(&mut self) {
-        let db = self.db.take();
-        // A damaged database may panic once more.
-        let _ = guard(&self.dir, || {
-            drop(db);
-            Ok(())
-        });
     }
 }
 
@@ -382,7 +370,7 @@ mod tests {
             let mut disk = state.disk();
             let disk = disk.as_mut().unwrap();
             disk.commit(&[Change::put(account("b"))]).unwrap();
-            disk.close_database();
+            disk.db = None;
         }
         assert!(state.account("b").is_none());
         assert_eq!(added("c"), Registered::Done);

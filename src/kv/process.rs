@@ -11,7 +11,7 @@ use crate::error::{StoreError, StoreErrorKind};
 static FIRST: AtomicU32 = AtomicU32::new(0);
 
 /// Returns `true` if sled ran before this process was forked, so that it cannot run here.
-pub(super) fn ran_in_parent() -> bool {
+pub(crate) fn ran_in_parent() -> bool {
     let first = FIRST.load(Ordering::Relaxed);
     first != 0 && first != std::process::id()
 }

@@ -1,6 +1,7 @@
 //! A backup of a database file before sled opens it. While sled opens a damaged file, it zeroes the
 //! bytes after the damage up to the end of the segment: in a small database, nearly all of them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -17,13 +18,12 @@ const MAX_SIZE: u64 = 2 * 1024 * 1024;
 static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// The bytes of a file.
-#[derive(Debug)]
-pub(super) struct Original {
+pub(super) struct Backup {
     file: PathBuf,
     bytes: Vec<u8>,
 }
 
-impl Original {
+impl Backup {
     /// Reads the file of a database that is not open. `None` if it does not exist or is too large.
     pub(super) fn read(database: &Path) -> io::Result<Option<Self>> {
         let path = database.join("db");
@@ -36,15 +36,15 @@ impl Original {
             return Ok(None);
         }
         let buffer = std::mem::take(&mut *BUFFER.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut original = Self { file: path, bytes: buffer };
-        original.bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
-        file.take(MAX_SIZE).read_to_end(&mut original.bytes)?;
-        Ok(Some(original))
+        let mut backup = Self { file: path, bytes: buffer };
+        backup.bytes.reserve_exact(usize::try_from(size).unwrap_or_default());
+        file.take(MAX_SIZE).read_to_end(&mut backup.bytes)?;
+        Ok(Some(backup))
     }
 
     /// Restores the file if bytes of it were zeroed. The database must be closed and must not have
     /// been written to.
-    pub(super) fn restore_backup(&self) {
+    pub(super) fn restore(&self) {
         if std::fs::read(&self.file).is_ok_and(|now| !self.has_lost_bytes(&now)) {
             return;
         }
@@ -66,9 +66,15 @@ impl Original {
     }
 }
 
-impl Drop for Original {
+// By hand: the bytes contain tokens.
+impl fmt::Debug for Backup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backup").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Backup {
     fn drop(&mut self) {
-        // The bytes contain tokens.
         wipe(&mut self.bytes);
         self.bytes.clear();
         let bytes = std::mem::take(&mut self.bytes);

@@ -1,37 +1,46 @@
-//! A key-value database in sled. No other module of the store uses sled.
+//! A key-value database in sled. The store on disk and the server have their data in one; no other
+//! module uses sled.
 //!
-//! It adds to sled what a store needs:
+//! It adds to sled what both need:
 //!
 //! - Damage is an error and is remembered. sled reports damage as an error, as a panic or not at all;
 //!   [`Kv::mark_damaged`] is for the third case, which only the caller can detect.
 //! - The file of a database that turns out to be damaged is restored as it was before it was opened;
-//!   see [`Original`].
+//!   see [`Backup`].
 //! - [`Kv::sync`] makes changes survive a power cut.
 //! - A value of any length is stored in pieces, because sled writes a large page to a file of its
 //!   own, which it never syncs.
+//! - The files are private, and belong to the owner of the directory.
 //!
 //! | bytes of a key | bytes of its entry |
 //! | --- | --- |
 //! | KEY, `00 00` | number of pieces (2 bytes, big-endian), up to 4,000 bytes of the value |
 //! | KEY, piece from 1 (2 bytes, big-endian) | the next 4,000 bytes of the value, or the rest |
+//! | KEY of an entry without a value | nothing |
+//!
+//! The key of a value must not be a prefix of another key.
+
+mod backup;
+mod process;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use sled::Batch;
+pub(crate) use sled::Batch;
 
-use super::layout::{failed, make_private};
-use super::lock::Backoff;
-use super::original::Original;
-use super::process::{check_process, check_threads};
+use self::backup::Backup;
+pub(crate) use self::process::ran_in_parent;
+use self::process::{check_process, check_threads};
 use crate::deadline::Deadline;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::owner::Owner;
-use crate::private::{create_private_dir, sync_dir};
+use crate::poll::Poll;
+use crate::private::{create_private_dir, make_private, sync_dir};
 
 /// sled fixes it when it creates a database, so it must not follow sled's default. Half of it makes
 /// opening 15 % faster, but would require smaller pages.
@@ -40,16 +49,21 @@ const SEGMENT: usize = 512 * 1024;
 const CACHE: u64 = 16 * 1024 * 1024;
 /// A page holds up to 17 entries, and gets a file of its own from a quarter of a segment.
 const PIECE: usize = 4000;
+/// How many entries are copied in one batch.
+const COPY: usize = 512;
+
+/// What a visitor of keys or values returns: whether to continue.
+pub(crate) type Visited = Result<ControlFlow<()>, StoreError>;
 
 /// An open database, which no other thread or process can open meanwhile.
 #[derive(Debug)]
-pub(super) struct Kv {
+pub(crate) struct Kv {
     path: PathBuf,
     /// `None` once it is being dropped.
     db: Option<sled::Db>,
     damage: OnceCell<String>,
     /// The file before it was opened, until the first write.
-    original: RefCell<Option<Original>>,
+    backup: RefCell<Option<Backup>>,
     /// Whether the database is known to be complete.
     is_verified: Cell<bool>,
     /// The owner of the files, if that is not the user of this process.
@@ -63,7 +77,7 @@ impl Kv {
     ///
     /// # Errors
     /// Of kind `Damaged` if the database is damaged.
-    pub(super) fn open(
+    pub(crate) fn open(
         path: &Path,
         owner: Option<Owner>,
         deadline: Deadline,
@@ -81,18 +95,17 @@ impl Kv {
             .segment_size(SEGMENT)
             .cache_capacity(CACHE)
             .flush_every_ms(None);
-        let read =
-            || Original::read(path).map_err(|error| failed("read the database", path, error));
-        let original = read()?;
+        let read = || Backup::read(path).map_err(|error| failed("read the database", path, error));
+        let backup = read()?;
         let mut kv = Self {
             path: path.to_owned(),
             db: None,
             damage: OnceCell::new(),
-            original: original.into(),
+            backup: backup.into(),
             is_verified: Cell::new(false),
             owner,
         };
-        let mut backoff = Backoff::until(deadline);
+        let mut poll = Poll::until(deadline);
         let mut panicked = false;
         let db = loop {
             match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -100,13 +113,13 @@ impl Kv {
                 // A child of this process has a copy of the open file, and with it sled's lock,
                 // between fork and exec.
                 Ok(Err(error)) if is_locked(&error) => {
-                    if !backoff.wait() {
+                    if !poll.wait() {
                         let reason = "another process, forked while the database was open, held \
                                       its lock until the deadline, try again later";
                         return Err(StoreError::new(StoreErrorKind::Busy, reason).at(path));
                     }
                     // The holder of the lock may have written.
-                    kv.original = read()?.into();
+                    kv.backup = read()?.into();
                 }
                 Ok(Err(error)) => {
                     // Whatever the error: sled zeroes bytes that it could not read, too.
@@ -127,27 +140,27 @@ impl Kv {
         Ok(kv)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns why sled cannot go on with this database, if damage was found.
-    pub(super) fn damage(&self) -> Option<&str> {
+    pub(crate) fn damage(&self) -> Option<&str> {
         self.damage.get().map(String::as_str)
     }
 
     /// Remembers that the database is complete.
-    pub(super) fn mark_verified(&self) {
+    pub(crate) fn mark_verified(&self) {
         self.is_verified.set(true);
     }
 
     /// Remembers that the database is damaged.
-    pub(super) fn mark_damaged(&self, why: &str) {
+    pub(crate) fn mark_damaged(&self, why: &str) {
         let _ = self.damage.set(why.to_owned());
     }
 
     /// Returns a value.
-    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(first) = self.guard("read", |db| db.get(piece_key(key, 0)))? else {
             return Ok(None);
         };
@@ -163,7 +176,7 @@ impl Kv {
     }
 
     /// Adds to a batch what sets or removes a value, including the rest of a longer one before it.
-    pub(super) fn put(
+    pub(crate) fn put(
         &self,
         batch: &mut Batch,
         key: &[u8],
@@ -195,42 +208,104 @@ impl Kv {
     }
 
     /// Splits the first piece of a value into the number of its pieces and its bytes.
-    pub(super) fn split_first<'a>(&self, first: &'a [u8]) -> Result<(u16, &'a [u8]), StoreError> {
+    fn split_first<'a>(&self, first: &'a [u8]) -> Result<(u16, &'a [u8]), StoreError> {
         match first.split_first_chunk() {
             Some((pieces, first)) => Ok((u16::from_be_bytes(*pieces), first)),
             None => Err(self.damage_error("a value has no first piece")),
         }
     }
 
-    /// Returns the entries with a prefix, in the order of their keys.
-    pub(super) fn scan(&self, prefix: &[u8]) -> Result<sled::Iter, StoreError> {
-        self.guard("list", |db| Ok(db.scan_prefix(prefix)))
+    /// Passes the values whose keys begin with `prefix` to `visit`, in the order of their keys, until
+    /// it breaks.
+    pub(crate) fn each_value(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], Vec<u8>) -> Visited,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.guard("read", |db| Ok(db.scan_prefix(prefix)))?;
+        while let Some((entry, first)) = self.next(&mut entries)? {
+            let Some(key) = entry.strip_suffix(&[0, 0]) else {
+                return Err(self.damage_error("a value has no first piece"));
+            };
+            let (pieces, first) = self.split_first(&first)?;
+            let mut value = first.to_vec();
+            for piece in 1..pieces {
+                match self.next(&mut entries)? {
+                    Some((entry, more)) if *entry == *piece_key(key, piece) => {
+                        value.extend_from_slice(&more);
+                    }
+                    _ => return Err(self.damage_error("a value is incomplete")),
+                }
+            }
+            if visit(key, value)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
-    /// Returns the entries from a key on, in the order of their keys.
-    pub(super) fn range(&self, from: Vec<u8>) -> Result<sled::Iter, StoreError> {
-        self.guard("list", |db| Ok(db.range(from..)))
+    /// Passes the keys that begin with `prefix`, of entries without values, to `visit`, in their
+    /// order from the key `from` on, until it breaks.
+    pub(crate) fn each_key(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8]) -> Visited,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.guard("read", |db| Ok(db.range(from..)))?;
+        while let Some((key, _)) = self.next(&mut entries)?
+            && key.starts_with(prefix)
+        {
+            if visit(&key)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies all entries into another database, except those that `is_excluded`.
+    pub(crate) fn copy_to(
+        &self,
+        to: &Self,
+        is_excluded: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.guard("read", |db| Ok(db.iter()))?;
+        loop {
+            let mut batch = Batch::default();
+            let mut copied = 0;
+            while copied < COPY
+                && let Some((key, value)) = self.next(&mut entries)?
+            {
+                copied += 1;
+                if !is_excluded(&key) {
+                    batch.insert(key, value);
+                }
+            }
+            if copied == 0 {
+                return Ok(());
+            }
+            to.apply(batch)?;
+        }
     }
 
     /// Returns the next entry. Do not call it again after an error, which sled would repeat for
     /// ever.
-    pub(super) fn next(
+    fn next(
         &self,
-        attempt: &str,
         entries: &mut sled::Iter,
     ) -> Result<Option<(sled::IVec, sled::IVec)>, StoreError> {
-        self.guard(attempt, |_| entries.next().transpose())
+        self.guard("read", |_| entries.next().transpose())
     }
 
     /// Applies a batch, all or nothing. It is not on disk before [`Self::sync`].
-    pub(super) fn apply(&self, attempt: &str, batch: Batch) -> Result<(), StoreError> {
-        self.original.take();
-        self.guard(attempt, |db| db.apply_batch(batch))
+    pub(crate) fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        self.backup.take();
+        self.guard("write", |db| db.apply_batch(batch))
     }
 
     /// Syncs the configuration file of a new database, which sled writes once and never syncs. sled
     /// refuses to open a database where it is torn.
-    pub(super) fn sync_config(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync_config(&self) -> Result<(), StoreError> {
         let conf = self.path.join("conf");
         let sync = File::options().write(true).open(&conf).and_then(|conf| conf.sync_all());
         sync.map_err(|error| failed("sync the database", &conf, error))
@@ -238,7 +313,7 @@ impl Kv {
 
     /// Makes all changes survive a power cut. sled's `flush` alone does not on Linux: it syncs
     /// neither the size of the file nor the cache of the disk.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.guard("flush", |db| db.flush())?;
         self.give_files()?;
         let sync = || {
@@ -258,8 +333,8 @@ impl Kv {
     /// Restores the file as it was before it was opened, unless it was written to. It must be
     /// closed.
     fn restore_backup(&self) {
-        if let Some(original) = &*self.original.borrow() {
-            original.restore_backup();
+        if let Some(backup) = &*self.backup.borrow() {
+            backup.restore();
         }
     }
 
@@ -298,7 +373,7 @@ impl Kv {
     }
 
     /// Remembers damage, and returns the error that reports it.
-    pub(super) fn damage_error(&self, why: &str) -> StoreError {
+    pub(crate) fn damage_error(&self, why: &str) -> StoreError {
         self.mark_damaged(why);
         let cause: Box<dyn StdError + Send + Sync> = why.into();
         StoreError::new(StoreErrorKind::Damaged, "the database is damaged")
@@ -339,6 +414,6 @@ fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 
-pub(super) fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
+fn piece_key(key: &[u8], piece: u16) -> Vec<u8> {
     [key, &piece.to_be_bytes()].concat()
 }
