@@ -422,15 +422,21 @@ pub fn set_generation(dir: &Path, count: u64, database: u64) {
     file.write_all(&bytes).unwrap();
 }
 
-/// Returns a snapshot file with valid checksums for a body, whose head has so many bytes.
-pub fn snapshot_file(version: &str, head: usize, body: &[u8]) -> Vec<u8> {
-    let fnv1a = |bytes: &[u8]| {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-            (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+/// Returns a snapshot file with valid checksums for header and body, of which the header has so many bytes.
+pub fn snapshot_file(version: &str, header: usize, content: &[u8]) -> Vec<u8> {
+    const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+    let mix = |sum: u64, word: u64| {
+        let mixed = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 32)
     };
-    let (head, tail) = body.split_at(head);
-    let first = format!(" {version} {} {:016x}\n", head.len(), fnv1a(tail));
-    let sum = fnv1a(&[first.as_bytes(), head].concat());
-    [format!("keyfob snapshot {sum:016x}{first}").as_bytes(), body].concat()
+    let add = |sum: u64, part: &[u8]| {
+        let mut padded = part.to_vec();
+        padded.resize(part.len() / 8 * 8 + 8, 0);
+        let words = padded.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        mix(words.fold(sum, mix), part.len() as u64)
+    };
+    let (header, body) = content.split_at(header);
+    let first = format!(" {version} {} {:016x}\n", header.len(), add(SEED, body));
+    let sum = add(add(SEED, first.as_bytes()), header);
+    [format!("keyfob snapshot {sum:016x}{first}").as_bytes(), content].concat()
 }

@@ -43,7 +43,7 @@ pub(super) struct Snapshot {
     pub(super) location: Option<String>,
     /// Whether the snapshot has all users of the database.
     pub(super) complete: bool,
-    /// Whether the tail was loaded too; see [`LoadScope`].
+    /// Whether the body was loaded too; see [`LoadScope`].
     pub(super) is_full: bool,
     pub(super) users: HashMap<UserId, Arc<CachedRecord>>,
     pub(super) events: EventLog,

@@ -11,20 +11,20 @@
 //! | bytes | content |
 //! | --- | --- |
 //! | 16 | `keyfob snapshot` and a space |
-//! | 16 | checksum of the rest of this line, from the next byte on, and the head: FNV-1a, hexadecimal |
-//! | to the end of the line | a space, the version, a space, the length of the head in decimal digits, a space, the checksum of the tail |
-//! | head | one line of JSON ([`Index`]), then the record of the current user |
-//! | tail | one line of JSON ([`Tail`]), then the records of the other users, with the lengths in it |
+//! | 16 | checksum of the rest of this line, from the next byte on, and of the header: hexadecimal, see [`checksum`] |
+//! | to the end of the line | a space, the version, a space, the length of the header in decimal digits, a space, the checksum of the body |
+//! | header | one line of JSON ([`Header`]), then the record of the current user |
+//! | body | one line of JSON ([`Body`]), then the records of the other users, with the lengths in it |
 //!
 //! So the current user can be read from the beginning of the file, however many other users follow.
 //!
-//! In an encrypted store there is no tail, and the head is
+//! In an encrypted store there is no body, and the header is
 //!
 //! | bytes | content |
 //! | --- | --- |
 //! | one line | JSON: `{"app":…,"check":…}` ([`Owner`]); `check` is the check of the encryption in base64 |
 //! | 24 | nonce |
-//! | the rest | head and tail of the table above, encrypted together |
+//! | the rest | header and body of the table above, encrypted together |
 //!
 //! Later versions keep the first line up to the version, so that a newer file is distinguished from
 //! a damaged one.
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::{CachedRecord, LoadScope, Snapshot};
 use crate::error::{StoreError, StoreErrorKind, failed};
-use crate::hash::fnv1a;
+use crate::hash::checksum;
 use crate::id::UserId;
 use crate::secret::wipe;
 use crate::store::encryption::{EncryptionMode, RecordCodec};
@@ -52,7 +52,7 @@ use crate::store::record::{VERSION, newer};
 const HEADER: usize = 8 * 1024;
 const MAGIC: &[u8] = b"keyfob snapshot ";
 
-/// The fields that are unencrypted in any store: a part of the [`Index`], or a line of their own.
+/// The fields that are unencrypted in any store: a part of the [`Header`], or a line of their own.
 #[derive(Deserialize, Serialize)]
 struct Owner {
     app: String,
@@ -61,7 +61,7 @@ struct Owner {
 }
 
 #[derive(Deserialize, Serialize)]
-struct Index {
+struct Header {
     generation: u64,
     database: u64,
     number: u64,
@@ -73,7 +73,7 @@ struct Index {
 }
 
 #[derive(Deserialize, Serialize)]
-struct Tail {
+struct Body {
     users: Vec<Entry>,
     events: EventLog,
 }
@@ -109,7 +109,7 @@ impl Snapshot {
         {
             check_app(&owner.app, app, path)?;
             let codec = encryption.fit(app, None).map_err(|error| error.at(path))?;
-            return Ok(Self::decode_head(&mut { envelope.head }, codec));
+            return Ok(Self::decode_header(&mut { envelope.header }, codec));
         }
         read_up_to(usize::MAX, &file, &mut bytes).map_err(unread)?;
         let Some(envelope) = Envelope::open(&bytes).filter(Envelope::is_complete) else {
@@ -128,11 +128,11 @@ impl Snapshot {
         if check.is_none() {
             return Ok(Self::decode(&bytes[envelope.start..], codec));
         }
-        let Some(mut body) = codec.decrypt_snapshot(&envelope.head[line..]) else {
+        let Some(mut decrypted) = codec.decrypt_snapshot(&envelope.header[line..]) else {
             return Ok(None);
         };
-        let snapshot = Self::decode(&body, codec);
-        wipe(&mut body);
+        let snapshot = Self::decode(&decrypted, codec);
+        wipe(&mut decrypted);
         Ok(snapshot)
     }
 
@@ -145,7 +145,7 @@ impl Snapshot {
             bytes: cached.record.len(),
         };
         let current = self.current.as_ref().and_then(|id| self.users.get_key_value(id));
-        let index = Index {
+        let fields = Header {
             generation: self.generation,
             database: self.database,
             number: self.number,
@@ -158,49 +158,49 @@ impl Snapshot {
         let mut others: Vec<_> =
             self.users.iter().filter(|(id, _)| Some(*id) != self.current.as_ref()).collect();
         others.sort_unstable_by_key(|(id, cached)| (cached.created, *id));
-        let tail = Tail { users: others.iter().map(entry).collect(), events: self.events.clone() };
-        let mut head = line(&index)?;
-        head.extend_from_slice(current.map_or(&[], |(_, cached)| &cached.record));
-        let mut tail = line(&tail)?;
+        let body = Body { users: others.iter().map(entry).collect(), events: self.events.clone() };
+        let mut header = line(&fields)?;
+        header.extend_from_slice(current.map_or(&[], |(_, cached)| &cached.record));
+        let mut body = line(&body)?;
         for (_, cached) in others {
-            tail.extend_from_slice(&cached.record);
+            body.extend_from_slice(&cached.record);
         }
-        let Some(check) = self.codec.check() else { return Ok(Envelope::write(&head, &tail)) };
+        let Some(check) = self.codec.check() else { return Ok(Envelope::write(&header, &body)) };
         let owner = line(&Owner { app: app.to_owned(), check: Some(STANDARD.encode(check)) })?;
-        let mut body = [head, tail].concat();
-        let encrypted = self.codec.encrypt_snapshot(&body)?;
-        wipe(&mut body);
+        let mut decrypted = [header, body].concat();
+        let encrypted = self.codec.encrypt_snapshot(&decrypted)?;
+        wipe(&mut decrypted);
         Ok(Envelope::write(&[owner, encrypted].concat(), &[]))
     }
 
-    /// Parses head and tail.
-    fn decode(mut body: &[u8], codec: RecordCodec) -> Option<Self> {
-        let snapshot = Self::decode_head(&mut body, codec)?;
-        let tail: Tail = serde_json::from_slice(take_line(&mut body)?).ok()?;
+    /// Parses header and body.
+    fn decode(mut bytes: &[u8], codec: RecordCodec) -> Option<Self> {
+        let snapshot = Self::decode_header(&mut bytes, codec)?;
+        let body: Body = serde_json::from_slice(take_line(&mut bytes)?).ok()?;
         let Self { mut users, complete, .. } = snapshot;
-        users.reserve(tail.users.len());
-        for entry in tail.users {
-            let (id, cached) = entry.take(&mut body)?;
+        users.reserve(body.users.len());
+        for entry in body.users {
+            let (id, cached) = entry.take(&mut bytes)?;
             users.insert(id, cached);
         }
-        Some(Self { users, complete, is_full: true, events: tail.events, ..snapshot })
+        Some(Self { users, complete, is_full: true, events: body.events, ..snapshot })
     }
 
-    /// Parses the head, and leaves the rest in `body`.
-    fn decode_head(body: &mut &[u8], codec: RecordCodec) -> Option<Self> {
-        let index: Index = serde_json::from_slice(take_line(body)?).ok()?;
+    /// Parses the header, and leaves the rest in `bytes`.
+    fn decode_header(bytes: &mut &[u8], codec: RecordCodec) -> Option<Self> {
+        let fields: Header = serde_json::from_slice(take_line(bytes)?).ok()?;
         let mut users = HashMap::new();
-        if let Some(entry) = index.user {
-            let (id, cached) = entry.take(body)?;
+        if let Some(entry) = fields.user {
+            let (id, cached) = entry.take(bytes)?;
             users.insert(id, cached);
         }
         Some(Self {
-            generation: index.generation,
-            database: index.database,
-            number: index.number,
-            current: index.current,
-            location: index.location,
-            complete: index.complete,
+            generation: fields.generation,
+            database: fields.database,
+            number: fields.number,
+            current: fields.current,
+            location: fields.location,
+            complete: fields.complete,
             is_full: false,
             users,
             events: EventLog::default(),
@@ -232,9 +232,9 @@ pub(super) fn check_app(found: &str, wanted: &str, path: &Path) -> Result<(), St
 }
 
 /// Takes a line from the beginning of the remaining bytes, without its end.
-fn take_line<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (line, rest) = body.split_at(body.iter().position(|byte| *byte == b'\n')?);
-    *body = &rest[1..];
+fn take_line<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (line, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n')?);
+    *bytes = &rest[1..];
     Some(line)
 }
 
@@ -262,16 +262,16 @@ fn read_up_to(length: usize, file: &File, bytes: &mut Vec<u8>) -> io::Result<()>
 /// The parts of the file, or of its beginning.
 struct Envelope<'a> {
     version: u32,
-    /// Where the head starts.
+    /// Where the header starts.
     start: usize,
-    head: &'a [u8],
-    /// The tail, as far as it was read, and its checksum.
-    tail: &'a [u8],
-    tail_sum: u64,
+    header: &'a [u8],
+    /// The body, as far as it was read, and its checksum.
+    body: &'a [u8],
+    body_sum: u64,
 }
 
 impl<'a> Envelope<'a> {
-    /// Parses the first line. `None` if the head is damaged or incomplete.
+    /// Parses the first line. `None` if the header is damaged or incomplete.
     fn open(bytes: &'a [u8]) -> Option<Self> {
         const DIGITS: usize = 16;
         let (sum, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGITS)?;
@@ -279,16 +279,16 @@ impl<'a> Envelope<'a> {
         let mut words = std::str::from_utf8(&rest[..end]).ok()?.strip_prefix(' ')?.split(' ');
         let version = words.next()?.parse().ok()?;
         let length = words.next()?.parse().ok()?;
-        let tail_sum = number(words.next()?)?;
-        let (head, tail) = rest[end + 1..].split_at_checked(length)?;
-        let right = fnv1a(&[&rest[..=end], head]) == number(std::str::from_utf8(sum).ok()?)?;
+        let body_sum = number(words.next()?)?;
+        let (header, body) = rest[end + 1..].split_at_checked(length)?;
+        let right = checksum(&[&rest[..=end], header]) == number(std::str::from_utf8(sum).ok()?)?;
         let start = MAGIC.len() + DIGITS + end + 1;
-        (right && words.next().is_none()).then_some(Self { version, start, head, tail, tail_sum })
+        (right && words.next().is_none()).then_some(Self { version, start, header, body, body_sum })
     }
 
-    /// Returns `true` if the tail is complete.
+    /// Returns `true` if the body is complete.
     fn is_complete(&self) -> bool {
-        fnv1a(&[self.tail]) == self.tail_sum
+        checksum(&[self.body]) == self.body_sum
     }
 
     /// Returns the unencrypted fields, and the length of the line that they are in; `None` if it is
@@ -297,17 +297,17 @@ impl<'a> Envelope<'a> {
         if self.version > VERSION {
             return Err(newer("the snapshot", self.version).at(path));
         }
-        let line = self.head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = self.header.split(|byte| *byte == b'\n').next().unwrap_or_default();
         Ok(serde_json::from_slice(line)
             .ok()
-            .map(|owner| (owner, self.head.len().min(line.len() + 1))))
+            .map(|owner| (owner, self.header.len().min(line.len() + 1))))
     }
 
     /// Returns the bytes of the file.
-    fn write(head: &[u8], tail: &[u8]) -> Vec<u8> {
-        let first = format!(" {VERSION} {} {:016x}\n", head.len(), fnv1a(&[tail]));
-        let sum = format!("{:016x}", fnv1a(&[first.as_bytes(), head]));
-        [MAGIC, sum.as_bytes(), first.as_bytes(), head, tail].concat()
+    fn write(header: &[u8], body: &[u8]) -> Vec<u8> {
+        let first = format!(" {VERSION} {} {:016x}\n", header.len(), checksum(&[body]));
+        let sum = format!("{:016x}", checksum(&[first.as_bytes(), header]));
+        [MAGIC, sum.as_bytes(), first.as_bytes(), header, body].concat()
     }
 }
 

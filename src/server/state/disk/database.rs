@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::hash::fnv1a;
+use crate::hash::checksum;
 use crate::kv::{Batch, Kv};
 use crate::owner::Owner;
 
@@ -143,7 +143,7 @@ fn sum(values: &Values) -> u64 {
 
 /// Hashes a key and its value. The hash is stored, so its algorithm must not change.
 fn hash(key: &str, value: &[u8]) -> u64 {
-    fnv1a(&[key.as_bytes(), &[END], value])
+    checksum(&[key.as_bytes(), value])
 }
 
 fn io_error(error: StoreError) -> io::Error {
