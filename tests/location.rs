@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use keyfob::store::{MemoryStore, Store};
+use keyfob::store::{Change, MemoryStore, Store};
 use keyfob::transport::Response;
 use keyfob::{Deadline, Error, TransportErrorKind, User, UserState};
 use serde_json::{Value, json};
@@ -19,26 +19,26 @@ use support::*;
 
 const NEXT: &str = "http://127.0.0.1:11";
 
-/// What the wrong place does, and whether a function may be called elsewhere after that.
+/// Responses of a wrong location, and whether a function may be called elsewhere after them.
 fn wrongs() -> Vec<(&'static str, Result<Response, TransportErrorKind>, bool)> {
     use TransportErrorKind::{Connect, Interrupted, Protocol, Resolve, Tls};
     vec![
-        ("refuses connections", Err(Connect), true),
-        ("has no address", Err(Resolve), true),
-        ("has another's certificate", Err(Tls), true),
-        ("breaks off", Err(Interrupted), false),
-        ("speaks no HTTP", Err(Protocol), false),
-        ("knows no such page", Ok(page(404)), true),
-        ("knows nothing and says nothing", Ok(Response::new(404, "")), true),
-        ("is a bad gateway", Ok(page(502)), false),
-        ("is a gateway to nowhere", Ok(page(503)), false),
-        ("is a slow gateway", Ok(page(504)), false),
-        ("is somebody's front page", Ok(page(200)), false),
-        ("sends away for good", Ok(sends_to(301, "https://example.org/")), true),
-        ("sends away for good, as it is", Ok(sends_to(308, "https://example.org/")), true),
-        ("sends away", Ok(sends_to(307, "https://example.org/")), true),
-        ("sends to a sign-on page", Ok(sends_to(302, "https://example.org/")), false),
-        ("says to see another", Ok(sends_to(303, "https://example.org/")), false),
+        ("connection refused", Err(Connect), true),
+        ("no address", Err(Resolve), true),
+        ("certificate of another host", Err(Tls), true),
+        ("connection lost", Err(Interrupted), false),
+        ("no HTTP", Err(Protocol), false),
+        ("404 with a page", Ok(page(404)), true),
+        ("404 without a body", Ok(Response::new(404, "")), true),
+        ("502", Ok(page(502)), false),
+        ("503", Ok(page(503)), false),
+        ("504", Ok(page(504)), false),
+        ("200 with a page", Ok(page(200)), false),
+        ("301", Ok(sends_to(301, "https://example.org/")), true),
+        ("308", Ok(sends_to(308, "https://example.org/")), true),
+        ("307", Ok(sends_to(307, "https://example.org/")), true),
+        ("302", Ok(sends_to(302, "https://example.org/")), false),
+        ("303", Ok(sends_to(303, "https://example.org/")), false),
     ]
 }
 
@@ -46,8 +46,8 @@ fn call(user: &User) -> keyfob::Result<i64> {
     user.functions().call("f", ())
 }
 
-/// A session that has learned to go there, where everything goes wrong from now on; the backend
-/// says that it is at `now`.
+/// Returns a session whose known location, THERE, responds with `wrong` from now on. The backend
+/// reports the location `now`.
 fn left_behind(
     wrong: Result<Response, TransportErrorKind>,
     now: &'static str,
@@ -112,7 +112,7 @@ fn backend_error_causes_no_location_lookup() {
 fn unchanged_wrong_location_limits_lookups() {
     for (what, wrong, _) in wrongs() {
         let (web, clock, _session, user) = left_behind(wrong, THERE);
-        let repeats = usize::from(what == "refuses connections");
+        let repeats = usize::from(what == "connection refused");
         for _ in 0..100 {
             call(&user).expect_err(what);
         }
@@ -163,8 +163,21 @@ fn new_location_is_persisted() {
         web.clear();
         let again = web.builder(HERE, &clock).store(store).open().unwrap();
         call(&again.current_user().unwrap().unwrap()).unwrap();
-        assert_eq!(web.count(THERE, CALL), 0, "the next program does not go there");
+        assert_eq!(web.count(THERE, CALL), 0, "the next program does not use it");
     }
+}
+
+#[test]
+fn unparsable_stored_location_is_looked_up() {
+    let (web, clock, store) = (Web::new(), ManualClock::at(START), MemoryStore::new());
+    let garbage = || vec![Change::Location(Some("garbage".to_owned()))];
+    store.commit(soon(), &mut |_| Ok(garbage())).unwrap();
+    web.answers(|seen| (seen.route == LOCATION).then(|| Ok(located(THERE))));
+    let session = web.builder(HERE, &clock).store(store.clone()).open().unwrap();
+    let user = session.log_in(&password()).unwrap();
+    assert_eq!(call(&user).unwrap(), 7);
+    assert_eq!((web.count(HERE, LOCATION), web.count(THERE, CALL)), (1, 1));
+    assert!(store.location(soon()).unwrap().unwrap().contains(THERE));
 }
 
 fn soon() -> Deadline {
@@ -183,7 +196,7 @@ fn failed_lookup_falls_back_to_base_url() {
         assert_eq!(call(&user).unwrap(), 7);
     }
     assert_eq!((web.count(HERE, LOCATION), web.count(HERE, CALL)), (1, 10));
-    // What it said before it fell silent may hold again.
+    // The stored location is tried again after ten seconds.
     clock.advance(Duration::from_secs(10));
     web.answers(|_| None);
     assert_eq!(call(&user).unwrap(), 7);
@@ -323,7 +336,7 @@ fn failed_location_lookup_is_retried() {
     session.log_in(&password()).unwrap();
     assert_eq!(script.count(LOCATION), asked + 1);
     session.log_in(&password()).unwrap();
-    assert_eq!(script.count(LOCATION), asked + 1, "a backend without the question is where it is");
+    assert_eq!(script.count(LOCATION), asked + 1, "without look-ups the base URL is the location");
 }
 
 #[test]

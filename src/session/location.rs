@@ -103,9 +103,10 @@ impl Inner {
                 }
                 found
             }
-            None => match self.store.location(deadline)? {
-                Some(response) => Arc::new(self.trusted(response)),
-                None => self.look_up_location(deadline)?,
+            None => match self.store.location(deadline)?.map(|response| self.trusted(response)) {
+                // Not if it could not be parsed.
+                Some(stored) if stored.until.is_none() => Arc::new(stored),
+                _ => self.look_up_location(deadline)?,
             },
         };
         let backoff_until = self.clock.monotonic().saturating_add(LOOKUP_BACKOFF);
