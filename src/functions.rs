@@ -66,7 +66,8 @@ impl<'a> Functions<'a> {
     ///
     /// The result is decoded into the type that the caller names, as in `let sum: i64 = …` or
     /// `call::<i64>(…)`. `call::<()>` accepts any result and ignores it. `serde_json::Value`
-    /// accepts any result and has plain numbers in place of extended JSON's number wrappers.
+    /// accepts any result and has plain numbers in place of extended JSON's number wrappers;
+    /// [`ejson::Value`] does too, and keeps the order of fields.
     /// Numbers are sent and received as extended JSON, so `i64` and `f64` keep every digit. The
     /// module [`ejson`] has types for dates, ids, decimals and bytes.
     ///

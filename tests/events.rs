@@ -463,7 +463,8 @@ fn shutdown_delivers_committed_events() {
     }
 }
 
-/// A session on disk with `ada` logged in, what it tells from then on, and where its files are.
+/// Returns a session on disk with a logged-in user, its events from then on, and the directory of its
+/// files.
 fn on_disk(dir: &Dir, user: &str) -> (Session, Events, std::path::PathBuf) {
     let (script, clock) = (Script::new(), ManualClock::at(START));
     script.accept_login(user, &access(user), &refresh(user));

@@ -15,8 +15,8 @@ impl StoreFactory for Dir {
     }
 }
 
-fn hold(law: &str, place: &dyn StoreFactory) {
-    REQUIREMENTS.iter().find(|known| known.name == law).unwrap().check(place);
+fn check(requirement: &str, place: &dyn StoreFactory) {
+    REQUIREMENTS.iter().find(|known| known.name == requirement).unwrap().check(place);
 }
 
 fn memory() -> impl StoreFactory {
@@ -24,23 +24,23 @@ fn memory() -> impl StoreFactory {
     move || Box::new(store.clone()) as Box<dyn Store>
 }
 
-macro_rules! laws {
-    ($($law:ident)*) => {
+macro_rules! requirements {
+    ($($requirement:ident)*) => {
         mod memory_store {
-            $(#[test] fn $law() { super::hold(stringify!($law), &super::memory()); })*
+            $(#[test] fn $requirement() { super::check(stringify!($requirement), &super::memory()); })*
         }
         mod sled_store {
-            $(#[test] fn $law() { super::hold(stringify!($law), &super::Dir::new()); })*
+            $(#[test] fn $requirement() { super::check(stringify!($requirement), &super::Dir::new()); })*
         }
         #[cfg(feature = "encryption")]
         mod encrypted_store {
-            $(#[test] fn $law() { super::hold(stringify!($law), &super::Dir::encrypted()); })*
+            $(#[test] fn $requirement() { super::check(stringify!($requirement), &super::Dir::encrypted()); })*
         }
-        const HELD: &[&str] = &[$(stringify!($law)),*];
+        const CHECKED: &[&str] = &[$(stringify!($requirement)),*];
     };
 }
 
-laws! {
+requirements! {
     new_store_is_empty
     commit_is_visible_to_all_at_once
     current_user_and_location_are_set_and_cleared
@@ -90,11 +90,11 @@ laws! {
 
 #[test]
 fn stores_meet_all_requirements() {
-    let mut known: Vec<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
-    let mut held = HELD.to_vec();
+    let mut known: Vec<_> = REQUIREMENTS.iter().map(|requirement| requirement.name).collect();
+    let mut checked = CHECKED.to_vec();
     known.sort_unstable();
-    held.sort_unstable();
-    assert_eq!(held, known);
+    checked.sort_unstable();
+    assert_eq!(checked, known);
 }
 
 #[test]

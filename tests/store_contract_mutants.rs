@@ -307,7 +307,7 @@ fn each(make: fn() -> Mutant) -> Make {
     Box::new(make)
 }
 
-/// The laws, each with a store that breaks it.
+/// The requirements, each with a store that breaks it.
 fn mutants() -> Vec<(&'static str, Make)> {
     vec![
         (
@@ -870,7 +870,7 @@ fn place(make: Make) -> impl StoreFactory {
     move || Box::new(HookedStore { store: store.clone(), hooks: make() }) as Box<dyn Store>
 }
 
-/// A place whose stores lag, and the bound that the suite is told.
+/// A place whose stores lag, and the bound that the suite is given.
 struct Lagging {
     store: MemoryStore,
     lifetime: Duration,
@@ -890,54 +890,56 @@ impl StoreFactory for Lagging {
 #[test]
 fn stale_reads_within_bound_pass() {
     let lifetime = Duration::from_millis(5);
-    for law in REQUIREMENTS {
-        law.check(&Lagging { store: MemoryStore::new(), lifetime, bound: lifetime });
+    for requirement in REQUIREMENTS {
+        requirement.check(&Lagging { store: MemoryStore::new(), lifetime, bound: lifetime });
     }
 }
 
-/// Copies that outlive the bound that the suite is told.
+/// Copies that outlive the bound that the suite is given.
 #[test]
 fn stale_reads_beyond_bound_fail() {
     let (lifetime, bound) = (Duration::from_secs(60), Duration::from_millis(5));
     let place = Lagging { store: MemoryStore::new(), lifetime, bound };
-    let law = "commit_is_visible_to_all_at_once";
-    let law = REQUIREMENTS.iter().find(|known| known.name == law).unwrap();
-    assert!(std::panic::catch_unwind(AssertUnwindSafe(|| law.check(&place))).is_err());
+    let requirement = "commit_is_visible_to_all_at_once";
+    let requirement = REQUIREMENTS.iter().find(|known| known.name == requirement).unwrap();
+    assert!(std::panic::catch_unwind(AssertUnwindSafe(|| requirement.check(&place))).is_err());
 }
 
 #[test]
 fn each_requirement_rejects_its_mutants() {
-    // Some sixty panics are meant, and not to be seen.
+    // About sixty panics are expected and not printed.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let missed = thread::scope(|scope| {
-        let held = mutants().into_iter().map(|(law, make)| {
-            let check = move || {
-                REQUIREMENTS.iter().find(|known| known.name == law).unwrap().check(&place(make))
-            };
-            (law, scope.spawn(check))
-        });
-        let held: Vec<_> = held.collect();
-        let missed = held
+    let missed: Vec<_> = thread::scope(|scope| {
+        let check = |requirement: &str, make| {
+            let mut all = REQUIREMENTS.iter();
+            all.find(|known| known.name == requirement).unwrap().check(&place(make));
+        };
+        let checks: Vec<_> = mutants()
             .into_iter()
-            .enumerate()
-            .filter_map(|(number, (law, checked))| checked.join().is_ok().then_some((number, law)));
-        missed.collect::<Vec<_>>()
+            .map(|(requirement, make)| (requirement, scope.spawn(move || check(requirement, make))))
+            .collect();
+        let passed =
+            |(number, (requirement, check)): (_, (_, thread::ScopedJoinHandle<'_, ()>))| {
+                check.join().is_ok().then_some((number, requirement))
+            };
+        checks.into_iter().enumerate().filter_map(passed).collect()
     });
     std::panic::set_hook(hook);
-    assert_eq!(missed, [], "stores that got away");
+    assert_eq!(missed, [], "mutants that passed");
 }
 
 #[test]
 fn each_requirement_has_mutant() {
-    let broken: BTreeSet<_> = mutants().into_iter().map(|(law, _)| law).collect();
-    let laws: BTreeSet<_> = REQUIREMENTS.iter().map(|law| law.name).collect();
-    assert_eq!(broken, laws);
+    let broken: BTreeSet<_> = mutants().into_iter().map(|(requirement, _)| requirement).collect();
+    let requirements: BTreeSet<_> =
+        REQUIREMENTS.iter().map(|requirement| requirement.name).collect();
+    assert_eq!(broken, requirements);
 }
 
 #[test]
 fn unmodified_store_meets_all_requirements() {
-    for law in REQUIREMENTS {
-        law.check(&place(each(Mutant::default)));
+    for requirement in REQUIREMENTS {
+        requirement.check(&place(each(Mutant::default)));
     }
 }

@@ -14,7 +14,7 @@ use store_support::*;
 
 macro_rules! plaintext_and_encrypted {
     ($($test:ident)*) => {
-        mod clear {
+        mod plaintext {
             $(#[test] fn $test() { super::$test(super::Dir::new()); })*
         }
         #[cfg(feature = "encryption")]
@@ -796,7 +796,7 @@ fn opening_without_key_changes_nothing() {
     let harmed = harmed_late(&dir);
     // Without it the database is asked what it is encrypted with.
     std::fs::remove_file(dir.data().join("snapshot")).unwrap();
-    let error = dir.try_open_clear(OnDamage::Refuse).unwrap_err();
+    let error = dir.try_open_plaintext(OnDamage::Refuse).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Key);
     assert!(std::fs::read(dir.data().join("db.0/db")).unwrap() == harmed);
 }

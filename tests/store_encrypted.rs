@@ -68,9 +68,9 @@ fn refreshes() -> u64 {
 
 #[test]
 fn encrypted_files_show_no_secret() {
-    let clear = Dir::new();
-    commit(&clear.open(), &[put(full("ada", 1, 0, 9_000)), linked("ada")]);
-    assert_eq!(found(&clear).len(), SECRETS.len(), "the test looks for what is there");
+    let plaintext = Dir::new();
+    commit(&plaintext.open(), &[put(full("ada", 1, 0, 9_000)), linked("ada")]);
+    assert_eq!(found(&plaintext).len(), SECRETS.len(), "the test looks for what is there");
 
     let dir = Dir::encrypted();
     let store = dir.open();
@@ -121,7 +121,7 @@ fn wrong_key_leaves_store_unchanged() {
         assert!(error.to_string().contains("encrypted with another key"), "{error}");
         assert!(error.to_string().contains(dir.data().to_str().unwrap()), "{error}");
         assert_eq!(kind::<()>(Err(error)), StoreErrorKind::Key);
-        let error = dir.try_open_clear(on_damage).unwrap_err();
+        let error = dir.try_open_plaintext(on_damage).unwrap_err();
         assert!(
             error.to_string().contains("the store is encrypted, open it with its key"),
             "{error}"
@@ -153,7 +153,7 @@ fn wrong_key_leaves_damaged_store_unchanged() {
             let opened = dir.try_open_with(&other_key(), on_damage);
             let done = opened.and_then(|store| store.commit(soon(), &mut |_| Ok(vec![])));
             assert_eq!(kind(done), StoreErrorKind::Key, "{harm}");
-            let opened = dir.try_open_clear(on_damage);
+            let opened = dir.try_open_plaintext(on_damage);
             let done = opened.and_then(|store| store.commit(soon(), &mut |_| Ok(vec![])));
             assert_eq!(kind(done), StoreErrorKind::Key, "{harm}");
         }
@@ -176,17 +176,17 @@ fn damaged_store_recovers_encrypted() {
     commit(&store, &[put(full("eve", 3, 0, 10))]);
     assert_eq!(names(&dir.open()), ["ada", "eve"]);
     assert_eq!(found(&dir), []);
-    assert_eq!(kind(dir.try_open_clear(OnDamage::Recover)), StoreErrorKind::Key);
+    assert_eq!(kind(dir.try_open_plaintext(OnDamage::Recover)), StoreErrorKind::Key);
 }
 
 #[test]
 fn first_commit_decides_key() {
     let dir = Dir::encrypted();
     let (first, second) = (dir.open(), dir.try_open_with(&other_key(), OnDamage::Refuse).unwrap());
-    let clear = dir.try_open_clear(OnDamage::Refuse).unwrap();
-    assert_eq!(names(&second), names(&clear));
+    let plaintext = dir.try_open_plaintext(OnDamage::Refuse).unwrap();
+    assert_eq!(names(&second), names(&plaintext));
     log_in(&first, "ada");
-    for other in [&second, &clear] {
+    for other in [&second, &plaintext] {
         assert_eq!(kind(other.current(soon())), StoreErrorKind::Key);
         assert_eq!(kind(other.commit(soon(), &mut |_| Ok(vec![]))), StoreErrorKind::Key);
     }
@@ -204,7 +204,7 @@ fn unfinished_first_commit_decides_nothing() {
     let store = dir.try_open_with(&other_key(), OnDamage::Refuse).unwrap();
     log_in(&store, "ada");
     assert_eq!(kind(dir.try_open(OnDamage::Refuse)), StoreErrorKind::Key);
-    assert_eq!(kind(dir.try_open_clear(OnDamage::Refuse)), StoreErrorKind::Key);
+    assert_eq!(kind(dir.try_open_plaintext(OnDamage::Refuse)), StoreErrorKind::Key);
     assert_eq!(names(&store), ["ada"]);
 }
 
@@ -307,12 +307,12 @@ fn forged_records_are_damage() {
     forge(&copied, |db| drop(db.insert(record_key("ada"), foreign).unwrap()));
     is_refused(&copied, "from another store");
 
-    // In the clear, as an attacker would like it.
+    // Unencrypted, as an attacker would like it.
     let copied = dir.copy();
-    let clear = br#"{"v":1,"user":{"id":"ada","state":"logged-out","epoch":1}}"#;
-    let clear = [&[0, 1], &clear[..]].concat();
-    forge(&copied, |db| drop(db.insert(record_key("ada"), clear).unwrap()));
-    is_refused(&copied, "in the clear");
+    let plain = br#"{"v":1,"user":{"id":"ada","state":"logged-out","epoch":1}}"#;
+    let plain = [&[0, 1], &plain[..]].concat();
+    forge(&copied, |db| drop(db.insert(record_key("ada"), plain).unwrap()));
+    is_refused(&copied, "unencrypted");
 }
 
 #[test]
@@ -398,11 +398,11 @@ fn forged_snapshot_is_rebuilt() {
     let twin = two_users();
     log_in(&twin.open(), "mia");
     forgeries.push(body_of(&twin));
-    let clear = Dir::new();
+    let plaintext = Dir::new();
     for name in ["ada", "eve", "joe", "mia"] {
-        log_in(&clear.open(), name);
+        log_in(&plaintext.open(), name);
     }
-    forgeries.push(body_of(&clear));
+    forgeries.push(body_of(&plaintext));
     for (round, forged) in forgeries.into_iter().enumerate() {
         std::fs::write(dir.data().join("snapshot"), snapshot_file("1", forged.len(), &forged))
             .unwrap();

@@ -99,7 +99,7 @@ fn encryption_keeps_users_and_leaves_no_plaintext() {
     assert!(!try_encrypt(&dir).unwrap(), "once");
     // A program without the key gets an error, even if it had the store open.
     for error in [
-        dir.try_open_clear(OnDamage::Recover).unwrap_err(),
+        dir.try_open_plaintext(OnDamage::Recover).unwrap_err(),
         reader.current(soon()).unwrap_err(),
         writer.commit(soon(), &mut |_| Ok(vec![put(user("eve", 1))])).unwrap_err(),
     ] {
@@ -232,7 +232,7 @@ fn key_for_new_stores_encrypts_new_store() {
     assert!(store.is_encrypted());
     log_in(&store, "ada");
     assert_eq!(files_with(&dir.data(), "s3cret"), NOWHERE);
-    assert_eq!(dir.try_open_clear(OnDamage::Refuse).unwrap_err().kind, StoreErrorKind::Key);
+    assert_eq!(dir.try_open_plaintext(OnDamage::Refuse).unwrap_err().kind, StoreErrorKind::Key);
     // An encrypted store does not become unencrypted when its key is lost.
     std::fs::remove_file(&file).unwrap();
     let error = dir.try_open_with(&new, OnDamage::Recover).unwrap_err();
@@ -386,7 +386,7 @@ fn kill_during_encryption_is_atomic() {
         child.kill();
         // The first process to look decides which of the two it is.
         match round % 3 {
-            0 => match dir.try_open_clear(OnDamage::Refuse) {
+            0 => match dir.try_open_plaintext(OnDamage::Refuse) {
                 Ok(store) => {
                     is_whole(&store);
                     clear += 1;

@@ -68,11 +68,11 @@ impl Dir {
         match self.encrypted {
             #[cfg(feature = "encryption")]
             true => self.try_open_with(&key(), on_damage),
-            _ => self.try_open_clear(on_damage),
+            _ => self.try_open_plaintext(on_damage),
         }
     }
 
-    pub fn try_open_clear(&self, on_damage: OnDamage) -> Result<SledStore, StoreError> {
+    pub fn try_open_plaintext(&self, on_damage: OnDamage) -> Result<SledStore, StoreError> {
         SledStore::open(&self.data(), APP, on_damage, soon())
     }
 

@@ -35,9 +35,9 @@ pub(super) fn events_of_commit_stay_together(place: &dyn StoreFactory) {
     while oldest == 1 {
         let last = commit(&*store, &events);
         assert!(last < 5_000, "nothing is ever forgotten");
-        let told = store.recent(Some(0), soon()).unwrap().events;
-        oldest = told.first().unwrap().0;
-        let numbers = told.iter().map(|(number, _)| *number);
+        let received = store.recent(Some(0), soon()).unwrap().events;
+        oldest = received.first().unwrap().0;
+        let numbers = received.iter().map(|(number, _)| *number);
         assert!(numbers.eq((oldest..=last).flat_map(|number| [number; 3])), "from {oldest} on");
     }
 }

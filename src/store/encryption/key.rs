@@ -36,7 +36,7 @@ pub(in crate::store) const KEY_BYTES: usize = 32;
 pub struct EncryptionKey {
     pub(in crate::store) source: Source,
     /// Whether an existing unencrypted store may be opened.
-    pub(in crate::store) only_new: bool,
+    pub(in crate::store) accepts_plaintext: bool,
 }
 
 /// The source of a key.
@@ -128,7 +128,7 @@ impl EncryptionKey {
     /// unencrypted. Without this method it is an error.
     #[must_use]
     pub fn for_new_stores(self) -> Self {
-        Self { only_new: true, ..self }
+        Self { accepts_plaintext: true, ..self }
     }
 
     /// Returns the error for an encrypted store whose key is missing. A key file without a path of
@@ -150,7 +150,7 @@ impl EncryptionKey {
     }
 
     fn of(source: Source) -> Self {
-        Self { source, only_new: false }
+        Self { source, accepts_plaintext: false }
     }
 
     /// Sets the data directory, unless a directory was set before.
@@ -210,6 +210,6 @@ mod tests {
     #[test]
     fn debug_hides_key() {
         let text = format!("{:?}", EncryptionKey::from_bytes([0xab; 32]));
-        assert_eq!(text, "EncryptionKey { source: Bytes(KeyBytes(..)), only_new: false }");
+        assert_eq!(text, "EncryptionKey { source: Bytes(KeyBytes(..)), accepts_plaintext: false }");
     }
 }

@@ -157,7 +157,7 @@ impl SledStore {
         deadline: Deadline,
     ) -> Result<Self, StoreError> {
         let files = Self::files(dir)?;
-        let mode = EncryptionMode::encrypted(key.missing(files.dir()), key.only_new);
+        let mode = EncryptionMode::encrypted(key.missing(files.dir()), key.accepts_plaintext);
         let mut store = Self::new(files, app, on_damage, mode);
         store.key = Some(key.clone());
         store.load_key(false, deadline)?;
@@ -173,7 +173,8 @@ impl SledStore {
     /// without the key. Programs that have it open without the key get an error of kind `Key`.
     ///
     /// # Errors
-    /// As [`Self::open_encrypted`]. A damaged store has to be recovered first, without a key.
+    /// As [`Self::open_encrypted`]. A damaged store has to be recovered first: open it with
+    /// [`OnDamage::Recover`], without a key or with one [for new stores](EncryptionKey::for_new_stores).
     #[cfg(feature = "encryption")]
     pub fn encrypt(
         dir: &Path,
@@ -198,7 +199,7 @@ impl SledStore {
             Err(error) if error.kind == StoreErrorKind::Key => false,
             done => done?,
         };
-        let key = EncryptionKey { only_new: false, ..key.clone() };
+        let key = EncryptionKey { accepts_plaintext: false, ..key.clone() };
         Self::open_encrypted(dir, app, &key, OnDamage::Refuse, deadline)?;
         Ok(encrypted)
     }
