@@ -60,6 +60,12 @@ impl Deadline {
         Self { at: self.at.min(Self::after(duration).at), ..*self }
     }
 
+    /// Returns the part of a call's deadline that the network may use. The rest is reserved for
+    /// storing the result.
+    pub(crate) fn for_network(&self) -> Self {
+        self.at_most(self.remaining() * 9 / 10)
+    }
+
     /// Returns this deadline, which then also passes when the session is shut down.
     pub(crate) fn with_shutdown(self, shutdown: &Shutdown) -> Self {
         Self { shutdown: Some(shutdown.signal()), ..self }

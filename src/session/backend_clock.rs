@@ -10,9 +10,9 @@
 //! All times are in milliseconds; wall-clock times count from the epoch.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::inner::Inner;
-use crate::clock::milliseconds;
+use crate::clock::{Clock, milliseconds};
 use crate::token::Claims;
 use crate::transport::Response;
 use crate::wire;
@@ -36,9 +36,9 @@ pub(super) struct ClockReading {
     monotonic: i64,
 }
 
-/// What this process knows about the backend's clock.
-#[derive(Debug)]
+/// The local clocks, and what this process knows about the backend's clock.
 pub(super) struct BackendClock {
+    local: Box<dyn Clock>,
     /// The backend's clock minus the monotonic clock.
     ahead: AtomicI64,
     /// Until when the wall clock is ignored, by the monotonic clock.
@@ -46,8 +46,22 @@ pub(super) struct BackendClock {
 }
 
 impl BackendClock {
-    pub(super) fn new() -> Self {
-        Self { ahead: AtomicI64::new(UNKNOWN), distrust: AtomicI64::new(UNKNOWN) }
+    pub(super) fn new(local: Box<dyn Clock>) -> Self {
+        Self { local, ahead: AtomicI64::new(UNKNOWN), distrust: AtomicI64::new(UNKNOWN) }
+    }
+
+    /// Returns the local wall-clock time.
+    pub(super) fn wall(&self) -> i64 {
+        milliseconds(self.local.now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    pub(super) fn monotonic(&self) -> Duration {
+        self.local.monotonic()
+    }
+
+    /// Reads both local clocks.
+    pub(super) fn read(&self) -> ClockReading {
+        ClockReading { wall: self.wall(), monotonic: milliseconds(self.monotonic()) }
     }
 
     /// Returns the backend's time by the monotonic clock, if it is known.
@@ -85,32 +99,26 @@ impl BackendClock {
         self.ahead.store(minted.saturating_sub(middle), Ordering::Relaxed);
         skew(minted, sent, received)
     }
-}
-
-impl Inner {
-    pub(super) fn read_clocks(&self) -> ClockReading {
-        ClockReading { wall: self.now(), monotonic: milliseconds(self.clock.monotonic()) }
-    }
 
     /// Learns the backend's time from a token that was requested at `sent` and has just been
     /// received. Returns the skew to store with it. `known` is the stored skew.
-    pub(super) fn record_token_time(
+    pub(super) fn record_token(
         &self,
         claims: &Claims,
         sent: ClockReading,
         known: Option<i64>,
     ) -> i64 {
-        self.time.learn(claims, sent, self.read_clocks(), known)
+        self.learn(claims, sent, self.read(), known)
     }
 
     /// Learns the backend's time from the date of a response, unless a new token has provided it. A
     /// token from the store does not count: the clocks may have been set since.
-    pub(super) fn record_date_header(&self, response: &Response) {
-        if self.time.ahead.load(Ordering::Relaxed) == UNKNOWN
+    pub(super) fn record_date(&self, response: &Response) {
+        if self.ahead.load(Ordering::Relaxed) == UNKNOWN
             && let Some(date) = wire::backend_answered_at(response)
         {
-            let ahead = date.saturating_sub(self.read_clocks().monotonic);
-            self.time.ahead.store(ahead, Ordering::Relaxed);
+            let ahead = date.saturating_sub(self.read().monotonic);
+            self.ahead.store(ahead, Ordering::Relaxed);
         }
     }
 
@@ -123,9 +131,9 @@ impl Inner {
         skew: i64,
         response: &Response,
     ) -> bool {
-        let now = self.read_clocks();
+        let now = self.read();
         let by_wall = now.wall.saturating_add(skew);
-        let time = match (wire::answered_at(response), self.time.by_monotonic(now)) {
+        let time = match (wire::answered_at(response), self.by_monotonic(now)) {
             // The monotonic clock may have stopped for weeks while the machine slept.
             (Some(date), by_monotonic) => date.min(by_wall.max(by_monotonic.unwrap_or(by_wall))),
             (None, Some(by_monotonic)) => by_wall.min(by_monotonic),
@@ -153,6 +161,7 @@ fn skew(minted: i64, sent: ClockReading, received: ClockReading) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     const MINUTE: i64 = 60_000;
 
@@ -189,7 +198,7 @@ mod tests {
     /// to be wrong is ignored for an hour.
     #[test]
     fn later_clock_is_used_unless_found_wrong() {
-        let time = BackendClock::new();
+        let time = BackendClock::new(Box::new(SystemClock));
         assert_eq!(time.at(at(7_000, 0), 3_000), 10_000);
         assert_eq!(time.learn(&token(1_000), at(1_000_000, 0), at(1_001_000, 1_000), None), 0);
         // The clock was set back by an hour, and half an hour has passed.
@@ -211,7 +220,7 @@ mod tests {
 
     #[test]
     fn wall_clock_after_suspend_is_trusted() {
-        let time = BackendClock::new();
+        let time = BackendClock::new(Box::new(SystemClock));
         time.learn(&token(1_000), at(1_000_000, 0), at(1_000_000, 0), None);
         let woken = at(1_000_000 + 60 * MINUTE, 0);
         assert_eq!(time.at(woken, 0), 1_000_000 + 60 * MINUTE);
@@ -224,7 +233,7 @@ mod tests {
         let ends = [i64::MIN, -1, 0, 1, i64::MAX];
         for (wall, monotonic) in ends.iter().flat_map(|wall| ends.map(|other| (*wall, other))) {
             for issued_at in [0, i64::MAX - 1800] {
-                let time = BackendClock::new();
+                let time = BackendClock::new(Box::new(SystemClock));
                 time.learn(&token(issued_at), at(0, 0), at(wall, monotonic), Some(wall));
                 time.learn(&token(issued_at), at(wall, monotonic), at(0, 0), Some(monotonic));
                 time.at(at(wall, monotonic), wall);

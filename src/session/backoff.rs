@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::inner::Inner;
-use crate::deadline::Deadline;
 use crate::diagnostics::{Brief, note};
 use crate::error::{Error, Result};
 use crate::id::UserId;
@@ -66,6 +64,56 @@ impl Failures {
         });
     }
 
+    /// Records that the backend rejected a token.
+    pub(super) fn reject(&self, user: &UserId, token: &AccessToken) {
+        self.update(|users| {
+            users.entry(user.clone()).or_default().rejected = Some(token.clone());
+        });
+    }
+
+    /// Returns the failure that an implicit refresh has to back off for, if it has `time`
+    /// left. `now` is the monotonic time. A
+    /// refresh that ran out of time holds up only those that have less than twice its time.
+    pub(super) fn backing_off(
+        &self,
+        user: &UserId,
+        time: Duration,
+        now: Duration,
+    ) -> Option<Error> {
+        let users = self.lock();
+        let Backoff { until, error, time: failed } = users.get(user)?.backoff.as_ref()?;
+        let holds = !error.is_timeout() || time / 2 < *failed;
+        (holds && now < *until).then(|| error.clone())
+    }
+
+    /// Records the outcome of a refresh that had `time`. `now` is the monotonic time; `jitter`
+    /// lengthens the back-off.
+    pub(super) fn record_outcome(
+        &self,
+        user: &UserId,
+        outcome: &Result<AccessToken>,
+        time: Duration,
+        now: Duration,
+        jitter: u8,
+    ) {
+        let error = match outcome {
+            Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => error,
+            _ => return self.clear(user, outcome.as_ref().ok()),
+        };
+        note!(warn, "the access token of {user:?} could not be refreshed: {}", Brief(error));
+        let jitter = BACKOFF * u32::from(jitter) / 255;
+        let asked = error.retry_after().unwrap_or_default().min(MAX_BACKOFF);
+        let until = now.saturating_add((BACKOFF + jitter).max(asked));
+        self.update(|users| {
+            // Drop all expired entries, including those of removed users.
+            users.retain(|_, Failure { rejected, backoff }| {
+                rejected.is_some() || backoff.as_ref().is_some_and(|backoff| now < backoff.until)
+            });
+            let backoff = Backoff { until, error: error.clone(), time };
+            users.entry(user.clone()).or_default().backoff = Some(backoff);
+        });
+    }
+
     fn update(&self, change: impl FnOnce(&mut HashMap<UserId, Failure>)) {
         let mut users = self.lock();
         change(&mut users);
@@ -74,55 +122,5 @@ impl Failures {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Failure>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    /// Records that the backend rejected a token, so that it is not sent again if the refresh
-    /// fails. The token counts as expired, whatever the local clock shows.
-    pub(super) fn record_rejection(&self, user: &UserId, token: &AccessToken) {
-        // If the token was replaced before the response arrived, the rejection does not apply to
-        // the new one.
-        let record = self.user(user, Deadline::passed()).ok().flatten();
-        if record.is_none_or(|record| record.access_token.as_ref() == Some(token)) {
-            self.failures.update(|users| {
-                users.entry(user.clone()).or_default().rejected = Some(token.clone());
-            });
-        }
-    }
-
-    /// Returns the failure that an implicit refresh has to back off for, if it has `time` left. A
-    /// refresh that ran out of time holds up only those that have less than twice its time.
-    pub(super) fn backing_off(&self, user: &UserId, time: Duration) -> Option<Error> {
-        let users = self.failures.lock();
-        let Backoff { until, error, time: failed } = users.get(user)?.backoff.as_ref()?;
-        let holds = !error.is_timeout() || time / 2 < *failed;
-        (holds && self.clock.monotonic() < *until).then(|| error.clone())
-    }
-
-    /// Records the outcome of a refresh that had `time`.
-    pub(super) fn record_outcome(
-        &self,
-        user: &UserId,
-        outcome: &Result<AccessToken>,
-        time: Duration,
-    ) {
-        let error = match outcome {
-            Err(error) if !error.needs_login() && !matches!(error, Error::LocalState(_)) => error,
-            _ => return self.failures.clear(user, outcome.as_ref().ok()),
-        };
-        note!(warn, "the access token of {user:?} could not be refreshed: {}", Brief(error));
-        let now = self.clock.monotonic();
-        let jitter = BACKOFF * u32::from(self.jitter) / 255;
-        let asked = error.retry_after().unwrap_or_default().min(MAX_BACKOFF);
-        let until = now.saturating_add((BACKOFF + jitter).max(asked));
-        self.failures.update(|users| {
-            // Drop all expired entries, including those of removed users.
-            users.retain(|_, Failure { rejected, backoff }| {
-                rejected.is_some() || backoff.as_ref().is_some_and(|backoff| now < backoff.until)
-            });
-            let backoff = Backoff { until, error: error.clone(), time };
-            users.entry(user.clone()).or_default().backoff = Some(backoff);
-        });
     }
 }

@@ -12,7 +12,7 @@ use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::EventDispatcher;
 use super::inner::Inner;
-use super::location::LocationCache;
+use super::location_cache::LocationCache;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
@@ -274,8 +274,7 @@ impl SessionBuilder {
             device: self.app_info,
             store,
             transport,
-            clock: self.clock,
-            time: BackendClock::new(),
+            clock: BackendClock::new(self.clock),
             dispatcher: EventDispatcher::new(),
             app_dir,
             location_cache: LocationCache::default(),

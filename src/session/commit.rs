@@ -1,17 +1,26 @@
-//! Commits: the caller's changes, together with unpersisted tokens and a new location.
+//! Commits: the caller's changes, together with unpersisted tokens and a new location; and storing
+//! new tokens.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
+use std::time::Duration;
 
-use super::inner::Inner;
-use super::location::Location;
+use super::inner::{Inner, logged_in};
+use super::location_cache::Location;
 use super::unpersisted::{UnpersistedTokens, Validity, renew};
 use crate::deadline::Deadline;
+use crate::diagnostics::{Brief, note};
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::id::UserId;
 use crate::store::{Change, StoreView, StoredUser};
-use crate::token::RefreshToken;
+use crate::token::{AccessToken, RefreshToken};
+
+/// Maximum time that a call waits to store tokens of an earlier call.
+const RETRY_LIMIT: Duration = Duration::from_millis(100);
+
+/// Maximum time that a call waits to revoke the tokens of a login that ended elsewhere.
+const REVOKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The data that a commit stores in addition to its caller's changes.
 #[derive(Default)]
@@ -132,7 +141,7 @@ impl Inner {
     fn expiry_warning(&self, record: &mut StoredUser) -> Option<Event> {
         const DAY: i64 = 24 * 3600 * 1000;
         let token = record.refresh_token.as_ref()?;
-        let now = self.now().saturating_add(record.clock_skew_ms);
+        let now = self.clock.wall().saturating_add(record.clock_skew_ms);
         let was_warned = record
             .expiry_warned_at
             .is_some_and(|warned| now.saturating_sub(warned).saturating_abs() < DAY);
@@ -141,6 +150,80 @@ impl Inner {
         }
         record.expiry_warned_at = Some(now);
         Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
+    }
+}
+
+impl Inner {
+    /// Stores new tokens and returns the user's current access token: another one if newer tokens
+    /// were stored in the meantime. A log-out takes precedence.
+    ///
+    /// If the tokens cannot be stored, they become unpersisted tokens.
+    pub(super) fn persist(
+        &self,
+        tokens: UnpersistedTokens,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        let user = &tokens.user().clone();
+        let current = |record| logged_in(user, record).map(|(_, token)| token);
+        let persisted = self.commit_with(Some(&tokens), deadline, |view| {
+            Ok((Vec::new(), current(view.user(user)?)))
+        });
+        match persisted {
+            Ok(token) => {
+                note!(debug, "the access token of {user:?} was refreshed");
+                self.revoke_orphans(deadline);
+                token
+            }
+            Err(error @ Error::Store(_)) => {
+                let record = Arc::clone(tokens.renewed());
+                self.keep_unpersisted(tokens, &error);
+                current(Some(record))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps tokens in memory because the store could not persist them. Emits one event until they
+    /// are stored.
+    pub(super) fn keep_unpersisted(&self, tokens: UnpersistedTokens, error: &Error) {
+        let user = tokens.user().clone();
+        note!(warn, "new tokens of {user:?} are kept in memory: {}", Brief(error));
+        if self.unpersisted.add(tokens) {
+            let reason = error.to_string();
+            self.dispatcher.push_to_all(&Event::TokensUnpersisted { user, reason });
+        }
+    }
+
+    /// Tries to store the tokens that an earlier call could not store, best effort. One call at a
+    /// time does so, for at most 100 ms or a quarter of its time.
+    pub(super) fn retry_persist(&self, deadline: Deadline) {
+        if self.unpersisted.is_empty() {
+            return;
+        }
+        let quarter = deadline.remaining() / 4;
+        match self.unpersisted.retrying.try_lock() {
+            Err(TryLockError::WouldBlock) => return,
+            _retrying => self.persist_all(deadline.at_most(RETRY_LIMIT.min(quarter))),
+        }
+        self.revoke_orphans(deadline.at_most(REVOKE_LIMIT.min(quarter)));
+    }
+
+    /// Stores all unpersisted tokens, best effort.
+    pub(super) fn persist_all(&self, deadline: Deadline) {
+        if !self.unpersisted.is_empty() {
+            let _ = self.commit(deadline, |_| Ok((Vec::new(), ())));
+        }
+    }
+
+    /// Revokes refresh tokens whose login was ended by a caller that did not know them, best
+    /// effort.
+    pub(super) fn revoke_orphans(&self, deadline: Deadline) {
+        if self.unpersisted.is_empty() {
+            return;
+        }
+        for token in self.unpersisted.take_orphans() {
+            let _ = self.end_server_session(&token, deadline);
+        }
     }
 }
 

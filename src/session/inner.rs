@@ -5,17 +5,15 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::UNIX_EPOCH;
+use std::time::Duration;
 
 use super::backend_clock::BackendClock;
 use super::backoff::Failures;
 use super::events::{EventDispatcher, Events};
-use super::location::LocationCache;
-use super::refresh::LAST_LIMIT;
+use super::location_cache::LocationCache;
 use super::single_flight::SingleFlight;
 use super::unpersisted::Unpersisted;
 use crate::base_url::BaseUrl;
-use crate::clock::{Clock, milliseconds};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::{LocalState, Result, TransportError, TransportErrorKind};
@@ -25,6 +23,9 @@ use crate::store::{Store, StoredUser};
 use crate::token::AccessToken;
 use crate::transport::Transport;
 use crate::wire::Device;
+
+/// Maximum time that an ending session waits for the store to persist its tokens.
+pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// A session's shared state. No lock in here is held during network requests or calls of listeners.
 pub(crate) struct Inner {
@@ -36,8 +37,7 @@ pub(crate) struct Inner {
     pub(super) device: Device,
     pub(crate) store: Arc<dyn Store>,
     pub(super) transport: Box<dyn Transport>,
-    pub(super) clock: Box<dyn Clock>,
-    pub(super) time: BackendClock,
+    pub(super) clock: BackendClock,
     pub(super) dispatcher: Arc<EventDispatcher>,
     pub(super) location_cache: LocationCache,
     /// The directory of this app's files, if the store has one.
@@ -76,11 +76,6 @@ impl Inner {
     /// Subscribes to all events, or to those of one user.
     pub(crate) fn events(&self, of: Option<UserId>, deadline: Deadline) -> Result<Events> {
         self.dispatcher.events(&self.store, of, deadline)
-    }
-
-    /// Returns the local wall-clock time, in milliseconds since the epoch.
-    pub(super) fn now(&self) -> i64 {
-        milliseconds(self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
     /// Returns a user's record, including unpersisted tokens.

@@ -1,64 +1,21 @@
 //! The backend's location: looking it up, and replacing it when it no longer works.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::inner::{Inner, out_of_time};
-use super::send::is_success;
-use super::single_flight::{Outcome, Role, SingleFlight};
+use super::location_cache::Location;
+use super::single_flight::{Outcome, Role};
 use crate::base_url::BaseUrl;
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
 use crate::error::Result;
-use crate::store::{Change, StoreView};
 use crate::wire::{self, Route};
 
 /// How long a location that failed is not looked up again, and how long the base URL is used when
 /// the backend could not report a location.
 const LOOKUP_BACKOFF: Duration = Duration::from_secs(10);
-
-/// Where to send requests.
-#[derive(Debug)]
-pub(super) struct Location {
-    pub(super) host: BaseUrl,
-    /// The backend's response, as stored. `None` if the backend does not support the look-up.
-    response: Option<String>,
-    /// The URL that sync engines connect to.
-    pub(super) websocket: String,
-    /// Until when this is used, by the monotonic clock. Set if the backend could not report a
-    /// location.
-    until: Option<Duration>,
-    /// Set when the location was looked up by this process and is not stored yet.
-    is_unstored: AtomicBool,
-}
-
-/// The location that this process uses.
-#[derive(Default)]
-pub(super) struct LocationCache {
-    state: RwLock<CacheState>,
-    lookups: SingleFlight<(), Result<Arc<Location>>>,
-}
-
-#[derive(Default)]
-struct CacheState {
-    known: Option<Arc<Location>>,
-    /// Set when the location failed and has to be looked up again.
-    has_failed: bool,
-    /// Until when a failed location is not looked up again, by the monotonic clock.
-    backoff_until: Duration,
-}
-
-impl Location {
-    /// Returns the change that stores the location, or `None` if it is already stored.
-    pub(super) fn change(&self, stored: &dyn StoreView) -> Option<Change> {
-        (stored.location() != self.response).then(|| Change::Location(self.response.clone()))
-    }
-
-    pub(super) fn mark_stored(&self) {
-        self.is_unstored.store(false, Ordering::Relaxed);
-    }
-}
 
 impl Inner {
     /// Returns the location: from this process's memory, from the store, or from the backend, in
@@ -90,7 +47,8 @@ impl Inner {
 
     /// Finds the location when none is known or the known one has failed.
     fn find(&self, deadline: Deadline) -> Result<Arc<Location>> {
-        let failed = self.update_location(|state| state.known.clone().filter(|_| state.has_failed));
+        let failed =
+            self.location_cache.update(|state| state.known.clone().filter(|_| state.has_failed));
         let found = match &failed {
             _ if !self.asks_location => Arc::new(self.at_base_url(true)),
             Some(failed) => {
@@ -110,7 +68,7 @@ impl Inner {
             },
         };
         let backoff_until = self.clock.monotonic().saturating_add(LOOKUP_BACKOFF);
-        self.update_location(|state| {
+        self.location_cache.update(|state| {
             state.known = Some(Arc::clone(&found));
             if std::mem::take(&mut state.has_failed) {
                 state.backoff_until = backoff_until;
@@ -132,7 +90,7 @@ impl Inner {
             return None;
         }
         let now = self.clock.monotonic();
-        self.update_location(|state| {
+        self.location_cache.update(|state| {
             // Another thread may have replaced it since the response.
             let is_known = state.known.as_ref().is_some_and(|known| known.host == *wrong);
             state.has_failed |= is_known && now >= state.backoff_until;
@@ -145,14 +103,7 @@ impl Inner {
 
     /// Returns the location in memory, unless it has to be looked up.
     fn known_location(&self) -> Option<Arc<Location>> {
-        let state = self.location_cache.state.read().unwrap_or_else(PoisonError::into_inner);
-        let known = state.known.as_ref()?;
-        let serves = known.until.is_none_or(|until| self.clock.monotonic() < until);
-        (serves && !state.has_failed).then(|| Arc::clone(known))
-    }
-
-    fn update_location<T>(&self, change: impl FnOnce(&mut CacheState) -> T) -> T {
-        change(&mut self.location_cache.state.write().unwrap_or_else(PoisonError::into_inner))
+        self.location_cache.known(self.clock.monotonic())
     }
 
     /// Returns the location if the next commit has to store it.
@@ -165,7 +116,7 @@ impl Inner {
     fn look_up_location(&self, deadline: Deadline) -> Result<Arc<Location>> {
         let route = Route::location(&self.app_id);
         let response = self.send_following_redirects(&self.base_url, &route, None, deadline)?;
-        let found = if is_success(&response) {
+        let found = if response.is_success() {
             self.trusted(String::from_utf8(response.into_body()).unwrap_or_default())
         } else {
             let error = wire::refusal(&route, &response);

@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use super::inner::{Inner, known, out_of_time};
-use super::refresh::LAST_LIMIT;
-use super::send::{network_part, not_a_backend, success};
+use super::inner::{Inner, LAST_LIMIT, known, out_of_time};
+use super::send::{not_a_backend, success};
 use crate::account::{Identity, Profile, UserState};
 use crate::credentials::{Credentials, Kind, Provider};
 use crate::deadline::Deadline;
@@ -38,7 +37,7 @@ impl Inner {
             }
         }
         let route = Route::log_in(&self.app_id, credentials, &self.device);
-        let sent = self.read_clocks();
+        let sent = self.clock.read();
         let response = self.send_plain(&route, deadline)?;
         let login = wire::login(response.body()).map_err(|error| {
             let is_doubtful =
@@ -48,9 +47,9 @@ impl Inner {
                 false => error,
             }
         })?;
-        let skew = self.record_token_time(login.access_token.claims(), sent, None);
+        let skew = self.clock.record_token(login.access_token.claims(), sent, None);
         // Reserve time to revoke the server session if the profile cannot be fetched.
-        let network = network_part(deadline);
+        let network = deadline.for_network();
         let attempt = "give the profile after the log-in, so that nothing was stored";
         let stored = self
             .fetch_profile(&login.user, &login.access_token, attempt, network)
@@ -196,8 +195,8 @@ impl Inner {
         }
         let (before, _) = self.logged_in(user, deadline)?;
         let route = Route::link(&self.app_id, credentials, &self.device);
-        let sent = self.read_clocks();
-        let response = self.send_as(user, &route, network_part(deadline))?;
+        let sent = self.clock.read();
+        let response = self.send_as(user, &route, deadline.for_network())?;
         let token = match wire::linked(response.body(), user)? {
             Ok(token) => token,
             Err(stranger) => {
@@ -206,9 +205,9 @@ impl Inner {
                 return Err(Error::decode("the link response", reason));
             }
         };
-        let skew = self.record_token_time(token.claims(), sent, Some(before.clock_skew_ms));
+        let skew = self.clock.record_token(token.claims(), sent, Some(before.clock_skew_ms));
         let attempt = "give the profile after linking, which stands";
-        let details = self.fetch_profile(user, &token, attempt, network_part(deadline));
+        let details = self.fetch_profile(user, &token, attempt, deadline.for_network());
         let newest = |view: &dyn StoreView| {
             let record = known(user, view.user(user)?)?;
             if record.epoch != before.epoch {
@@ -246,7 +245,7 @@ impl Inner {
 
     /// Deletes a user on the backend with that user's own token, and then here.
     pub(super) fn delete(&self, user: &UserId, deadline: Deadline) -> Result<()> {
-        self.send_as(user, &Route::delete_user(), network_part(deadline))?;
+        self.send_as(user, &Route::delete_user(), deadline.for_network())?;
         let deleted = self.commit(deadline, |view| match view.user(user)? {
             Some(record) => Ok((remove(view, &record, RemovalReason::Deleted)?, ())),
             None => Ok((Vec::new(), ())),

@@ -8,6 +8,7 @@ mod event_queue;
 mod events;
 mod inner;
 mod location;
+mod location_cache;
 mod login;
 mod pending_revocations;
 mod refresh;

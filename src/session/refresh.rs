@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend_clock::ClockReading;
-use super::inner::{Inner, out_of_time};
-use super::send::{is_success, network_part};
+use super::inner::{Inner, LAST_LIMIT, out_of_time};
 use super::single_flight::{Leader, Outcome, Role};
 use super::unpersisted::UnpersistedTokens;
 use crate::deadline::Deadline;
@@ -29,9 +28,6 @@ const EARLY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many times a call may lose the refresh lock.
 const MAX_LOCK_LOSSES: u32 = 3;
-
-/// Maximum time that an ending session waits for the store to persist its tokens.
-pub(super) const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a caller needs another token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,7 +74,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<AccessToken> {
         let (record, token) = self.logged_in_for_request(user, deadline)?;
-        match self.freshness(&record, &token, self.read_clocks()) {
+        match self.freshness(&record, &token, self.clock.read()) {
             Freshness::Fresh => Ok(token),
             Freshness::Due(left) => self.refresh_early(user, token, left, deadline),
             Freshness::Expired => self.refresh(user, &token, RefreshReason::Due, deadline),
@@ -92,15 +88,36 @@ impl Inner {
         }
         let record = self.store.user(user, Deadline::passed()).ok()??;
         let token = record.access_token.as_ref().filter(|_| record.is_logged_in())?;
-        (self.freshness(&record, token, self.read_clocks()) == Freshness::Fresh)
+        (self.freshness(&record, token, self.clock.read()) == Freshness::Fresh)
             .then(|| token.clone())
+    }
+
+    /// Gets a token other than `rejected`, which the backend rejected. That one is not sent again,
+    /// even if the refresh fails: it counts as expired, whatever the clocks show.
+    pub(super) fn refresh_rejected(
+        &self,
+        user: &UserId,
+        rejected: &AccessToken,
+        deadline: Deadline,
+    ) -> Result<AccessToken> {
+        // If the token was replaced before the response arrived, the rejection does not apply to
+        // the new one.
+        let record = self.user(user, Deadline::passed()).ok().flatten();
+        if record.is_none_or(|record| record.access_token.as_ref() == Some(rejected)) {
+            self.failures.reject(user, rejected);
+        }
+        self.refresh(user, rejected, RefreshReason::Due, deadline)
+    }
+
+    fn backing_off(&self, user: &UserId, time: Duration) -> Option<Error> {
+        self.failures.backing_off(user, time, self.clock.monotonic())
     }
 
     fn freshness(&self, record: &StoredUser, token: &AccessToken, now: ClockReading) -> Freshness {
         if self.failures.is_rejected(&record.id, token) {
             return Freshness::Expired;
         }
-        token.claims().freshness(self.time.at(now, record.clock_skew_ms), self.jitter)
+        token.claims().freshness(self.clock.at(now, record.clock_skew_ms), self.jitter)
     }
 
     fn refresh_early(
@@ -126,7 +143,7 @@ impl Inner {
         }
         // Use the stored token, unless it has expired, was rejected or was removed.
         let (record, token) = self.logged_in(user, deadline)?;
-        match self.freshness(&record, &token, self.read_clocks()) {
+        match self.freshness(&record, &token, self.clock.read()) {
             Freshness::Expired => self.refresh(user, &token, reason, deadline),
             Freshness::Due(_) | Freshness::Fresh => Ok(token),
         }
@@ -152,7 +169,7 @@ impl Inner {
                         drop(lead);
                         // Another process may have refreshed successfully in the meantime.
                         let (record, token) = self.logged_in(user, deadline)?;
-                        let freshness = self.freshness(&record, &token, self.read_clocks());
+                        let freshness = self.freshness(&record, &token, self.clock.read());
                         let is_usable = reason.is_met(freshness, token != *stale);
                         return if is_usable { Ok(token) } else { Err(error) };
                     }
@@ -208,7 +225,8 @@ impl Inner {
     fn run_job(&self, lead: Leader<UserId, Result<AccessToken>>, job: &Job) -> Result<AccessToken> {
         let time = job.soon.remaining();
         let outcome = self.run_refresh(job);
-        self.record_outcome(&job.user, &outcome, time);
+        let now = self.clock.monotonic();
+        self.failures.record_outcome(&job.user, &outcome, time, now, self.jitter);
         lead.done(outcome.clone());
         if outcome.is_ok() {
             self.send_pending_revocations(job.soon);
@@ -227,7 +245,7 @@ impl Inner {
             let (record, token) = self.logged_in(user, deadline)?;
             // Use one clock reading for the check and for the response. Otherwise a wall clock that
             // is briefly set wrong could make the new token appear old again and again.
-            let now = self.read_clocks();
+            let now = self.clock.read();
             let freshness = self.freshness(&record, &token, now);
             if reason.is_met(freshness, token != *stale) {
                 return Ok(token);
@@ -313,15 +331,16 @@ impl Inner {
             return Err(LocalState::NotLoggedIn(record.id.clone()).into());
         };
         let route = Route::refresh();
-        let response = self.send(&route, Some(token.expose()), network_part(deadline))?;
-        if is_success(&response) {
+        let response = self.send(&route, Some(token.expose()), deadline.for_network())?;
+        if response.is_success() {
             let refreshed = wire::refreshed(response.body(), &record.id)?;
             let claims = refreshed.access_token.claims();
-            let skew = self.record_token_time(claims, now, Some(record.clock_skew_ms));
+            let skew = self.clock.record_token(claims, now, Some(record.clock_skew_ms));
             return Ok(Ok(UnpersistedTokens::new(Arc::clone(record), refreshed, skew)));
         }
         let error = wire::refusal(&route, &response);
-        let expired = self.has_definitely_expired(token.claims(), record.clock_skew_ms, &response);
+        let expired =
+            self.clock.has_definitely_expired(token.claims(), record.clock_skew_ms, &response);
         if !wire::ends_login(&response, expired) {
             return Err(error.into());
         }

@@ -3,7 +3,6 @@
 //! The manual page `network` has the rules.
 
 use super::inner::{Inner, out_of_time};
-use super::refresh::RefreshReason;
 use crate::base_url::{BaseUrl, origin};
 use crate::deadline::Deadline;
 use crate::diagnostics::note;
@@ -32,8 +31,7 @@ impl Inner {
         if !wire::refuses_token(&response) {
             return success(route, response);
         }
-        self.record_rejection(user, &token);
-        let token = self.refresh(user, &token, RefreshReason::Due, deadline)?;
+        let token = self.refresh_rejected(user, &token, deadline)?;
         success(route, self.send(route, Some(token.expose()), deadline)?)
     }
 
@@ -92,7 +90,7 @@ impl Inner {
             location = moved;
         }
         match outcome {
-            Ok(response) if is_success(&response) && wire::is_foreign(&response) => {
+            Ok(response) if response.is_success() && wire::is_foreign(&response) => {
                 let kind = TransportErrorKind::Intercepted;
                 let mut error = TransportError::new(kind, location.host.as_str());
                 error.ambiguous = !route.repeatable;
@@ -227,7 +225,7 @@ impl Inner {
             }
         }
         if let Ok(response) = &outcome {
-            self.record_date_header(response);
+            self.clock.record_date(response);
         }
         outcome.map_err(|mut error| {
             error.ambiguous = error.may_have_arrived() && !route.repeatable;
@@ -242,20 +240,10 @@ pub(super) fn not_a_backend(at: &BaseUrl, seen: impl Into<String>) -> Error {
     TransportError::new(kind, at.as_str()).because(seen.into()).into()
 }
 
-pub(super) fn is_success(response: &Response) -> bool {
-    (200..300).contains(&response.status())
-}
-
 /// Returns a response that is a success, and turns any other into an error.
 pub(super) fn success(route: &Route, response: Response) -> Result<Response> {
-    if is_success(&response) {
+    if response.is_success() {
         return Ok(response);
     }
     Err(wire::refusal(route, &response).into())
-}
-
-/// Returns the part of a call's deadline that the network may use. The rest is reserved for storing
-/// the result.
-pub(super) fn network_part(deadline: Deadline) -> Deadline {
-    deadline.at_most(deadline.remaining() * 9 / 10)
 }

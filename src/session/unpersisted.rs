@@ -6,24 +6,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::inner::{Inner, logged_in};
-use crate::deadline::Deadline;
-use crate::diagnostics::{Brief, note};
-use crate::error::{Error, Result};
-use crate::event::Event;
 use crate::id::UserId;
 use crate::store::StoredUser;
-use crate::token::{AccessToken, RefreshToken};
+use crate::token::RefreshToken;
 use crate::wire::RefreshResponse;
-
-/// Maximum time that a call waits to store tokens of an earlier call.
-const RETRY_LIMIT: Duration = Duration::from_millis(100);
-
-/// Maximum time that a call waits to revoke the tokens of a login that ended elsewhere.
-const REVOKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The new tokens of a login, until the store has confirmed them.
 #[derive(Clone)]
@@ -51,7 +39,7 @@ pub(super) struct Unpersisted {
     /// Fast check: `state` may be non-empty.
     any: AtomicBool,
     /// Held by the one call that tries to store the tokens.
-    retrying: Mutex<()>,
+    pub(super) retrying: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -77,6 +65,15 @@ impl UnpersistedTokens {
         let renewed = Arc::new(record);
         let before = before.filter(|before| before.epoch == renewed.epoch && before.is_logged_in());
         Self { base: before.unwrap_or_else(|| Arc::clone(&renewed)), renewed }
+    }
+
+    pub(super) fn user(&self) -> &UserId {
+        &self.base.id
+    }
+
+    /// Returns the record with the new tokens.
+    pub(super) fn renewed(&self) -> &Arc<StoredUser> {
+        &self.renewed
     }
 
     /// Returns the new refresh token if the backend replaced the stored one.
@@ -165,14 +162,14 @@ impl Unpersisted {
     }
 
     /// Adds tokens of a user. Returns `true` if the user had no unpersisted tokens.
-    fn add(&self, tokens: UnpersistedTokens) -> bool {
+    pub(super) fn add(&self, tokens: UnpersistedTokens) -> bool {
         let mut state = self.state();
         let is_first = insert(&mut state.tokens, tokens);
         self.update_any(&state);
         is_first
     }
 
-    fn take_orphans(&self) -> Vec<RefreshToken> {
+    pub(super) fn take_orphans(&self) -> Vec<RefreshToken> {
         let mut state = self.state();
         let orphans = std::mem::take(&mut state.orphans);
         self.update_any(&state);
@@ -186,80 +183,6 @@ impl Unpersisted {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    /// Stores new tokens and returns the user's current access token: another one if newer tokens
-    /// were stored in the meantime. A log-out takes precedence.
-    ///
-    /// If the tokens cannot be stored, they become unpersisted tokens.
-    pub(super) fn persist(
-        &self,
-        tokens: UnpersistedTokens,
-        deadline: Deadline,
-    ) -> Result<AccessToken> {
-        let user = &tokens.base.id.clone();
-        let current = |record| logged_in(user, record).map(|(_, token)| token);
-        let persisted = self.commit_with(Some(&tokens), deadline, |view| {
-            Ok((Vec::new(), current(view.user(user)?)))
-        });
-        match persisted {
-            Ok(token) => {
-                note!(debug, "the access token of {user:?} was refreshed");
-                self.revoke_orphans(deadline);
-                token
-            }
-            Err(error @ Error::Store(_)) => {
-                let record = Arc::clone(&tokens.renewed);
-                self.keep_unpersisted(tokens, &error);
-                current(Some(record))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Keeps tokens in memory because the store could not persist them. Emits one event until they
-    /// are stored.
-    pub(super) fn keep_unpersisted(&self, tokens: UnpersistedTokens, error: &Error) {
-        let user = tokens.base.id.clone();
-        note!(warn, "new tokens of {user:?} are kept in memory: {}", Brief(error));
-        if self.unpersisted.add(tokens) {
-            let reason = error.to_string();
-            self.dispatcher.push_to_all(&Event::TokensUnpersisted { user, reason });
-        }
-    }
-
-    /// Tries to store the tokens that an earlier call could not store, best effort. One call at a
-    /// time does so, for at most 100 ms or a quarter of its time.
-    pub(super) fn retry_persist(&self, deadline: Deadline) {
-        if self.unpersisted.is_empty() {
-            return;
-        }
-        let quarter = deadline.remaining() / 4;
-        match self.unpersisted.retrying.try_lock() {
-            Err(TryLockError::WouldBlock) => return,
-            _retrying => self.persist_all(deadline.at_most(RETRY_LIMIT.min(quarter))),
-        }
-        self.revoke_orphans(deadline.at_most(REVOKE_LIMIT.min(quarter)));
-    }
-
-    /// Stores all unpersisted tokens, best effort.
-    pub(super) fn persist_all(&self, deadline: Deadline) {
-        if !self.unpersisted.is_empty() {
-            let _ = self.commit(deadline, |_| Ok((Vec::new(), ())));
-        }
-    }
-
-    /// Revokes refresh tokens whose login was ended by a caller that did not know them, best
-    /// effort.
-    pub(super) fn revoke_orphans(&self, deadline: Deadline) {
-        if self.unpersisted.is_empty() {
-            return;
-        }
-        for token in self.unpersisted.take_orphans() {
-            let _ = self.end_server_session(&token, deadline);
-        }
     }
 }
 

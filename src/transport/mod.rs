@@ -185,6 +185,10 @@ impl Response {
         self.status
     }
 
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// Returns a header by its case-insensitive name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(kept, _)| kept.eq_ignore_ascii_case(name))?;

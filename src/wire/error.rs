@@ -160,7 +160,7 @@ pub(crate) fn backend_answered_at(response: &Response) -> Option<i64> {
     let is_json = response.header("content-type").is_some_and(|kind| {
         kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
     });
-    answered_at(response).filter(|_| is_json && (200..300).contains(&response.status()))
+    answered_at(response).filter(|_| is_json && response.is_success())
 }
 
 /// Returns `true` if a response rejects the token of the request, so that a new one helps.
