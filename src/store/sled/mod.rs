@@ -5,6 +5,7 @@
 //!
 //! | module | content |
 //! | --- | --- |
+//! | `sled_store`, `view` | the state of an open store, and what it read last |
 //! | `reader` | reads, without waiting for writers |
 //! | `writer` | the commit: the order of its steps and the commit point |
 //! | `recovery` | recovery after a crash, and damaged databases |
@@ -30,19 +31,18 @@ mod reader;
 mod recovery;
 mod registry;
 mod schema;
+mod sled_store;
 mod snapshot;
 mod snapshot_file;
+mod view;
 mod writer;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use self::layout::Files;
 use self::lock::FileLock;
-use self::reader::View;
-use self::registry::{Shared, shared};
+pub use self::sled_store::{OnDamage, SledStore};
 use self::snapshot::LoadScope;
 use self::writer::Writer;
 #[cfg(feature = "encryption")]
@@ -50,68 +50,10 @@ use super::encryption::EncryptionKey;
 use super::encryption::EncryptionMode;
 use super::{Decide, RecentEvents, RefreshLock, Store, StoredUser};
 use crate::deadline::Deadline;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
+#[cfg(feature = "encryption")]
+use crate::error::StoreErrorKind;
 use crate::id::UserId;
-use crate::kv::ran_in_parent;
-
-/// What to do if the database is damaged; set with
-/// [`SessionBuilder::on_damage`](crate::SessionBuilder::on_damage).
-///
-/// The damaged files are kept either way, renamed to `db.N.damaged`. They contain tokens; remove
-/// them yourself.
-///
-/// # Examples
-///
-/// ```
-/// use keyfob::Session;
-/// use keyfob::store::OnDamage;
-///
-/// # let dir = std::env::temp_dir().join(format!("keyfob-doc-damage-{}", std::process::id()));
-/// let session = Session::builder("my-app-id", "https://example.org")
-/// #   .data_dir(&dir)
-///     .on_damage(OnDamage::Recover)
-///     .open()?;
-/// # Ok::<(), keyfob::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum OnDamage {
-    /// Return an error of kind [`Damaged`](StoreErrorKind::Damaged) that names what was kept.
-    #[default]
-    Refuse,
-    /// Continue in a new database with the users that the snapshot still has, and emit
-    /// [`Event::StoreDamaged`](crate::Event::StoreDamaged). Other users have to log in again.
-    Recover,
-}
-
-/// A store on disk, shared by any number of threads and processes. This is the default store of a
-/// session; [`SessionBuilder::data_dir`](crate::SessionBuilder::data_dir) says where it is.
-///
-/// A read costs one small read of an open file, and does not wait while all users fit into the
-/// snapshot (64 KB). A commit opens a sled database, writes, syncs and closes it. It takes
-/// milliseconds and waits for other writers, at most until its deadline.
-///
-/// With [`open`](Self::open), users and tokens are stored unencrypted, in files that only their owner
-/// can read. Logging out and removing a user rewrite the database without their tokens. keyfob cannot
-/// erase copies that the file system or the disk keeps; someone with access to the disk may recover
-/// them. With `open_encrypted` (feature `encryption`) users and tokens are encrypted.
-///
-/// A directory on a network file system is rejected (kind `NotLocal`), and so is a process that was
-/// forked after the store was opened (kind `Forked`).
-pub struct SledStore {
-    files: Files,
-    app: String,
-    on_damage: OnDamage,
-    encryption: EncryptionMode,
-    /// The source of the key, if one was given.
-    #[cfg(feature = "encryption")]
-    key: Option<EncryptionKey>,
-    process: u32,
-    shared: Arc<Shared>,
-    view: RwLock<Arc<View>>,
-    /// How often the directory was found to have another store than before.
-    instances: AtomicU64,
-}
 
 impl SledStore {
     /// Opens the store in a directory. Creates nothing: the first commit creates the directory and
@@ -125,7 +67,7 @@ impl SledStore {
     /// store, for which it waits at most until the deadline.
     ///
     /// # Errors
-    /// By [`StoreErrorKind`]: `Access`, `Full`, `Io` if the directory cannot be read;
+    /// By [`StoreErrorKind`](crate::StoreErrorKind): `Access`, `Full`, `Io` if the directory cannot be read;
     /// `NotLocal` on a network file system; `Mismatch` if it holds the users of another app;
     /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs recovery.
     pub fn open(
@@ -209,71 +151,15 @@ impl SledStore {
         self.files.data_dir = Some(data_dir);
         self
     }
-
-    /// Finds the key, unless it is known already. If it does not exist and nothing is stored yet,
-    /// this creates it if `creates` is `true`.
-    #[cfg(feature = "encryption")]
-    fn load_key(&self, creates: bool, deadline: Deadline) -> Result<(), StoreError> {
-        let Some(key) = self.key.as_ref().filter(|_| self.encryption.needs_key()) else {
-            return Ok(());
-        };
-        // Check this before looking for the key: another process may create both in between.
-        let may_create = creates && self.files.is_fresh()?;
-        if let Some(key) = key.find(self.files.dir(), may_create, deadline)? {
-            self.encryption.set_key(key);
-        }
-        Ok(())
-    }
-
-    /// Without the feature there is no key.
-    #[cfg(not(feature = "encryption"))]
-    fn load_key(&self, _: bool, _: Deadline) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn files(dir: &Path) -> Result<Files, StoreError> {
-        network_fs::check(dir)?;
-        Files::new(dir)
-    }
-
-    fn new(files: Files, app: &str, on_damage: OnDamage, encryption: EncryptionMode) -> Self {
-        let process = std::process::id();
-        Self {
-            shared: shared(files.dir(), process),
-            files,
-            app: app.to_owned(),
-            on_damage,
-            encryption,
-            #[cfg(feature = "encryption")]
-            key: None,
-            process,
-            view: RwLock::new(Arc::new(View::nothing())),
-            instances: AtomicU64::new(0),
-        }
-    }
-
-    /// Rejects a forked child, which has neither the parent's threads nor its locks.
-    fn check_process(&self) -> Result<(), StoreError> {
-        if std::process::id() == self.process {
-            return Ok(());
-        }
-        let reason = if ran_in_parent() {
-            "the store was used before this process was forked, start a new program (exec) that \
-             opens it; opened again here, it can only be read"
-        } else {
-            "the store was opened before this process was forked, open it again here"
-        };
-        Err(StoreError::new(StoreErrorKind::Forked, reason).at(self.files.dir()))
-    }
 }
 
 impl Store for SledStore {
     fn current(&self, deadline: Deadline) -> Result<Option<UserId>, StoreError> {
-        Ok(self.view(LoadScope::Header, deadline)?.snapshot().current.clone())
+        Ok(self.view(LoadScope::Header, deadline)?.snapshot.current.clone())
     }
 
     fn location(&self, deadline: Deadline) -> Result<Option<String>, StoreError> {
-        Ok(self.view(LoadScope::Header, deadline)?.snapshot().location.clone())
+        Ok(self.view(LoadScope::Header, deadline)?.snapshot.location.clone())
     }
 
     fn user(&self, id: &UserId, deadline: Deadline) -> Result<Option<Arc<StoredUser>>, StoreError> {
@@ -294,8 +180,8 @@ impl Store for SledStore {
         deadline: Deadline,
     ) -> Result<Vec<Arc<StoredUser>>, StoreError> {
         let view = self.view(LoadScope::Full, deadline)?;
-        if view.snapshot().complete {
-            let users = view.snapshot().users_after(after);
+        if view.snapshot.complete {
+            let users = view.snapshot.users_after(after);
             return users.map_err(|error| error.at(self.files.snapshot()));
         }
         let mut writer = Writer::open(self, deadline)?;
@@ -313,7 +199,7 @@ impl Store for SledStore {
     }
 
     fn recent(&self, number: Option<u64>, deadline: Deadline) -> Result<RecentEvents, StoreError> {
-        let recent = self.view(LoadScope::Full, deadline)?.snapshot().recent(number);
+        let recent = self.view(LoadScope::Full, deadline)?.snapshot.recent(number);
         Ok(RecentEvents { instance: self.instances.load(Ordering::Relaxed), ..recent })
     }
 
@@ -341,20 +227,13 @@ impl Store for SledStore {
     }
 }
 
-impl fmt::Debug for SledStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SledStore")
-            .field("dir", &self.files.dir())
-            .field("on_damage", &self.on_damage)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use super::view::View;
     use super::*;
+    use crate::error::StoreErrorKind;
 
     #[test]
     fn forked_child_is_rejected() {

@@ -1,40 +1,20 @@
 //! Reads, from memory while nothing has changed.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::SledStore;
 use super::generation::{Generation, GenerationFile};
+use super::sled_store::SledStore;
 use super::snapshot::{LoadScope, Snapshot};
+use super::view::View;
 use super::writer::{WriteLock, Writer};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::id::UserId;
 use crate::poll::Poll;
-use crate::store::StoredUser;
 use crate::store::encryption::RecordCodec;
 
 /// How often a reader retries at once, because a writer changed the files, before it sleeps.
 const MAX_RETRIES: u32 = 100;
-/// The largest number of users in a [`UserCache`].
-const MAX_CACHED_USERS: usize = 1024;
-
-/// Users that the snapshot has no room for.
-type UserCache = HashMap<UserId, Option<Arc<StoredUser>>>;
-
-/// The state that was read last, and how to check that it is current.
-#[derive(Debug)]
-pub(super) struct View {
-    /// The open file; `None` while the store is empty.
-    file: Option<Arc<GenerationFile>>,
-    /// The generation, read before the snapshot and therefore never newer.
-    seen: Generation,
-    snapshot: Arc<Snapshot>,
-    /// Users from the database, as long as this view is current.
-    users: Mutex<UserCache>,
-}
 
 /// The result of one attempt to read the files.
 enum ReadAttempt {
@@ -44,67 +24,6 @@ enum ReadAttempt {
     Retry,
     /// A writer is active and there is no older state to return: retry later.
     Blocked(StoreError),
-}
-
-impl View {
-    /// Returns the view of an empty directory.
-    pub(super) fn nothing() -> Self {
-        let snapshot = Snapshot::empty(RecordCodec::default());
-        Self::new(None, Generation::default(), Arc::new(snapshot))
-    }
-
-    pub(super) fn new(
-        file: Option<Arc<GenerationFile>>,
-        seen: Generation,
-        snapshot: Arc<Snapshot>,
-    ) -> Self {
-        Self { file, seen, snapshot, users: Mutex::default() }
-    }
-
-    pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
-    }
-
-    /// Returns a user, or that it does not exist. `None` if that can only be read from the rest of
-    /// the snapshot, if only its header was loaded, or from the database.
-    pub(super) fn user(&self, id: &UserId) -> Option<Result<Option<Arc<StoredUser>>, StoreError>> {
-        match self.snapshot.user(id) {
-            Ok(None) if !self.snapshot.complete || !self.snapshot.has(LoadScope::Full) => {
-                self.users().get(id).cloned().map(Ok)
-            }
-            cached => Some(cached),
-        }
-    }
-
-    /// Caches a user from the database.
-    pub(super) fn remember(&self, id: &UserId, user: Option<Arc<StoredUser>>) {
-        let mut users = self.users();
-        if users.len() < MAX_CACHED_USERS {
-            users.insert(id.clone(), user);
-        }
-    }
-
-    fn users(&self) -> MutexGuard<'_, UserCache> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns `true` if nothing has changed since. Costs one positioned read, and once a second a
-    /// check of the file's name and of the process.
-    fn is_current(&self) -> bool {
-        let Some(file) = &self.file else { return false };
-        self.seen.is_clean()
-            && file.was_in_place()
-            && matches!(file.read(), Ok(Some(stored)) if stored == self.seen)
-    }
-
-    /// Returns the snapshot, if it belongs to this file.
-    pub(super) fn snapshot_of(&self, file: &GenerationFile) -> Option<Arc<Snapshot>> {
-        self.is_of(file).then(|| Arc::clone(&self.snapshot))
-    }
-
-    fn is_of(&self, file: &GenerationFile) -> bool {
-        self.file.as_ref().is_some_and(|own| own.is_same(file))
-    }
 }
 
 impl SledStore {
@@ -135,40 +54,6 @@ impl SledStore {
                 return Err(error);
             }
         }
-    }
-
-    /// Returns the view that was read last.
-    pub(super) fn remembered(&self) -> Arc<View> {
-        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Stores a view, unless a newer one of the same store is stored already, and returns the stored
-    /// one.
-    pub(super) fn install(&self, view: View) -> Arc<View> {
-        if view.snapshot.number > 0 {
-            self.encryption.decide(&view.snapshot.codec);
-        }
-        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        let age = |view: &View| {
-            (view.snapshot.generation, view.seen.count, view.snapshot.has(LoadScope::Full))
-        };
-        // Views of different files cannot be compared: the latest reader is right. But a reader that
-        // saw no store may have run before another process created it.
-        let (newer, is_another) = match (&slot.file, &view.file) {
-            (Some(_), Some(file)) if slot.is_of(file) => (age(&view) > age(&slot), false),
-            (Some(before), None) if before.is_in_place() => (false, false),
-            (before, _) => (true, before.is_some()),
-        };
-        if newer {
-            *slot = Arc::new(view);
-        }
-        if is_another {
-            self.instances.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(file) = &slot.file {
-            self.shared.note(file, slot.snapshot.generation);
-        }
-        Arc::clone(&slot)
     }
 
     /// Reads the files once, and repairs them if needed.
@@ -296,24 +181,6 @@ impl SledStore {
             Err(error) => Err(error),
             Ok(writer) => Ok(ReadAttempt::Ready(self.install(writer.view()))),
         }
-    }
-
-    /// Loads the snapshot if it is encrypted in the way this store was opened, and otherwise returns
-    /// the error.
-    pub(super) fn load_own(
-        &self,
-        scope: LoadScope,
-    ) -> Result<(Option<Arc<Snapshot>>, Option<StoreError>), StoreError> {
-        match Snapshot::load(&self.files.snapshot(), &self.app, &self.encryption, scope) {
-            Err(error) if error.kind == StoreErrorKind::Key => Ok((None, Some(error))),
-            loaded => Ok((loaded?.map(Arc::new), None)),
-        }
-    }
-
-    /// Returns the error for a deadline that passed while the store was in use.
-    pub(super) fn busy(&self, what: &str) -> StoreError {
-        let reason = format!("{what} until the deadline, try again later");
-        StoreError::new(StoreErrorKind::Busy, reason).at(self.files.dir())
     }
 }
 

@@ -14,7 +14,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::snapshot::Snapshot;
 use crate::id::UserId;
 use crate::secret::wipe;
 use crate::store::StoredUser;
@@ -87,17 +86,6 @@ impl CommitHeader {
     pub(super) fn first() -> Self {
         let (current, location, more) = (None, None, Map::new());
         Self { v: VERSION, number: 0, generation: 0, current, location, more }
-    }
-
-    /// Returns the header of a database with the state of a snapshot.
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
-        Self {
-            number: snapshot.number,
-            generation: snapshot.generation,
-            current: snapshot.current.clone(),
-            location: snapshot.location.clone(),
-            ..Self::first()
-        }
     }
 }
 

@@ -179,6 +179,17 @@ impl Snapshot {
         users.into_iter().map(|(_, cached)| cached.read()).collect()
     }
 
+    /// Returns the header of a database with the state of the snapshot.
+    pub(super) fn commit_header(&self) -> CommitHeader {
+        CommitHeader {
+            number: self.number,
+            generation: self.generation,
+            current: self.current.clone(),
+            location: self.location.clone(),
+            ..CommitHeader::first()
+        }
+    }
+
     /// Returns the edits that write the users of the snapshot into an empty database.
     pub(super) fn edits(&self) -> Result<Vec<UserEdit>, StoreError> {
         let edit = |(id, cached): (&UserId, &Arc<CachedRecord>)| {

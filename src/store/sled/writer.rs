@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::SledStore;
 use super::database::Database;
 use super::generation::{Generation, GenerationFile};
 use super::layout::next;
 use super::lock::FileLock;
-use super::reader::View;
 use super::schema::{CommitHeader, SortKeys, UserEdit};
+use super::sled_store::SledStore;
 use super::snapshot::Snapshot;
+use super::view::View;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::fs::{remove_dir_all, rename};
