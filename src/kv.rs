@@ -1,4 +1,4 @@
-//! A key-value database in sled. The store on disk and the server have their data in one; no other
+//! A key-value database in sled. The store on disk and the server each keep their data in one; no other
 //! module uses sled.
 //!
 //! It adds to sled what both need:
@@ -39,7 +39,7 @@ use self::process::{check_process, check_threads};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::owner::Owner;
-use crate::poll::Poll;
+use crate::poll::Poller;
 use crate::private::{create_private_dir, make_private, sync_dir};
 
 /// sled fixes it when it creates a database, so it must not follow sled's default. Half of it makes
@@ -105,7 +105,7 @@ impl Kv {
             is_verified: Cell::new(false),
             owner,
         };
-        let mut poll = Poll::until(deadline);
+        let mut poll = Poller::until(deadline);
         let mut panicked = false;
         let db = loop {
             match catch_unwind(AssertUnwindSafe(|| config.open())) {

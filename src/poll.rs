@@ -15,7 +15,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(2);
 const SHORT_SLEEP: Duration = Duration::from_micros(200);
 
 /// Sleeps between attempts, until a deadline.
-pub(crate) struct Poll {
+pub(crate) struct Poller {
     pace: Pace,
     deadline: Deadline,
 }
@@ -29,7 +29,7 @@ enum Pace {
     Aging(Instant),
 }
 
-impl Poll {
+impl Poller {
     /// Sleeps that grow, up to two milliseconds.
     pub(crate) fn until(deadline: Deadline) -> Self {
         let (next, longest) = (FIRST_SLEEP, LONGEST_SLEEP);

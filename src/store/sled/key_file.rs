@@ -14,8 +14,8 @@ use super::lock::FileLock;
 use crate::data_dir::default_data_dir;
 use crate::deadline::Deadline;
 #[cfg(feature = "redis")]
-use crate::error::{Error, failed};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::Error;
+use crate::error::{StoreError, StoreErrorKind, failed};
 use crate::fs::rename;
 use crate::private::{create_private_dir, replace, sync_dir};
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::file_id::FileId;
 use crate::deadline::Deadline;
 use crate::error::{StoreError, failed};
-use crate::poll::Poll;
+use crate::poll::Poller;
 use crate::private::{open_or_create, private};
 
 /// An exclusive lock on a file, released when it is dropped or the process ends.
@@ -19,7 +19,7 @@ impl FileLock {
     /// Locks a file, and creates it if it does not exist. `None` if another holder kept the lock
     /// until the deadline. With a deadline that has passed this tries once.
     pub(super) fn acquire(path: &Path, deadline: Deadline) -> Result<Option<Self>, StoreError> {
-        Self::acquire_with(path, Poll::until(deadline))
+        Self::acquire_with(path, Poller::until(deadline))
     }
 
     /// Locks a file that many processes lock repeatedly, and keeps the waiting times fair.
@@ -32,13 +32,13 @@ impl FileLock {
         turn: &Path,
         deadline: Deadline,
     ) -> Result<Option<Self>, StoreError> {
-        match Self::acquire_with(turn, Poll::aging(deadline))? {
-            Some(_turn) => Self::acquire_with(path, Poll::often(deadline)),
+        match Self::acquire_with(turn, Poller::aging(deadline))? {
+            Some(_turn) => Self::acquire_with(path, Poller::often(deadline)),
             None => Ok(None),
         }
     }
 
-    fn acquire_with(path: &Path, mut poll: Poll) -> Result<Option<Self>, StoreError> {
+    fn acquire_with(path: &Path, mut poll: Poller) -> Result<Option<Self>, StoreError> {
         let mut opened = None;
         loop {
             match Self::attempt(path, &mut opened) {

@@ -67,7 +67,7 @@ impl SledStore {
     /// store, for which it waits at most until the deadline.
     ///
     /// # Errors
-    /// By [`StoreErrorKind`](crate::StoreErrorKind): `Access`, `Full`, `Io` if the directory cannot be read;
+    /// By [kind](crate::StoreErrorKind): `Access`, `Full`, `Io` if the directory cannot be read;
     /// `NotLocal` on a network file system; `Mismatch` if it holds the users of another app;
     /// `NewerVersion` if a newer version wrote it; `Damaged`, `Busy` if it needs recovery.
     pub fn open(

@@ -10,7 +10,7 @@ use super::view::View;
 use super::writer::{WriteLock, Writer};
 use crate::deadline::Deadline;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::poll::Poll;
+use crate::poll::Poller;
 use crate::store::encryption::RecordCodec;
 
 /// How often a reader retries at once, because a writer changed the files, before it sleeps.
@@ -38,7 +38,7 @@ impl SledStore {
             return Ok(view);
         }
         self.check_process()?;
-        let mut poll = Poll::until(deadline);
+        let mut poll = Poller::until(deadline);
         let mut retries = 0;
         loop {
             let error = match self.attempt(scope, deadline)? {
