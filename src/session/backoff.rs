@@ -71,9 +71,9 @@ impl Failures {
         });
     }
 
-    /// Returns the failure that an implicit refresh has to back off for, if it has `time`
-    /// left. `now` is the monotonic time. A
-    /// refresh that ran out of time holds up only those that have less than twice its time.
+    /// Returns the failure that an implicit refresh has to back off for, if it has `time` left. A
+    /// refresh that ran out of time holds up only those that have less than twice its time. `now`
+    /// is the monotonic time.
     pub(super) fn backing_off(
         &self,
         user: &UserId,

@@ -1,5 +1,5 @@
-//! Commits: the caller's changes, together with unpersisted tokens and a new location; and storing
-//! new tokens.
+//! Commits: a caller's changes or the tokens of a refresh, together with unpersisted tokens and a new
+//! location.
 
 use std::collections::HashMap;
 use std::sync::{Arc, TryLockError};
@@ -151,9 +151,7 @@ impl Inner {
         record.expiry_warned_at = Some(now);
         Some(Event::LoginEnding { user: record.id.clone(), ends_at: token.expires_at() })
     }
-}
 
-impl Inner {
     /// Stores new tokens and returns the user's current access token: another one if newer tokens
     /// were stored in the meantime. A log-out takes precedence.
     ///
