@@ -21,6 +21,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::hash::checksum;
 use crate::kv::{Batch, Kv};
 use crate::owner::Owner;
+use crate::private::{create_private_dir, restrict};
 
 /// Ends a key.
 const END: u8 = 0xff;
@@ -49,6 +50,8 @@ struct Head {
 impl Database {
     /// Opens the database, creating it if necessary. Gives its files to the owner, if there is one.
     pub(super) fn open(path: &Path, owner: Option<Owner>) -> io::Result<Self> {
+        create_private_dir(path)?;
+        restrict(path, 0o700)?;
         let open = || {
             let kv = Kv::open(path, owner, Deadline::after(LONGEST_COPY))?;
             let head = match kv.value(&kv_key(HEAD))? {
@@ -155,6 +158,10 @@ fn io_error(error: StoreError) -> io::Error {
         _ => ErrorKind::Other,
     };
     let mut message = error.reason.to_string();
+    if kind == ErrorKind::InvalidData {
+        message +=
+            ", restore the data directory from a backup, or move it away to start without users";
+    }
     if let Some(path) = &error.path {
         let _ = write!(message, ": {}", path.display());
     }
